@@ -1,0 +1,1 @@
+"""jssl: self-supervised, semi-supervised and data-efficient vision training in JAX."""

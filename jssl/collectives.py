@@ -1,0 +1,83 @@
+"""The only place with collectives; each is the identity when `axis_name` is None.
+
+A step is written per device. Under `pmap`, `shard_map` and `vmap` its batch axis has a name, and
+these functions speak across it; under plain `jit` the name is None and one device sees it all.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jssl.types import Array, PyTree
+
+
+def axis_size(axis_name: str | None) -> int:
+    """Number of devices along the axis, 1 without one.
+
+    Example:
+        >>> axis_size(None)
+        1
+    """
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def axis_index(axis_name: str | None) -> Array:
+    """This device's place along the axis, int32 [], 0 without one."""
+    return jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
+
+
+def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Mean of every leaf over the axis."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def psum(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Sum of every leaf over the axis."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def all_gather(x: Array, axis_name: str | None) -> Array:
+    """Joins the devices' leading axes in device order: [B,...] -> [N,...].
+
+    Differentiable: the transpose is a reduce-scatter, so that a device's rows receive the
+    gradient of the losses of all devices.
+    """
+    return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
+
+
+def global_index(local_batch: int, axis_name: str | None) -> Array:
+    """Index in the global batch of this device's first example, int32 []."""
+    return axis_index(axis_name) * local_batch
+
+
+def mean_value_and_grad(
+    loss_fn: Callable[[PyTree], tuple[Array, Any]], params: PyTree, axis_name: str | None
+) -> tuple[tuple[Array, Any], PyTree]:
+    """Value and gradient of the mean over devices of `loss_fn`.
+
+    The loss is averaged inside the differentiated function and the gradients outside. Both are
+    needed: differentiating a local loss leaves out, and summing twice counts n times, what
+    reaches the parameters through gathered embeddings and global batch statistics.
+
+    Args:
+        loss_fn: `params -> (loss [], aux)`, the mean over this device's examples.
+        params: pytree, equal on every device.
+        axis_name: the batch axis, or None on one device.
+
+    Returns:
+        `((loss, aux), grads)`: loss and grads equal on every device, aux as `loss_fn` made it.
+
+    Example:
+        >>> (loss, _), grads = mean_value_and_grad(lambda w: (w**2, None), jnp.float32(3.0), None)
+        >>> print(loss, grads)
+        9.0 6.0
+    """
+
+    def mean_loss(params: PyTree) -> tuple[Array, Any]:
+        loss, aux = loss_fn(params)
+        return pmean(loss, axis_name), aux
+
+    (loss, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    return (loss, aux), pmean(grads, axis_name)

@@ -1,0 +1,33 @@
+"""What jssl raises when the user, and not the library, can mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake at the edge: says what was found, what was expected and what to type.
+
+    The commands print its message without a traceback and exit with status 2.
+    """
+
+
+def nearest(found: str, choices: Iterable[str]) -> str:
+    """Names the choice most like `found`, for the end of an error message.
+
+    Args:
+        found: what the user typed.
+        choices: what would have been accepted.
+
+    Returns:
+        `"did you mean 'x'? Choices: a, x"`, or only the choices when nothing is near.
+
+    Example:
+        >>> nearest('simlcr', ['byol', 'simclr'])
+        "did you mean 'simclr'? Choices: byol, simclr"
+        >>> nearest('zzz', ['byol', 'simclr'])
+        'Choices: byol, simclr'
+    """
+    choices = sorted(choices)
+    close = difflib.get_close_matches(str(found), choices, n=1, cutoff=0.5)
+    listed = f"Choices: {', '.join(choices)}"
+    return f"did you mean '{close[0]}'? {listed}" if close else listed

@@ -1,0 +1,65 @@
+"""The central types, and the letters with which every shape in jssl is written.
+
+Axis letters used in docstrings:
+
+    B  examples on one device            N  examples in the global batch
+    V  views of one example              H, W, C  height, width, channels
+    D  embedding dimension               K  classes, or entries of a queue
+    M  examples in a data set            n  devices along the batch axis
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+
+Array = jax.Array
+PyTree = Any
+# {'image': uint8 [B,H,W,3] or [B,V,H,W,3], 'label': int32 [B], 'index': int32 [B]}
+Batch = Mapping[str, Array]
+# scalars, equal on every device
+Metrics = Mapping[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that changes between steps, in one immutable pytree.
+
+    The shapes are the same in every launch mode: no leaf has a device axis. A method that needs
+    more (a queue, a target network) subclasses this with required, named fields.
+
+    Attributes:
+        step: int32 [], the number of updates already made.
+        key: typed PRNG key []. Never advanced: a step uses `fold_in(key, step)`.
+        params: what the gradient is taken of.
+        batch_stats: the linen collection of running statistics, `{}` when unused.
+        opt_state: the state of the optax transformation.
+    """
+
+    step: Array
+    key: Array
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+
+
+class Method(NamedTuple):
+    """A training method as pure functions; hyper-parameters are closed over by its `make`.
+
+    Attributes:
+        init: `(key, batch) -> State`. Works under `jit(out_shardings=...)` and `eval_shape`.
+        train_step: `(state, batch) -> (state, metrics)`, written for one device of `axis_name`.
+        embed: `(state, images [B,H,W,C]) -> (features [B,D], intermediates)`; images are uint8,
+            or float in [0, 1]; `intermediates` maps names to arrays [B,...] and always holds
+            `'projection'` where the method has a projection head.
+        views: `(key, images [B,H,W,C], first) -> float32 [V,B,h,w,C]`, the augmentation of the
+            step, where `first` is the global index of `images[0]`.
+        refresh: `(state, dataset features or predictions) -> state` between epochs, or None.
+    """
+
+    init: Callable[..., TrainState]
+    train_step: Callable[..., tuple[TrainState, Metrics]]
+    embed: Callable[..., tuple[Array, Mapping[str, Array]]]
+    views: Callable[..., Array]
+    refresh: Callable[..., TrainState] | None = None

@@ -1,0 +1,13 @@
+"""Strict settings for every test: four virtual devices, no silent broadcasting, no warnings."""
+
+import os
+
+# Set before jax is imported: the tests compare one device with four.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+).strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
