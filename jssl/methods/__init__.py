@@ -1,1 +1,27 @@
+"""The methods, one file each; a config's `method` is the file's name.
 
+Each file exports `State`, `DEFAULTS` (its own section of the config), `PRESETS` (named updates of
+the whole config) and `make(config, tx, *, axis_name=None) -> Method`.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from jssl.errors import UserError, nearest
+
+
+def names() -> list[str]:
+    """The names of all methods, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def load(name: str) -> ModuleType:
+    """Imports the file of a method.
+
+    Raises:
+        UserError: no such method, naming the nearest.
+    """
+    if name not in names():
+        raise UserError(f"Unknown method '{name}': {nearest(name, names())}.")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,3 @@
+from jssl.main import run
+
+run()

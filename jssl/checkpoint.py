@@ -1,0 +1,162 @@
+"""Checkpoints of the state and of the data iterator, by orbax behind one thin module.
+
+A checkpoint is the flat dict of the state's leaves by path, the iterator's JSON, and a description
+of both; orbax writes it beside its place and renames it when it is whole, so that it is either
+there or not. It holds no device axis and restores onto any number of devices.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from jssl.errors import UserError
+from jssl.types import PyTree, TrainState
+
+
+def flat_leaves(state: PyTree) -> dict[str, Any]:
+    """The leaves by dotted path; typed PRNG keys as their uint32 data.
+
+    Example:
+        >>> import numpy as np
+        >>> list(flat_leaves({'a': {'b': np.zeros(2)}, 'c': np.ones(1)}))
+        ['a.b', 'c']
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): _raw(x) for p, x in flat}
+
+
+def _raw(leaf: Any) -> Any:
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raw = jax.eval_shape(jax.random.key_data, leaf)
+        return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=leaf.sharding)
+    return jax.random.key_data(leaf)
+
+
+def describe(state: PyTree) -> dict[str, list[Any]]:
+    """Path -> [shape, dtype] of each leaf, as it is written beside a checkpoint."""
+    return {k: [list(x.shape), str(x.dtype)] for k, x in flat_leaves(state).items()}
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+        workdir: the run's folder; checkpoints lie under `checkpoints/`.
+        method: name of the method, written into and compared with each checkpoint.
+        keep: how many of the newest to keep.
+        keep_every_steps: also keep every so many steps for good; 0 for none.
+        read_only: neither make the folder nor tidy it up.
+    """
+
+    def __init__(self, workdir: str | Path, *, method: str, keep: int = 2, keep_every_steps: int = 0,
+                 read_only: bool = False):
+        kept: list[Any] = [policies.LatestN(keep)]
+        if keep_every_steps:
+            kept.append(policies.EveryNSteps(keep_every_steps))
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        self._method = method
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """Step of the newest whole checkpoint, None when there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Starts to write a checkpoint; the arrays are copied before this returns."""
+        if step in self._manager.all_steps():
+            return
+        about = {"method": self._method, "leaves": describe(state)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(flat_leaves(state)),
+                data=ocp.args.JsonSave(data_state),
+                about=ocp.args.JsonSave(about),
+            ),
+        )
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """Reads a checkpoint into the shapes and shardings of `like`.
+
+        Args:
+            like: state of arrays, or of ShapeDtypeStructs with shardings.
+            step: which checkpoint, the newest by default.
+
+        Returns:
+            The state, and the data iterator's JSON.
+
+        Raises:
+            UserError: no checkpoint, one of another method, or one of other shapes, naming the
+                first leaves that differ.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise UserError(f"No checkpoint in {self.folder}: train first, or check --workdir.")
+        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        self._check(about["about"], describe(like), step)
+        flat = {
+            k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for k, x in flat_leaves(like).items()
+        }
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(flat), data=ocp.args.JsonRestore()
+            ),
+        )
+        raw = [restored["state"][name] for name in flat]
+        leaves = [
+            jax.random.wrap_key_data(x, impl=jax.random.key_impl(leaf))
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else x
+            for leaf, x in zip(jax.tree.leaves(like), raw, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), restored["data"]
+
+    def _check(self, about: dict[str, Any], wanted: dict[str, list[Any]], step: int) -> None:
+        found, where = about["leaves"], f"Checkpoint {self.folder / str(step)}"
+        if about["method"] != self._method:
+            raise UserError(
+                f"{where} is of method '{about['method']}', the config's is '{self._method}'. "
+                f"Type another --workdir, or a config of method '{about['method']}'."
+            )
+        rows = [
+            f"  {key}: checkpoint {_leaf(found.get(key))}, config {_leaf(wanted.get(key))}"
+            for key in sorted({*found, *wanted})
+            if found.get(key) != wanted.get(key)
+        ]
+        if rows:
+            shown = "\n".join(rows[:5])
+            raise UserError(
+                f"{where} has other shapes than the config's state in {len(rows)} leaves:\n{shown}\n"
+                "Type another --workdir, or the config the checkpoint was made with "
+                "(config.json beside it)."
+            )
+
+    def wait(self) -> None:
+        """Blocks until everything started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the writer."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _leaf(entry: list[Any] | None) -> str:
+    return "absent" if entry is None else f"{entry[1]}{json.dumps(entry[0])}"

@@ -1,0 +1,209 @@
+"""The tree of settings: every key that code reads, its default, and how a config file fills it.
+
+A config file is Python with `get_config(arg)`; it starts from `base(method, preset=...)`, whose
+tree is locked, so that a key which no code reads cannot be set by mistake:
+
+    from jssl import config
+
+    def get_config(arg=""):
+        s = config.switches(arg, smoke=False, size=32)
+        c = config.base("simclr", preset="cifar")
+        c.data.name = "photos"
+        return c
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jssl import methods
+from jssl.errors import UserError, nearest
+
+
+def common() -> dict[str, Any]:
+    """The settings that every method has, with their defaults."""
+    return {
+        "seed": 0,
+        "epochs": 100.0,  # may be a fraction
+        "max_steps": 0,  # stop after this many updates; 0: `epochs` decides
+        "batch_size": 256,  # global, over all devices of all processes
+        "launch": "pmap",  # pmap | shard_map | jit | vmap:N
+        "dtype": "float32",  # compute; parameters, statistics and losses stay float32
+        "model": {
+            "name": "resnet50",
+            "width": 1.0,
+            "stem": "imagenet",
+        },
+        "data": {"name": "imagenet2012"},
+        "augment": {
+            "name": "simclr",
+            "size": 224,
+            "normalize": "none",
+            "options": {},  # any option of the recipe, e.g. {'strength': 0.5}
+        },
+        "optim": {"name": "lars"},
+        "checkpoint": {
+            "every_steps": 1000,
+            "keep": 2,  # the newest so many
+            "keep_every_steps": 0,  # and every so many steps for good; 0: none
+        },
+        "log": {
+            "every_steps": 10,
+            "tensorboard": True,
+            "wandb_project": "",  # needs the extra `wandb`
+            "wandb_mode": "online",
+        },
+        "monitor": {
+            "every_epochs": 1.0,  # kNN and collapse; 0: never
+            "knn_k": 20,
+            "knn_temperature": 0.1,
+            "knn_feature": "backbone",
+            "max_examples": 5000,  # of each split; the protocol says how many were used
+            "std_threshold": 0.1,
+            "rank_threshold": 2.0,
+        },
+        "final": {  # the table at the end of a run
+            "enabled": True,
+            "linear_epochs": 100,
+        },
+    }
+
+
+def base(method: str, *, preset: str) -> ConfigDict:
+    """The whole locked tree of a method, with one of its presets applied.
+
+    Args:
+        method: name of a file in jssl/methods.
+        preset: key of that file's `PRESETS`.
+
+    Returns:
+        ConfigDict; assigning a key that it lacks raises.
+
+    Raises:
+        UserError: unknown method or preset, naming the nearest.
+
+    Example:
+        >>> c = base('simclr', preset='v1')
+        >>> c.simclr.temperature, c.optim.name
+        (0.1, 'lars')
+    """
+    module = methods.load(method)
+    if preset not in module.PRESETS:
+        raise UserError(
+            f"Method '{method}' has no preset '{preset}': {nearest(preset, module.PRESETS)}."
+        )
+    config = ConfigDict(common())
+    config.method = method
+    config.preset = preset
+    config.model = ConfigDict(_defaults("model"))
+    config.data = ConfigDict(_defaults("data"))
+    config.optim = ConfigDict(_defaults("optim"))
+    config[method] = ConfigDict(module.DEFAULTS)
+    config.lock()
+    apply(config, module.PRESETS[preset])
+    return config
+
+
+def _defaults(section: str) -> dict[str, Any]:
+    from jssl import data, models, optim
+
+    return {"model": models.DEFAULTS, "data": data.DEFAULTS, "optim": optim.DEFAULTS}[section]
+
+
+def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") -> None:
+    """Sets nested values in place; an unknown key is refused with the nearest known one.
+
+    Raises:
+        UserError: naming the full path of the key.
+    """
+    for key, value in updates.items():
+        if key not in config:
+            raise UserError(f"Unknown key '{path}.{key}': {nearest(key, config.keys())}.")
+        if isinstance(config[key], ConfigDict) and isinstance(value, Mapping) and key != "options":
+            apply(config[key], value, f"{path}.{key}")
+        else:
+            with config.ignore_type(), config.unlocked():
+                config[key] = ConfigDict(value) if isinstance(value, Mapping) else value
+
+
+def switches(arg: str | None, **defaults: Any) -> Any:
+    """Parses the quick switches after a config file's colon: `file.py:smoke,size=64`.
+
+    Args:
+        arg: comma separated `name` (for a true bool) or `name=value`; None or '' for none.
+        **defaults: the switches a file has; a value is read with the type of its default.
+
+    Returns:
+        ConfigDict of the values, read as attributes.
+
+    Raises:
+        UserError: a switch that the file lacks, or a value of another type.
+
+    Example:
+        >>> s = switches('smoke,size=64', smoke=False, size=32)
+        >>> s.smoke, s.size
+        (True, 64)
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, given, text = item.partition("=")
+        if name not in defaults:
+            raise UserError(f"Unknown switch ':{name}': {nearest(name, defaults)}.")
+        kind = type(defaults[name])
+        try:
+            values[name] = _parse(text if given else "true", kind)
+        except ValueError:
+            raise UserError(
+                f"Switch ':{name}' expects {kind.__name__}, found '{text or name}'. "
+                f"Type for example :{name}={defaults[name]}."
+            ) from None
+    return ConfigDict(values)
+
+
+def _parse(text: str, kind: type) -> Any:
+    if kind is bool:
+        known = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in known:
+            raise ValueError(text)
+        return known[text.lower()]
+    return kind(text)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens a config to `{'optim.lr': 0.3, ...}` in the order of its keys' names."""
+    flat: dict[str, Any] = {}
+    for key in sorted(config.keys()):
+        value = config[key]
+        if isinstance(value, (ConfigDict, Mapping)) and len(value):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = dict(value) if isinstance(value, (ConfigDict, Mapping)) else value
+    return flat
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """The resolved config as JSON text, one flat key a line."""
+    return json.dumps(flatten(config), indent=1, default=list)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of the resolved config."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines `key: old -> new` for each flat key in which two configs differ.
+
+    Example:
+        >>> diff({'a': 1, 'b': 2}, {'a': 1, 'b': 3})
+        ['b: 2 -> 3']
+    """
+    missing = "(absent)"
+    return [
+        f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
+        for key in sorted({*old, *new})
+        if old.get(key, missing) != new.get(key, missing)
+    ]

@@ -1,0 +1,166 @@
+"""From a config to the parts of a run: data, launcher, optimiser, method and first state."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jssl import checkpoint, data, methods, optim, parallel, workdir
+from jssl.errors import UserError
+from jssl.types import Batch, Method, TrainState
+
+
+class Experiment(NamedTuple):
+    """The parts of one run.
+
+    Attributes:
+        config: the resolved config.
+        train_source, test_source: where examples come from.
+        launcher: how the step is spread over devices.
+        method: the method's pure functions.
+        schedule: step -> learning rate.
+        steps_per_epoch, total_steps: in updates.
+    """
+
+    config: ConfigDict
+    train_source: Any
+    test_source: Any
+    launcher: parallel.Launcher
+    method: Method
+    schedule: Any
+    steps_per_epoch: int
+    total_steps: int
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Checks a config at every edge, and makes the parts of its run.
+
+    Args:
+        config: from a config file; `supervised.num_classes` is filled in from the data when 0.
+
+    Returns:
+        An `Experiment`; nothing is compiled yet.
+
+    Raises:
+        UserError: what cannot work, before any compilation.
+    """
+    methods.load(config.method)
+    launcher = parallel.make_launcher(config.launch)
+    parallel.check_batch_size(config.batch_size, launcher)
+    train_source = data.make_source(config.data, "train")
+    test_source = data.make_source(config.data, "test")
+    section = config[config.method]
+    if "num_classes" in section and section.num_classes == 0:
+        if train_source.num_classes < 2:
+            raise UserError(
+                f"Method '{config.method}' needs labels, but data set '{train_source.name}' has "
+                f"{train_source.num_classes} classes: expected a folder with one sub-folder a "
+                "class, or a labelled data set. Type --config.data.name=NAME."
+            )
+        section.num_classes = train_source.num_classes
+    steps_per_epoch = len(train_source) // config.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"Batch size {config.batch_size} is larger than the {len(train_source)} training "
+            f"examples of '{train_source.name}'. Type --config.batch_size=N with a smaller N."
+        )
+    total_steps = max(1, round(steps_per_epoch * config.epochs))
+    method, schedule = make_method(
+        config,
+        axis_name=launcher.axis_name,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    return Experiment(
+        config,
+        train_source,
+        test_source,
+        launcher,
+        method,
+        schedule,
+        steps_per_epoch,
+        total_steps,
+    )
+
+
+def make_method(
+    config: ConfigDict, *, axis_name: str | None, steps_per_epoch: int, total_steps: int
+) -> tuple[Method, Any]:
+    """The method and its learning-rate schedule; needs no data."""
+    tx, schedule = optim.build(
+        config.optim,
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    return methods.load(config.method).make(config, tx, axis_name=axis_name), schedule
+
+
+def blank_batch(config: ConfigDict, size: int) -> Batch:
+    """Zeros of the shapes and dtypes of `size` examples, for `init`."""
+    side = config.augment.size
+    views = (2,) if config.data.host_crop else ()
+    return {
+        "image": jnp.zeros((size, *views, side, side, 3), jnp.uint8),
+        "label": jnp.zeros((size,), jnp.int32),
+        "index": jnp.zeros((size,), jnp.int32),
+    }
+
+
+def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
+    """The state before training, from the config's seed alone; call it under jit."""
+    return method.init(jax.random.key(config.seed), blank_batch(config, size))
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before training, born with the launcher's sharding."""
+    size = experiment.config.batch_size // experiment.launcher.size
+    return experiment.launcher.init(
+        lambda: first_state(experiment.config, experiment.method, size)
+    )
+
+
+def abstract_state(experiment: Experiment) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without computing it."""
+    size = experiment.config.batch_size // experiment.launcher.size
+    shapes = jax.eval_shape(lambda: first_state(experiment.config, experiment.method, size))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=experiment.launcher.sharding),
+        shapes,
+    )
+
+
+def load_encoder(folder: str | Path, *, step: int | None = None):
+    """Loads the trained network of a run as a pure function and its state.
+
+    Args:
+        folder: the workdir of `jssl train`.
+        step: which checkpoint, the newest by default.
+
+    Returns:
+        `(embed, state)`: `embed(state, images [B,H,W,C]) -> (features float32 [B,D],
+        intermediates)` is pure and may be jitted, vmapped and differentiated; images are uint8,
+        or float in [0, 1].
+
+    Raises:
+        UserError: not a workdir, no checkpoint, or one of another shape.
+
+    Example (after a run):
+        embed, state = jssl.load_encoder('runs/simclr')
+        features, _ = jax.jit(embed)(state, images)
+    """
+    config = workdir.read_config(folder)
+    method, _ = make_method(config, axis_name=None, steps_per_epoch=1, total_steps=1)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(lambda: first_state(config, method, config.batch_size))
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    )
+    checkpoints = checkpoint.Checkpoints(folder, method=config.method, read_only=True)
+    try:
+        state, _ = checkpoints.restore(like, step)
+    finally:
+        checkpoints.close()
+    return method.embed, state

@@ -1,0 +1,154 @@
+"""Contrastive losses: tell the other view of an example from every other example."""
+
+import jax
+import jax.numpy as jnp
+
+from jssl.collectives import all_gather, global_index
+from jssl.losses.classification import top_k_correct
+from jssl.types import Array
+
+_FORMS = {"paper": 1.0, "official": 2.0}  # the factor on the mean of both directions
+
+
+def nt_xent(
+    z_a: Array,
+    z_b: Array,
+    *,
+    temperature: float,
+    normalize: bool = True,
+    form: str = "paper",
+    axis_name: str | None = None,
+) -> Array:
+    """NT-Xent, SimCLR's normalised temperature-scaled cross entropy, per example.
+
+    With sim(u, v) = u.v / |u||v| over the 2N embeddings of N examples in two views, the loss of
+    the positive pair (i, j), the two views of one example, is
+
+        l(i, j) = -log( exp(sim(z_i, z_j) / T) / sum over k != i of exp(sim(z_i, z_k) / T) )
+
+    and an example's loss is the mean of l(i, j) and l(j, i). The mean over examples is the
+    caller's; it is the paper's L, the mean over all 2N. Under `axis_name` the negatives are the
+    examples of all devices, gathered with their gradients, so that the mean over devices has the
+    value and the gradients of one device that holds the whole batch.
+
+    Args:
+        z_a: [B,D] float, the first view's embeddings on this device.
+        z_b: [B,D] float, the second view's; `z_b[i]` is the positive of `z_a[i]`.
+        temperature: T > 0; SimCLR: 0.1 on ImageNet, 0.5 on CIFAR.
+        normalize: divide each embedding by its norm; else sim is the plain inner product.
+        form: 'paper', or 'official' for the sum of the two directions, as the official code
+            has it: twice the paper's, which matters to parameters without LARS adaptation.
+        axis_name: the batch axis, or None on one device.
+
+    Returns:
+        float32 [B], in nats. With all similarities equal it is ln(2N-1) in the paper's form and
+        2 ln(2N-1) in the official one.
+
+    Raises:
+        ValueError: embeddings that are not of one shape [B,D] or not float, temperature not
+            above 0, unknown form.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.ones((4, 8))  # every pair is equally similar: ln 7
+        >>> [round(float(loss), 4) for loss in nt_xent(z, z, temperature=0.5)]
+        [1.9459, 1.9459, 1.9459, 1.9459]
+
+    Reference:
+        Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709, equation 1 and Algorithm 1.
+        Official code: https://github.com/google-research/simclr, objective.py, which returns
+        loss_a + loss_b and masks with -1e9; Algorithm 1 takes the mean over 2N, half of it.
+    """
+    return nt_xent_with_top1(
+        z_a,
+        z_b,
+        temperature=temperature,
+        normalize=normalize,
+        form=form,
+        axis_name=axis_name,
+    )[0]
+
+
+def nt_xent_with_top1(
+    z_a: Array,
+    z_b: Array,
+    *,
+    temperature: float,
+    normalize: bool = True,
+    form: str = "paper",
+    axis_name: str | None = None,
+) -> tuple[Array, Array]:
+    """`nt_xent` and, from the same logits, how often the positive is the nearest.
+
+    The contrastive top-1 asks, as SimCLR's `contrast_acc` does, which of the N embeddings of the
+    OTHER view is the most similar one. The official code asks for the first view alone, here it
+    is the mean of both directions: the same number on average, with less noise. A tie counts
+    against, so that collapsed embeddings score 0.
+
+    Args:
+        z_a: [B,D] float, the first view's embeddings on this device.
+        z_b: [B,D] float, the second view's.
+        temperature: T > 0.
+        normalize: divide each embedding by its norm.
+        form: 'paper' or 'official', see `nt_xent`.
+        axis_name: the batch axis, or None on one device.
+
+    Returns:
+        loss: float32 [B], as `nt_xent` returns it.
+        top1: float32 [B], 0, 0.5 or 1; 1/N by chance. Without gradient.
+
+    Raises:
+        ValueError: as `nt_xent`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> loss, top1 = nt_xent_with_top1(jnp.eye(3), jnp.eye(3), temperature=0.5)
+        >>> print(top1)
+        [1. 1. 1.]
+
+    Reference:
+        Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709, equation 1. Official code:
+        https://github.com/google-research/simclr, objective.py and metrics.py.
+    """
+    _check(z_a, z_b, temperature, form)
+    z = jnp.stack([z_a, z_b]).astype(jnp.float32)  # [2,B,D]
+    if normalize:
+        z = _l2_normalize(z)
+    B = z.shape[1]
+    everyone = jnp.swapaxes(all_gather(jnp.swapaxes(z, 0, 1), axis_name), 0, 1)  # [2,N,D]
+    N = everyone.shape[1]
+    # [view, example, view of candidate, candidate]; 'highest': TPUs would multiply in bfloat16.
+    logits = jnp.einsum("vbd,wnd->vbwn", z, everyone, precision="highest") / temperature
+
+    example = global_index(B, axis_name) + jnp.arange(B)  # [B], each one's place among N
+    same = jax.nn.one_hot(example, N, dtype=jnp.bool)[None, :, None, :]
+    same_view = jnp.eye(2, dtype=jnp.bool)[:, None, :, None]
+    itself = jnp.logical_and(same, same_view)  # k != i leaves these out; the rest of `same`
+    other_itself = jnp.logical_and(same, ~same_view)  # is the positive
+    positive = jnp.sum(jnp.where(other_itself, logits, 0.0), axis=(2, 3))  # [2,B]
+    total = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, logits), axis=(2, 3))
+    loss = _FORMS[form] * jnp.mean(total - positive, axis=0)
+
+    cross = jax.lax.stop_gradient(jnp.stack([logits[0, :, 1], logits[1, :, 0]]))  # [2,B,N]
+    found = jax.vmap(lambda direction: top_k_correct(direction, example, k=1))(cross)
+    return loss, jnp.mean(found, axis=0)
+
+
+def _l2_normalize(x: Array) -> Array:
+    """Rows of length one; like TensorFlow's, with a floor of 1e-12 under the squared norm."""
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
+def _check(z_a: Array, z_b: Array, temperature: float, form: str) -> None:
+    shapes = f"z_a {jnp.shape(z_a)} and z_b {jnp.shape(z_b)}"
+    if jnp.ndim(z_a) != 2 or jnp.shape(z_a) != jnp.shape(z_b) or 0 in jnp.shape(z_a):
+        raise ValueError(f"nt_xent expects two embeddings of one shape [B,D], found {shapes}.")
+    dtypes = jnp.result_type(z_a), jnp.result_type(z_b)
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        found = " and ".join(dtype.name for dtype in dtypes)
+        raise ValueError(f"nt_xent expects float embeddings, found {found} of {shapes}.")
+    if not temperature > 0:
+        raise ValueError(f"nt_xent expects temperature > 0, found {temperature} with {shapes}.")
+    if form not in _FORMS:
+        raise ValueError(f"nt_xent expects form 'paper' or 'official', found '{form}'.")

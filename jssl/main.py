@@ -1,0 +1,166 @@
+"""The commands: `jssl train|evaluate|embed|report`, also as `python -m jssl`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jssl.errors import UserError, nearest
+
+USAGE = """jssl: self-supervised vision training in JAX
+
+  jssl train     --config=configs/NAME.py[:switches] --workdir=DIR [--config.key=value ...]
+  jssl evaluate  --workdir=DIR [--protocol=knn,linear] [--k=20] [--temperature=0.1] [--feature=backbone]
+  jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
+  jssl report    --records=DIR [--readme=README.md]
+
+Every run leaves its config, versions, parameter table, metrics and checkpoints in the workdir;
+the same command resumes it. `jssl --helpfull` lists every flag.
+"""
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    config_flags.DEFINE_config_file("config", None, "Config file, configs/NAME.py:switches.")
+    flags.DEFINE_list("protocol", ["knn", "linear"], "evaluate: which protocols.")
+    flags.DEFINE_integer("k", 20, "evaluate: neighbours of kNN.")
+    flags.DEFINE_float("temperature", 0.1, "evaluate: kNN votes weigh exp(similarity/temperature).")
+    flags.DEFINE_string("feature", "backbone", "evaluate, embed: backbone or an intermediate.")
+    flags.DEFINE_string("preset", "simclr", "evaluate: preset of the linear protocol.")
+    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of the linear protocol; 0: the preset's.")
+    flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")
+    flags.DEFINE_string("source", None, "evaluate, embed: data set; the run's by default.")
+    flags.DEFINE_string("data_dir", None, "evaluate, embed: where the data set lies.")
+    flags.DEFINE_string("split", "test", "embed: train or test.")
+    flags.DEFINE_string("output", None, "embed: the .npz file to write.")
+    flags.DEFINE_string("records", None, "report: folder of result.json files.")
+    flags.DEFINE_string("readme", None, "report: file whose results table to replace.")
+    flags.DEFINE_bool("distributed", False, "train: join the job that the cluster describes.")
+    flags.DEFINE_string("coordinator", None, "train: host:port of process 0, for a job by hand.")
+    flags.DEFINE_integer("processes", None, "train: number of processes of that job.")
+    flags.DEFINE_integer("process", None, "train: which of them this is.")
+
+
+def _need(name: str, example: str) -> str:
+    value = getattr(flags.FLAGS, name)
+    if not value:
+        raise UserError(f"--{name} is missing. Type --{name}={example}.")
+    return value
+
+
+def _distribute() -> None:
+    """Joins the job, when the flags say that there is one."""
+    import jax
+
+    f = flags.FLAGS
+    if f.coordinator is not None:
+        jax.distributed.initialize(f.coordinator, f.processes, f.process)
+    elif f.distributed:
+        jax.distributed.initialize()
+
+
+def _train() -> None:
+    config = flags.FLAGS.config
+    if config is None:
+        raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
+    folder = _need("workdir", "runs/NAME")
+    _distribute()
+    from jssl import judge
+
+    judge.train_and_judge(config, folder)
+
+
+def _evaluate() -> None:
+    from jssl import judge
+
+    f = flags.FLAGS
+    judge.evaluate_run(
+        _need("workdir", "runs/NAME"),
+        protocols=f.protocol,
+        k=f.k,
+        temperature=f.temperature,
+        feature=f.feature,
+        preset=f.preset,
+        epochs=f.epochs,
+        step=f.step,
+        source=f.source,
+        data_dir=f.data_dir,
+    )
+
+
+def _embed() -> None:
+    from jssl import judge
+
+    f = flags.FLAGS
+    judge.embed_run(
+        _need("workdir", "runs/NAME"),
+        output=_need("output", "features.npz"),
+        feature=f.feature,
+        step=f.step,
+        source=f.source,
+        data_dir=f.data_dir,
+        split=f.split,
+    )
+
+
+def _report() -> None:
+    from jssl import report
+
+    report.report(_need("records", "configs/results"), readme=flags.FLAGS.readme)
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "report": _report}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command named by the first word."""
+    if len(argv) < 2:
+        print(USAGE)
+        return
+    if len(argv) > 2:
+        raise UserError(f"Unexpected word '{argv[2]}' after '{argv[1]}'. Flags begin with --.")
+    if argv[1] not in COMMANDS:
+        raise UserError(f"Unknown command '{argv[1]}': {nearest(argv[1], COMMANDS)}.")
+    COMMANDS[argv[1]]()
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses the flags; whatever is wrong with them is the user's to mend."""
+    if "--help" in argv:
+        print(USAGE)
+        sys.exit(0)
+    for word in argv:
+        if word.startswith("--config="):
+            path = word.removeprefix("--config=").split(":")[0]
+            if not Path(path).is_file():
+                raise UserError(
+                    f"There is no config file '{path}' here ({Path.cwd()}): "
+                    f"{nearest(path, map(str, Path('configs').glob('*.py')))}."
+                )
+    try:
+        return flags.FLAGS(list(argv))
+    except (flags.Error, AttributeError, TypeError, UserError) as error:
+        # ml_collections wraps what a config file raises: what it said first is what helps.
+        chain: list[BaseException] = [error]
+        while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+            chain.append(deeper)
+        for cause in reversed(chain):
+            if isinstance(cause, UserError):
+                raise cause from None
+        if isinstance(error, flags.Error):
+            raise UserError(f"{str(error).splitlines()[0]}. `jssl --helpfull` lists the flags.") from None
+        key = str(error).strip('"').replace("\\'", "'").replace("\\n", " ")
+        given = [w for w in argv if w.startswith("--config.")]
+        raise UserError(f"A --config flag names an unknown key: {key} Given: {given}.") from None
+
+
+def run() -> None:
+    """Entry point of the console script: user errors end with a message and status 2."""
+    _define_flags()
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        print(f"jssl: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,72 @@
+"""What the mathematics of every method shares; no base class."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from jssl import augment
+from jssl.types import Array, PyTree, TrainState
+
+
+def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array], Array]]:
+    """The two ways in: augmented views, and what every network input passes.
+
+    Args:
+        config: the whole config; `augment` and `data.host_crop` are read.
+
+    Returns:
+        `views(key, images [B,...], first) -> float32 [V,B,h,w,3]` in [0, 1], and
+        `prepare(images [B,h,w,3] uint8 or float in [0, 1]) -> float32`, the normalised input.
+    """
+    view_fn = augment.make_views(
+        config.augment.name,
+        size=config.augment.size,
+        host_crop=config.data.host_crop,
+        **config.augment.options,
+    )
+
+    def views(key: Array, images: Array, first: Array) -> Array:
+        return augment.batch_views(view_fn, key, images, first)
+
+    def prepare(images: Array) -> Array:
+        return augment.normalize(augment.to_float(images), config.augment.normalize)
+
+    return views, prepare
+
+
+def first_state(
+    state_type: type[TrainState],
+    key: Array,
+    variables: PyTree,
+    tx: optax.GradientTransformation,
+    **fields: Any,
+) -> TrainState:
+    """A state at step 0 from freshly initialised linen variables; `fields` are the method's own."""
+    return state_type(
+        step=jnp.int32(0),
+        key=key,
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(variables["params"]),
+        **fields,
+    )
+
+
+def apply_gradients(
+    state: TrainState,
+    grads: PyTree,
+    batch_stats: PyTree,
+    tx: optax.GradientTransformation,
+    **fields: Any,
+) -> TrainState:
+    """One update: parameters by `tx`, new running statistics, step + 1, and the method's fields."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    return state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        **fields,
+    )

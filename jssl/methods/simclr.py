@@ -1,0 +1,154 @@
+"""SimCLR: a simple framework for contrastive learning of visual representations.
+
+Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709, Algorithm 1; v2: Chen et al., NeurIPS
+2020, https://arxiv.org/abs/2006.10029. Details from the official code,
+https://github.com/google-research/simclr:
+
+    x~_2k-1, x~_2k = t(x_k), t'(x_k)          two views by the same family of augmentations
+    h = f(x~), z = g(h)                       ONE pass over both views: their BN is shared
+    loss = NT-Xent over the 2N of all devices, official form: the sum of both directions' means
+
+BN statistics are global, the head's last BN has no beta, LARS keeps the learning rate inside the
+momentum, and BN and biases take part in neither weight decay nor the trust ratio.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import losses, models
+from jssl.collectives import global_index, mean_value_and_grad, pmean
+from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.models.heads import Projector
+from jssl.types import Array, Batch, Method, Metrics, TrainState
+
+State = TrainState  # SimCLR remembers nothing but its network
+
+DEFAULTS: dict[str, Any] = {
+    "temperature": 0.1,
+    "loss_form": "official",  # 'official': loss_a + loss_b; 'paper': half of it
+    "proj_layers": 2,
+    "proj_hidden": 0,  # 0: as wide as the encoder's output
+    "proj_dim": 128,
+}
+
+# SimCLR's ResNet: a projection shortcut opens every group, max-pool pads as TensorFlow's SAME.
+_MODEL = {
+    "shortcut": "always",
+    "pool_padding": "same",
+    "kernel_init": "lecun",
+    "zero_init_last_gamma": True,
+}
+_OPTIM = {"name": "lars", "order": "lr_inside", "momentum": 0.9, "schedule": "cosine"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "v1": {  # the paper: batch 4096, linear scaling 0.3 B/256, weight decay 1e-6
+        "batch_size": 4096,
+        "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
+        "augment": {"name": "simclr", "options": {"brightness": "additive"}},
+        "optim": {**_OPTIM, "lr": 0.3, "lr_scaling": "linear", "weight_decay": 1e-6,
+                  "warmup_epochs": 10.0},
+        "simclr": {"temperature": 0.1, "proj_layers": 2},
+    },
+    "v2": {  # three layers, square-root scaling 0.1 sqrt(B), weight decay 1e-4, 5 % of 800 epochs
+        "batch_size": 4096,
+        "epochs": 800.0,
+        "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
+        "augment": {"name": "simclr", "options": {"brightness": "multiplicative"}},
+        "optim": {**_OPTIM, "lr": 0.1, "lr_scaling": "sqrt", "weight_decay": 1e-4,
+                  "warmup_epochs": 40.0},
+        "simclr": {"temperature": 0.1, "proj_layers": 3},
+    },
+    "cifar": {  # the official README's CIFAR-10 command
+        "batch_size": 512,
+        "epochs": 1000.0,
+        "model": {"name": "resnet18", "stem": "cifar", **_MODEL},
+        "augment": {"name": "simclr_cifar", "size": 32},
+        "optim": {**_OPTIM, "lr": 1.0, "lr_scaling": "linear", "weight_decay": 1e-4,
+                  "warmup_epochs": 10.0},
+        "simclr": {"temperature": 0.5, "proj_layers": 2},
+    },
+}  # fmt: skip
+
+
+class Net(nn.Module):
+    """Encoder f and projection head g: images [B,h,w,3] -> (z [B,d], h [B,D], intermediates)."""
+
+    encoder: nn.Module
+    projector: nn.Module
+
+    def __call__(self, images: Array, train: bool):
+        h, intermediates = self.encoder(images, train=train)
+        z = self.projector(h, train=train)
+        return z, h, {**intermediates, "projection": z}
+
+
+def make_net(config: Any, axis_name: str | None) -> Net:
+    """The network of a config."""
+    dtype, settings = jnp.dtype(config.dtype), config.simclr
+    encoder = models.build(config.model, axis_name=axis_name, dtype=dtype)
+    projector = Projector(
+        hidden_dims=(settings.proj_hidden,) * (settings.proj_layers - 1),
+        out_dim=settings.proj_dim,
+        use_bias=False,
+        last_bn="scale_only",
+        axis_name=axis_name,
+        dtype=dtype,
+    )
+    return Net(encoder, projector)
+
+
+def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+    """Makes SimCLR's pure functions.
+
+    Args:
+        config: from `jssl.config.base('simclr', preset=...)`.
+        tx: the optimiser.
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        A `Method`; its step logs `loss`, `contrastive_top1` in [0, 1] (1 / (2N-1) by chance)
+        and `grad_norm`.
+    """
+    net = make_net(config, axis_name)
+    views, prepare = input_functions(config)
+
+    def init(key: Array, batch: Batch) -> State:
+        images = views(key, batch["image"], jnp.int32(0))[0]
+        variables = make_net(config, None).init(key, prepare(images), train=True)
+        return first_state(State, key, variables, tx)
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        size = len(batch["image"])
+        key = jax.random.fold_in(state.key, state.step)
+        x = views(key, batch["image"], global_index(size, axis_name))  # [2,B,h,w,3]
+        x = prepare(x.reshape(2 * size, *x.shape[2:]))
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (z, _, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
+            loss, top1 = losses.nt_xent_with_top1(
+                z[:size],
+                z[size:],
+                temperature=config.simclr.temperature,
+                form=config.simclr.loss_form,
+                axis_name=axis_name,
+            )
+            return jnp.mean(loss), (updated.get("batch_stats", {}), jnp.mean(top1))
+
+        (loss, (batch_stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        metrics = {
+            "loss": loss,
+            "contrastive_top1": pmean(top1, axis_name),
+            "grad_norm": optax.global_norm(grads),
+        }
+        return apply_gradients(state, grads, batch_stats, tx), metrics
+
+    def embed(state: State, images: Array):
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        _, h, intermediates = net.apply(variables, prepare(images), train=False)
+        return h, intermediates
+
+    return Method(init, train_step, embed, views)

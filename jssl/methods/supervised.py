@@ -1,0 +1,113 @@
+"""Supervised training: cross entropy with label smoothing; baselines and teachers.
+
+He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, trained as the bag of tricks (He et al.,
+2019, https://arxiv.org/abs/1812.01187) does: SGD with Nesterov momentum, warm-up and cosine.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import losses, models
+from jssl.collectives import global_index, mean_value_and_grad, pmean
+from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.models.heads import Linear
+from jssl.types import Array, Batch, Method, Metrics, TrainState
+
+State = TrainState
+
+DEFAULTS: dict[str, Any] = {
+    "num_classes": 0,  # 0: as many as the data set has
+    "label_smoothing": 0.0,
+}
+
+_OPTIM = {"name": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "cosine",
+          "lr": 0.1, "lr_scaling": "linear", "warmup_epochs": 5.0}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {
+    "imagenet": {
+        "batch_size": 1024,
+        "epochs": 90.0,
+        "model": {"name": "resnet50", "stem": "imagenet", "zero_init_last_gamma": True},
+        "augment": {"name": "crop_flip", "size": 224, "normalize": "imagenet"},
+        "optim": {**_OPTIM, "weight_decay": 1e-4},
+        "supervised": {"label_smoothing": 0.1},
+    },
+    "cifar": {
+        "batch_size": 128,
+        "epochs": 200.0,
+        "model": {"name": "resnet18", "stem": "cifar"},
+        "augment": {"name": "crop_flip", "size": 32, "normalize": "cifar10"},
+        "optim": {**_OPTIM, "weight_decay": 5e-4},
+    },
+}
+
+
+class Net(nn.Module):
+    """Encoder and linear classifier: images [B,h,w,3] -> (logits [B,K], h [B,D], intermediates)."""
+
+    encoder: nn.Module
+    classifier: nn.Module
+
+    def __call__(self, images: Array, train: bool):
+        h, intermediates = self.encoder(images, train=train)
+        logits = self.classifier(h)
+        return logits, h, {**intermediates, "logits": logits}
+
+
+def make_net(config: Any, axis_name: str | None) -> Net:
+    """The network of a config."""
+    encoder = models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype))
+    return Net(encoder, Linear(config.supervised.num_classes))
+
+
+def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+    """Makes the pure functions of supervised training.
+
+    Args:
+        config: from `jssl.config.base('supervised', preset=...)`.
+        tx: the optimiser.
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        A `Method`; its step logs `loss` (cross entropy, nats), `train_top1` in [0, 1] on the
+        augmented images, and `grad_norm`. `embed` names the `logits` among its intermediates.
+    """
+    net = make_net(config, axis_name)
+    views, prepare = input_functions(config)
+
+    def init(key: Array, batch: Batch) -> State:
+        images = views(key, batch["image"], jnp.int32(0))[0]
+        variables = make_net(config, None).init(key, prepare(images), train=True)
+        return first_state(State, key, variables, tx)
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        first = global_index(len(batch["image"]), axis_name)
+        x = prepare(views(key, batch["image"], first)[0])
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (logits, _, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
+            loss = losses.cross_entropy(
+                logits, batch["label"], label_smoothing=config.supervised.label_smoothing
+            )
+            top1 = losses.top_k_correct(logits, batch["label"], k=1)
+            return jnp.mean(loss), (updated.get("batch_stats", {}), jnp.mean(top1))
+
+        (loss, (batch_stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        metrics = {
+            "loss": loss,
+            "train_top1": pmean(top1, axis_name),
+            "grad_norm": optax.global_norm(grads),
+        }
+        return apply_gradients(state, grads, batch_stats, tx), metrics
+
+    def embed(state: State, images: Array):
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        _, h, intermediates = net.apply(variables, prepare(images), train=False)
+        return h, intermediates
+
+    return Method(init, train_step, embed, views)

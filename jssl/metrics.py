@@ -1,0 +1,176 @@
+"""Writers of metrics: JSON lines, TensorBoard, W&B, and the terminal.
+
+Only process 0 writes. A run that resumes at step s first drops what was written after s, so that
+every step stands in the record once.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+from tqdm import tqdm
+
+from jssl.errors import UserError
+
+
+def truncate_jsonl(path: Path, step: int) -> None:
+    """Drops the lines of a metrics file whose step is after `step`, or that were cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            break  # a kill in the middle of a line: nothing follows it
+    part = path.with_suffix(".part")
+    part.write_text("".join(f"{line}\n" for line in kept))
+    os.replace(part, path)
+
+
+class Writers:
+    """Writes scalars to every sink of a run.
+
+    Args:
+        workdir: the run's folder.
+        step: the step the run starts or resumes at.
+        tensorboard: write event files under `tensorboard/`.
+        wandb: settings of `wandb.init` (project, mode, ...), or None; the run's id is kept in the
+            workdir, and a resumed run continues it.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        step: int,
+        tensorboard: bool = True,
+        wandb: Mapping[str, Any] | None = None,
+    ):
+        self._file: TextIO | None = None
+        self._board = self._wandb = None
+        if jax.process_index() != 0:
+            return
+        path = workdir / "metrics.jsonl"
+        truncate_jsonl(path, step)
+        self._file = open(path, "a", buffering=1)
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        if wandb is not None:
+            self._wandb = _start_wandb(workdir, wandb)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes named numbers of one step."""
+        if self._file is None:
+            return
+        row = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Flushes and closes every sink."""
+        for sink in (self._file, self._board):
+            if sink is not None:
+                sink.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(workdir: Path, settings: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            "config.log.wandb_project is set, but wandb is not installed. "
+            "Type pip install 'jssl[wandb]', or --config.log.wandb_project=''."
+        ) from None
+    id_file = workdir / "wandb_id.txt"
+    if not id_file.exists():
+        id_file.write_text(os.urandom(4).hex())
+    return wandb.init(id=id_file.read_text(), resume="allow", dir=str(workdir), **settings)
+
+
+class Progress:
+    """The terminal: a bar where there is one, plain lines in a log.
+
+    Args:
+        total: number of steps of the whole run.
+        initial: step at which this start begins.
+        images_per_step: global batch size, for images/s.
+        stream: where to write, standard error by default.
+    """
+
+    def __init__(
+        self, *, total: int, initial: int, images_per_step: int, stream: TextIO | None = None
+    ):
+        self._stream = sys.stderr if stream is None else stream
+        self._total, self._initial, self._images = total, initial, images_per_step
+        self._start: float | None = None
+        self._first = initial
+        self._bar = None
+        self._quiet = jax.process_index() != 0
+        if not self._quiet and self._stream.isatty():
+            self._bar = tqdm(
+                total=total,
+                initial=initial,
+                file=self._stream,
+                dynamic_ncols=True,
+                unit="step",
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+            )
+
+    def advance(self, step: int) -> None:
+        """Marks `step` updates as finished; the clock starts at the first, after compiling."""
+        if self._start is None:
+            self._start, self._first = time.monotonic(), step
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def images_per_second(self, step: int) -> float:
+        """Images/s since the first step of this start, compilation not counted."""
+        if self._start is None or step <= self._first:
+            return 0.0
+        return (step - self._first) * self._images / (time.monotonic() - self._start)
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows loss, top-1 and the like beside the speed and the time left."""
+        speed = self.images_per_second(step)
+        shown = " ".join(f"{k} {v:.4g}" for k, v in values.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{speed:.0f} images/s {shown}")
+        elif not self._quiet:
+            left = (self._total - step) * self._images / speed if speed else float("nan")
+            eta = "" if left != left else f" ETA {tqdm.format_interval(left)}"
+            print(
+                f"step {step}/{self._total} {speed:.0f} images/s{eta} {shown}",
+                file=self._stream,
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.clear()
+            print(text, file=self._stream, flush=True)
+            self._bar.refresh()
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,13 @@
+"""Optimisers: `build` makes one, with its schedule, from a config. This is the public list."""
+
+from jssl.optim.factory import DEFAULTS as DEFAULTS
+from jssl.optim.factory import OPTIMISERS as OPTIMISERS
+from jssl.optim.factory import build as build
+from jssl.optim.lars import lars as lars
+from jssl.optim.masks import EVERYTHING as EVERYTHING
+from jssl.optim.masks import EXCLUDE_NORM_AND_BIAS as EXCLUDE_NORM_AND_BIAS
+from jssl.optim.masks import groups as groups
+from jssl.optim.masks import mask as mask
+from jssl.optim.schedules import make_schedule as make_schedule
+from jssl.optim.schedules import scale as scale
+from jssl.optim.schedules import simclr_steps as simclr_steps

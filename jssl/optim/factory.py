@@ -1,0 +1,164 @@
+"""From the config's `optim` section to an optimiser and its schedule."""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import optax
+
+from jssl.errors import UserError, nearest
+from jssl.optim import masks
+from jssl.optim.lars import lars
+from jssl.optim.schedules import make_schedule, scale
+from jssl.types import PyTree
+
+Mask = Callable[[PyTree], PyTree]
+
+DEFAULTS: dict[str, Any] = {
+    "name": "lars",  # a key of OPTIMISERS
+    "lr": 0.3,  # base; the peak is this, scaled
+    "lr_scaling": "linear",  # linear: lr B/256 | sqrt: lr sqrt(B) | none
+    "schedule": "cosine",  # after the warm-up: cosine (to 0) | constant | step
+    "warmup_epochs": 10.0,  # linear from 0
+    "boundaries": (),  # step: the epochs at which lr is multiplied by step_factor
+    "step_factor": 0.1,
+    "momentum": 0.9,  # sgd, lars, rmsprop_tf
+    "nesterov": False,  # sgd, lars
+    "weight_decay": 1e-6,
+    "rules": masks.EXCLUDE_NORM_AND_BIAS,  # (regex, group): who decays, who adapts
+    "order": "lr_inside",  # lars: lr_inside (SimCLR) | lr_outside (BYOL, MoCo v3)
+    "trust_coefficient": 0.001,  # lars
+    "betas": (0.9, 0.999),  # adamw, lamb
+    "rms_decay": 0.9,  # rmsprop_tf
+    "eps": None,  # None: the optimiser's own, see EPS
+    "clip_norm": 0.0,  # largest global norm of the gradient; 0: no clipping
+}
+
+EPS = {"sgd": 0.0, "adamw": 1e-8, "lars": 0.0, "lamb": 1e-6, "rmsprop_tf": 1e-3}
+
+
+def sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+    """v <- momentum v + g + wd p; p <- p - lr v, as torch.optim.SGD."""
+    return optax.chain(
+        optax.add_decayed_weights(c.weight_decay, decay),
+        optax.sgd(lr, c.momentum, c.nesterov),
+    )
+
+
+def adamw(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+    """Loshchilov and Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101, as torch's: lr wd p."""
+    return optax.adamw(lr, *c.betas, c.eps, weight_decay=c.weight_decay, mask=decay)
+
+
+def layerwise_sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+    """LARS, see `lars`."""
+    return lars(
+        lr,
+        order=c.order,
+        momentum=c.momentum,
+        nesterov=c.nesterov,
+        weight_decay=c.weight_decay,
+        trust_coefficient=c.trust_coefficient,
+        eps=c.eps,
+        decay_mask=decay,
+        adapt_mask=adapt,
+    )
+
+
+def layerwise_adam(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+    """LAMB, You et al., ICLR 2020, https://arxiv.org/abs/1904.00962: `optax.lamb` with rules."""
+    return optax.chain(
+        optax.scale_by_adam(*c.betas, c.eps),
+        optax.add_decayed_weights(c.weight_decay, decay),
+        optax.masked(optax.scale_by_trust_ratio(), adapt),
+        optax.scale_by_learning_rate(lr),
+    )
+
+
+def rmsprop_tf(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+    """TensorFlow's RMSProp, as EfficientNet has it; the decay is an L2 loss, wd p in g.
+
+    The mean square starts at 1, eps is inside the root, lr inside the momentum.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(c.weight_decay, decay),
+        optax.rmsprop(
+            lr, c.rms_decay, c.eps, initial_scale=1.0, eps_in_sqrt=True, momentum=c.momentum
+        ),
+    )
+
+
+OPTIMISERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+    "lars": layerwise_sgd,
+    "lamb": layerwise_adam,
+    "rmsprop_tf": rmsprop_tf,
+}
+
+
+def build(
+    optim_config: Mapping[str, Any],
+    *,
+    batch_size: int,
+    steps_per_epoch: float,
+    total_steps: int,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser and learning-rate schedule of a config.
+
+    Args:
+        optim_config: the config's `optim` section, or any mapping with some of the keys of
+            `DEFAULTS`, whose values the others take.
+        batch_size: global, over all devices.
+        steps_per_epoch: updates in an epoch.
+        total_steps: updates in the run; the cosine reaches 0 there.
+
+    Returns:
+        tx: an optax transformation. Its state is a pytree of arrays; its `init` applies
+            `rules` and raises UserError unless they cover the parameters, see `groups`.
+        schedule: from the step to the learning rate, for the log.
+
+    Raises:
+        UserError: unknown key, optimiser, schedule, scaling, order or group, with the nearest;
+            values out of range; a warm-up that does not fit.
+
+    Example:
+        >>> tx, schedule = build({'name': 'sgd', 'lr': 0.1, 'warmup_epochs': 1.0},
+        ...                      batch_size=512, steps_per_epoch=10, total_steps=100)
+        >>> round(float(schedule(10)), 6)  # linear scaling: 0.1 * 512 / 256
+        0.2
+    """
+    given = {key: optim_config[key] for key in optim_config.keys()}
+    for key in given:
+        if key not in DEFAULTS:
+            raise UserError(f"Unknown key 'optim.{key}': {nearest(key, DEFAULTS)}.")
+    c = SimpleNamespace(**{**DEFAULTS, **given})
+    if c.name not in OPTIMISERS:
+        raise UserError(f"Unknown optim.name '{c.name}': {nearest(c.name, OPTIMISERS)}.")
+    c.eps = EPS[c.name] if c.eps is None else c.eps
+    _check_ranges(c)
+    schedule = make_schedule(
+        c.schedule,
+        peak=scale(c.lr, batch_size=batch_size, scaling=c.lr_scaling),
+        warmup_epochs=c.warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        boundaries=c.boundaries,
+        factor=c.step_factor,
+    )
+    tx = OPTIMISERS[c.name](schedule, c, masks.mask(c.rules, "decay"), masks.mask(c.rules, "adapt"))
+    return optax.chain(_clip(c.clip_norm), tx), schedule
+
+
+def _clip(norm: float) -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(norm) if norm else optax.identity()
+
+
+def _check_ranges(c: SimpleNamespace) -> None:
+    for name, value in vars(c).items():
+        if name in ("lr", "warmup_epochs", "weight_decay", "eps", "clip_norm") and not value >= 0:
+            raise UserError(f"optim.{name} expects a number >= 0, found {value}.")
+        if name in ("momentum", "rms_decay") and not 0 <= value < 1:
+            raise UserError(f"optim.{name} expects a number in [0,1), found {value}.")
+    if len(c.betas) != 2 or not all(0 <= beta < 1 for beta in c.betas):
+        raise UserError(f"optim.betas expects two numbers in [0,1), found {tuple(c.betas)}.")

@@ -1,0 +1,142 @@
+"""Which parameters decay and which adapt: regex rules that must cover every parameter.
+
+A rule is a pair (regex, group). The regex is searched in the parameter's path, joined by '/', as
+'encoder/bn1/scale'; the first rule that is found claims the parameter. A parameter that no rule
+claims and a rule that claims no parameter are both mistakes, and raise: a new parameter is never
+decayed, or left alone, by accident, and a misspelt exclusion never excludes nothing.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+
+from jssl.errors import UserError, nearest
+from jssl.types import PyTree
+
+Rules = Sequence[tuple[str, str]]
+
+# Each group: whether weight decay takes part, and LARS's or LAMB's layer-wise adaptation.
+GROUPS = {
+    "none": {"decay": False, "adapt": False},
+    "decay": {"decay": True, "adapt": False},
+    "adapt": {"decay": False, "adapt": True},
+    "decay+adapt": {"decay": True, "adapt": True},
+}
+
+# SimCLR, BYOL, MoCo v3: normalisation and biases take part in neither. The last rule is no
+# catch-all: a parameter of another name (a token, a position embedding) has to be decided.
+EXCLUDE_NORM_AND_BIAS: Rules = (
+    (r"(^|/)(scale|bias)$", "none"),
+    (r"(^|/)kernel$", "decay+adapt"),
+)
+# MoCo v1 and v2, CMC, DeepCluster: every parameter decays.
+EVERYTHING: Rules = ((r"", "decay+adapt"),)
+
+_LISTED = 30  # names in an error message
+
+
+def groups(params: PyTree, *, rules: Rules) -> dict[str, str]:
+    """The group of every parameter, by the first rule found in its path.
+
+    Args:
+        params: pytree of arrays; only its structure is read.
+        rules: (regex, group) pairs, in order of precedence.
+
+    Returns:
+        `{'encoder/conv1/kernel': 'decay+adapt', ...}` in the order of the tree's leaves.
+
+    Raises:
+        UserError: unknown group or broken regex; a parameter without a rule; a rule that is
+            found in no parameter, or only in those that earlier rules have claimed.
+
+    Example:
+        >>> params = {'conv': {'kernel': 0.0}, 'bn': {'scale': 1.0, 'bias': 0.0}}
+        >>> groups(params, rules=EXCLUDE_NORM_AND_BIAS)
+        {'bn/bias': 'none', 'bn/scale': 'none', 'conv/kernel': 'decay+adapt'}
+
+    Reference:
+        The idea of full coverage: https://github.com/google-research/big_vision, utils.py. The
+        exclusions: https://github.com/google-research/simclr, model.py.
+    """
+    compiled = _parse(rules)
+    names = parameter_names(params)
+    claimed: dict[str, int] = {}
+    for name in names:
+        found = (i for i, (regex, _) in enumerate(compiled) if regex.search(name))
+        claimed[name] = next(found, -1)
+
+    unclaimed = [name for name, rule in claimed.items() if rule < 0]
+    if unclaimed:
+        raise UserError(
+            f"No rule of optim.rules {_regexes(rules)} claims {len(unclaimed)} of {len(names)} "
+            f"parameters: {_some(unclaimed)}. Each needs one: add a rule (regex, group), or "
+            f"('', 'decay+adapt') at the end for all others. Groups: {', '.join(GROUPS)}."
+        )
+    for i, (regex, _) in enumerate(compiled):
+        if i in claimed.values():
+            continue
+        if any(regex.search(name) for name in names):
+            raise UserError(
+                f"Rule '{regex.pattern}' of optim.rules claims no parameter, because earlier "
+                f"rules claim all that it matches. Move it before them or remove it."
+            )
+        raise UserError(
+            f"Rule '{regex.pattern}' of optim.rules matches no parameter. Correct it or remove "
+            f"it. The parameters are: {_some(names)}."
+        )
+    return {name: compiled[rule][1] for name, rule in claimed.items()}
+
+
+def mask(rules: Rules, what: Literal["decay", "adapt"]) -> Callable[[PyTree], PyTree]:
+    """The function from parameters to a tree of bools that optax takes as a mask.
+
+    Raises:
+        UserError: now for unknown groups and broken regexes, and from the function as `groups`.
+
+    Example:
+        >>> params = {'kernel': 0.0, 'bias': 0.0}
+        >>> mask(EXCLUDE_NORM_AND_BIAS, 'decay')(params)
+        {'bias': False, 'kernel': True}
+    """
+
+    _parse(rules)
+
+    def mask_of(params: PyTree) -> PyTree:
+        chosen = [GROUPS[group][what] for group in groups(params, rules=rules).values()]
+        return jax.tree.unflatten(jax.tree.structure(params), chosen)
+
+    return mask_of
+
+
+def parameter_names(params: PyTree) -> list[str]:
+    """The '/'-joined path of every leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def _parse(rules: Rules) -> list[tuple[re.Pattern[str], str]]:
+    parsed = []
+    for regex, group in rules:
+        if group not in GROUPS:
+            raise UserError(
+                f"Rule '{regex}' of optim.rules has the unknown group '{group}': "
+                f"{nearest(group, GROUPS)}."
+            )
+        try:
+            parsed.append((re.compile(regex), group))
+        except re.error as error:
+            raise UserError(
+                f"Rule '{regex}' of optim.rules is no regular expression: {error}."
+            ) from None
+    return parsed
+
+
+def _regexes(rules: Rules) -> str:
+    return "[" + ", ".join(f"'{regex}'" for regex, _ in rules) + "]"
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,201 @@
+"""The training loop, the same for every method."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from jssl import checkpoint, data, experiment, metrics, workdir
+from jssl.errors import UserError
+from jssl.monitor import make_monitor, monitor_protocol
+from jssl.types import TrainState
+
+
+class NotFinite(UserError):
+    """Training stopped at a loss or gradient that is not finite; the state before it is kept."""
+
+
+class StopSignal:
+    """Whether this run was asked to stop (SIGTERM, or a pre-empted worker of a job)."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+
+    def asked(self, step: int) -> bool:
+        """Agrees between all processes, at the same step, that it is time to stop."""
+        if jax.process_count() > 1:  # jax.distributed has SIGTERM; every process hears of it
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked.is_set()
+
+
+def train(config: ConfigDict, folder: str | Path) -> TrainState:
+    """Trains until the config's last step; resumes when the workdir has a checkpoint.
+
+    Args:
+        config: the whole config.
+        folder: the workdir; made when it is not there.
+
+    Returns:
+        The last state. A stop on SIGTERM raises SystemExit(0) after saving.
+
+    Raises:
+        UserError: whatever the user can mend, before anything is compiled.
+        NotFinite: the loss or gradient is not finite.
+    """
+    stop = StopSignal()
+    parts = experiment.build(config)
+    folder = workdir.open_workdir(folder, config)
+    saved = checkpoint.Checkpoints(
+        folder,
+        method=config.method,
+        keep=config.checkpoint.keep,
+        keep_every_steps=config.checkpoint.keep_every_steps,
+    )
+    batches = data.train_batches(
+        parts.train_source,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+    )
+    if saved.latest_step() is None:
+        state = experiment.init_state(parts)
+    else:
+        state, data_state = saved.restore(experiment.abstract_state(parts))
+        batches.restore(data_state)
+    run = _Run(parts, folder, saved, batches, int(state.step))
+    try:
+        return run.loop(state, stop)
+    finally:
+        run.close()
+
+
+class _Run:
+    """One start of a run: its sinks, and the order in which things happen to a state."""
+
+    def __init__(self, parts: Any, folder: Path, saved: Any, batches: Any, first: int):
+        config = parts.config
+        self.parts, self.folder, self.saved, self.batches = parts, folder, saved, batches
+        self.first = first
+        wandb = None
+        if config.log.wandb_project:
+            wandb = {"project": config.log.wandb_project, "mode": config.log.wandb_mode}
+        self.writers = metrics.Writers(
+            folder, step=first, tensorboard=config.log.tensorboard, wandb=wandb
+        )
+        self.last = parts.total_steps
+        if config.max_steps:
+            self.last = min(self.last, config.max_steps)
+        self.progress = metrics.Progress(
+            total=self.last, initial=first, images_per_step=config.batch_size
+        )
+        self.watch = make_monitor(parts) if config.monitor.every_epochs else None
+
+    def close(self) -> None:
+        self.progress.close()
+        self.writers.close()
+        self.saved.close()
+
+    def loop(self, state: TrainState, stop: StopSignal) -> TrainState:
+        config, launcher = self.parts.config, self.parts.launcher
+        self._hello(state)
+        step_fn = launcher.compile_step(self.parts.method.train_step)
+        monitor_every = max(1, round(config.monitor.every_epochs * self.parts.steps_per_epoch))
+        pending = None
+        for step in range(self.first, self.last):
+            batch = next(self.batches)
+            state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
+            # The numbers of the step before are read while this one runs.
+            if pending is not None:
+                self._finished(*pending, state)
+            pending = (step, values, batch["index"])
+            done = step + 1
+            due = done % config.checkpoint.every_steps == 0 or done == self.last
+            watched = self.watch is not None and (done % monitor_every == 0 or done == self.last)
+            asked = stop.asked(done)
+            if due or watched or asked:
+                self._finished(*pending, state)
+                pending = None
+            if watched:
+                self._watch(done, state)
+            if due or asked:
+                self.saved.save(done, state, self.batches.state())
+            if asked:
+                self._stopped(done)
+        self.saved.wait()
+        return state
+
+    def _hello(self, state: TrainState) -> None:
+        table = workdir.parameter_table(state.params)
+        if jax.process_index() == 0:
+            (self.folder / "parameters.txt").write_text(table + "\n")
+        config, parts = self.parts.config, self.parts
+        count = table.splitlines()[-1].split()[-1]
+        self.progress.say(
+            f"{config.method} ({config.preset}) on {parts.train_source.name}: "
+            f"{len(parts.train_source):,} training examples, {count} parameters, "
+            f"{parts.total_steps:,} steps of {config.batch_size}, launch {config.launch} over "
+            f"{parts.launcher.size} device(s), workdir {self.folder}"
+        )
+        if self.first:
+            self.progress.say(f"resumed at step {self.first}")
+        if self.watch is not None:
+            self.progress.say(monitor_protocol(parts))
+
+    def _finished(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
+        """Reads the numbers of one update: stops when not finite, logs when due."""
+        config, done = self.parts.config, step + 1
+        values = {k: np.asarray(v).item() for k, v in values.items()}
+        if not values.pop("ok"):
+            self._not_finite(step, values, index, state)
+        self.progress.advance(done)
+        if done % config.log.every_steps == 0 or done == self.last:
+            values["learning_rate"] = float(self.parts.schedule(step))
+            values["epoch"] = done / self.parts.steps_per_epoch
+            values["images_per_second"] = self.progress.images_per_second(done)
+            self.writers.scalars(done, values)
+            shown = {k: v for k, v in values.items() if k == "loss" or k.endswith("top1")}
+            self.progress.report(done, shown)
+
+    def _not_finite(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
+        # The guard kept the state as it was before this update: its step is `step`.
+        data_state = {**self.batches.state(), "next_step": step}
+        self.saved.save(step, state, data_state)
+        self.saved.wait()
+        numbers = ", ".join(f"{k} {v:g}" for k, v in values.items())
+        examples = ", ".join(map(str, index.tolist()))
+        raise NotFinite(
+            f"The loss or its gradient is not finite at step {step} ({numbers}).\n"
+            f"Examples of that batch (indices in '{self.parts.train_source.name}'): {examples}\n"
+            f"The state before it is kept: {self.folder / 'checkpoints' / str(step)}. "
+            "Try a smaller --config.optim.lr or a longer --config.optim.warmup_epochs in a new "
+            "--workdir."
+        )
+
+    def _watch(self, done: int, state: TrainState) -> None:
+        started = time.monotonic()
+        scalars, warnings = self.watch(state)
+        scalars["monitor_seconds"] = time.monotonic() - started
+        self.writers.scalars(done, scalars)
+        epoch = done / self.parts.steps_per_epoch
+        parts = [f"{k} {v:.4g}" for k, v in scalars.items() if not k.endswith("seconds")]
+        self.progress.say(f"epoch {epoch:g}: {'  '.join(parts)}")
+        for line in warnings:
+            self.progress.say(f"WARNING {line}")
+
+    def _stopped(self, done: int) -> None:
+        self.saved.wait()
+        self.progress.say(
+            f"Asked to stop: the state after step {done} is saved in {self.folder}.\n"
+            "To resume, start the same command again: it goes on at the next step."
+        )
+        raise SystemExit(0)

@@ -1,0 +1,147 @@
+"""The folder of a run: whose it is, and what every run leaves in it.
+
+    config.json      the resolved config            versions.json   libraries, git, devices
+    parameters.txt   the table of parameters        metrics.jsonl   every logged number
+    checkpoints/     states                         result.json     the judged numbers at the end
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl import config as config_lib
+from jssl.errors import UserError
+from jssl.types import PyTree
+
+# What may change between two starts of the same run: nothing here moves a weight.
+FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "data.workers",
+        "data.data_dir")  # fmt: skip
+LIBRARIES = ("jssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
+    """Makes or re-opens the folder of a run and writes its config.
+
+    Raises:
+        UserError: the folder cannot be written, or belongs to a run of another config; the
+            message lists the differing keys.
+    """
+    folder = Path(workdir).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The workdir {folder} cannot be written ({error.strerror}). "
+            "Type --workdir=DIR with a folder you may write."
+        ) from None
+    path = folder / "config.json"
+    new = config_lib.flatten(json.loads(config.to_json()))
+    if path.exists():
+        old = config_lib.flatten(json.loads(path.read_text()))
+        rows = [r for r in config_lib.diff(old, new) if not r.startswith(FREE)]
+        if rows:
+            listed = "\n".join(f"  {row}" for row in rows)
+            raise UserError(
+                f"The workdir {folder} holds a run of another config:\n{listed}\n"
+                "Type another --workdir, or give the settings of that run."
+            )
+    elif any(folder.glob("checkpoints/*")):
+        raise UserError(
+            f"The workdir {folder} holds checkpoints, but no config.json to tell whose they are. "
+            "Type another --workdir."
+        )
+    if jax.process_index() == 0:
+        write_json(path, json.loads(config.to_json()))
+        write_json(folder / "versions.json", versions())
+    return folder
+
+
+def read_config(workdir: str | Path) -> ConfigDict:
+    """The resolved config that a run left in its workdir.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(
+            f"{Path(workdir).absolute()} is not the workdir of a run: it has no config.json. "
+            "Type the --workdir that `jssl train` was given."
+        )
+    return ConfigDict(json.loads(path.read_text())).lock()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is either the old one or the new one."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def versions() -> dict[str, Any]:
+    """Libraries, git revision, devices and machine of this process."""
+    return {
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "git": git_revision(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "command": " ".join(sys.argv),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def git_revision() -> str:
+    """The revision of the code that runs, with `-dirty` when changed; 'unknown' outside git."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def parameter_table(params: PyTree) -> str:
+    """A line for each parameter: path, shape, count; and the sum.
+
+    Example:
+        >>> print(parameter_table({'dense': {'bias': np.zeros(3)}}))
+        dense.bias  [3]  3
+        total       3
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    rows = [
+        (jax.tree_util.keystr(p, simple=True, separator="."), str(list(x.shape)), f"{x.size:,}")
+        for p, x in flat
+    ]
+    total = sum(int(np.prod(x.shape)) for _, x in flat)
+    name, shape = (max(len(r[i]) for r in rows) for i in (0, 1))
+    lines = [f"{a:<{name}}  {b:<{shape}}  {c}" for a, b, c in rows]
+    return "\n".join([*lines, f"{'total':<{name}}  {total:,}"])

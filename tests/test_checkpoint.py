@@ -1,0 +1,101 @@
+"""Checkpoints: exact, whole, refused when they are of something else, on any devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jssl import checkpoint
+from jssl.errors import UserError
+from jssl.types import TrainState
+
+
+def state_of(value, width=3, placed=None):
+    state = TrainState(
+        step=jnp.int32(value),
+        key=jax.random.key(7),
+        params={"dense": {"kernel": jnp.full((2, width), value, jnp.float32)}},
+        batch_stats={},
+        opt_state=(jnp.full((width,), value / 3, jnp.bfloat16),),
+    )
+    return state if placed is None else jax.device_put(state, placed)
+
+
+def replicated(count):
+    return NamedSharding(Mesh(np.array(jax.devices()[:count]), ("batch",)), P())
+
+
+def same(a, b):
+    a, b = checkpoint.flat_leaves(a), checkpoint.flat_leaves(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        np.testing.assert_array_equal(np.asarray(a[name]), np.asarray(b[name]), err_msg=name)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    saved = checkpoint.Checkpoints(tmp_path, method="toy", keep=2)
+    for step in (1, 2, 3):
+        saved.save(step, state_of(step), {"next_step": step})
+    saved.close()
+    return tmp_path
+
+
+def test_the_newest_are_kept_and_restored_bit_for_bit(folder):
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    assert saved.latest_step() == 3
+    assert sorted(p.name for p in saved.folder.iterdir()) == ["2", "3"]
+    state, data_state = saved.restore(state_of(0))
+    same(state, state_of(3))
+    assert data_state == {"next_step": 3}
+    assert jax.dtypes.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+    older, _ = saved.restore(state_of(0), step=2)
+    same(older, state_of(2))
+    saved.close()
+
+
+def test_restores_onto_other_devices(folder):
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    for count in (1, 4):
+        state, _ = saved.restore(state_of(0, placed=replicated(count)))
+        same(state, state_of(3))
+        assert all(len(x.devices()) == count for x in jax.tree.leaves(state))
+    saved.close()
+
+
+def test_another_method_is_refused(folder):
+    saved = checkpoint.Checkpoints(folder, method="byol")
+    with pytest.raises(UserError, match="is of method 'toy', the config's is 'byol'"):
+        saved.restore(state_of(0))
+    saved.close()
+
+
+def test_another_shape_is_refused_naming_the_first_leaves(folder):
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    with pytest.raises(UserError) as error:
+        saved.restore(state_of(0, width=5))
+    message = str(error.value)
+    assert "in 2 leaves" in message
+    assert "params.dense.kernel: checkpoint float32[2, 3], config float32[2, 5]" in message
+    assert "opt_state.0: checkpoint bfloat16[3], config bfloat16[5]" in message
+    saved.close()
+
+
+def test_a_save_that_was_cut_short_is_not_there(folder):
+    torn = folder / "checkpoints" / "9.orbax-checkpoint-tmp"
+    torn.mkdir()
+    (torn / "half").write_text("x")
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    assert saved.latest_step() == 3
+    same(saved.restore(state_of(0))[0], state_of(3))
+    saved.close()
+
+
+def test_no_checkpoint_is_said(tmp_path):
+    saved = checkpoint.Checkpoints(tmp_path, method="toy")
+    with pytest.raises(UserError, match="No checkpoint in"):
+        saved.restore(state_of(0))
+    saved.close()

@@ -1,0 +1,101 @@
+"""Launch modes: what they refuse, and the guard that keeps the last good state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl import parallel
+from jssl.collectives import pmean
+from jssl.errors import UserError
+from jssl.types import TrainState
+
+MODES = ["pmap", "shard_map", "jit", "vmap:4"]
+
+
+def toy_state():
+    return TrainState(jnp.int32(0), jax.random.key(3), {"w": jnp.ones(2)}, {}, ())
+
+
+def toy_step(axis_name):
+    def step(state, batch):
+        mean = pmean(jnp.mean(batch["image"], axis=0), axis_name)
+        new = state.replace(step=state.step + 1, params={"w": state.params["w"] + mean})
+        return new, {"loss": jnp.sum(mean)}
+
+    return step
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_steps_the_same_state(mode):
+    launcher = parallel.make_launcher(mode)
+    state = launcher.init(toy_state)
+    step = launcher.compile_step(toy_step(launcher.axis_name))
+    batch = {"image": np.arange(16, dtype=np.float32).reshape(8, 2)}
+    for i in range(3):
+        state, metrics = step(state, launcher.put_batch(batch), np.int32(i))
+    np.testing.assert_allclose(state.params["w"], [1 + 3 * 7, 1 + 3 * 8])
+    assert float(metrics["loss"]) == 15.0
+    assert int(state.step) == 3
+    assert state.params["w"].shape == (2,)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_guard_keeps_the_state_and_refuses_every_later_step(mode):
+    launcher = parallel.make_launcher(mode)
+    state = launcher.init(toy_state)
+    step = launcher.compile_step(toy_step(launcher.axis_name))
+    good = {"image": np.ones((8, 2), np.float32)}
+    bad = {"image": np.full((8, 2), np.nan, np.float32)}
+    oks = []
+    for i, batch in enumerate([good, bad, good]):  # the third is dispatched before the host knows
+        state, metrics = step(state, launcher.put_batch(batch), np.int32(i))
+        oks.append(bool(metrics["ok"]))
+    assert oks == [True, False, False]
+    assert int(state.step) == 1
+    np.testing.assert_array_equal(state.params["w"], [2.0, 2.0])
+
+
+def test_vmap_refuses_a_state_that_differs_between_replicas():
+    launcher = parallel.make_launcher("vmap:4")
+    state = launcher.init(toy_state)
+
+    def forgets_to_average(state, batch):
+        w = state.params["w"] + jnp.mean(batch["image"], axis=0)
+        return state.replace(step=state.step + 1, params={"w": w}), {"loss": jnp.float32(0)}
+
+    batch = launcher.put_batch({"image": np.ones((8, 2), np.float32)})
+    with pytest.raises(ValueError, match="out_axes"):
+        launcher.compile_step(forgets_to_average)(state, batch, np.int32(0))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_embed_gives_every_row_once_also_when_devices_do_not_divide_it(mode):
+    launcher = parallel.make_launcher(mode)
+    embed = launcher.compile_embed(lambda state, x: (x * state.params["w"][0], {}))
+    images = np.arange(7 * 2, dtype=np.float32).reshape(7, 2)
+    features, _ = embed(launcher.init(toy_state), images)
+    np.testing.assert_array_equal(features, images)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("pmpa", ["Unknown launch mode 'pmpa'", "did you mean 'pmap'"]),
+        ("vmap:0", ["vmap:N", "positive"]),
+        ("vmap:x", ["vmap:N", "positive"]),
+    ],
+)
+def test_unknown_modes_are_refused(mode, words):
+    with pytest.raises(UserError) as error:
+        parallel.make_launcher(mode)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_batch_that_the_devices_cannot_share_is_refused_with_what_to_type():
+    launcher = parallel.make_launcher("vmap:6")
+    parallel.check_batch_size(12, launcher)
+    with pytest.raises(UserError) as error:
+        parallel.check_batch_size(16, launcher)
+    assert "Global batch size 16 cannot be split over 6 devices" in str(error.value)
+    assert "--config.batch_size=12 or --config.batch_size=18" in str(error.value)
