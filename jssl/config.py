@@ -129,6 +129,23 @@ def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") 
                 config[key] = ConfigDict(value) if isinstance(value, Mapping) else value
 
 
+def smoke(config: ConfigDict) -> None:
+    """Shrinks a config in place to a run of seconds that still passes every part of the loop."""
+    updates = {
+        "max_steps": 4,
+        "batch_size": 16,
+        "dtype": "float32",
+        "model": {"name": "resnet10", "width": 0.125},
+        "augment": {"size": 32},
+        "data": {"workers": 0},
+        "checkpoint": {"every_steps": 2},
+        "log": {"every_steps": 1},
+        "monitor": {"max_examples": 32, "every_epochs": 1e-6},
+        "final": {"linear_epochs": 2},
+    }
+    apply(config, updates)
+
+
 def switches(arg: str | None, **defaults: Any) -> Any:
     """Parses the quick switches after a config file's colon: `file.py:smoke,size=64`.
 

@@ -17,7 +17,10 @@ class Experiment(NamedTuple):
 
     Attributes:
         config: the resolved config.
-        train_source, test_source: where examples come from.
+        train_source: what the method learns from.
+        probe_source: the labelled examples that kNN and linear probes are fitted on; most often
+            the same.
+        test_source: what is judged on; None for a folder without such a split.
         launcher: how the step is spread over devices.
         method: the method's pure functions.
         schedule: step -> learning rate.
@@ -26,6 +29,7 @@ class Experiment(NamedTuple):
 
     config: ConfigDict
     train_source: Any
+    probe_source: Any
     test_source: Any
     launcher: parallel.Launcher
     method: Method
@@ -50,7 +54,10 @@ def build(config: ConfigDict) -> Experiment:
     launcher = parallel.make_launcher(config.launch)
     parallel.check_batch_size(config.batch_size, launcher)
     train_source = data.make_source(config.data, "train")
-    test_source = data.make_source(config.data, "test")
+    probe_source = data.make_source(config.data, "probe")
+    test_source = None
+    if data.has_split(config.data, "test"):
+        test_source = data.make_source(config.data, "test")
     section = config[config.method]
     if "num_classes" in section and section.num_classes == 0:
         if train_source.num_classes < 2:
@@ -76,12 +83,24 @@ def build(config: ConfigDict) -> Experiment:
     return Experiment(
         config,
         train_source,
+        probe_source,
         test_source,
         launcher,
         method,
         schedule,
         steps_per_epoch,
         total_steps,
+    )
+
+
+def host_transform(parts: Experiment) -> Any:
+    """What the host does to a training example before the device augments it, or None."""
+    config = parts.config
+    return data.train_transform(
+        config.data,
+        parts.train_source,
+        size=config.augment.size,
+        views=methods.load(config.method).VIEWS,
     )
 
 
@@ -101,7 +120,7 @@ def make_method(
 def blank_batch(config: ConfigDict, size: int) -> Batch:
     """Zeros of the shapes and dtypes of `size` examples, for `init`."""
     side = config.augment.size
-    views = (2,) if config.data.host_crop else ()
+    views = (methods.load(config.method).VIEWS,) if config.data.host_crop else ()
     return {
         "image": jnp.zeros((size, *views, side, side, 3), jnp.uint8),
         "label": jnp.zeros((size,), jnp.int32),

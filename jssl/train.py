@@ -66,6 +66,7 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=config.data.workers,
+        transform=experiment.host_transform(parts),
     )
     if saved.latest_step() is None:
         state = experiment.init_state(parts)

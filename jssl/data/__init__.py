@@ -1,23 +1,23 @@
 """Data: sources with one protocol, decoding, host crops, and the deterministic pipeline."""
 
+from jssl.data.build import DEFAULTS as DEFAULTS
+from jssl.data.build import eval_transform as eval_transform
+from jssl.data.build import has_split as has_split
+from jssl.data.build import make_source as make_source
+from jssl.data.build import train_transform as train_transform
+from jssl.data.crop import CentreCrop as CentreCrop
+from jssl.data.crop import HostCrop as HostCrop
+from jssl.data.decode import Picture as Picture
+from jssl.data.decode import PictureError as PictureError
+from jssl.data.decode import decode as decode
+from jssl.data.folder import FolderSource as FolderSource
+from jssl.data.pipeline import eval_batches as eval_batches
+from jssl.data.pipeline import shuffled as shuffled
+from jssl.data.pipeline import train_batches as train_batches
 from jssl.data.sources import ArraySource as ArraySource
 from jssl.data.sources import Source as Source
+from jssl.data.sources import digits_source as digits_source
 from jssl.data.sources import photos_source as photos_source
-
-# config.data, with the default of each key.
-DEFAULTS = {
-    "name": "photos",
-    "data_dir": "",
-    "train_split": "",
-    "test_split": "",
-    "image_size": 0,
-    "tile": 32,
-    "workers": 0,
-    "host_crop": "",
-    "on_error": "stop",
-}
-
-
-def make_source(config, split):
-    """The split ('train' or 'test') of the data set that the config names."""
-    return photos_source(split, tile=config.tile)
+from jssl.data.sources import synthetic_source as synthetic_source
+from jssl.data.tfds_source import CATALOGUE as CATALOGUE
+from jssl.data.tfds_source import TfdsSource as TfdsSource

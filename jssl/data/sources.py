@@ -1,4 +1,4 @@
-"""Sources of examples held in memory, and the protocol that every source follows."""
+"""The protocol that every source follows, and the sources whose examples are held in memory."""
 
 import functools
 import hashlib
@@ -19,10 +19,17 @@ class Source(Protocol):
     Attributes:
         name: of the data set, as in `config.data.name`.
         num_classes: number of labels; 0 when there are none (every label is then -1).
+        image_shape: (H, W, 3) when all pictures have it, None when they differ.
+        on_error: 'stop' or 'skip': what the pipeline does with a picture that cannot be used.
+
+    `source[i]` gives `{'image': uint8 [H,W,3], 'label': int32 [], 'index': int32 []}`. A source of
+    picture files also has `encoded(i)`, with a `Picture` that is not decoded yet as the image.
     """
 
     name: str
     num_classes: int
+    image_shape: tuple[int, int, int] | None
+    on_error: str
 
     def __len__(self) -> int: ...
 
@@ -55,14 +62,14 @@ class ArraySource:
                 f"images must be uint8 [M,H,W,3]; found {images.dtype} {list(images.shape)}"
             )
         if labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels must be [M] with M={len(images)}; found {list(labels.shape)}"
-            )
+            raise ValueError(f"labels must be [M] with M={len(images)}; found {list(labels.shape)}")
         self.name = name
         self.num_classes = num_classes
         self.class_names = class_names
         self.images = images
         self.labels = labels
+        self.image_shape = tuple(images.shape[1:])
+        self.on_error = "stop"  # nothing is decoded, so nothing can go wrong
 
     def __len__(self) -> int:
         return len(self.images)
@@ -103,3 +110,67 @@ def photos_source(split: str, *, tile: int = 32) -> ArraySource:
         num_classes=len(photos.PHOTOS),
         class_names=photos.CLASS_NAMES,
     )
+
+
+def digits_source(split: str) -> ArraySource:
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels drawn as 32 x 32 RGB.
+
+    Each of the 17 grey levels v becomes round(255 v / 16), each pixel a square of 4 x 4. Every
+    fifth example is a test example: 1,438 train, 359 test.
+
+    Example:
+        >>> len(digits_source('train')), len(digits_source('test'))
+        (1438, 359)
+
+    Reference: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, CC BY 4.0.
+    """
+    from sklearn.datasets import load_digits  # takes a second: only when needed
+
+    _check_split("digits", split)
+    data = load_digits()
+    test = np.arange(len(data.target)) % 5 == 4
+    chosen = test if split == "test" else ~test
+    grey = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)
+    images = np.repeat(np.repeat(grey, 4, axis=1), 4, axis=2)
+    return ArraySource(
+        "digits",
+        np.repeat(images[..., None], 3, axis=3),
+        data.target[chosen],
+        num_classes=10,
+        class_names=tuple(map(str, range(10))),
+    )
+
+
+def synthetic_source(split: str, *, size: int = 32, num_examples: int = 1024) -> ArraySource:
+    """Ten classes of coloured stripes: the class sets their direction, noise hides the rest.
+
+    Phase, wavelength, the two colours and the noise are drawn for each example; the test split has
+    a quarter of the examples and other draws.
+
+    Args:
+        split: 'train' or 'test'.
+        size: side of the pictures in pixels.
+        num_examples: of the train split.
+
+    Example:
+        >>> synthetic_source('test', size=16, num_examples=100).images.shape
+        (25, 16, 16, 3)
+    """
+    _check_split("synthetic", split)
+    count = num_examples if split == "train" else max(1, num_examples // 4)
+    rng = np.random.default_rng([7, ("train", "test").index(split), size])
+    labels = np.arange(count) % 10
+    angle = (labels * (np.pi / 10)).reshape(-1, 1, 1)
+    wavelength, phase = rng.uniform(4, 10, (count, 1, 1)), rng.uniform(0, 2 * np.pi, (count, 1, 1))
+    y, x = np.mgrid[:size, :size][:, None]
+    across = x * np.cos(angle) + y * np.sin(angle)
+    wave = 0.5 + 0.5 * np.sin(2 * np.pi * across / wavelength + phase)[..., None]
+    first, second = rng.uniform(0, 255, (2, count, 1, 1, 3))
+    noise = rng.normal(0, 16, (count, size, size, 3))
+    images = np.clip(wave * first + (1 - wave) * second + noise, 0, 255).astype(np.uint8)
+    return ArraySource("synthetic", images, labels, num_classes=10)
+
+
+def _check_split(name: str, split: str) -> None:
+    if split not in ("train", "test"):
+        raise UserError(f"Data set '{name}' has the splits train and test; found '{split}'.")

@@ -1,7 +1,8 @@
 """The methods, one file each; a config's `method` is the file's name.
 
-Each file exports `State`, `DEFAULTS` (its own section of the config), `PRESETS` (named updates of
-the whole config) and `make(config, tx, *, axis_name=None) -> Method`.
+Each file exports `State`, `VIEWS` (of one example in a step), `DEFAULTS` (its own section of the
+config), `PRESETS` (named updates of the whole config) and
+`make(config, tx, *, axis_name=None) -> Method`.
 """
 
 import importlib

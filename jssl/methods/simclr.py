@@ -26,6 +26,7 @@ from jssl.models.heads import Projector
 from jssl.types import Array, Batch, Method, Metrics, TrainState
 
 State = TrainState  # SimCLR remembers nothing but its network
+VIEWS = 2  # of one example in a step
 
 DEFAULTS: dict[str, Any] = {
     "temperature": 0.1,
@@ -109,7 +110,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         axis_name: the batch axis, None on one device.
 
     Returns:
-        A `Method`; its step logs `loss`, `contrastive_top1` in [0, 1] (1 / (2N-1) by chance)
+        A `Method`; its step logs `loss`, `contrastive_top1` in [0, 1] (1 / N by chance)
         and `grad_norm`.
     """
     net = make_net(config, axis_name)

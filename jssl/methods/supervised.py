@@ -18,6 +18,7 @@ from jssl.models.heads import Linear
 from jssl.types import Array, Batch, Method, Metrics, TrainState
 
 State = TrainState
+VIEWS = 1  # of one example in a step
 
 DEFAULTS: dict[str, Any] = {
     "num_classes": 0,  # 0: as many as the data set has

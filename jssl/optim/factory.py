@@ -13,6 +13,7 @@ from jssl.optim.schedules import make_schedule, scale
 from jssl.types import PyTree
 
 Mask = Callable[[PyTree], PyTree]
+Tx = optax.GradientTransformation
 
 DEFAULTS: dict[str, Any] = {
     "name": "lars",  # a key of OPTIMISERS
@@ -37,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
 EPS = {"sgd": 0.0, "adamw": 1e-8, "lars": 0.0, "lamb": 1e-6, "rmsprop_tf": 1e-3}
 
 
-def sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+def _sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
     """v <- momentum v + g + wd p; p <- p - lr v, as torch.optim.SGD."""
     return optax.chain(
         optax.add_decayed_weights(c.weight_decay, decay),
@@ -45,12 +46,12 @@ def sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
     )
 
 
-def adamw(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+def _adamw(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
     """Loshchilov and Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101, as torch's: lr wd p."""
     return optax.adamw(lr, *c.betas, c.eps, weight_decay=c.weight_decay, mask=decay)
 
 
-def layerwise_sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+def _layerwise_sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
     """LARS, see `lars`."""
     return lars(
         lr,
@@ -65,7 +66,7 @@ def layerwise_sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Ma
     )
 
 
-def layerwise_adam(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+def _layerwise_adam(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
     """LAMB, You et al., ICLR 2020, https://arxiv.org/abs/1904.00962: `optax.lamb` with rules."""
     return optax.chain(
         optax.scale_by_adam(*c.betas, c.eps),
@@ -75,7 +76,7 @@ def layerwise_adam(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: M
     )
 
 
-def rmsprop_tf(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask):
+def _rmsprop_tf(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
     """TensorFlow's RMSProp, as EfficientNet has it; the decay is an L2 loss, wd p in g.
 
     The mean square starts at 1, eps is inside the root, lr inside the momentum.
@@ -88,12 +89,12 @@ def rmsprop_tf(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask)
     )
 
 
-OPTIMISERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "sgd": sgd,
-    "adamw": adamw,
-    "lars": layerwise_sgd,
-    "lamb": layerwise_adam,
-    "rmsprop_tf": rmsprop_tf,
+OPTIMISERS: dict[str, Callable[..., Tx]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "lars": _layerwise_sgd,
+    "lamb": _layerwise_adam,
+    "rmsprop_tf": _rmsprop_tf,
 }
 
 
@@ -103,7 +104,7 @@ def build(
     batch_size: int,
     steps_per_epoch: float,
     total_steps: int,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[Tx, optax.Schedule]:
     """The optimiser and learning-rate schedule of a config.
 
     Args:
@@ -146,11 +147,13 @@ def build(
         boundaries=c.boundaries,
         factor=c.step_factor,
     )
-    tx = OPTIMISERS[c.name](schedule, c, masks.mask(c.rules, "decay"), masks.mask(c.rules, "adapt"))
+    tx = OPTIMISERS[c.name](
+        schedule, c, masks.mask(c.rules, what="decay"), masks.mask(c.rules, what="adapt")
+    )
     return optax.chain(_clip(c.clip_norm), tx), schedule
 
 
-def _clip(norm: float) -> optax.GradientTransformation:
+def _clip(norm: float) -> Tx:
     return optax.clip_by_global_norm(norm) if norm else optax.identity()
 
 

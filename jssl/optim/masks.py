@@ -89,7 +89,7 @@ def groups(params: PyTree, *, rules: Rules) -> dict[str, str]:
     return {name: compiled[rule][1] for name, rule in claimed.items()}
 
 
-def mask(rules: Rules, what: Literal["decay", "adapt"]) -> Callable[[PyTree], PyTree]:
+def mask(rules: Rules, *, what: Literal["decay", "adapt"]) -> Callable[[PyTree], PyTree]:
     """The function from parameters to a tree of bools that optax takes as a mask.
 
     Raises:
@@ -97,7 +97,7 @@ def mask(rules: Rules, what: Literal["decay", "adapt"]) -> Callable[[PyTree], Py
 
     Example:
         >>> params = {'kernel': 0.0, 'bias': 0.0}
-        >>> mask(EXCLUDE_NORM_AND_BIAS, 'decay')(params)
+        >>> mask(EXCLUDE_NORM_AND_BIAS, what='decay')(params)
         {'bias': False, 'kernel': True}
     """
 

@@ -5,7 +5,7 @@ Run by hand, in an environment of its own (lightly, torch and torchvision are no
     python tests/benchmarks/compare_lightly.py --export tiles.npz      # with jssl installed
     python tests/benchmarks/compare_lightly.py --train tiles.npz --epochs 5 --seed 0
 
-The net is a ResNet-18 of width 32 with the CIFAR stem and a 2-layer head; the recipe is the one of
+The net is a ResNet of width 32 with one (10) or two (18) basic blocks a group, with the CIFAR stem and a 2-layer head; the recipe is the one of
 lightly's CIFAR-10 benchmark (SGD 0.06 B/128, momentum 0.9, weight decay 5e-4, cosine, T 0.5, no
 blur, colour jitter 0.5). Prints the kNN error (k=20, cosine, weights exp(s/0.1)) of the backbone
 features before and after, and the seconds.
@@ -37,7 +37,7 @@ def knn_error(bank, bank_labels, queries, labels, k=20, temperature=0.1):
     return float((votes.argmax(1) != labels).mean())
 
 
-def train(path, epochs, seed, batch_size, lr):
+def train(path, epochs, seed, batch_size, lr, blocks):
     import torch
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -54,10 +54,10 @@ def train(path, epochs, seed, batch_size, lr):
         net.conv1 = torch.nn.Conv2d(3, width, 3, 1, 1, bias=False)
         net.bn1 = torch.nn.BatchNorm2d(width)
         net.maxpool = torch.nn.Identity()
-        net.layer1 = net._make_layer(BasicBlock, width, 2)
-        net.layer2 = net._make_layer(BasicBlock, 2 * width, 2, stride=2)
-        net.layer3 = net._make_layer(BasicBlock, 4 * width, 2, stride=2)
-        net.layer4 = net._make_layer(BasicBlock, 8 * width, 2, stride=2)
+        net.layer1 = net._make_layer(BasicBlock, width, blocks)
+        net.layer2 = net._make_layer(BasicBlock, 2 * width, blocks, stride=2)
+        net.layer3 = net._make_layer(BasicBlock, 4 * width, blocks, stride=2)
+        net.layer4 = net._make_layer(BasicBlock, 8 * width, blocks, stride=2)
         net.fc = torch.nn.Identity()
         for m in net.modules():
             if isinstance(m, torch.nn.Conv2d):
@@ -119,8 +119,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.06)
+    parser.add_argument("--blocks", type=int, default=1)
     args = parser.parse_args()
     if args.export:
         export(args.export)
     if args.train:
-        train(args.train, args.epochs, args.seed, args.batch_size, args.lr)
+        train(args.train, args.epochs, args.seed, args.batch_size, args.lr, args.blocks)

@@ -45,7 +45,11 @@ for i, smoothing in enumerate(record["ce_smoothing"]):
         record[f"ce_{name}_loss_{i}"] = loss.detach().numpy()
         record[f"ce_{name}_grad_{i}"] = x.grad.numpy()
 
-# Top-k: torch.topk's choice (no ties among these logits).
+# Top-k: torch.topk's choice among other logits, which lean to the label; there are no ties.
+logits = rng.normal(size=(40, 5)) + np.eye(5)[rng.integers(0, 5, size=40)]
+labels = logits.argmax(axis=1)
+logits = logits + rng.normal(size=(40, 5))
+record["top_logits"], record["top_labels"] = logits, labels
 for k in (1, 2, 3):
     chosen = torch.topk(torch.tensor(logits), k).indices
     record[f"top_{k}"] = (chosen == torch.tensor(labels)[:, None]).any(dim=1).numpy()

@@ -1,0 +1,27 @@
+"""Supervised ResNet on the embedded photographs: the upper reference of the main job's table.
+
+Paper:     He et al., CVPR 2016, https://arxiv.org/abs/1512.03385
+Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
+Numbers:   the results table of README.md, made from the records of runs
+Hardware:  2 CPU cores
+Command:   jssl train --config=configs/supervised_photos.py --workdir=runs/supervised_photos
+Switches:  smoke, epochs=N, seed=N
+"""
+
+from jssl import config
+
+
+def get_config(arg=""):
+    s = config.switches(arg, smoke=False, epochs=5.0, seed=0)
+    c = config.base("supervised", preset="cifar")
+    c.seed = s.seed
+    c.epochs = s.epochs
+    c.batch_size = 64
+    c.data.name = "photos"
+    c.model.width = 0.5
+    c.augment.normalize = "none"
+    c.optim.warmup_epochs = 0.5
+    c.checkpoint.every_steps = 50
+    if s.smoke:
+        config.smoke(c)
+    return c

@@ -1,0 +1,141 @@
+"""From `config.data` to a source and the transforms that it needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jssl.data import folder, sources, tfds_source
+from jssl.data.crop import CentreCrop, HostCrop
+from jssl.errors import UserError, nearest
+
+# config.data, with the default of each key.
+DEFAULTS: dict[str, Any] = {
+    "name": "photos",  # photos | digits | synthetic | folder | cifar10 ... imagenet2012 | TFDS name
+    "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
+    "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
+    "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
+    "test_split": "",  # the split that is judged on
+    "tile": 32,  # photos: side of a tile, 32 | 64 | 96
+    "num_examples": 1024,  # synthetic: size of the train split
+    "image_size": 0,  # host side: square that pictures of unequal size become; 0: the views' size
+    "host_crop": "",  # '': crops on the device | torchvision | tf: crops before decoding
+    "workers": 0,  # processes that read and decode; 0: threads of this process
+    "threads": 0,  # that read and decode, in each process; 0: one a core, at most 8
+    "on_error": "stop",  # a picture that cannot be used: stop | skip (replaced, named, counted)
+}
+SPLITS = ("train", "probe", "test")
+POLICIES = ("stop", "skip")
+
+
+def make_source(config: Any, split: str) -> sources.Source:
+    """The source of one split of the data set that `config.data` names.
+
+    Args:
+        config: ConfigDict with the keys of `DEFAULTS`.
+        split: 'train' (to learn from), 'probe' (labelled, to fit probes on; the train split unless
+            the data set or the config has another) or 'test'.
+
+    Raises:
+        UserError: unknown data set, split, policy or tile; or whatever the source finds wrong.
+
+    Example:
+        >>> from ml_collections import ConfigDict
+        >>> source = make_source(ConfigDict(DEFAULTS), 'test')
+        >>> source.name, len(source), source.num_classes
+        ('photos', 1200, 16)
+    """
+    if split not in SPLITS:
+        raise UserError(f"Unknown split '{split}': {nearest(split, SPLITS)}.")
+    if config.on_error not in POLICIES:
+        raise UserError(
+            f"Unknown policy data.on_error='{config.on_error}': "
+            f"{nearest(config.on_error, POLICIES)}."
+        )
+    part = "test" if split == "test" else "train"
+    if config.name == "photos":
+        return sources.photos_source(part, tile=config.tile)
+    if config.name == "digits":
+        return sources.digits_source(part)
+    if config.name == "synthetic":
+        return sources.synthetic_source(
+            part, size=config.image_size or 32, num_examples=config.num_examples
+        )
+    if config.name == "folder":
+        if not config.data_dir:
+            raise UserError(
+                "Data set 'folder' needs a folder of pictures; data.data_dir is empty. "
+                "Type --config.data.data_dir=FOLDER."
+            )
+        return folder.FolderSource(
+            config.data_dir,
+            part,
+            subfolder=_subfolder(config, split),
+            on_error=config.on_error,
+        )
+    return tfds_source.TfdsSource(
+        config.name,
+        _tfds_split(config, split),
+        data_dir=config.data_dir,
+        on_error=config.on_error,
+    )
+
+
+def _subfolder(config: Any, split: str) -> str:
+    return config[f"{split}_split"] or (config.train_split if split == "probe" else "")
+
+
+def _tfds_split(config: Any, split: str) -> str:
+    own = tfds_source.find(config.name)
+    # Where one split serves both, a probe is fitted on what was trained on: train[:10%], say.
+    shared = config.train_split if split == "probe" and own.probe == own.train else ""
+    return config[f"{split}_split"] or shared or getattr(own, split)
+
+
+def has_split(config: Any, split: str) -> bool:
+    """Whether the data set has the split; only a folder of pictures may lack 'test'."""
+    if config.name != "folder" or not config.data_dir:
+        return True
+    return folder.has_split(config.data_dir, split, _subfolder(config, split))
+
+
+def train_transform(
+    config: Any, source: sources.Source, *, size: int, views: int = 2, **crop: Any
+) -> Callable | None:
+    """What the host does to a training example before the device augments it.
+
+    Args:
+        config: ConfigDict with the keys of `DEFAULTS`.
+        source: what the examples come from.
+        size: side of a view in pixels.
+        views: number V of views of the method.
+        **crop: `area`, `ratio` and `interpolation` of `HostCrop`.
+
+    Returns:
+        With `config.host_crop`: a `HostCrop` to uint8 [V,size,size,3]. Without: None where the
+        pictures have one shape already, else a `CentreCrop` to `config.image_size` (or `size`).
+
+    Example:
+        >>> from ml_collections import ConfigDict
+        >>> config = ConfigDict({**DEFAULTS, 'host_crop': 'tf'})
+        >>> train_transform(config, make_source(config, 'train'), size=24).sampler
+        'tf'
+    """
+    if config.host_crop:
+        return HostCrop(size, views=views, sampler=config.host_crop, **crop)
+    if source.image_shape is not None:
+        return None
+    side = config.image_size or size
+    return CentreCrop(side, resize=side)
+
+
+def eval_transform(config: Any, source: sources.Source, *, size: int) -> Callable | None:
+    """What the host does to an example that is judged: one square picture [size,size,3].
+
+    None where the pictures have that shape already. Pictures that all have another one are resized
+    whole (the central square if they are not square); of pictures that differ the short side
+    becomes 8/7 of `size` (256 for 224) and the centre is kept, as in the official ImageNet
+    evaluations. Bicubic, antialiased.
+    """
+    if source.image_shape == (size, size, 3):
+        return None
+    fixed = source.image_shape is not None
+    return CentreCrop(size, resize=size if fixed else round(size * 8 / 7))

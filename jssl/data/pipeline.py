@@ -1,0 +1,341 @@
+"""Batches in an order that depends on nothing but the seed: grain under a global step count.
+
+The order of epoch e is one permutation of the data set, drawn from (seed, e); the last incomplete
+batch of an epoch is dropped. The b-th global batch of an epoch is places [b * N, (b + 1) * N) of
+that order, and process p of P reads the p-th of P equal parts of it. What a transform draws for an
+example is keyed by (seed, epoch, example index). So the batches are the same for any number of
+processes, workers and threads, and 'which step is next' is the whole state of the iterator.
+"""
+
+import functools
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+
+from jssl.data.fetch import NOTES, Problems, fetch, stack
+from jssl.data.sources import Source
+from jssl.errors import UserError
+
+Order = Callable[[int, int, int], np.ndarray]
+NumpyBatch = dict[str, np.ndarray]
+BUFFERED_BATCHES = 2  # ready beyond those that the threads are at work on
+GRACE_SECONDS = 60  # that a worker lives on after SIGTERM, for its parent to save
+
+
+def shuffled(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The order of one epoch: a permutation of `num_examples`, int64 [M].
+
+    By sorting raw Philox bits, which numpy promises not to change from version to version.
+
+    Example:
+        >>> sorted(shuffled(0, 3, 5).tolist())
+        [0, 1, 2, 3, 4]
+    """
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
+    return np.argsort(bits, kind="stable")
+
+
+class _Shard:
+    """Random access to this process's part of every training batch; picklable, for workers."""
+
+    def __init__(self, source, transform, order, seed, batch_size, process_index, process_count):
+        self.source, self.transform, self.order, self.seed = source, transform, order, seed
+        self.batch_size, self.local_size = batch_size, batch_size // process_count
+        self.offset = process_index * self.local_size
+        self.steps_per_epoch = len(source) // batch_size
+        self._orders: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self):
+        return {**self.__dict__, "_orders": {}, "_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        with self._lock:  # threads may be on both sides of an epoch's end: keep two orders
+            if epoch not in self._orders:
+                order = np.asarray(self.order(self.seed, epoch, len(self.source)))
+                _check_order(order, len(self.source))
+                self._orders[epoch] = order
+                for old in sorted(self._orders)[:-2]:
+                    del self._orders[old]
+            return self._orders[epoch]
+
+    def batch(self, step: int) -> dict[str, Any]:
+        epoch, within = divmod(step, self.steps_per_epoch)
+        start = within * self.batch_size + self.offset
+        indices = self.order_of(epoch)[start : start + self.local_size]
+        draw = functools.partial(_generator, self.seed, epoch)
+        return stack([fetch(self.source, int(i), self.transform, draw) for i in indices])
+
+
+def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, index])))
+
+
+def _check_order(order: np.ndarray, num_examples: int) -> None:
+    if order.shape != (num_examples,) or order.dtype.kind != "i":
+        raise ValueError(
+            f"order must return integers [M] with M={num_examples}; found {order.dtype} "
+            f"{list(order.shape)}"
+        )
+    if num_examples and not 0 <= order.min() <= order.max() < num_examples:
+        raise ValueError(
+            f"order must return indices in [0, {num_examples}); found "
+            f"{order.min()} to {order.max()}"
+        )
+
+
+class TrainBatches(Iterator[NumpyBatch]):
+    """Endless iterator of one process's share of the training batches; see `train_batches`.
+
+    Attributes:
+        next_step: global step of the batch that `next` will give.
+        steps_per_epoch: whole batches in one epoch.
+        problems: what pictures were replaced or converted; see `Problems`.
+    """
+
+    def __init__(self, shard: _Shard, start_step: int, workers: int, threads: int):
+        self.next_step = start_step
+        self.steps_per_epoch = shard.steps_per_epoch
+        self.problems = Problems(shard.source.name, len(shard.source))
+        self._shard, self._workers, self._threads = shard, workers, threads
+        self._batches: Any = None
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next batch, from 0."""
+        return self.next_step // self.steps_per_epoch
+
+    @property
+    def step_in_epoch(self) -> int:
+        """Place of the next batch in its epoch, from 0."""
+        return self.next_step % self.steps_per_epoch
+
+    def __next__(self) -> NumpyBatch:
+        if self._batches is None:
+            self._batches = self._start()
+        batch = next(self._batches)
+        self.problems.add(batch.pop(NOTES))
+        self.next_step += 1
+        return batch
+
+    def _start(self) -> Iterator[dict[str, Any]]:
+        first, shard = self.next_step, self._shard
+        steps = grain.MapDataset.range(first, first + 2**40)
+        batches = steps.map(shard.batch).to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=self._threads, prefetch_buffer_size=self._threads + BUFFERED_BATCHES
+            )
+        )
+        if self._workers:
+            batches = batches.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers, per_worker_buffer_size=BUFFERED_BATCHES
+                ),
+                worker_init_fn=functools.partial(_outlive_signals, os.getpid()),
+            )
+        return iter(batches)
+
+    def state(self) -> dict[str, Any]:
+        """What JSON needs to hold for `restore` to go on with the next batch, here or elsewhere."""
+        shard = self._shard
+        return {
+            "next_step": self.next_step,
+            "seed": shard.seed,
+            "batch_size": shard.batch_size,
+            "source": shard.source.name,
+            "num_examples": len(shard.source),
+            "fingerprint": shard.source.fingerprint(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on at a saved state, also one of another number of processes or workers.
+
+        Raises:
+            UserError: the state is of another data set, seed or batch size.
+        """
+        own = self.state()
+        words = {"source": "data set", "num_examples": "number of examples", "seed": "seed"}
+        words |= {"batch_size": "batch size", "fingerprint": "data set's fingerprint"}
+        for key, word in words.items():
+            if state.get(key) != own[key]:
+                raise UserError(
+                    f"The saved data state has another {word}: found {state.get(key)}, this run "
+                    f"has {own[key]}. Train with the settings of the saved run, or type another "
+                    "--workdir to start anew."
+                )
+        self.close()
+        self.next_step = int(state["next_step"])
+
+    def close(self) -> None:
+        """Stops the threads and workers; the next `next` starts them again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 0,
+    transform: Callable | None = None,
+    order: Order = shuffled,
+) -> TrainBatches:
+    """Endless training batches of one process, shuffled anew each epoch.
+
+    Args:
+        source: M examples; `source.on_error` says what is done with a picture that cannot be used:
+            'stop' raises its `PictureError`, 'skip' takes the next good example in its place.
+        batch_size: GLOBAL, over all processes.
+        seed: of the order and of what transforms draw; >= 0.
+        start_step: global step of the first batch.
+        process_index, process_count: which part of each global batch to read.
+        workers: processes that read and decode; 0 uses threads of this process only. The program
+            must then be guarded by `if __name__ == '__main__'`, as workers import it.
+        threads: that read and decode in each process; 0: one a core, at most 8.
+        transform: `(example, rng) -> example` before batching; None decodes only.
+        order: `(seed, epoch, M) -> indices [M]`, repeats allowed; for methods that re-sample.
+
+    Returns:
+        Iterator of `{'image': uint8 [B,H,W,3] or [B,V,H,W,3], 'label': int32 [B],
+        'index': int32 [B]}`, B = batch_size // process_count. `index` is that of the example
+        in the image's place, also after a replacement.
+
+    Raises:
+        UserError: the data set is empty or smaller than a batch, or the batch is not divisible by
+            the processes.
+
+    Example:
+        >>> from jssl.data.sources import synthetic_source
+        >>> batches = train_batches(synthetic_source('train', size=8), batch_size=256, seed=0)
+        >>> next(batches)['image'].shape, batches.epoch, batches.step_in_epoch
+        ((256, 8, 8, 3), 0, 1)
+        >>> batches.close()
+    """
+    if len(source) == 0:
+        raise UserError(f"Data set '{source.name}' is empty: found 0 examples.")
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"Batch size {batch_size} is not divisible by the {process_count} processes. Type "
+            f"--config.batch_size={max(1, batch_size // process_count) * process_count}."
+        )
+    if batch_size > len(source):
+        raise UserError(
+            f"Batch size {batch_size} is larger than the {len(source)} examples of data set "
+            f"'{source.name}'. Type --config.batch_size=N with N at most {len(source)}."
+        )
+    shard = _Shard(source, transform, order, seed, batch_size, process_index, process_count)
+    return TrainBatches(shard, start_step, workers, threads or _default_threads())
+
+
+class EvalBatches:
+    """Every example once, in order; may be iterated again. See `eval_batches`.
+
+    Attributes:
+        problems: what pictures were left out or converted; see `Problems`.
+    """
+
+    def __init__(self, source: Source, batch_size: int, transform: Callable | None, threads: int):
+        self.problems = Problems(source.name, len(source))
+        self._source, self._batch_size, self._transform = source, batch_size, transform
+        self._threads = threads
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._source) / self._batch_size)
+
+    def _batch(self, step: int) -> dict[str, Any]:
+        start = step * self._batch_size
+        wanted = range(start, min(start + self._batch_size, len(self._source)))
+        examples = [fetch(self._source, i, self._transform, None) for i in wanted]
+        # Equal shapes for every batch, so that the step compiles once.
+        padding = self._batch_size - len(examples)
+        blank = {**examples[-1], "label": np.int32(-1), "index": np.int32(-1), NOTES: ()}
+        batch = stack(examples + [blank] * padding)
+        # A replacement stands for a picture that is left out: it is judged in its own place.
+        batch["mask"] = batch["index"] == np.pad(wanted, (0, padding), constant_values=-2)
+        return batch
+
+    def __iter__(self) -> Iterator[NumpyBatch]:
+        steps = grain.MapDataset.range(len(self)).map(self._batch)
+        read_options = grain.ReadOptions(
+            num_threads=self._threads, prefetch_buffer_size=self._threads + BUFFERED_BATCHES
+        )
+        batches = iter(steps.to_iter_dataset(read_options))
+        try:
+            for batch in batches:
+                self.problems.add(batch.pop(NOTES))
+                yield batch
+        finally:
+            batches.close()
+
+
+def eval_batches(
+    source: Source, *, batch_size: int, transform: Callable | None = None, threads: int = 0
+) -> EvalBatches:
+    """Batches that hold every example exactly once, in order, all of one shape.
+
+    Args:
+        source: M examples.
+        batch_size: rows of a batch; the last one is padded up to it.
+        transform: `(example, None) -> example`; None decodes only.
+        threads: that read and decode; 0: one a core, at most 8.
+
+    Returns:
+        Iterable of ceil(M / batch_size) batches as `train_batches` gives them, with 'mask' bool
+        [B]: True for the rows to count. False for padding (label and index -1) and, under
+        `on_error='skip'`, for the stand-in of a picture that cannot be used.
+
+    Raises:
+        UserError: the data set is empty.
+
+    Example:
+        >>> from jssl.data.sources import synthetic_source
+        >>> source = synthetic_source('test', size=8, num_examples=40)
+        >>> [int(b['mask'].sum()) for b in eval_batches(source, batch_size=8)]
+        [8, 2]
+    """
+    if len(source) == 0:
+        raise UserError(f"Data set '{source.name}' is empty: found 0 examples.")
+    return EvalBatches(source, batch_size, transform, threads or _default_threads())
+
+
+def _default_threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+def _outlive_signals(parent: int, index: int, count: int) -> None:
+    """In a worker: die with the parent, and not before it has had time to save.
+
+    SIGTERM and Ctrl-C go to the whole process group. A worker that died of them at once would fail
+    the very step after which the parent means to save; one whose parent was killed would wait for
+    ever.
+    """
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    def later(*_):
+        threading.Timer(GRACE_SECONDS, os._exit, (1,)).start()
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, later)
+    threading.Thread(target=watch, daemon=True).start()
+    logging.debug("data worker %d of %d", index, count)

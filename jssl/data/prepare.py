@@ -1,0 +1,78 @@
+"""Downloads a TFDS data set and writes it as array_record, once: python -m jssl.data.prepare NAME.
+
+Reading the result needs no TensorFlow; writing it does: pip install 'jssl[prepare]'.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from jssl.data.tfds_source import CATALOGUE, default_data_dir, known_names, make_builder
+from jssl.errors import UserError
+
+NOTHING_TO_PREPARE = ("photos", "digits", "synthetic", "folder")
+
+
+def prepare(name: str, data_dir: str = "") -> str:
+    """Downloads and prepares a data set unless it is already there.
+
+    Args:
+        name: a name of the catalogue, or any of TFDS with its variant, 'imagenette/160px-v2'.
+        data_dir: where to; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+        The folder that holds the prepared data set.
+
+    Raises:
+        UserError: unknown name, TensorFlow is missing, or files that must be fetched by hand.
+    """
+    if name in NOTHING_TO_PREPARE:
+        raise UserError(
+            f"Data set '{name}' needs no preparing. Type --config.data.name={name} to use it."
+        )
+    builder = make_builder(name, data_dir)
+    if builder.is_prepared():
+        return str(builder.data_dir)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"Preparing '{name}' needs TensorFlow, which is not installed (reading needs none). "
+            "Type pip install 'jssl[prepare]'"
+        )
+    try:
+        builder.download_and_prepare()
+    except AssertionError as error:  # how TFDS asks for files behind a login, as ImageNet's
+        if "manual" not in str(error).lower():
+            raise
+        raise UserError(f"Data set '{name}' cannot be downloaded by a program. {error}") from error
+    return str(builder.data_dir)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0, or 2 after a mistake of the user."""
+    parser = argparse.ArgumentParser(prog="python -m jssl.data.prepare", description=__doc__)
+    parser.add_argument("name", nargs="?", help="data set, e.g. cifar10")
+    parser.add_argument("--data_dir", default="", help=f"where to; default {default_data_dir()}")
+    parser.add_argument("--list", action="store_true", help="list the known names and stop")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print("In jssl's catalogue:", *CATALOGUE, sep="\n  ")
+        print("Others in TFDS:", *(n for n in known_names() if n not in CATALOGUE), sep="\n  ")
+        return 0
+    try:
+        if not options.name:
+            raise UserError("No data set was named. Type python -m jssl.data.prepare cifar10")
+        folder = prepare(options.name, options.data_dir)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    where = options.data_dir or default_data_dir()
+    print(
+        f"'{options.name}' is ready in {folder}\n"
+        f"Type --config.data.name={options.name} --config.data.data_dir={where} to use it."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

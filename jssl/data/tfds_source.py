@@ -1,0 +1,188 @@
+"""Data sets of TensorFlow Datasets, read with random access and without TensorFlow.
+
+Only the array_record format, through `tfds.data_source`. Preparing a set once, with
+`python -m jssl.data.prepare NAME`, needs TensorFlow; reading it does not.
+"""
+
+import hashlib
+import importlib
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jssl.data.decode import Picture
+from jssl.errors import UserError, nearest
+
+
+class DataSet(NamedTuple):
+    """What jssl knows of a data set before it is read.
+
+    Attributes:
+        tfds: its name in TFDS, with the variant.
+        image_size: side at which it is usually trained, in pixels.
+        num_classes: number of labels.
+        train, probe, test: TFDS splits to train on, to fit probes on (labelled), to judge on.
+        label: the feature that holds the label.
+    """
+
+    tfds: str
+    image_size: int
+    num_classes: int
+    train: str = "train"
+    probe: str = "train"
+    test: str = "test"
+    label: str = "label"
+
+
+CATALOGUE: dict[str, DataSet] = {
+    "cifar10": DataSet("cifar10", 32, 10),
+    "cifar100": DataSet("cifar100", 32, 100),
+    # 100,000 pictures without labels; the 5,000 labelled ones fit the probes.
+    "stl10": DataSet("stl10", 96, 10, train="unlabelled"),
+    "imagenette": DataSet("imagenette/160px-v2", 128, 10, test="validation"),
+    "imagenette320": DataSet("imagenette/320px-v2", 224, 10, test="validation"),
+    "imagenet2012": DataSet("imagenet2012", 224, 1000, test="validation"),
+}
+
+
+def default_data_dir() -> str:
+    """Where TFDS data lies when the config does not say: $TFDS_DATA_DIR or its usual folder."""
+    return os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets").expanduser())
+
+
+def known_names() -> list[str]:
+    """The catalogue's names and all names in TFDS."""
+    return sorted({*CATALOGUE, *_tfds().list_builders(with_community_datasets=False)})
+
+
+def find(name: str) -> DataSet:
+    """The catalogue's entry, or one made for any other data set of TFDS, such as 'food101'.
+
+    Raises:
+        UserError: a name that TFDS lacks, naming the nearest.
+
+    Example:
+        >>> find('cifar10').num_classes, find('stl10').train
+        (10, 'unlabelled')
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    known = known_names()
+    if name.split("/")[0] not in known:
+        own = ("photos", "digits", "synthetic", "folder")
+        close = nearest(name, [*own, *known]).split(" Choices")[0]
+        hint = f"{close} " if close.startswith("did you mean") else ""
+        raise UserError(
+            f"Unknown data set '{name}': {hint}Choices: {', '.join([*own, *CATALOGUE])}, or any "
+            "name of TFDS with the features image and label. "
+            "Type python -m jssl.data.prepare --list to see them all."
+        )
+    return DataSet(name, 0, 0)
+
+
+def make_builder(name: str, data_dir: str) -> Any:
+    """The TFDS builder of a known data set, in array_record; nothing is read or downloaded."""
+    dataset = find(name)
+    data_dir = data_dir or default_data_dir()
+    try:
+        return _tfds().builder(dataset.tfds, data_dir=data_dir, file_format="array_record")
+    except ValueError as error:
+        if "File format is already set" in str(error):
+            raise UserError(
+                f"Data set '{name}' in '{data_dir}' was prepared in another file format; expected "
+                "array_record, the only one with random access to sub-splits. Type "
+                f"{prepare_command(name, data_dir + '_array_record')}"
+            ) from error
+        if "BuilderConfig" in str(error):
+            variants = _tfds().builder_cls(name.split("/")[0]).builder_configs
+            known = [f"{name.split('/')[0]}/{variant}" for variant in variants]
+            raise UserError(
+                f"Data set '{name}' is not a variant of TFDS: {nearest(name, known)}."
+            ) from error
+        raise
+
+
+def prepare_command(name: str, data_dir: str) -> str:
+    """What to type to prepare a data set.
+
+    Example:
+        >>> prepare_command('cifar10', '/data')
+        'python -m jssl.data.prepare cifar10 --data_dir=/data'
+    """
+    return f"python -m jssl.data.prepare {name} --data_dir={data_dir}"
+
+
+class TfdsSource:
+    """One split of a prepared TFDS data set; pictures stay encoded until they are needed.
+
+    Args:
+        name: a name of `CATALOGUE` or of TFDS.
+        split: a TFDS split, such as 'train', 'train[:10%]' or 'train+unlabelled'.
+        data_dir: where it was prepared; '' means `default_data_dir()`.
+        on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
+
+    Raises:
+        UserError: not prepared (names the command), unknown split, no image feature.
+    """
+
+    def __init__(self, name: str, split: str, *, data_dir: str = "", on_error: str = "stop"):
+        dataset, builder = find(name), make_builder(name, data_dir)
+        data_dir = data_dir or default_data_dir()
+        if not builder.is_prepared():
+            raise UserError(
+                f"Data set '{name}' is not prepared in '{data_dir}'; expected "
+                f"'{builder.data_dir}'. Type {prepare_command(name, data_dir)}"
+            )
+        features = builder.info.features
+        if "image" not in features:
+            raise UserError(
+                f"Data set '{name}' has the features {', '.join(features)}; expected 'image'."
+            )
+        for part in re.findall(r"(?:^|\+)\s*([^\[+\s]+)", split):
+            if part not in builder.info.splits:
+                raise UserError(
+                    f"Data set '{name}' has no split '{part}': "
+                    f"{nearest(part, builder.info.splits)}. "
+                    "Type for example --config.data.test_split=SPLIT."
+                )
+        labelled = dataset.label in features and "unlabel" not in split
+        self.name = name
+        self.on_error = on_error
+        self.num_classes = features[dataset.label].num_classes if labelled else 0
+        shape = features["image"].shape
+        self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
+        self._label = dataset.label if labelled else ""
+        self._split = split
+        self._info = f"{builder.info.full_name} {split}"
+        skip = _tfds().decode.SkipDecoding()
+        self._records = builder.as_data_source(split, decoders={"image": skip})
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def encoded(self, index: int) -> dict[str, Any]:
+        """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
+        record = self._records[int(index)]
+        file = record.get("file_name", record.get("id", ""))
+        file = file.decode() if isinstance(file, bytes) else str(file)
+        name = f"{self.name} {self._split} example {index}" + (f" ({file})" if file else "")
+        return {
+            "image": Picture(record["image"], name),
+            "label": np.int32(record[self._label] if self._label else -1),
+            "index": np.int32(index),
+        }
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.encoded(index)
+        return {**example, "image": example["image"].pixels()}
+
+    def fingerprint(self) -> str:
+        """Changes with the data set's name, variant, version, split and number of examples."""
+        return hashlib.sha256(f"{self._info} {len(self)}".encode()).hexdigest()[:16]
+
+
+def _tfds() -> Any:
+    return importlib.import_module("tensorflow_datasets")  # takes a second: only when needed

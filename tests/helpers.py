@@ -1,0 +1,47 @@
+"""What several test files need: the small config of a method, and batches of real tiles."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from jssl import experiment, parallel
+from jssl.data.photos import load
+
+ROOT = Path(__file__).parents[1]
+
+
+def get_config(name, arg=""):
+    """The config of configs/NAME.py:arg."""
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"config_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def small_config(method, **updates):
+    """The method's `photos` smoke config: every method has one."""
+    config = get_config(f"{method}_photos", "smoke")
+    config.update(updates)
+    if "num_classes" in config[method]:
+        config[method].num_classes = 16
+    return config
+
+
+def tiles(count, start=0):
+    """A batch of `count` tiles of different photographs."""
+    images, labels = load("train", 32)
+    rows = (np.arange(count) * 397 + start) % len(images)
+    return {"image": images[rows], "label": labels[rows], "index": rows.astype(np.int32)}
+
+
+def start(config, mode, *, steps=100):
+    """Launcher, method, first state and compiled step of a config in a launch mode."""
+    launcher = parallel.make_launcher(mode)
+    method, _ = experiment.make_method(
+        config, axis_name=launcher.axis_name, steps_per_epoch=steps, total_steps=steps
+    )
+    size = config.batch_size // launcher.size
+    state = launcher.init(lambda: experiment.first_state(config, method, size))
+    return launcher, method, state, launcher.compile_step(method.train_step)

@@ -1,0 +1,113 @@
+"""Learning rates at published points and against closed forms."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from jssl import optim
+from jssl.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("lr", "scaling", "expected"),
+    [
+        (0.3, "linear", 4.8),  # SimCLR v1
+        (0.075, "sqrt", 4.8),
+        (0.1, "sqrt", 6.4),  # SimCLR v2
+        (0.45, "linear", 7.2),  # BYOL, 100, 300 and 1000 epochs
+        (0.3, "linear", 4.8),
+        (0.2, "linear", 3.2),
+        (0.03, "none", 0.03),  # MoCo
+    ],
+)
+def test_peaks_at_batch_4096(lr, scaling, expected):
+    assert optim.scale(lr, batch_size=4096, scaling=scaling) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_two_scalings_part_below_4096():
+    """Published: at B=256 SimCLR's square root gives four times the linear rate."""
+    linear = optim.scale(0.3, batch_size=256, scaling="linear")
+    root = optim.scale(0.075, batch_size=256, scaling="sqrt")
+    assert (linear, root) == (pytest.approx(0.3), pytest.approx(1.2))
+
+
+def test_steps_of_the_published_runs():
+    assert optim.simclr_steps(examples=1281167, epochs=100, batch_size=4096) == 31279
+    assert optim.simclr_steps(examples=1281167, epochs=1000, batch_size=4096) == 312784 + 1
+
+
+def test_warm_up_and_cosine_at_every_step():
+    warmup, total, peak = 30, 200, 4.8
+    lr = optim.make_schedule(
+        "cosine", peak=peak, warmup_epochs=1.5, steps_per_epoch=20, total_steps=total
+    )
+    expected = [
+        peak * s / warmup
+        if s < warmup
+        else peak * (1 + math.cos(math.pi * (s - warmup) / (total - warmup))) / 2
+        for s in range(total + 1)
+    ]
+    got = jax.jit(jax.vmap(lr))(np.arange(total + 1))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert got[0] == 0.0 and got[warmup] == np.float32(peak) and abs(float(got[total])) < 1e-6
+
+
+def test_simclr_imagenet_at_known_steps():
+    """100 epochs at B=4096: warm-up of 10 epochs of 312.8 steps, peak 4.8."""
+    total = optim.simclr_steps(examples=1281167, epochs=100, batch_size=4096)
+    lr = optim.make_schedule(
+        "cosine", peak=4.8, warmup_epochs=10, steps_per_epoch=1281167 / 4096, total_steps=total
+    )
+    warmup = 3128  # round(10 * 1281167 / 4096)
+    points = {0: 0.0, warmup // 2: 2.4, warmup: 4.8, (warmup + total + 1) // 2: 2.4, total: 0.0}
+    for step, expected in points.items():
+        assert float(lr(step)) == pytest.approx(expected, abs=5e-4), step
+
+
+def test_without_warm_up_the_first_step_is_at_the_peak():
+    for name in ("cosine", "constant"):
+        lr = optim.make_schedule(
+            name, peak=0.3, warmup_epochs=0, steps_per_epoch=10, total_steps=50
+        )
+        assert float(lr(0)) == pytest.approx(0.3)
+        assert float(lr(25)) == pytest.approx(0.15 if name == "cosine" else 0.3)
+
+
+def test_steps_fall_at_the_boundaries_counted_from_the_start():
+    lr = optim.make_schedule(
+        "step", peak=0.03, warmup_epochs=5, steps_per_epoch=10, total_steps=2000,
+        boundaries=(120, 160), factor=0.1,
+    )  # fmt: skip
+    points = {0: 0.0, 25: 0.015, 50: 0.03, 1199: 0.03, 1200: 0.003, 1599: 0.003, 1600: 0.0003}
+    for step, expected in points.items():
+        assert float(lr(step)) == pytest.approx(expected, rel=1e-5), step
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "cosin"}, "Unknown optim.schedule 'cosin': did you mean 'cosine'"),
+        ({"warmup_epochs": 10}, r"10 epochs is 100 steps, but the run has 100: it must be shorter"),
+        ({"warmup_epochs": 11}, "--config.optim.warmup_epochs=1 for a tenth"),
+        ({"warmup_epochs": -1}, "-10 steps"),
+        ({"name": "step"}, r"found schedule 'step' and boundaries \(\)"),
+        ({"boundaries": (3, 4)}, r"found schedule 'cosine' and boundaries \(3, 4\)"),
+        ({"name": "step", "boundaries": (4, 3)}, r"increasing .* found \(4, 3\)"),
+        ({"name": "step", "boundaries": (4, 4)}, r"found \(4, 4\)"),
+        ({"name": "step", "boundaries": (1, 4)}, r"after the 2 of warm-up, found \(1, 4\)"),
+    ],
+)
+def test_misuse(changes, message):
+    options = {"name": "cosine", "peak": 1.0, "warmup_epochs": 2, "steps_per_epoch": 10}
+    options |= {"total_steps": 100, **changes}
+    with pytest.raises(UserError, match=message):
+        optim.make_schedule(options.pop("name"), **options)
+
+
+def test_misuse_of_scaling():
+    with pytest.raises(UserError, match="'liner': did you mean 'linear'"):
+        optim.scale(0.1, batch_size=256, scaling="liner")
+    with pytest.raises(UserError, match="batch size >= 1, found 0"):
+        optim.scale(0.1, batch_size=0, scaling="linear")

@@ -1,0 +1,132 @@
+"""One table: every method has every property. A new method is picked up by its file."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import small_config, start, tiles
+
+from jssl import checkpoint, experiment, methods
+
+METHODS = methods.names()
+MODES = ["pmap", "shard_map", "vmap:4"]
+
+
+def leaves(state):
+    return {k: np.asarray(v) for k, v in checkpoint.flat_leaves(state).items()}
+
+
+def run(config, mode, steps, batch=None):
+    launcher, _, state, step = start(config, mode)
+    history = []
+    for i in range(steps):
+        data = tiles(config.batch_size, start=0 if batch == "fixed" else 31 * i)
+        state, metrics = step(state, launcher.put_batch(data), np.int32(i))
+        history.append({k: float(v) for k, v in metrics.items()})
+    return state, history
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def trained(request):
+    """Five steps under plain jit, the reference of the other modes."""
+    config = small_config(request.param)
+    return request.param, config, *run(config, "jit", 5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_launch_mode_gives_the_state_of_plain_jit(trained, mode):
+    _, config, expected, history = trained
+    state, other = run(config, mode, 5)
+    for a, b in zip(history, other, strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
+    expected, state = leaves(expected), leaves(state)
+    for name in expected:
+        np.testing.assert_allclose(state[name], expected[name], atol=1e-5, err_msg=name)
+
+
+def test_a_step_keeps_structure_shapes_and_dtypes(trained):
+    method, config, state, _ = trained
+    made, _ = experiment.make_method(config, axis_name=None, steps_per_epoch=9, total_steps=9)
+    abstract = jax.eval_shape(lambda: experiment.first_state(config, made, config.batch_size))
+    assert checkpoint.describe(abstract) == checkpoint.describe(state)
+    assert jax.tree.structure(abstract) == jax.tree.structure(state)
+    assert isinstance(state, methods.load(method).State)
+
+
+def test_every_parameter_moves(trained):
+    _, config, state, _ = trained
+    _, _, first, _ = start(config, "jit")
+    first, state = leaves(first.params), leaves(state.params)
+    still = [name for name in state if np.array_equal(first[name], state[name])]
+    assert not still
+
+
+def test_the_second_call_does_not_compile_again(trained):
+    _, config, _, _ = trained
+    launcher, _, state, step = start(config, "shard_map")
+    for i in range(3):
+        state, _ = step(state, launcher.put_batch(tiles(config.batch_size, i)), np.int32(i))
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_falls_on_a_fixed_batch(name):
+    config = small_config(name)
+    config.optim.update({"name": "sgd", "lr": 0.05, "lr_scaling": "none", "warmup_epochs": 0.0})
+    _, history = run(config, "jit", 25, batch="fixed")
+    first = np.mean([h["loss"] for h in history[:3]])
+    last = np.mean([h["loss"] for h in history[-3:]])
+    assert last < 0.9 * first
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_is_finite_and_keeps_float32_state(name):
+    config = small_config(name, dtype="bfloat16")
+    state, history = run(config, "jit", 2)
+    assert all(np.isfinite(v) for h in history for v in h.values())
+    floats = [x for x in jax.tree.leaves(state.params) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+    exact = run(small_config(name), "jit", 1)[1][0]["loss"]
+    np.testing.assert_allclose(history[0]["loss"], exact, rtol=0.02)  # 8 bits of mantissa
+
+
+def test_save_restore_gives_the_same_next_step(trained, tmp_path):
+    method, config, state, _ = trained
+    saved = checkpoint.Checkpoints(tmp_path, method=method)
+    saved.save(5, state, {"next_step": 5})
+    saved.close()
+    launcher, _, blank, step = start(config, "jit")
+    again = checkpoint.Checkpoints(tmp_path, method=method, read_only=True)
+    restored, _ = again.restore(blank)
+    again.close()
+    data = launcher.put_batch(tiles(config.batch_size, 777))
+    # Stepping donates its state: a copy is stepped, the fixture's is kept.
+    copy = jax.tree.map(lambda x: x.copy(), state)
+    a, b = (step(s, data, np.int32(5)) for s in (copy, restored))
+    for name, value in leaves(a[0]).items():
+        np.testing.assert_array_equal(leaves(b[0])[name], value, err_msg=name)
+
+
+def test_embed_is_a_function_of_one_image(trained):
+    _, config, state, _ = trained
+    made, _ = experiment.make_method(config, axis_name=None, steps_per_epoch=9, total_steps=9)
+    images = tiles(6)["image"]
+    together, named = jax.jit(made.embed)(state, images)
+    alone = jnp.concatenate([jax.jit(made.embed)(state, images[i : i + 1])[0] for i in range(6)])
+    assert together.dtype == jnp.float32
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert all(len(value) == 6 for value in named.values())
+    as_floats = jax.jit(made.embed)(state, images.astype(np.float32) / 255)[0]
+    np.testing.assert_allclose(together, as_floats, atol=1e-5)
+
+
+def test_views_do_not_depend_on_how_the_batch_is_split(trained):
+    _, config, _, _ = trained
+    made, _ = experiment.make_method(config, axis_name=None, steps_per_epoch=9, total_steps=9)
+    images, key = tiles(8)["image"], jax.random.key(5)
+    views = jax.jit(made.views)
+    whole = views(key, images, jnp.int32(0))
+    halves = [views(key, images[i : i + 4], jnp.int32(i)) for i in (0, 4)]
+    np.testing.assert_allclose(whole, jnp.concatenate(halves, axis=1), atol=1e-6)
+    assert not np.allclose(whole[0, 0], views(key, images[:1], jnp.int32(1))[0, 0], atol=1e-3)

@@ -1,0 +1,183 @@
+"""Real runs of the command, killed and stopped: nothing already computed is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import ROOT, small_config, start
+
+from jssl import checkpoint
+
+STEPS = 60
+KILLS = 20
+
+
+def command(workdir, *flags):
+    return [
+        sys.executable,
+        "-m",
+        "jssl",
+        "train",
+        f"--config={ROOT}/configs/simclr_photos.py:smoke",
+        f"--workdir={workdir}",
+        f"--config.max_steps={STEPS}",
+        "--config.checkpoint.every_steps=2",
+        "--config.monitor.every_epochs=0",
+        "--config.final.enabled=False",
+        "--config.log.tensorboard=False",
+        "--config.launch=jit",
+        *flags,
+    ]
+
+
+def launch(workdir, cache, *flags, devices=1, log=subprocess.DEVNULL):
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        command(workdir, *flags), env=env, cwd=workdir.parent, stdout=log, stderr=log, text=True
+    )
+
+
+def final_state(workdir):
+    config = small_config("simclr")
+    _, _, blank, _ = start(config, "jit")
+    saved = checkpoint.Checkpoints(workdir, method="simclr", read_only=True)
+    state, data_state = saved.restore(blank)
+    saved.close()
+    return {k: np.asarray(v) for k, v in checkpoint.flat_leaves(state).items()}, data_state
+
+
+def same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache):
+    """The same run, never touched."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    process = launch(workdir, cache, log=subprocess.PIPE)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    state, data_state = final_state(workdir)
+    assert state["step"] == STEPS
+    assert data_state["next_step"] == STEPS
+    return state
+
+
+def newest(workdir):
+    return max((int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()), default=0)
+
+
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path, cache, uninterrupted):
+    """Half of the kills come while a save is being written, half at any moment."""
+    workdir, dice, during_a_save = tmp_path / "run", random.Random(0), 0
+    for kill in range(KILLS):
+        before = newest(workdir)
+        process = launch(workdir, cache)
+        in_save = kill % 2 == 0
+        delay, begun = dice.uniform(0.0, 1.0), time.monotonic()
+        torn = []
+        while time.monotonic() - begun < 120:
+            assert process.poll() is None, "the run ended before it was killed: raise STEPS"
+            torn = list(workdir.glob("checkpoints/*tmp*"))
+            if in_save and torn:
+                break
+            # The other kind counts from the first new checkpoint, or from the start of the process.
+            if not in_save and (newest(workdir) > before or kill % 4 == 3):
+                time.sleep(delay if kill % 4 == 1 else delay * 4)
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        during_a_save += bool(list(workdir.glob("checkpoints/*tmp*")))
+    assert during_a_save >= 3, "no kill met a save: this test proves nothing about torn saves"
+    assert 0 < newest(workdir) < STEPS
+    process = launch(workdir, cache, log=subprocess.PIPE)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert "resumed at step" in error
+    same_bits(final_state(workdir)[0], uninterrupted)
+
+
+def test_sigterm_saves_exits_cleanly_and_resumes_exactly(tmp_path, cache, uninterrupted):
+    workdir = tmp_path / "run"
+    log = open(tmp_path / "log", "w+")
+    process = launch(workdir, cache, "--config.checkpoint.every_steps=1000", log=log)
+    begun = time.monotonic()
+    while "step 3/" not in (tmp_path / "log").read_text():
+        assert time.monotonic() - begun < 120
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    said = (tmp_path / "log").read_text()
+    log.close()
+    stopped_at = newest(workdir)
+    assert 3 <= stopped_at < STEPS
+    assert f"the state after step {stopped_at} is saved" in said
+    assert "To resume" in said
+    assert "jssl train" in said
+    assert f"--workdir={workdir}" in said
+    process = launch(workdir, cache, log=subprocess.PIPE)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert f"resumed at step {stopped_at}" in error
+    same_bits(final_state(workdir)[0], uninterrupted)
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def test_two_processes_give_the_state_of_one(tmp_path, cache, mode):
+    """Two real processes with two devices each, over gloo, against one device alone."""
+    few = ["--config.max_steps=4", "--config.checkpoint.every_steps=1000"]
+    alone = launch(tmp_path / "one", cache, *few, log=subprocess.PIPE)
+    port = free_port()
+    pair = [
+        launch(
+            tmp_path / "two",
+            cache,
+            *few,
+            f"--config.launch={mode}",
+            f"--coordinator=127.0.0.1:{port}",
+            "--processes=2",
+            f"--process={i}",
+            devices=2,
+            log=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    try:
+        for process in [alone, *pair]:
+            _, error = process.communicate(timeout=240)
+            assert process.returncode == 0, error
+    finally:
+        for process in pair:
+            process.kill()
+    one, two = final_state(tmp_path / "one")[0], final_state(tmp_path / "two")[0]
+    assert two["step"] == 4
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
+    lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 4  # only process 0 writes
