@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-from jssl import methods
+from jssl import augment, data, methods, models, optim
 from jssl.errors import UserError, nearest
 
 
@@ -32,19 +33,15 @@ def common() -> dict[str, Any]:
         "batch_size": 256,  # global, over all devices of all processes
         "launch": "pmap",  # pmap | shard_map | jit | vmap:N
         "dtype": "float32",  # compute; parameters, statistics and losses stay float32
-        "model": {
-            "name": "resnet50",
-            "width": 1.0,
-            "stem": "imagenet",
-        },
-        "data": {"name": "imagenet2012"},
+        "model": {},  # jssl.models.DEFAULTS
+        "data": {},  # jssl.data.DEFAULTS
         "augment": {
             "name": "simclr",
             "size": 224,
             "normalize": "none",
-            "options": {},  # any option of the recipe, e.g. {'strength': 0.5}
+            "options": {},  # each of jssl.augment.OPTIONS; None: the recipe's own
         },
-        "optim": {"name": "lars"},
+        "optim": {},  # jssl.optim.DEFAULTS
         "checkpoint": {
             "every_steps": 1000,
             "keep": 2,  # the newest so many
@@ -98,19 +95,17 @@ def base(method: str, *, preset: str) -> ConfigDict:
     config = ConfigDict(common())
     config.method = method
     config.preset = preset
-    config.model = ConfigDict(_defaults("model"))
-    config.data = ConfigDict(_defaults("data"))
-    config.optim = ConfigDict(_defaults("optim"))
+    config.model = ConfigDict(models.DEFAULTS)
+    config.data = ConfigDict(data.DEFAULTS)
+    config.optim = ConfigDict(optim.DEFAULTS)
+    config.optim.eps = placeholder(float)
+    for name, value in augment.OPTIONS.items():
+        kind = float if name.endswith("_p") else int if value is None else type(value)
+        config.augment.options[name] = placeholder(kind)
     config[method] = ConfigDict(module.DEFAULTS)
     config.lock()
     apply(config, module.PRESETS[preset])
     return config
-
-
-def _defaults(section: str) -> dict[str, Any]:
-    from jssl import data, models, optim
-
-    return {"model": models.DEFAULTS, "data": data.DEFAULTS, "optim": optim.DEFAULTS}[section]
 
 
 def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") -> None:
@@ -122,7 +117,7 @@ def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") 
     for key, value in updates.items():
         if key not in config:
             raise UserError(f"Unknown key '{path}.{key}': {nearest(key, config.keys())}.")
-        if isinstance(config[key], ConfigDict) and isinstance(value, Mapping) and key != "options":
+        if isinstance(config[key], ConfigDict) and isinstance(value, Mapping):
             apply(config[key], value, f"{path}.{key}")
         else:
             with config.ignore_type(), config.unlocked():

@@ -1,6 +1,8 @@
 """The training loop, the same for every method."""
 
+import shlex
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -78,6 +80,13 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
         return run.loop(state, stop)
     finally:
         run.close()
+
+
+def command() -> str:
+    """The words that started this process, as one would type them."""
+    program = Path(sys.argv[0]).name
+    words = ["python", "-m", "jssl"] if program == "__main__.py" else [program]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 class _Run:
@@ -197,6 +206,6 @@ class _Run:
         self.saved.wait()
         self.progress.say(
             f"Asked to stop: the state after step {done} is saved in {self.folder}.\n"
-            "To resume, start the same command again: it goes on at the next step."
+            f"To resume, type the same command again: {command()}"
         )
         raise SystemExit(0)

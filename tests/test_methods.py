@@ -65,9 +65,20 @@ def test_every_parameter_moves(trained):
 def test_the_second_call_does_not_compile_again(trained):
     _, config, _, _ = trained
     launcher, _, state, step = start(config, "shard_map")
-    for i in range(3):
-        state, _ = step(state, launcher.put_batch(tiles(config.batch_size, i)), np.int32(i))
-    assert step._cache_size() == 1
+    batches = [launcher.put_batch(tiles(config.batch_size, i)) for i in range(3)]
+    compiled = []
+    event = "/jax/core/compile/backend_compile_duration"
+    listener = lambda name, seconds, **_: compiled.append(seconds) if name == event else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        counts = []
+        for i, batch in enumerate(batches):
+            state, _ = step(state, batch, np.int32(i))
+            counts.append(len(compiled))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert counts[0] >= 1
+    assert counts[-1] == counts[0]
 
 
 @pytest.mark.parametrize("name", METHODS)

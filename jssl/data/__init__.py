@@ -11,7 +11,6 @@ from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
-from jssl.data.pipeline import eval_batches as eval_batches
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
 from jssl.data.sources import ArraySource as ArraySource
@@ -19,5 +18,6 @@ from jssl.data.sources import Source as Source
 from jssl.data.sources import digits_source as digits_source
 from jssl.data.sources import photos_source as photos_source
 from jssl.data.sources import synthetic_source as synthetic_source
+from jssl.data.sweep import eval_batches as eval_batches
 from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource

@@ -69,6 +69,7 @@ def make_source(config: Any, split: str) -> sources.Source:
             config.data_dir,
             part,
             subfolder=_subfolder(config, split),
+            training=config.train_split,
             on_error=config.on_error,
         )
     return tfds_source.TfdsSource(

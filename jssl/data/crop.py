@@ -166,8 +166,9 @@ class HostCrop:
 class CentreCrop:
     """Transform to one square: short side to `resize`, then the central `size` x `size` pixels.
 
-    The evaluation protocol for ImageNet is resize 256, size 224. With `resize` equal to `size` it
-    is the largest central square.
+    The evaluation protocol of ImageNet is resize 256, size 224. With `resize` equal to `size` it is
+    the largest central square. As torchvision's Resize and CenterCrop, to one grey level; always
+    decoded at full resolution.
 
     Attributes:
         size: side of the result in pixels.
@@ -181,10 +182,14 @@ class CentreCrop:
 
     def __call__(self, example: Example, rng: np.random.Generator | None = None) -> Example:
         image = example["image"]
-        encoded = isinstance(image, Picture)
-        height, width = image.size() if encoded else image.shape[:2]
-        side = min(height, width) * self.size / self.resize
-        box = ((height - side) / 2, (width - side) / 2, side, side)
-        cut = image.crops if encoded else lambda *a, **k: resize_boxes(image, *a, **k)
-        crops = cut([box], (self.size, self.size), interpolation=self.interpolation)
+        pixels = image.pixels() if isinstance(image, Picture) else image
+        height, width = pixels.shape[:2]
+        short = min(height, width)
+        rows, columns = self.resize * height // short, self.resize * width // short
+        y, x = height / rows, width / columns  # pixels of the picture in one of the resized
+        top, left = round((rows - self.size) / 2), round((columns - self.size) / 2)
+        box = (top * y, left * x, self.size * y, self.size * x)
+        crops = resize_boxes(
+            pixels, [box], (self.size,) * 2, interpolation=self.interpolation, inside=False
+        )
         return {**example, "image": crops[0]}

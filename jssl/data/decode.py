@@ -19,6 +19,7 @@ Everything else is read by Pillow.
 """
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -158,32 +159,42 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 
 def resize_boxes(
-    pixels: np.ndarray, boxes: Sequence[Box], size: tuple[int, int], *, interpolation: str
+    pixels: np.ndarray,
+    boxes: Sequence[Box],
+    size: tuple[int, int],
+    *,
+    interpolation: str,
+    inside: bool = True,
 ) -> np.ndarray:
     """Cuts V boxes out of decoded pixels [H,W,3] and resizes each: uint8 [V,h,w,3].
 
-    Pillow's resize, antialiased; it reads only the pixels of the box, whose edges may be fractions.
+    Pillow's resize, antialiased; the edges of a box may be fractions of a pixel.
+
+    Args:
+        pixels: uint8 [H,W,3].
+        boxes: V boxes (top, left, height, width) in pixels.
+        size: (h, w) of the result.
+        interpolation: 'nearest', 'bilinear' or 'bicubic'.
+        inside: True as 'crop, then resize': no pixel beyond the box has weight. False as 'resize,
+            then crop': the filter reaches over the edges of the box.
 
     Example:
         >>> resize_boxes(np.full((8, 8, 3), 7, np.uint8), [(0, 0, 4, 4), (2, 2, 6, 6)], (2, 2),
         ...              interpolation='bicubic').shape
         (2, 2, 2, 3)
     """
-    image = Image.fromarray(pixels)
-    crops = [
-        image.resize(
-            (size[1], size[0]),
-            RESAMPLING[interpolation],
-            box=(
-                left,
-                top,
-                min(left + width, pixels.shape[1]),  # scaling may round beyond the edge
-                min(top + height, pixels.shape[0]),
-            ),
-        )
-        for top, left, height, width in boxes
-    ]
-    return np.stack([np.asarray(crop) for crop in crops])
+    crops = []
+    for top, left, height, width in boxes:
+        # A box that was scaled may end beyond the edge by a rounding error.
+        right, bottom = min(left + width, pixels.shape[1]), min(top + height, pixels.shape[0])
+        x, y, part = 0, 0, pixels
+        if inside:
+            x, y = math.floor(left), math.floor(top)
+            part = np.ascontiguousarray(pixels[y : math.ceil(bottom), x : math.ceil(right)])
+        box = (left - x, top - y, right - x, bottom - y)
+        image = Image.fromarray(part)
+        crops.append(np.asarray(image.resize(size[::-1], RESAMPLING[interpolation], box=box)))
+    return np.stack(crops)
 
 
 def _to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:

@@ -1,6 +1,7 @@
 """One example, decoded and transformed; and the account of pictures that gave trouble."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,16 @@ def stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
         )
     batch = {key: np.stack([e[key] for e in examples]) for key in ("image", "label", "index")}
     return {**batch, NOTES: [note for example in examples for note in example[NOTES]]}
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Within it, a `UserError` loses the note about tracebacks that grain appends to it."""
+    try:
+        yield
+    except UserError as error:
+        error.__notes__ = []
+        raise
 
 
 class Problems:

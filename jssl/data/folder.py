@@ -34,6 +34,7 @@ class FolderSource:
         split: 'train' or 'test'.
         subfolder: name of the split's sub-folder; '' looks for train, and for val, test or
             validation, and takes `root` itself as training data when it has none of them.
+        training: the training split's sub-folder, whose classes number those of every split.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
 
     Raises:
@@ -41,20 +42,29 @@ class FolderSource:
             sub-folder for the split, or a class that the training split lacks.
     """
 
-    def __init__(self, root: str, split: str, *, subfolder: str = "", on_error: str = "stop"):
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        *,
+        subfolder: str = "",
+        training: str = "",
+        on_error: str = "stop",
+    ):
         self.name = f"folder:{Path(root).name}"
         self.on_error = on_error
         self.image_shape = None  # pictures differ in size
         self._base = _split_folder(Path(root).expanduser(), split, subfolder)
         self.class_names = _classes(self._base)
         if split != "train" and self.class_names:
-            self.class_names = self._classes_of_training(Path(root).expanduser())
+            self.class_names = self._classes_of_training(
+                Path(root).expanduser() / (training or "train")
+            )
         self.num_classes = len(self.class_names)
         # Paths relative to the base, sorted: the same order on every machine.
         self._paths, self._labels = _list(self._base, self.class_names)
 
-    def _classes_of_training(self, root: Path) -> tuple[str, ...]:
-        training = root / "train"
+    def _classes_of_training(self, training: Path) -> tuple[str, ...]:
         names = _classes(training) if training.is_dir() else self.class_names
         for name in self.class_names:
             if name not in names:

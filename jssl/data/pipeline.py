@@ -8,7 +8,6 @@ processes, workers and threads, and 'which step is next' is the whole state of t
 """
 
 import functools
-import math
 import os
 import signal
 import threading
@@ -18,9 +17,9 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
+from absl import flags, logging
 
-from jssl.data.fetch import NOTES, Problems, fetch, stack
+from jssl.data.fetch import NOTES, Problems, fetch, plain_errors, stack
 from jssl.data.sources import Source
 from jssl.errors import UserError
 
@@ -61,14 +60,16 @@ class _Shard:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def order_of(self, epoch: int) -> np.ndarray:
-        with self._lock:  # threads may be on both sides of an epoch's end: keep two orders
-            if epoch not in self._orders:
+        with self._lock:
+            order = self._orders.get(epoch)
+            if order is None:
                 order = np.asarray(self.order(self.seed, epoch, len(self.source)))
                 _check_order(order, len(self.source))
                 self._orders[epoch] = order
+                # Threads may be on both sides of an epoch's end; older orders can go.
                 for old in sorted(self._orders)[:-2]:
                     del self._orders[old]
-            return self._orders[epoch]
+            return order
 
     def batch(self, step: int) -> dict[str, Any]:
         epoch, within = divmod(step, self.steps_per_epoch)
@@ -124,10 +125,16 @@ class TrainBatches(Iterator[NumpyBatch]):
     def __next__(self) -> NumpyBatch:
         if self._batches is None:
             self._batches = self._start()
-        batch = next(self._batches)
+        try:
+            with plain_errors():
+                batch = next(self._batches)
+        except BaseException:
+            self.close()  # asked again, it tries the same step again
+            raise
         self.problems.add(batch.pop(NOTES))
         self.next_step += 1
-        return batch
+        # What a worker hands over lies in shared memory, which must not outlive the worker.
+        return {key: np.array(value, copy=bool(self._workers)) for key, value in batch.items()}
 
     def _start(self) -> Iterator[dict[str, Any]]:
         first, shard = self.next_step, self._shard
@@ -138,6 +145,8 @@ class TrainBatches(Iterator[NumpyBatch]):
             )
         )
         if self._workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads its own flags: their defaults will do
             batches = batches.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self._workers, per_worker_buffer_size=BUFFERED_BATCHES
@@ -208,7 +217,7 @@ def train_batches(
         process_index, process_count: which part of each global batch to read.
         workers: processes that read and decode; 0 uses threads of this process only. The program
             must then be guarded by `if __name__ == '__main__'`, as workers import it.
-        threads: that read and decode in each process; 0: one a core, at most 8.
+        threads: that read and decode in each process; 0: one a core, at most 8, but 2 in a worker.
         transform: `(example, rng) -> example` before batching; None decodes only.
         order: `(seed, epoch, M) -> indices [M]`, repeats allowed; for methods that re-sample.
 
@@ -241,81 +250,12 @@ def train_batches(
             f"'{source.name}'. Type --config.batch_size=N with N at most {len(source)}."
         )
     shard = _Shard(source, transform, order, seed, batch_size, process_index, process_count)
-    return TrainBatches(shard, start_step, workers, threads or _default_threads())
+    threads = threads or (2 if workers else default_threads())
+    return TrainBatches(shard, start_step, workers, threads)
 
 
-class EvalBatches:
-    """Every example once, in order; may be iterated again. See `eval_batches`.
-
-    Attributes:
-        problems: what pictures were left out or converted; see `Problems`.
-    """
-
-    def __init__(self, source: Source, batch_size: int, transform: Callable | None, threads: int):
-        self.problems = Problems(source.name, len(source))
-        self._source, self._batch_size, self._transform = source, batch_size, transform
-        self._threads = threads
-
-    def __len__(self) -> int:
-        return math.ceil(len(self._source) / self._batch_size)
-
-    def _batch(self, step: int) -> dict[str, Any]:
-        start = step * self._batch_size
-        wanted = range(start, min(start + self._batch_size, len(self._source)))
-        examples = [fetch(self._source, i, self._transform, None) for i in wanted]
-        # Equal shapes for every batch, so that the step compiles once.
-        padding = self._batch_size - len(examples)
-        blank = {**examples[-1], "label": np.int32(-1), "index": np.int32(-1), NOTES: ()}
-        batch = stack(examples + [blank] * padding)
-        # A replacement stands for a picture that is left out: it is judged in its own place.
-        batch["mask"] = batch["index"] == np.pad(wanted, (0, padding), constant_values=-2)
-        return batch
-
-    def __iter__(self) -> Iterator[NumpyBatch]:
-        steps = grain.MapDataset.range(len(self)).map(self._batch)
-        read_options = grain.ReadOptions(
-            num_threads=self._threads, prefetch_buffer_size=self._threads + BUFFERED_BATCHES
-        )
-        batches = iter(steps.to_iter_dataset(read_options))
-        try:
-            for batch in batches:
-                self.problems.add(batch.pop(NOTES))
-                yield batch
-        finally:
-            batches.close()
-
-
-def eval_batches(
-    source: Source, *, batch_size: int, transform: Callable | None = None, threads: int = 0
-) -> EvalBatches:
-    """Batches that hold every example exactly once, in order, all of one shape.
-
-    Args:
-        source: M examples.
-        batch_size: rows of a batch; the last one is padded up to it.
-        transform: `(example, None) -> example`; None decodes only.
-        threads: that read and decode; 0: one a core, at most 8.
-
-    Returns:
-        Iterable of ceil(M / batch_size) batches as `train_batches` gives them, with 'mask' bool
-        [B]: True for the rows to count. False for padding (label and index -1) and, under
-        `on_error='skip'`, for the stand-in of a picture that cannot be used.
-
-    Raises:
-        UserError: the data set is empty.
-
-    Example:
-        >>> from jssl.data.sources import synthetic_source
-        >>> source = synthetic_source('test', size=8, num_examples=40)
-        >>> [int(b['mask'].sum()) for b in eval_batches(source, batch_size=8)]
-        [8, 2]
-    """
-    if len(source) == 0:
-        raise UserError(f"Data set '{source.name}' is empty: found 0 examples.")
-    return EvalBatches(source, batch_size, transform, threads or _default_threads())
-
-
-def _default_threads() -> int:
+def default_threads() -> int:
+    """Threads that read and decode when the config does not say: one a core, at most 8."""
     return min(8, os.cpu_count() or 1)
 
 
@@ -333,7 +273,9 @@ def _outlive_signals(parent: int, index: int, count: int) -> None:
         os._exit(1)
 
     def later(*_):
-        threading.Timer(GRACE_SECONDS, os._exit, (1,)).start()
+        timer = threading.Timer(GRACE_SECONDS, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, later)

@@ -24,7 +24,7 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
         config.augment.name,
         size=config.augment.size,
         host_crop=config.data.host_crop,
-        **config.augment.options,
+        **{k: v for k, v in config.augment.options.items() if v is not None},
     )
 
     def views(key: Array, images: Array, first: Array) -> Array:

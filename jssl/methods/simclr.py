@@ -143,7 +143,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         metrics = {
             "loss": loss,
             "contrastive_top1": pmean(top1, axis_name),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return apply_gradients(state, grads, batch_stats, tx), metrics
 

@@ -1,0 +1,295 @@
+"""Colour: jitter, grayscale and solarize, with TensorFlow's and torchvision's meanings.
+
+The two families share names and differ in what the names do:
+
+                  'tf' (SimCLR, BYOL)                  'torchvision' (MoCo)
+    contrast      about the mean of each channel       about the mean of the gray picture
+    saturation    scales S of HSV                      blends with the gray picture
+    gray          .2989 R + .5870 G + .1140 B          .299 R + .587 G + .114 B (PIL's 'L')
+
+Brightness is additive (SimCLR v1, BYOL) or multiplicative (SimCLR v2, torchvision); hue shifts H
+of HSV in both. Everything is float32 without the rounding to 8 bits that PIL does after each
+operation.
+
+dm_pix has hue, saturation and per-channel contrast with the same values (the tests compare them).
+Not used: it goes to HSV and back, three divisions and a remainder a pixel, where the forms below
+need one division or none; it has no torchvision forms.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jssl.types import Array
+
+SEMANTICS = ("tf", "torchvision")
+BRIGHTNESS = ("additive", "multiplicative")
+_GRAY = {"tf": (0.2989, 0.5870, 0.1140), "torchvision": (0.299, 0.587, 0.114)}
+
+
+def _planes(image: Array, axis: int) -> tuple[Array, Array, Array]:
+    if image.shape[axis] != 3:
+        raise ValueError(f"Colour needs 3 channels on axis {axis}, found shape {image.shape}.")
+    red, green, blue = (jax.lax.index_in_dim(image, c, axis, keepdims=False) for c in range(3))
+    return red, green, blue
+
+
+def _gray_plane(image: Array, semantics: str, axis: int) -> Array:
+    red, green, blue = _planes(image, axis)
+    weights = _GRAY[semantics]
+    return weights[0] * red + weights[1] * green + weights[2] * blue
+
+
+def grayscale(image: Array, *, semantics: str = "tf", channel_axis: int = -1) -> Array:
+    """The gray picture, repeated on all three channels.
+
+    Args:
+        image: float [H,W,3] in [0, 1].
+        semantics: 'tf' for the weights of `tf.image.rgb_to_grayscale`, 'torchvision' for PIL's.
+        channel_axis: where the channels are.
+
+    Returns:
+        float32, the shape of `image`.
+
+    Raises:
+        ValueError: not three channels.
+
+    Example:
+        >>> print(grayscale(jnp.array([[[1.0, 0.0, 0.0]]])))
+        [[[0.2989 0.2989 0.2989]]]
+
+    Reference: ITU-R BT.601; https://www.tensorflow.org/api_docs/python/tf/image/rgb_to_grayscale
+    """
+    gray = _gray_plane(image, semantics, channel_axis)
+    return jnp.stack([gray] * 3, axis=channel_axis)
+
+
+def adjust_brightness(image: Array, amount: Array, *, mode: str = "multiplicative") -> Array:
+    """Brightness: `image * amount`, or `image + amount` in mode 'additive'. Not clipped."""
+    return image + amount if mode == "additive" else image * amount
+
+
+def adjust_contrast(
+    image: Array, factor: Array, *, semantics: str = "tf", channel_axis: int = -1
+) -> Array:
+    """Contrast: `(image - mean) * factor + mean`. Not clipped.
+
+    Args:
+        image: float [H,W,3] in [0, 1].
+        factor: [] >= 0; 1 changes nothing.
+        semantics: the mean of each channel ('tf'), or of the gray picture ('torchvision').
+        channel_axis: where the channels are.
+
+    Returns:
+        float32, the shape of `image`.
+
+    Example:
+        >>> image = jnp.array([[[0.25, 0.0, 0.0], [0.5, 0.0, 0.0]]])
+        >>> print(adjust_contrast(image, 2.0)[..., 0])
+        [[0.125 0.625]]
+
+    Reference: https://www.tensorflow.org/api_docs/python/tf/image/adjust_contrast;
+        torchvision.transforms.functional.adjust_contrast.
+    """
+    if semantics == "tf":
+        space = tuple(a for a in range(image.ndim) if a != channel_axis % image.ndim)
+        mean = jnp.mean(image, axis=space, keepdims=True)
+    else:
+        mean = jnp.mean(_gray_plane(image, semantics, channel_axis))
+    return (image - mean) * factor + mean
+
+
+def adjust_saturation(
+    image: Array, factor: Array, *, semantics: str = "tf", channel_axis: int = -1
+) -> Array:
+    """Saturation: scales S of HSV within [0, 1] ('tf'), or moves along gray to colour.
+
+    In HSV, V = max(R, G, B) and S = (V - min) / V, and a channel x keeps (V - x) / (V - min) when
+    S alone changes. So the whole way to HSV and back is x' = V - (V - x) S' / S.
+
+    Args:
+        image: float [H,W,3] in [0, 1].
+        factor: [] >= 0; 0 is without colour, 1 changes nothing.
+        semantics: 'tf', or 'torchvision' for `factor * image + (1 - factor) * gray`, not clipped.
+        channel_axis: where the channels are.
+
+    Returns:
+        float32, the shape of `image`.
+
+    Example:
+        >>> image = jnp.array([[[0.75, 0.5, 0.5]]])
+        >>> print(adjust_saturation(image, 2.0))
+        [[[0.75 0.25 0.25]]]
+
+    Reference: https://www.tensorflow.org/api_docs/python/tf/image/adjust_saturation;
+        torchvision.transforms.functional.adjust_saturation.
+    """
+    if semantics == "torchvision":
+        gray = jnp.expand_dims(_gray_plane(image, semantics, channel_axis), channel_axis)
+        return factor * image + (1 - factor) * gray
+    red, green, blue = _planes(image, channel_axis)
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    # S' / S = min(factor S, 1) / S; where there is no chroma, V - x is 0 whatever it is times.
+    ratio = jnp.clip(value / jnp.where(chroma > 0, chroma, 1.0), 0.0, factor)
+    return jnp.stack([value - (value - x) * ratio for x in (red, green, blue)], axis=channel_axis)
+
+
+def adjust_hue(image: Array, delta: Array, *, channel_axis: int = -1) -> Array:
+    """Hue: adds `delta` turns to H of HSV.
+
+    With V = max, m = min and c = V - m, a channel whose colour lies d sixths of a turn from the
+    hue is m + clip(2 - d, 0, 1) c. Counting hue in sixths TIMES c makes the whole way to HSV and
+    back free of divisions:
+
+        h c = G - B  |  B - R + 2c  |  R - G + 4c      where R | G | B is the largest
+
+    Args:
+        image: float [H,W,3] in [0, 1].
+        delta: [] in turns, within [-0.5, 0.5].
+        channel_axis: where the channels are.
+
+    Returns:
+        float32, the shape of `image`.
+
+    Example:
+        >>> print(adjust_hue(jnp.array([[[1.0, 0.0, 0.0]]]), 1 / 3))  # red becomes green
+        [[[0. 1. 0.]]]
+
+    Reference: https://www.tensorflow.org/api_docs/python/tf/image/adjust_hue;
+        torchvision.transforms.functional.adjust_hue (float images: the same values).
+    """
+    red, green, blue = _planes(image, channel_axis)
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    low = jnp.minimum(jnp.minimum(red, green), blue)
+    c = value - low
+    hue = jnp.where(
+        value == red,
+        green - blue,
+        jnp.where(value == green, blue - red + 2 * c, red - green + 4 * c),
+    )
+    hue = hue + (6 * delta) * c  # within [-4c, 8c], so that |hue - k c| < 9c below
+
+    def channel(k: int) -> Array:  # red, green, blue lie at k = 0, 2, 4 sixths
+        away = jnp.abs(hue - k * c)
+        away = jnp.minimum(away, jnp.abs(6 * c - away))  # the shorter way round the circle
+        return low + jnp.clip(2 * c - away, 0.0, c)
+
+    return jnp.stack([channel(0), channel(2), channel(4)], axis=channel_axis)
+
+
+class Jitter(NamedTuple):
+    """One draw of colour jitter.
+
+    Attributes:
+        order: int32 [4], a permutation of brightness 0, contrast 1, saturation 2, hue 3; all 4
+            when the jitter is not applied.
+        amounts: float32 [4], in the order brightness, contrast, saturation, hue.
+    """
+
+    order: Array
+    amounts: Array
+
+
+def draw_jitter(
+    key: Array,
+    *,
+    p: float | Array = 0.8,
+    amplitudes: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2),
+    brightness: str = "multiplicative",
+) -> Jitter:
+    """Draws what `apply_jitter` applies: each of the 24 orders alike, each amount uniform."""
+    low = [max(0.0, 1 - a) for a in amplitudes[:3]] + [-amplitudes[3]]
+    high = [1 + a for a in amplitudes[:3]] + [amplitudes[3]]
+    if brightness == "additive":
+        low[0], high[0] = -amplitudes[0], amplitudes[0]
+    u = jax.random.uniform(key, (9,))
+    order = jnp.where(u[0] < p, jnp.argsort(u[1:5]), 4)
+    low, high = jnp.array(low, jnp.float32), jnp.array(high, jnp.float32)
+    return Jitter(order.astype(jnp.int32), low + u[5:] * (high - low))
+
+
+def apply_jitter(
+    image: Array,
+    jitter: Jitter,
+    *,
+    semantics: str = "tf",
+    brightness: str = "multiplicative",
+    channel_axis: int = -1,
+) -> Array:
+    """Applies one draw of colour jitter, clipping to [0, 1] after each operation."""
+    amounts, axis = jitter.amounts, channel_axis
+    operations = [
+        lambda x: adjust_brightness(x, amounts[0], mode=brightness),
+        lambda x: adjust_contrast(x, amounts[1], semantics=semantics, channel_axis=axis),
+        lambda x: adjust_saturation(x, amounts[2], semantics=semantics, channel_axis=axis),
+        lambda x: adjust_hue(x, amounts[3], channel_axis=axis),
+    ]
+    branches = [lambda x, f=f: jnp.clip(f(x), 0.0, 1.0) for f in operations] + [lambda x: x]
+    # Under vmap a switch computes all branches and selects: a few operations a pixel. One image
+    # at a time, as `batch_views` goes on the CPU, it computes only the branch that was drawn.
+    for i in range(4):
+        image = jax.lax.switch(jitter.order[i], branches, image)
+    return image
+
+
+def color_jitter(
+    key: Array,
+    image: Array,
+    *,
+    p: float = 0.8,
+    amplitudes: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2),
+    semantics: str = "tf",
+    brightness: str = "multiplicative",
+) -> Array:
+    """Brightness, contrast, saturation and hue in random order, clipped after each, with chance p.
+
+    Args:
+        key: typed PRNG key [].
+        image: float [H,W,3] in [0, 1].
+        p: chance that anything is done.
+        amplitudes: of brightness, contrast, saturation (factors are uniform in
+            [max(0, 1 - a), 1 + a]) and hue (turns, uniform in [-a, a]).
+        semantics: 'tf' or 'torchvision'.
+        brightness: 'multiplicative', or 'additive' with amounts uniform in [-a, a].
+
+    Returns:
+        float32 [H,W,3]; in [0, 1] where the jitter was applied.
+
+    Raises:
+        ValueError: not three channels.
+
+    Example:
+        >>> image = jnp.full((4, 4, 3), 0.5)
+        >>> color_jitter(jax.random.key(0), image).shape
+        (4, 4, 3)
+
+    Reference: Chen et al., ICML 2020, https://arxiv.org/abs/2002.05709, appendix A; official code
+        https://github.com/google-research/simclr, data_util.py (impl 'simclrv1': additive,
+        'simclrv2': multiplicative); torchvision.transforms.ColorJitter.
+    """
+    jitter = draw_jitter(key, p=p, amplitudes=amplitudes, brightness=brightness)
+    return apply_jitter(image, jitter, semantics=semantics, brightness=brightness)
+
+
+def random_grayscale(key: Array, image: Array, *, p: float = 0.2, semantics: str = "tf") -> Array:
+    """`grayscale` of a float [H,W,3] image with chance p."""
+    return jnp.where(jax.random.uniform(key) < p, grayscale(image, semantics=semantics), image)
+
+
+def solarize(image: Array, *, threshold: float = 0.5) -> Array:
+    """Inverts values at or above the threshold; float image in [0, 1] of any shape.
+
+    BYOL's threshold is 0.5, PIL's and so MoCo v3's is 128 of 255.
+
+    Example:
+        >>> print(solarize(jnp.array([0.25, 0.5, 0.75])))
+        [0.25 0.5  0.25]
+    """
+    return jnp.where(image < threshold, image, 1.0 - image)
+
+
+def random_solarize(key: Array, image: Array, *, p: float = 0.2, threshold: float = 0.5) -> Array:
+    """`solarize` with chance p."""
+    return jnp.where(jax.random.uniform(key) < p, solarize(image, threshold=threshold), image)

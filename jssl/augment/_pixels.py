@@ -1,0 +1,60 @@
+"""Pixel values: to float in [0, 1], and to the mean and spread of a data set."""
+
+import jax.numpy as jnp
+
+from jssl.errors import UserError, nearest
+from jssl.types import Array
+
+# name: mean and standard deviation of each channel, for values in [0, 1]
+STATISTICS = {
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "stl10": ((0.4467, 0.4398, 0.4066), (0.2241, 0.2215, 0.2239)),
+}
+
+
+def to_float(images: Array) -> Array:
+    """uint8 (divided by 255) or float in [0, 1] (unchanged) to float32, any shape.
+
+    Example:
+        >>> print(to_float(jnp.array([0, 255], jnp.uint8)))
+        [0. 1.]
+    """
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"Images are uint8, or float in [0, 1]; found {images.dtype}.")
+    return images.astype(jnp.float32)
+
+
+def normalize(x: Array, name: str) -> Array:
+    """(x - mean) / std of each channel.
+
+    Args:
+        x: float [...,3] in [0, 1].
+        name: whose statistics: 'none', 'imagenet', 'cifar10', 'cifar100' or 'stl10'.
+
+    Returns:
+        float32 [...,3].
+
+    Raises:
+        UserError: unknown name.
+
+    Example:
+        >>> print(normalize(jnp.array([[0.485, 0.456, 0.631]]), 'imagenet'))
+        [[0. 0. 1.]]
+    """
+    if name not in STATISTICS:
+        raise UserError(
+            f"No statistics named '{name}' to normalise with (augment.normalize): "
+            f"{nearest(name, STATISTICS)}."
+        )
+    x = x.astype(jnp.float32)
+    if name == "none":
+        return x
+    mean, std = (
+        jnp.array(v, jnp.float32).reshape((1,) * (x.ndim - 1) + (3,)) for v in STATISTICS[name]
+    )
+    return (x - mean) / std

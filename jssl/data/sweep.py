@@ -1,0 +1,85 @@
+"""A sweep over a data set: every example exactly once, in batches of one shape."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from jssl.data.fetch import NOTES, Problems, fetch, plain_errors, stack
+from jssl.data.pipeline import BUFFERED_BATCHES, NumpyBatch, default_threads
+from jssl.data.sources import Source
+from jssl.errors import UserError
+
+
+class EvalBatches:
+    """Every example once, in order; may be iterated again. See `eval_batches`.
+
+    Attributes:
+        problems: what pictures were left out or converted; see `Problems`.
+    """
+
+    def __init__(self, source: Source, batch_size: int, transform: Callable | None, threads: int):
+        self.problems = Problems(source.name, len(source))
+        self._source, self._batch_size, self._transform = source, batch_size, transform
+        self._threads = threads
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._source) / self._batch_size)
+
+    def _batch(self, step: int) -> dict[str, Any]:
+        start = step * self._batch_size
+        wanted = range(start, min(start + self._batch_size, len(self._source)))
+        examples = [fetch(self._source, i, self._transform, None) for i in wanted]
+        # Equal shapes for every batch, so that the step compiles once.
+        padding = self._batch_size - len(examples)
+        blank = {**examples[-1], "label": np.int32(-1), "index": np.int32(-1), NOTES: ()}
+        batch = stack(examples + [blank] * padding)
+        # A replacement stands for a picture that is left out: it is judged in its own place.
+        batch["mask"] = batch["index"] == np.pad(wanted, (0, padding), constant_values=-2)
+        return batch
+
+    def __iter__(self) -> Iterator[NumpyBatch]:
+        steps = grain.MapDataset.range(len(self)).map(self._batch)
+        read_options = grain.ReadOptions(
+            num_threads=self._threads, prefetch_buffer_size=self._threads + BUFFERED_BATCHES
+        )
+        batches = iter(steps.to_iter_dataset(read_options))
+        try:
+            with plain_errors():
+                for batch in batches:
+                    self.problems.add(batch.pop(NOTES))
+                    yield batch
+        finally:
+            batches.close()
+
+
+def eval_batches(
+    source: Source, *, batch_size: int, transform: Callable | None = None, threads: int = 0
+) -> EvalBatches:
+    """Batches that hold every example exactly once, in order, all of one shape.
+
+    Args:
+        source: M examples.
+        batch_size: rows of a batch; the last one is padded up to it.
+        transform: `(example, None) -> example`; None decodes only.
+        threads: that read and decode; 0: one a core, at most 8.
+
+    Returns:
+        Iterable of ceil(M / batch_size) batches as `train_batches` gives them, with 'mask' bool
+        [B]: True for the rows to count. False for padding (label and index -1) and, under
+        `on_error='skip'`, for the stand-in of a picture that cannot be used.
+
+    Raises:
+        UserError: the data set is empty.
+
+    Example:
+        >>> from jssl.data.sources import synthetic_source
+        >>> source = synthetic_source('test', size=8, num_examples=40)
+        >>> [int(b['mask'].sum()) for b in eval_batches(source, batch_size=8)]
+        [8, 2]
+    """
+    if len(source) == 0:
+        raise UserError(f"Data set '{source.name}' is empty: found 0 examples.")
+    return EvalBatches(source, batch_size, transform, threads or default_threads())

@@ -1,0 +1,183 @@
+"""TFDS data sets of the right features, really written as array_record and read back.
+
+The builders are TFDS's own; only where they would download, a few pictures stand in.
+"""
+
+import io
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jssl import data
+from jssl.data import photos
+from jssl.data.build import DEFAULTS
+from jssl.data.tfds_source import CATALOGUE, default_data_dir, make_builder
+from jssl.errors import UserError
+
+# name -> (splits and sizes, encoding, picture sizes, classes)
+SETS = {
+    "cifar10": ({"train": 12, "test": 5}, "PNG", [(32, 32)], 10),
+    "cifar100": ({"train": 12, "test": 5}, "PNG", [(32, 32)], 100),
+    "stl10": ({"train": 6, "test": 5, "unlabelled": 9}, "PNG", [(96, 96)], 10),
+    "imagenette": ({"train": 12, "validation": 5}, "JPEG", [(160, 213), (240, 160)], 10),
+    "imagenet2012": ({"train": 12, "validation": 5}, "JPEG", [(300, 200), (150, 333)], 1000),
+}
+
+
+def write(name, folder, encode, damage=()):
+    """Prepares a small version of a set; example k of any split shows a part of photograph k."""
+    splits, kind, sizes, classes = SETS[name]
+    builder = make_builder(name, str(folder))
+
+    def examples(split, count):
+        for k in range(count):
+            height, width = sizes[k % len(sizes)]
+            picture = encode(photos.read(k % 16)[:height, :width][:, ::-1], kind)
+            picture = picture[: len(picture) // 2] if k in damage else picture
+            example = {
+                "image": io.BytesIO(picture),
+                "label": -1 if split == "unlabelled" else (7 * k) % classes,
+                "id": f"{split}_{k}",
+                "file_name": f"{split}_{k}.JPEG",
+                "coarse_label": 0,
+            }
+            yield k, {key: example[key] for key in builder.info.features}
+
+    generators = {split: examples(split, count) for split, count in splits.items()}
+    with mock.patch.object(type(builder), "_split_generators", lambda *_, **__: generators):
+        builder.download_and_prepare()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, encode):
+    folder = tmp_path_factory.mktemp("tfds")
+    for name in SETS:
+        write(name, folder, encode)
+    return folder
+
+
+def config(name, folder, **values):
+    return ConfigDict({**DEFAULTS, "name": name, "data_dir": str(folder), **values})
+
+
+def by_file(source):
+    """Number of the photograph that each example shows, in TFDS's shuffled order."""
+    return [
+        int(source.encoded(i)["image"].name.split("_")[-1].split(")")[0].split(".")[0])
+        for i in range(len(source))
+    ]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_splits_features_and_labels(prepared, name):
+    splits, _, sizes, classes = SETS[name]
+    for split in ("train", "probe", "test"):
+        source = data.make_source(config(name, prepared), split)
+        tfds_split = getattr(CATALOGUE[name], split)
+        assert isinstance(source, data.Source)
+        assert source.name == name and len(source) == splits[tfds_split]
+        unlabelled = tfds_split == "unlabelled"
+        assert source.num_classes == (0 if unlabelled else classes)
+        assert source.image_shape == ((*sizes[0], 3) if len(sizes) == 1 else None)
+        labels = set()
+        for i in range(len(source)):
+            example = source[i]
+            assert example["image"].dtype == np.uint8 and example["image"].shape[:2] in sizes
+            assert example["label"].dtype == example["index"].dtype == np.int32
+            assert example["index"] == i
+            labels.add(int(example["label"]))
+        assert labels == ({-1} if unlabelled else {7 * k % classes for k in range(len(source))})
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
+def test_pictures_are_those_that_were_written(prepared, name):
+    source = data.make_source(config(name, prepared), "train")
+    numbers = by_file(source)
+    assert sorted(numbers) == list(range(12))
+    for i, k in enumerate(numbers):
+        example = source[i]
+        height, width = example["image"].shape[:2]
+        expected = photos.read(k)[:height, :width][:, ::-1]
+        assert example["label"] == 7 * k % source.num_classes
+        difference = np.abs(example["image"].astype(int) - expected)
+        assert difference.mean() < (10 if name == "imagenet2012" else 1e-9)
+
+
+def test_sub_splits_and_sums(prepared):
+    part = data.make_source(config("cifar10", prepared, train_split="train[:25%]"), "train")
+    assert len(part) == 3
+    probe = data.make_source(config("cifar10", prepared, train_split="train[:25%]"), "probe")
+    assert probe.fingerprint() == part.fingerprint()
+    both = data.make_source(config("stl10", prepared, train_split="train+unlabelled"), "train")
+    assert len(both) == 15 and both.num_classes == 0
+    assert len(data.make_source(config("stl10", prepared), "probe")) == 6
+    assert len(data.make_source(config("stl10", prepared, train_split="test"), "probe")) == 6
+
+
+def test_host_crops_of_encoded_pictures_in_batches(prepared):
+    settings = config("imagenet2012", prepared, host_crop="tf")
+    source = data.make_source(settings, "train")
+    transform = data.train_transform(settings, source, size=64, views=2)
+    batches = data.train_batches(source, batch_size=4, seed=0, transform=transform)
+    batch = next(batches)
+    batches.close()
+    assert batch["image"].shape == (4, 2, 64, 64, 3) and batch["image"].dtype == np.uint8
+    transform = data.eval_transform(settings, source, size=64)
+    sizes = [b["image"].shape for b in data.eval_batches(source, batch_size=8, transform=transform)]
+    assert sizes == [(8, 64, 64, 3)] * 2
+
+
+def test_a_damaged_record_is_named(tmp_path, encode):
+    write("imagenette", tmp_path, encode, damage=(3,))
+    settings = config("imagenette", tmp_path)
+    source = data.make_source(settings, "train")
+    (bad,) = (i for i, x in enumerate(source._records) if not x["image"].endswith(b"\xff\xd9"))
+    message = rf"'imagenette train example {bad}' cannot be decoded"
+    with pytest.raises(data.PictureError, match=message):
+        source[bad]
+
+
+def test_not_prepared_names_the_exact_command(tmp_path, monkeypatch):
+    with pytest.raises(UserError) as caught:
+        data.make_source(config("cifar10", tmp_path), "train")
+    assert str(caught.value).endswith(
+        f"Type python -m jssl.data.prepare cifar10 --data_dir={tmp_path}"
+    )
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
+    assert default_data_dir() == str(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"--data_dir={tmp_path}/elsewhere$"):
+        data.make_source(config("imagenette", ""), "train")
+
+
+def test_another_file_format_is_named(tmp_path, encode):
+    write("cifar10", tmp_path, encode)
+    (info,) = tmp_path.glob("cifar10/*/dataset_info.json")
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    message = r"another file format; expected array_record.*--data_dir=.*_array_record"
+    with pytest.raises(UserError, match=message):
+        data.make_source(config("cifar10", tmp_path), "train")
+
+
+def test_an_unknown_split_is_named(prepared):
+    for split in ("trian", "train[:10%]+trian", "trian[:10%]"):
+        with pytest.raises(UserError, match=r"has no split 'trian': did you mean 'train'\?"):
+            data.make_source(config("cifar10", prepared, train_split=split), "train")
+
+
+def test_fingerprints_differ_by_set_and_split(prepared):
+    prints = {
+        data.make_source(config(name, prepared), split).fingerprint()
+        for name in SETS
+        for split in ("train", "test")
+    }
+    assert len(prints) == 2 * len(SETS)
+
+
+def test_any_name_of_tfds_is_accepted(tmp_path):
+    with pytest.raises(UserError, match="jssl.data.prepare food101 --data_dir"):
+        data.make_source(config("food101", tmp_path), "train")
