@@ -121,7 +121,7 @@ class Checkpoints:
         )
         raw = [restored["state"][name] for name in flat]
         leaves = [
-            jax.random.wrap_key_data(x, impl=jax.random.key_impl(leaf))
+            jax.random.wrap_key_data(x)
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             else x
             for leaf, x in zip(jax.tree.leaves(like), raw, strict=True)

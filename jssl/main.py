@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jssl.errors import UserError, nearest
@@ -140,7 +140,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
                     f"{nearest(path, map(str, Path('configs').glob('*.py')))}."
                 )
     try:
-        return flags.FLAGS(list(argv))
+        words = flags.FLAGS(list(argv))
+        if not flags.FLAGS["verbosity"].present:
+            # Orbax and grain tell every step of theirs at INFO; --verbosity=0 brings it back.
+            logging.set_verbosity(logging.WARNING)
+        return words
     except (flags.Error, AttributeError, TypeError, UserError) as error:
         # ml_collections wraps what a config file raises: what it said first is what helps.
         chain: list[BaseException] = [error]

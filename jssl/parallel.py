@@ -36,6 +36,8 @@ class Launcher(NamedTuple):
         init: `(make_state: () -> State) -> State`, born with its sharding.
         compile_step: `(train_step) -> (state, batch, expected) -> (state, metrics)`; donates state.
         put_batch: this process's numpy share of a batch -> what the compiled step takes.
+        as_global: state -> the same state as arrays over all processes, as a checkpoint and an
+            embedding want them; `pmap` gives each process its own copy.
         compile_embed: `(embed) -> (state, images [B,...]) -> (features, intermediates)`; every
             process passes the whole batch and gets the whole answer.
     """
@@ -47,6 +49,7 @@ class Launcher(NamedTuple):
     init: Callable[[Callable[[], TrainState]], TrainState]
     compile_step: Callable[[StepFn], Callable[..., tuple[TrainState, Metrics]]]
     put_batch: Callable[[Batch], Batch]
+    as_global: Callable[[TrainState], TrainState]
     compile_embed: Callable[..., Callable[..., Any]]
 
 
@@ -136,6 +139,16 @@ def _by_replica(batch: Batch, replicas: int) -> Batch:
     return jax.tree.map(lambda x: x.reshape(replicas, -1, *x.shape[1:]), batch)
 
 
+def _global_copy(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """A replicated array of this process's devices as one of all devices, without a copy."""
+    if x.sharding.device_set == sharding.device_set:
+        return x
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_global_copy(jax.random.key_data(x), sharding))
+    parts = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+
 def _mesh_embed(mesh: Mesh) -> Callable[..., Callable[..., Any]]:
     """Compiles `embed` with images split over the mesh and everything else replicated."""
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -178,6 +191,7 @@ def _pmap_launcher(devices: list[Any]) -> Launcher:
         lambda make_state: jax.jit(make_state, out_shardings=replicated)(),
         compile_step,
         lambda batch: _by_replica(batch, len(local)),
+        lambda state: jax.tree.map(lambda x: _global_copy(x, replicated), state),
         _mesh_embed(mesh),
     )
 
@@ -211,6 +225,7 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
         lambda make_state: jax.jit(make_state, out_shardings=replicated)(),
         compile_step,
         put_batch,
+        lambda state: state,
         _mesh_embed(mesh),
     )
 
@@ -233,7 +248,7 @@ def _jit_launcher(device: Any) -> Launcher:
     def compile_step(train_step):
         return jax.jit(guard(train_step), donate_argnums=0)
 
-    return Launcher("jit", None, 1, sharding, init, compile_step, lambda b: b, compile_embed)
+    return Launcher("jit", None, 1, sharding, init, compile_step, lambda b: b, lambda s: s, compile_embed)
 
 
 def _vmap_launcher(replicas: int, device: Any) -> Launcher:
@@ -254,5 +269,6 @@ def _vmap_launcher(replicas: int, device: Any) -> Launcher:
         init,
         compile_step,
         lambda batch: _by_replica(batch, replicas),
+        lambda state: state,
         compile_embed,
     )

@@ -1,5 +1,6 @@
 """The training loop, the same for every method."""
 
+import contextlib
 import shlex
 import signal
 import sys
@@ -55,12 +56,6 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
     stop = StopSignal()
     parts = experiment.build(config)
     folder = workdir.open_workdir(folder, config)
-    saved = checkpoint.Checkpoints(
-        folder,
-        method=config.method,
-        keep=config.checkpoint.keep,
-        keep_every_steps=config.checkpoint.keep_every_steps,
-    )
     batches = data.train_batches(
         parts.train_source,
         batch_size=config.batch_size,
@@ -68,18 +63,23 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=config.data.workers,
+        threads=config.data.threads,
         transform=experiment.host_transform(parts),
     )
-    if saved.latest_step() is None:
-        state = experiment.init_state(parts)
-    else:
-        state, data_state = saved.restore(experiment.abstract_state(parts))
-        batches.restore(data_state)
-    run = _Run(parts, folder, saved, batches, int(state.step))
-    try:
-        return run.loop(state, stop)
-    finally:
-        run.close()
+    saved = checkpoint.Checkpoints(
+        folder,
+        method=config.method,
+        keep=config.checkpoint.keep,
+        keep_every_steps=config.checkpoint.keep_every_steps,
+    )
+    with contextlib.closing(saved), contextlib.closing(batches):
+        if saved.latest_step() is None:
+            state = experiment.init_state(parts)
+        else:
+            state, data_state = saved.restore(experiment.abstract_state(parts))
+            batches.restore(data_state)
+        with contextlib.closing(_Run(parts, folder, saved, batches, int(state.step))) as run:
+            return run.loop(state, stop)
 
 
 def command() -> str:
@@ -113,7 +113,6 @@ class _Run:
     def close(self) -> None:
         self.progress.close()
         self.writers.close()
-        self.saved.close()
 
     def loop(self, state: TrainState, stop: StopSignal) -> TrainState:
         config, launcher = self.parts.config, self.parts.launcher
@@ -138,11 +137,11 @@ class _Run:
             if watched:
                 self._watch(done, state)
             if due or asked:
-                self.saved.save(done, state, self.batches.state())
+                self.saved.save(done, launcher.as_global(state), self.batches.state())
             if asked:
                 self._stopped(done)
         self.saved.wait()
-        return state
+        return launcher.as_global(state)
 
     def _hello(self, state: TrainState) -> None:
         table = workdir.parameter_table(state.params)
@@ -179,7 +178,7 @@ class _Run:
     def _not_finite(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
         # The guard kept the state as it was before this update: its step is `step`.
         data_state = {**self.batches.state(), "next_step": step}
-        self.saved.save(step, state, data_state)
+        self.saved.save(step, self.parts.launcher.as_global(state), data_state)
         self.saved.wait()
         numbers = ", ".join(f"{k} {v:g}" for k, v in values.items())
         examples = ", ".join(map(str, index.tolist()))
@@ -193,7 +192,7 @@ class _Run:
 
     def _watch(self, done: int, state: TrainState) -> None:
         started = time.monotonic()
-        scalars, warnings = self.watch(state)
+        scalars, warnings = self.watch(self.parts.launcher.as_global(state))
         scalars["monitor_seconds"] = time.monotonic() - started
         self.writers.scalars(done, scalars)
         epoch = done / self.parts.steps_per_epoch

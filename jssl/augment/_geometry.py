@@ -200,7 +200,6 @@ def crop_resize(
     method: str = "bicubic",
     antialias: bool = False,
     flip: Array | bool = False,
-    channel_axis: int = -1,
 ) -> Array:
     """Cuts a box out and resizes it to `size` x `size`, mirrored when `flip`.
 
@@ -218,7 +217,6 @@ def crop_resize(
             centres (`tf.compat.v1.image.resize_bicubic`, in SimCLR's TF 1 code).
         antialias: widen the kernel where the box shrinks, as PIL does; always renormalises.
         flip: bool [], mirrors left and right at no cost.
-        channel_axis: where the result's channels are.
 
     Returns:
         float32 [size,size,C], uint8 having been divided by 255.
@@ -233,6 +231,14 @@ def crop_resize(
     Reference: Keys, IEEE Trans. ASSP 29(6), 1981. tf.image.resize looks the kernel up in a table
         of 1024 steps, so the two differ by at most 1e-3.
     """
+    x = crop_resize_rows(image, box, size=size, method=method, antialias=antialias, flip=flip)
+    return x.transpose(0, 2, 1)
+
+
+def crop_resize_rows(
+    image: Array, box: Box, *, size: int, method: str, antialias: bool, flip: Array | bool
+) -> Array:
+    """`crop_resize` that leaves the result as [size,C,size], as the products make it."""
     H, W, C = image.shape
     how = {"size": size, "method": method, "antialias": antialias}
     # [H,C,W]: both axes of the picture are then an axis of a matrix, rows [H,CW], columns [HC,W].
@@ -248,8 +254,7 @@ def crop_resize(
             weight = weight * (1 / 255)
         seen = jax.lax.dynamic_slice_in_dim(x, low, weight.shape[1], axis=1)
         columns.append(jnp.dot(seen, weight.T, precision="highest"))
-    x = jnp.concatenate(columns, axis=1).reshape(size, C, size)
-    return jnp.moveaxis(x, 1, channel_axis)
+    return jnp.concatenate(columns, axis=1).reshape(size, C, size)
 
 
 def resize(image: Array, *, size: int, method: str = "bicubic", antialias: bool = False) -> Array:

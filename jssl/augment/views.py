@@ -1,6 +1,7 @@
 """The recipes: what makes the views of one image, each number an option."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -170,38 +171,52 @@ class Views:
 
     def render(self, image: Array, draw: Draw) -> Array:
         """One view [size,size,3] of an image [H,W,3]: crop, flip, colour, blur, solarize."""
-        o, size = self.options, self.size
-        # [size,3,size] inside: rows of one channel vectorise, and both axes of the picture are
-        # then an axis of a matrix without a transposition.
+        o = self.options
         x = self._crop(image, draw)
         if o["clip_crop"]:
             x = jnp.clip(x, 0.0, 1.0)
-
-        def gray(x):
-            if not any(o["gray_p"]):
-                return x
-            to_gray = lambda x: _color.grayscale(x, semantics=o["color"], channel_axis=1)  # noqa: E731
-            return jax.lax.cond(draw.gray, to_gray, lambda x: x, x)
-
-        if o["gray_first"]:
-            x = gray(x)
-        if any(o["jitter_p"]):
-            x = _color.apply_jitter(
-                x, draw.jitter, semantics=o["color"], brightness=o["brightness"], channel_axis=1
-            )
-        if not o["gray_first"]:
-            x = gray(x)
-        x = jnp.clip(x, 0.0, 1.0)
-        if any(o["blur_p"]):
-            radius = _blur.blur_radius(size) if o["blur_radius"] is None else o["blur_radius"]
-            blur = lambda x: _blur.gaussian_blur(  # noqa: E731
-                x, draw.sigma, radius=radius, padding=o["blur_padding"], channel_axis=1
-            )
-            x = jax.lax.cond(draw.blur, blur, lambda x: x, x)
+        planes = x[:, 0], x[:, 1], x[:, 2]
+        steps = [self._gray, self._jitter] if o["gray_first"] else [self._jitter, self._gray]
+        for step in steps:
+            planes = step(planes, draw)
+        x = self._blur([jnp.clip(plane, 0.0, 1.0) for plane in planes], draw)
         if any(o["solarize_p"]):
             inverted = _color.solarize(x, threshold=o["solarize_threshold"])
             x = jnp.where(draw.solarize, inverted, x)
-        return jnp.clip(x.transpose(0, 2, 1), 0.0, 1.0)
+        return x
+
+    def _jitter(self, planes: _color.Planes, draw: Draw) -> _color.Planes:
+        o = self.options
+        if not any(o["jitter_p"]):
+            return planes
+        return _color.jitter_planes(
+            planes, draw.jitter, semantics=o["color"], brightness=o["brightness"]
+        )
+
+    def _gray(self, planes: _color.Planes, draw: Draw) -> _color.Planes:
+        o = self.options
+        if not any(o["gray_p"]):
+            return planes
+        gray = functools.partial(_color.gray_planes, semantics=o["color"])
+        return jax.lax.cond(draw.gray, gray, lambda planes: planes, planes)
+
+    def _blur(self, planes: list[Array], draw: Draw) -> Array:
+        """Planes in [0, 1] to the image [size,size,3], perhaps blurred, which keeps to [0, 1]."""
+        o = self.options
+        radius = o["blur_radius"]
+        radius = _blur.blur_radius(self.size) if radius is None else radius
+
+        def sharp(planes: list[Array]) -> Array:
+            return jnp.stack(planes, axis=-1)
+
+        def blurred(planes: list[Array]) -> Array:
+            x = jnp.stack(planes, axis=1)
+            x = _blur.blur_rows_and_columns(x, draw.sigma, radius=radius, padding=o["blur_padding"])
+            return jnp.clip(x, 0.0, 1.0).transpose(0, 2, 1)
+
+        if not any(o["blur_p"]):
+            return sharp(planes)
+        return jax.lax.cond(draw.blur, blurred, sharp, planes)
 
     def _crop(self, image: Array, draw: Draw) -> Array:
         """The crop, resized and perhaps mirrored: [size,3,size]."""
@@ -209,14 +224,13 @@ class Views:
         if (self.host_crop or o["crop"] == "none") and H == W == self.size:
             x = _pixels.to_float(image).transpose(0, 2, 1)
             return jnp.where(draw.flip, x[:, :, ::-1], x)
-        return _geometry.crop_resize(
+        return _geometry.crop_resize_rows(
             image,
             draw.box,
             size=self.size,
             method=o["resize"],
             antialias=o["antialias"],
             flip=draw.flip,
-            channel_axis=1,
         )
 
 
@@ -324,4 +338,33 @@ def batch_views(
     """
     indices = jnp.asarray(first, jnp.uint32) + jnp.arange(images.shape[0], dtype=jnp.uint32)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
-    return jax.vmap(fn, out_axes=1)(keys, images)
+    if not isinstance(fn, Views):
+        return jax.vmap(fn, out_axes=1)(keys, images)
+    height, width = fn.check(images.shape[1:])
+    draws = jax.vmap(lambda key: fn.draw(key, height, width), out_axes=1)(keys)  # [V,B]
+    # On an accelerator one batched program. On the CPU one view after another: it stays in the
+    # cache, and what was not drawn (blur, an operation of the jitter) is not computed.
+    return jax.lax.platform_dependent(
+        images,
+        draws,
+        cpu=functools.partial(_one_by_one, fn),
+        default=functools.partial(_batched, fn),
+    )
+
+
+def _batched(fn: Views, images: Array, draws: Draw) -> Array:
+    over_batch = jax.vmap(fn.render)
+    return jax.vmap(over_batch, (1 if fn.host_crop else None, 0))(images, draws)
+
+
+def _one_by_one(fn: Views, images: Array, draws: Draw) -> Array:
+    V, B = draws.flip.shape
+    flat = jax.tree.map(lambda x: x.reshape(V * B, *x.shape[2:]), draws)
+
+    def one(i_and_draw: tuple[Array, Draw]) -> Array:
+        i, draw = i_and_draw
+        image = images[i % B, i // B] if fn.host_crop else images[i % B]
+        return fn.render(image, draw)
+
+    views = jax.lax.map(one, (jnp.arange(V * B), flat))
+    return views.reshape(V, B, *views.shape[1:])

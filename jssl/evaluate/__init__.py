@@ -1,1 +1,31 @@
+"""Evaluation of frozen features: kNN, linear probes, signs of collapse, and the table of a run."""
 
+from jssl.evaluate.collapse import alignment as alignment
+from jssl.evaluate.collapse import collapse_report as collapse_report
+from jssl.evaluate.collapse import collapse_warnings as collapse_warnings
+from jssl.evaluate.collapse import effective_rank as effective_rank
+from jssl.evaluate.collapse import std_of_normalized as std_of_normalized
+from jssl.evaluate.collapse import uniformity as uniformity
+from jssl.evaluate.embed import backbone_hash as backbone_hash
+from jssl.evaluate.embed import embed_source as embed_source
+from jssl.evaluate.embed import raw_pixels as raw_pixels
+from jssl.evaluate.embed import save_npz as save_npz
+from jssl.evaluate.embed import select_feature as select_feature
+from jssl.evaluate.embed import tree_hash as tree_hash
+from jssl.evaluate.frozen import LinearResult as LinearResult
+from jssl.evaluate.frozen import evaluate_linear as evaluate_linear
+from jssl.evaluate.knn import knn_accuracy as knn_accuracy
+from jssl.evaluate.knn import knn_predict as knn_predict
+from jssl.evaluate.linear import LinearFit as LinearFit
+from jssl.evaluate.linear import LinearHead as LinearHead
+from jssl.evaluate.linear import fit_linear as fit_linear
+from jssl.evaluate.linear import linear_accuracy as linear_accuracy
+from jssl.evaluate.presets import PRESETS as PRESETS
+from jssl.evaluate.presets import LinearPreset as LinearPreset
+from jssl.evaluate.presets import preset_rate as preset_rate
+from jssl.evaluate.table import binomial_interval as binomial_interval
+from jssl.evaluate.table import format_table as format_table
+from jssl.evaluate.table import knn_protocol as knn_protocol
+from jssl.evaluate.table import linear_protocol as linear_protocol
+from jssl.evaluate.table import linear_row as linear_row
+from jssl.evaluate.table import probe_rows as probe_rows

@@ -32,7 +32,8 @@ def std_of_normalized(z: Array) -> Array:
     Example:
         >>> print(std_of_normalized(jnp.array([[1.0, 0.0], [2.0, 0.0]])))
         0.0
-        >>> print(std_of_normalized(jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])))
+        >>> square = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> print(round(float(std_of_normalized(square)), 6))
         1.0
 
     Reference: the collapse monitor of SimSiam, Chen and He, CVPR 2021,
@@ -107,7 +108,8 @@ def uniformity(z: Array) -> Array:
     _check(z)
     u, M = unit(z), z.shape[0]
     cosine = jnp.matmul(u, u.T, precision=jax.lax.Precision.HIGHEST)
-    squared = jnp.maximum(2.0 - 2.0 * cosine, 0.0)  # |u_i - u_j|^2 of unit vectors
+    length = jnp.sum(u * u, axis=1)  # 1, but 0 for an embedding of zeros
+    squared = jnp.maximum(length[:, None] + length[None, :] - 2.0 * cosine, 0.0)  # |u_i - u_j|^2
     pairs = jnp.triu(jnp.ones((M, M), bool), k=1)
     total = jax.nn.logsumexp(jnp.where(pairs, -2.0 * squared, -jnp.inf))
     return total - jnp.log(M * (M - 1) / 2.0)
@@ -158,9 +160,9 @@ def collapse_warnings(
     """One line for each sign of collapse in a report: value, threshold, and what to look at.
 
     A `std` below 0.1 is what a mean cosine of .99 between different images gives (sqrt(1 - c)),
-    or variation along a hundredth of the dimensions; BYOL's official guard uses the same value.
-    An `effective_rank` below 2 says that less than two directions hold the spectrum: not even two
-    classes could lie at right angles.
+    or variation along a hundredth of the dimensions (sqrt(1 / 100)). An `effective_rank` below 2
+    says that less than two directions hold the spectrum: not even two classes could lie at right
+    angles.
 
     Args:
         report: from `collapse_report`.

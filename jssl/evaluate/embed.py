@@ -1,0 +1,237 @@
+"""Features of a whole data set: every example once, as numpy arrays and as a file."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jssl import augment, data
+from jssl.errors import UserError, nearest
+from jssl.types import Array, PyTree
+
+BACKBONE = "backbone"  # the name of what `embed` returns first
+Features = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def select_feature(embed_fn: Callable[..., Any], feature: str) -> Callable[[Any, Array], Array]:
+    """Makes of `embed` a function of one output, so that what is not asked for is not computed.
+
+    Args:
+        embed_fn: `(state, images) -> (features [B,D], intermediates)`, pure.
+        feature: 'backbone' for the first, or the name of an intermediate.
+
+    Returns:
+        `(state, images [B,H,W,C]) -> float32 [B,D]`, to be jitted; an intermediate with more axes
+        is flattened. Raises UserError for a name that there is not, listing those there are.
+
+    Example:
+        >>> fn = select_feature(raw_pixels, 'backbone')
+        >>> fn(None, jnp.zeros((2, 4, 4, 3))).shape
+        (2, 48)
+    """
+
+    def selected(state: PyTree, images: Array) -> Array:
+        return _pick(embed_fn(state, images), feature)
+
+    return selected
+
+
+def _pick(output: Any, feature: str) -> Array:
+    features, named = output
+    if feature != BACKBONE:
+        if feature not in named:
+            raise UserError(
+                f"There is no feature '{feature}': {nearest(feature, [BACKBONE, *named])}. "
+                "Type --feature=NAME."
+            )
+        features = named[feature]
+    return jnp.reshape(jnp.asarray(features, jnp.float32), (features.shape[0], -1))
+
+
+def raw_pixels(state: Any, images: Array) -> tuple[Array, Mapping[str, Array]]:
+    """The embedding that learnt nothing: pixels in [0, 1], flattened to [B, H W C].
+
+    It has the signature of `Method.embed`; the state is not looked at.
+
+    Example:
+        >>> features, _ = raw_pixels(None, jnp.full((1, 1, 2, 3), 255, jnp.uint8))
+        >>> print(features)
+        [[1. 1. 1. 1. 1. 1.]]
+    """
+    x = augment.to_float(images)
+    return x.reshape(len(x), -1), {}
+
+
+def embed_source(
+    embed_fn: Callable[..., Any],
+    state: PyTree,
+    source: Any,
+    *,
+    batch_size: int,
+    feature: str = BACKBONE,
+    transform: Callable | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Embeds every example of a source exactly once, in the order of the source.
+
+    Args:
+        embed_fn: `(state, images) -> (features [B,D], intermediates)`, compiled by the caller:
+            `jax.jit(method.embed)` or `launcher.compile_embed(method.embed)`. It sees batches of
+            one shape, so that it compiles once. `jax.jit(select_feature(embed, feature))`, whose
+            output is the feature alone, will do as well and leaves out what is not asked for.
+        state: the state of the method; only read.
+        source: M examples, see `jssl.data.Source`.
+        batch_size: images at a time, more than M counts as M.
+        feature: 'backbone', or the name of an intermediate (flattened when it has more axes).
+        transform: on the host, see `jssl.data.eval_transform`.
+        progress: called with (examples done, M) after each batch.
+
+    Returns:
+        features: float32 [M,D], labels: int32 [M] (-1 without labels), indices: int32 [M]. Under
+        `on_error='skip'` the pictures that cannot be used are absent, and their indices too.
+
+    Raises:
+        UserError: no such feature, an empty data set, or examples that came twice or not at all.
+
+    Example:
+        >>> source = data.synthetic_source('test', size=8, num_examples=40)
+        >>> features, labels, indices = embed_source(raw_pixels, None, source, batch_size=4)
+        >>> features.shape, indices[-1], labels[:3]
+        ((10, 192), np.int32(9), array([0, 1, 2], dtype=int32))
+    """
+    batches = data.eval_batches(
+        source, batch_size=max(1, min(batch_size, len(source))), transform=transform
+    )
+    parts: list[Features] = []
+    pending: Any = None
+    done = 0
+
+    def take(output: Array, batch: Mapping[str, np.ndarray]) -> None:
+        nonlocal done
+        keep = batch["mask"]
+        parts.append((np.asarray(output)[keep], batch["label"][keep], batch["index"][keep]))
+        done += int(keep.sum())
+        if progress is not None:
+            progress(done, len(source))
+
+    with contextlib.closing(iter(batches)) as running:
+        for batch in running:
+            output = embed_fn(state, batch["image"])
+            output = _pick(output, feature) if isinstance(output, tuple) else output
+            # The host reads one batch while the device is at work on the next.
+            if pending is not None:
+                take(*pending)
+            pending = output, batch
+    take(*pending)
+    features, labels, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
+    skipped = batches.problems.report().get("skipped", {}).get("count", 0)
+    if len(np.unique(indices)) != len(indices) or len(indices) != len(source) - skipped:
+        raise UserError(
+            f"Data set '{source.name}' has {len(source)} examples and {skipped} were skipped, but "
+            f"{len(indices)} were embedded, {len(np.unique(indices))} of them different: expected "
+            "each once. Its __getitem__(i) must give the example whose 'index' is i."
+        )
+    return features.astype(np.float32), labels.astype(np.int32), indices.astype(np.int32)
+
+
+def tree_hash(tree: PyTree) -> str:
+    """SHA-256 over all leaves in the order of their paths: path, dtype, shape and bytes.
+
+    Args:
+        tree: pytree of arrays or numbers; typed PRNG keys count by their data.
+
+    Returns:
+        64 hexadecimal digits, the same on every machine for bit-equal trees.
+
+    Example:
+        >>> one = tree_hash({'b': np.zeros(2), 'a': np.ones(1)})
+        >>> one == tree_hash({'a': np.ones(1), 'b': np.zeros(2)}), len(one)
+        (True, 64)
+        >>> one == tree_hash({'a': np.ones(1), 'b': np.zeros((2, 1))})
+        False
+    """
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = [(jax.tree_util.keystr(path, simple=True, separator="."), x) for path, x in leaves]
+    for path, leaf in sorted(named, key=lambda pair: pair[0]):
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{path} {array.dtype.str} {np.shape(leaf)} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def backbone_hash(state: Any) -> str:
+    """`tree_hash` of what a network is made of: `params` and `batch_stats` of a state."""
+    return tree_hash({"params": state.params, "batch_stats": state.batch_stats})
+
+
+def save_npz(
+    path: str | Path,
+    features: np.ndarray,
+    labels: np.ndarray,
+    indices: np.ndarray,
+    *,
+    source: Any,
+    feature: str = BACKBONE,
+    step: int = -1,
+    backbone_sha256: str = "",
+) -> None:
+    """Writes features and what they are of, as plain arrays that need no pickle to be read.
+
+    The file is written beside its place and renamed when it is whole.
+
+    Args:
+        path: ends with .npz.
+        features: float [M,D].
+        labels: int [M].
+        indices: int [M].
+        source: what was embedded; its name and fingerprint are kept.
+        feature: which feature it is.
+        step: of the checkpoint.
+        backbone_sha256: from `backbone_hash`.
+
+    Raises:
+        UserError: another ending, or a folder that cannot be written.
+        ValueError: arrays of different lengths.
+
+    Reading it:
+        saved = np.load('features.npz')      # allow_pickle stays False
+        saved['features'], saved['labels'], str(saved['feature']), int(saved['step'])
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise UserError(f"Features are saved as .npz, found '{path}'. Type {path}.npz.")
+    if not len(features) == len(labels) == len(indices):
+        raise ValueError(
+            f"features, labels and indices must be as many, found {np.shape(features)}, "
+            f"{np.shape(labels)} and {np.shape(indices)}."
+        )
+    arrays = {
+        "features": np.asarray(features, np.float32),
+        "labels": np.asarray(labels, np.int32),
+        "indices": np.asarray(indices, np.int32),
+        "feature": np.array(str(feature)),
+        "source": np.array(str(source.name)),
+        "fingerprint": np.array(str(source.fingerprint())),
+        "step": np.array(step, np.int64),
+        "backbone_sha256": np.array(str(backbone_sha256)),
+    }
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            np.savez(file, **arrays)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
+            "disk with room. Type another --output."
+        ) from error

@@ -1,0 +1,209 @@
+"""The table at the end of a run: each number with its interval and its whole protocol."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy.stats import binomtest
+
+from jssl.evaluate.embed import BACKBONE
+from jssl.evaluate.knn import knn_accuracy
+from jssl.evaluate.linear import fit_linear, linear_accuracy
+
+LINEAR_BATCH = 256
+
+
+def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a proportion, for `count` independent examples.
+
+    Tiles that overlap are not independent: for them it is too narrow. It says nothing of how
+    training differs between seeds.
+
+    Args:
+        correct: how many were right.
+        count: of how many.
+        level: confidence.
+
+    Returns:
+        (low, high) in [0, 1].
+
+    Example:
+        >>> low, high = binomial_interval(8, 10)
+        >>> round(low, 4), round(high, 4)
+        (0.4902, 0.9433)
+    """
+    found = binomtest(correct, count).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def knn_protocol(*, k: int, temperature: float, bank: int, queries: int, name: str) -> str:
+    """The words for a kNN number, all but the feature.
+
+    Example:
+        >>> knn_protocol(k=20, temperature=0.1, bank=3200, queries=1200, name='photos')
+        'k=20, cosine, weights exp(s/0.1), bank 3,200 train, 1,200 test examples of photos'
+    """
+    return (
+        f"k={k}, cosine, weights exp(s/{temperature:g}), bank {bank:,} train, {queries:,} test "
+        f"examples of {name}"
+    )
+
+
+def linear_protocol(*, epochs: int, bank: int, queries: int, name: str) -> str:
+    """The words for a number of `fit_linear` with its defaults, all but feature and rate.
+
+    Example:
+        >>> linear_protocol(epochs=100, bank=3200, queries=1200, name='photos').split(', ')[-3:]
+        ['last epoch', '3,200 train', '1,200 test examples of photos']
+    """
+    return (
+        "softmax regression on cached features, standardised by train statistics, no "
+        "augmentation, zero init, SGD Nesterov 0.9, lr 1/L cosine, weight decay 0, "
+        f"{epochs} epochs of batch {min(LINEAR_BATCH, bank)}, last epoch, {bank:,} train, "
+        f"{queries:,} test examples of {name}"
+    )
+
+
+def probe_rows(
+    sets: Mapping[str, tuple[Any, Any, Any, Any]],
+    *,
+    num_classes: int,
+    name: str,
+    feature: str = BACKBONE,
+    k: int = 20,
+    temperature: float = 0.1,
+    linear_epochs: int = 100,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Runs the same two probes, kNN and linear, on several feature sets of the same examples.
+
+    Args:
+        sets: kind -> (train features [M,D], train labels [M], test features [Q,D], test labels
+            [Q]); kinds are most often 'trained', 'untrained' and 'raw pixels'.
+        num_classes: K.
+        name: of the data set.
+        feature: what was taken of the networks; the words for every kind but 'raw pixels'.
+        k: neighbours of kNN.
+        temperature: of kNN's weights.
+        linear_epochs: of `fit_linear`.
+        seed: of `fit_linear`.
+
+    Returns:
+        Two JSON-serialisable rows. Each has `probe` ('kNN' or 'linear'), `protocol` (what is
+        common to its numbers), `top1` {kind: in [0, 1]} and `numbers` {kind: {`top1`, `top5`
+        when K >= 5, `correct`, `count`, `ci95` [low, high], `feature`, `dim`, `protocol`}},
+        where that `protocol` is complete.
+
+    Raises:
+        UserError, ValueError: as `knn_accuracy` and `fit_linear`.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.eye(4).repeat(5, axis=0), np.arange(4).repeat(5)
+        >>> rows = probe_rows({'trained': (x, y, x, y)}, num_classes=4, name='mine', k=5)
+        >>> [(row['probe'], row['top1']) for row in rows]
+        [('kNN', {'trained': 1.0}), ('linear', {'trained': 1.0})]
+    """
+    knn: dict[str, Any] = {}
+    linear: dict[str, Any] = {}
+    for kind, (train_x, train_y, test_x, test_y) in sets.items():
+        words = _feature_words(kind, feature)
+        sizes = {"bank": len(train_x), "queries": len(test_x), "name": name}
+        common_knn = knn_protocol(k=k, temperature=temperature, **sizes)
+        common_linear = linear_protocol(epochs=linear_epochs, **sizes)
+        scores = knn_accuracy(
+            train_x,
+            train_y,
+            test_x,
+            test_y,
+            num_classes=num_classes,
+            k=k,
+            temperature=temperature,
+        )
+        knn[kind] = number(scores, words, train_x.shape[1], common_knn)
+        fit = fit_linear(
+            train_x,
+            train_y,
+            num_classes=num_classes,
+            epochs=linear_epochs,
+            batch_size=LINEAR_BATCH,
+            seed=seed,
+        )
+        scores = linear_accuracy(fit.head, test_x, test_y)
+        rate = common_linear.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
+        linear[kind] = number(scores, words, train_x.shape[1], rate)
+    return [_row("kNN", common_knn, knn), _row("linear", common_linear, linear)]
+
+
+def number(scores: Mapping[str, Any], feature: str, dim: int, protocol: str) -> dict[str, Any]:
+    """One number of a row: scores, interval, and the complete protocol."""
+    low, high = binomial_interval(scores["correct"], scores["count"])
+    return {
+        **scores,
+        "ci95": [low, high],
+        "feature": feature,
+        "dim": int(dim),
+        "protocol": f"{feature} ({dim}-d), {protocol}",
+    }
+
+
+def linear_row(record: Mapping[str, Any], *, kind: str = "trained") -> dict[str, Any]:
+    """A row of the same form from the record of `evaluate_linear`, whose protocol says it all.
+
+    Args:
+        record: `LinearResult.record`.
+        kind: of the network.
+
+    Returns:
+        A row; its number also has `best_top1` and `best_epoch`.
+    """
+    scores = {key: record[key] for key in ("top1", "top5", "correct", "count") if key in record}
+    found = number(scores, _feature_words(kind, record["feature"]), record["dim"], "")
+    found |= {"protocol": record["protocol"]}
+    found |= {"best_top1": record["best_top1"], "best_epoch": record["best_epoch"]}
+    return _row("linear", record["protocol"], {kind: found})
+
+
+def _feature_words(kind: str, feature: str) -> str:
+    return "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
+
+
+def _row(probe: str, protocol: str, numbers: dict[str, Any]) -> dict[str, Any]:
+    top1 = {kind: found["top1"] for kind, found in numbers.items()}
+    return {"probe": probe, "protocol": protocol, "top1": top1, "numbers": numbers}
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as aligned plain text, a line a number: top-1, 95 % interval, whole protocol.
+
+    Args:
+        rows: from `probe_rows` or `linear_row`.
+
+    Returns:
+        Lines without a final newline. A number with a better epoch behind it says so.
+
+    Example:
+        >>> row = _row('kNN', 'k=1', {'raw pixels': number(
+        ...     {'top1': 0.8, 'correct': 8, 'count': 10}, 'raw pixels', 3, 'k=1')})
+        >>> print(format_table([row]))
+        probe  features    top-1 %  95 % interval  protocol
+        kNN    raw pixels     80.0    49.0 - 94.3  raw pixels (3-d), k=1
+    """
+    lines = [("probe", "features", "top-1 %", "95 % interval", "protocol")]
+    for row in rows:
+        for found in row["numbers"].values():
+            low, high = (100 * edge for edge in found["ci95"])
+            protocol = found["protocol"]
+            if "best_top1" in found:
+                protocol += (
+                    f" (best: {100 * found['best_top1']:.1f} after epoch "
+                    f"{found['best_epoch']:g}, not chosen)"
+                )
+            top1 = f"{100 * found['top1']:.1f}"
+            lines.append(
+                (row["probe"], found["feature"], top1, f"{low:.1f} - {high:.1f}", protocol)
+            )
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    return "\n".join(
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {e}"
+        for a, b, c, d, e in lines
+    )
