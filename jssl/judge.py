@@ -3,17 +3,21 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from jssl import config as config_lib
 from jssl import data, evaluate, experiment, workdir
 from jssl.errors import UserError, nearest
+from jssl.experiment import Experiment
 from jssl.metrics import say
 from jssl.train import train
+from jssl.types import TrainState
 
 PROTOCOLS = ("knn", "linear")
 
@@ -54,7 +58,8 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
 
 
 def _leave(*_: Any) -> None:
-    os.write(2, b"\nStopped while judging: the training is finished and saved; the same command judges it.\n")
+    os.write(2, b"\nStopped while judging: the training is finished and saved. "
+                b"Type the same command to judge it.\n")
     os._exit(0)
 
 
@@ -63,3 +68,193 @@ def run_hash(config: ConfigDict) -> str:
     flat = config_lib.flatten(config)
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)
+
+
+def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
+    """kNN and linear top-1 of the frozen features, of the untrained net and of raw pixels.
+
+    The untrained net is the state before the first step: the same seed, running statistics as
+    they are initialised.
+    """
+    config = parts.config
+    trained = parts.launcher.compile_embed(parts.method.embed)
+    pixels = jax.jit(evaluate.raw_pixels)
+    feature = config.monitor.knn_feature
+    kinds = {
+        "trained": (trained, state, feature),
+        "untrained": (trained, experiment.init_state(parts), feature),
+        "raw pixels": (pixels, None, evaluate.BACKBONE),
+    }
+    sets = {}
+    for kind, (embed, owner, name) in kinds.items():
+        halves = []
+        for source in (parts.probe_source, parts.test_source):
+            features, labels, _ = evaluate.embed_source(
+                embed,
+                owner,
+                source,
+                batch_size=256,
+                feature=name,
+                transform=data.eval_transform(config.data, source, size=config.augment.size),
+            )
+            halves += [features, labels]
+        sets[kind] = tuple(halves)
+    return evaluate.probe_rows(
+        sets,
+        num_classes=parts.probe_source.num_classes,
+        name=parts.test_source.name,
+        feature=feature,
+        k=config.monitor.knn_k,
+        temperature=config.monitor.knn_temperature,
+        linear_epochs=config.final.linear_epochs,
+    )
+
+
+def _sources(config: ConfigDict, source: str | None, data_dir: str | None, split: str) -> Any:
+    chosen = ConfigDict(config.data.to_dict())
+    if source is not None and source != config.data.name:
+        chosen = ConfigDict(data.DEFAULTS)
+        chosen.name = source
+    if data_dir is not None:
+        chosen.data_dir = data_dir
+    found = data.make_source(chosen, split)
+    return chosen, found
+
+
+def evaluate_run(
+    folder: str | Path,
+    *,
+    protocols: Sequence[str],
+    k: int,
+    temperature: float,
+    feature: str,
+    preset: str,
+    epochs: float,
+    step: int | None = None,
+    source: str | None = None,
+    data_dir: str | None = None,
+) -> list[dict[str, Any]]:
+    """Judges a checkpoint by kNN on frozen features, the papers' linear protocol, or both.
+
+    Args:
+        folder: the workdir of the run.
+        protocols: of 'knn' and 'linear'.
+        k, temperature: of kNN.
+        feature: 'backbone' or the name of an intermediate.
+        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`.
+        epochs: of the linear protocol; 0 takes the preset's.
+        step: which checkpoint, the newest by default.
+        source, data_dir: another data set than the run's.
+
+    Returns:
+        The rows that were printed and written to `evaluation.json` in the workdir.
+
+    Raises:
+        UserError: unknown protocol, preset or feature, no labels, no checkpoint.
+    """
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise UserError(f"Unknown protocol '{name}': {nearest(name, PROTOCOLS)}.")
+    if "linear" in protocols and preset not in evaluate.PRESETS:
+        raise UserError(f"Unknown linear preset '{preset}': {nearest(preset, evaluate.PRESETS)}.")
+    config = workdir.read_config(folder)
+    chosen, train_source = _sources(config, source, data_dir, "probe")
+    _, test_source = _sources(config, source, data_dir, "test")
+    embed, state = experiment.load_encoder(folder, step=step)
+    size = config.augment.size
+    rows = []
+    if "knn" in protocols:
+        halves = []
+        for part in (train_source, test_source):
+            features, labels, _ = evaluate.embed_source(
+                jax.jit(evaluate.select_feature(embed, feature)),
+                state,
+                part,
+                batch_size=256,
+                transform=data.eval_transform(chosen, part, size=size),
+            )
+            halves += [features, labels]
+        rows.append(
+            evaluate.knn_row(
+                *halves,
+                num_classes=train_source.num_classes,
+                name=test_source.name,
+                feature=feature,
+                k=k,
+                temperature=temperature,
+            )
+        )
+    if "linear" in protocols:
+        result = evaluate.evaluate_linear(
+            embed,
+            state,
+            train_source,
+            test_source,
+            size=size,
+            preset=preset,
+            epochs=epochs,
+            feature=feature,
+            host_crop=bool(chosen.host_crop),
+            train_transform=data.train_transform(chosen, train_source, size=size, views=1),
+            test_transform=data.eval_transform(chosen, test_source, size=size),
+            workers=chosen.workers,
+            progress=lambda entry: say(
+                f"linear epoch {entry['epoch']:g} loss {entry['loss']:.4g} "
+                f"test top-1 {100 * entry['test_top1']:.1f} %"
+            ),
+        )
+        rows.append(evaluate.linear_row(result.record))
+    print(evaluate.format_table(rows))
+    record = {
+        "step": int(state.step),
+        "backbone_sha256": evaluate.backbone_hash(state),
+        "rows": rows,
+        "versions": workdir.versions(),
+    }
+    workdir.write_json(Path(folder) / "evaluation.json", record)
+    return rows
+
+
+def embed_run(
+    folder: str | Path,
+    *,
+    output: str | Path,
+    feature: str,
+    step: int | None = None,
+    source: str | None = None,
+    data_dir: str | None = None,
+    split: str = "test",
+) -> None:
+    """Writes the features and labels of a data set to an .npz file.
+
+    Args:
+        folder: the workdir of the run.
+        output: the file; ends with .npz.
+        feature: 'backbone' or the name of an intermediate.
+        step: which checkpoint, the newest by default.
+        source, data_dir: another data set than the run's.
+        split: 'train' or 'test'.
+    """
+    config = workdir.read_config(folder)
+    chosen, found = _sources(config, source, data_dir, split)
+    embed, state = experiment.load_encoder(folder, step=step)
+    with tqdm(total=len(found), unit="image", disable=None) as bar:
+        features, labels, indices = evaluate.embed_source(
+            jax.jit(evaluate.select_feature(embed, feature)),
+            state,
+            found,
+            batch_size=256,
+            transform=data.eval_transform(chosen, found, size=config.augment.size),
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+    evaluate.save_npz(
+        output,
+        features,
+        labels,
+        indices,
+        source=found,
+        feature=feature,
+        step=int(state.step),
+        backbone_sha256=evaluate.backbone_hash(state),
+    )
+    print(f"{output}: {feature} features {list(features.shape)} of {found.name} ({split}).")

@@ -18,6 +18,12 @@ from tqdm import tqdm
 from jssl.errors import UserError
 
 
+def say(text: str) -> None:
+    """Prints a line to the terminal, from process 0 only."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
 def truncate_jsonl(path: Path, step: int) -> None:
     """Drops the lines of a metrics file whose step is after `step`, or that were cut short."""
     if not path.exists():

@@ -1,5 +1,6 @@
 """What is watched while a run trains: kNN accuracy and signs of collapse."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,31 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import evaluate
-from jssl.experiment import Experiment
+from jssl import data, evaluate
+from jssl.experiment import Experiment, host_transform
 from jssl.types import TrainState
 
 COLLAPSE_EXAMPLES = 512  # enough for a spectrum of 128-512 dimensions, little enough for a CPU
 
 
-class Head:
-    """The first `count` examples of a source, spread evenly over it.
+class Subset:
+    """Examples of a source, evenly spaced over it, with the source's protocol.
 
-    A source may be sorted by class; evenly spaced examples keep every class in a subset.
+    A source may be sorted by class: evenly spaced examples keep every class.
     """
 
     def __init__(self, source: Any, count: int):
         self._source = source
         self._where = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
         self.name, self.num_classes = source.name, source.num_classes
+        self.image_shape, self.on_error = source.image_shape, source.on_error
+        if hasattr(source, "encoded"):
+            self.encoded = lambda i: {**source.encoded(int(self._where[i])), "index": np.int32(i)}
 
     def __len__(self) -> int:
         return len(self._where)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[int(self._where[index])]
+        return {**self._source[int(self._where[index])], "index": np.int32(index)}
 
     def fingerprint(self) -> str:
+        """The source's, and how many of it."""
         return f"{self._source.fingerprint()}[{len(self)} evenly spaced]"
 
 
@@ -45,11 +50,11 @@ def make_monitor(experiment: Experiment) -> Callable[[TrainState], tuple[dict[st
     config, method = experiment.config, experiment.method
     embed = experiment.launcher.compile_embed(method.embed)
     settings = config.monitor
-    train = Head(experiment.train_source, settings.max_examples)
-    test = Head(experiment.test_source, settings.max_examples)
-    probe = Head(experiment.train_source, min(COLLAPSE_EXAMPLES, settings.max_examples))
+    labelled = experiment.test_source is not None and experiment.probe_source.num_classes > 1
+    bank = Subset(experiment.probe_source, settings.max_examples)
+    probe = Subset(experiment.train_source, min(COLLAPSE_EXAMPLES, settings.max_examples))
     views = jax.jit(method.views)
-    images = np.stack([probe[i]["image"] for i in range(len(probe))])
+    images = _images(experiment, probe)
 
     def two_views() -> tuple[Any, Any]:
         key = jax.random.key(config.seed)
@@ -67,19 +72,21 @@ def make_monitor(experiment: Experiment) -> Callable[[TrainState], tuple[dict[st
             source,
             batch_size=min(config.batch_size, len(source)),
             feature=settings.knn_feature,
+            transform=data.eval_transform(config.data, source, size=config.augment.size),
         )
 
     def monitor(state: TrainState) -> tuple[dict[str, float], list[str]]:
         scalars: dict[str, float] = {}
-        if train.num_classes > 1:
-            train_x, train_y, _ = features_of(state, train)
+        if labelled:
+            test = Subset(experiment.test_source, settings.max_examples)
+            train_x, train_y, _ = features_of(state, bank)
             test_x, test_y, _ = features_of(state, test)
             scores = evaluate.knn_accuracy(
                 train_x,
                 train_y,
                 test_x,
                 test_y,
-                num_classes=train.num_classes,
+                num_classes=bank.num_classes,
                 k=settings.knn_k,
                 temperature=settings.knn_temperature,
             )
@@ -104,12 +111,26 @@ def make_monitor(experiment: Experiment) -> Callable[[TrainState], tuple[dict[st
     return monitor
 
 
+def _images(experiment: Experiment, source: Any) -> np.ndarray:
+    """The images of a source as the training step gets them, uint8 [B,H,W,3] or [B,V,H,W,3]."""
+    batches = data.train_batches(
+        source,
+        batch_size=len(source),
+        seed=experiment.config.seed,
+        transform=host_transform(experiment),
+    )
+    with contextlib.closing(batches):
+        return next(batches)["image"]
+
+
 def monitor_protocol(experiment: Experiment) -> str:
     """One line that names the online kNN's protocol."""
     s = experiment.config.monitor
-    train = min(s.max_examples, len(experiment.train_source))
+    if experiment.test_source is None or experiment.probe_source.num_classes < 2:
+        return "no labelled test split: collapse is watched, kNN is not"
+    bank = min(s.max_examples, len(experiment.probe_source))
     test = min(s.max_examples, len(experiment.test_source))
     return (
         f"online kNN: {s.knn_feature} features, k={s.knn_k}, cosine, weights "
-        f"exp(s/{s.knn_temperature}), {train} training examples as bank, {test} test examples"
+        f"exp(s/{s.knn_temperature}), {bank} training examples as bank, {test} test examples"
     )

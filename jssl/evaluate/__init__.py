@@ -6,6 +6,7 @@ from jssl.evaluate.collapse import collapse_warnings as collapse_warnings
 from jssl.evaluate.collapse import effective_rank as effective_rank
 from jssl.evaluate.collapse import std_of_normalized as std_of_normalized
 from jssl.evaluate.collapse import uniformity as uniformity
+from jssl.evaluate.embed import BACKBONE as BACKBONE
 from jssl.evaluate.embed import backbone_hash as backbone_hash
 from jssl.evaluate.embed import embed_source as embed_source
 from jssl.evaluate.embed import raw_pixels as raw_pixels
@@ -26,6 +27,7 @@ from jssl.evaluate.presets import preset_rate as preset_rate
 from jssl.evaluate.table import binomial_interval as binomial_interval
 from jssl.evaluate.table import format_table as format_table
 from jssl.evaluate.table import knn_protocol as knn_protocol
+from jssl.evaluate.table import knn_row as knn_row
 from jssl.evaluate.table import linear_protocol as linear_protocol
 from jssl.evaluate.table import linear_row as linear_row
 from jssl.evaluate.table import probe_rows as probe_rows

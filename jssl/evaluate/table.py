@@ -134,6 +134,30 @@ def probe_rows(
     return [_row("kNN", common_knn, knn), _row("linear", common_linear, linear)]
 
 
+def knn_row(
+    train_x: Any,
+    train_y: Any,
+    test_x: Any,
+    test_y: Any,
+    *,
+    num_classes: int,
+    name: str,
+    feature: str = BACKBONE,
+    k: int = 20,
+    temperature: float = 0.1,
+    kind: str = "trained",
+) -> dict[str, Any]:
+    """kNN on one feature set as a row; see `probe_rows` for arguments and result."""
+    protocol = knn_protocol(
+        k=k, temperature=temperature, bank=len(train_x), queries=len(test_x), name=name
+    )
+    scores = knn_accuracy(
+        train_x, train_y, test_x, test_y, num_classes=num_classes, k=k, temperature=temperature
+    )
+    found = number(scores, _feature_words(kind, feature), train_x.shape[1], protocol)
+    return _row("kNN", protocol, {kind: found})
+
+
 def number(scores: Mapping[str, Any], feature: str, dim: int, protocol: str) -> dict[str, Any]:
     """One number of a row: scores, interval, and the complete protocol."""
     low, high = binomial_interval(scores["correct"], scores["count"])
