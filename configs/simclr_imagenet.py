@@ -15,9 +15,7 @@ from jssl import config
 
 
 def get_config(arg=""):
-    s = config.switches(
-        arg, smoke=False, preset="v1", epochs=0.0, batch=4096, depth=50, width=1.0
-    )
+    s = config.switches(arg, smoke=False, preset="v1", epochs=0.0, batch=4096, depth=50, width=1.0)
     c = config.base("simclr", preset=s.preset)
     c.data.name = "imagenet2012"
     c.data.host_crop = "tf"

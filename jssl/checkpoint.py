@@ -54,8 +54,15 @@ class Checkpoints:
         read_only: neither make the folder nor tidy it up.
     """
 
-    def __init__(self, workdir: str | Path, *, method: str, keep: int = 2, keep_every_steps: int = 0,
-                 read_only: bool = False):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        method: str,
+        keep: int = 2,
+        keep_every_steps: int = 0,
+        read_only: bool = False,
+    ):
         kept: list[Any] = [policies.LatestN(keep)]
         if keep_every_steps:
             kept.append(policies.EveryNSteps(keep_every_steps))
@@ -90,7 +97,9 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+    def restore(
+        self, like: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         """Reads a checkpoint into the shapes and shardings of `like`.
 
         Args:
@@ -107,6 +116,9 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None:
             raise UserError(f"No checkpoint in {self.folder}: train first, or check --workdir.")
+        if step not in self._manager.all_steps():
+            found = ", ".join(map(str, sorted(self._manager.all_steps())))
+            raise UserError(f"No checkpoint of step {step} in {self.folder}: there are {found}.")
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         self._check(about["about"], describe(like), step)
         flat = {

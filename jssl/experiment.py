@@ -136,9 +136,7 @@ def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
 def init_state(experiment: Experiment) -> TrainState:
     """The state before training, born with the launcher's sharding."""
     size = experiment.config.batch_size // experiment.launcher.size
-    return experiment.launcher.init(
-        lambda: first_state(experiment.config, experiment.method, size)
-    )
+    return experiment.launcher.init(lambda: first_state(experiment.config, experiment.method, size))
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
@@ -174,9 +172,7 @@ def load_encoder(folder: str | Path, *, step: int | None = None):
     method, _ = make_method(config, axis_name=None, steps_per_epoch=1, total_steps=1)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: first_state(config, method, config.batch_size))
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
-    )
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
     checkpoints = checkpoint.Checkpoints(folder, method=config.method, read_only=True)
     try:
         state, _ = checkpoints.restore(like, step)

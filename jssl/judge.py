@@ -58,8 +58,11 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
 
 
 def _leave(*_: Any) -> None:
-    os.write(2, b"\nStopped while judging: the training is finished and saved. "
-                b"Type the same command to judge it.\n")
+    os.write(
+        2,
+        b"\nStopped while judging: the training is finished and saved. "
+        b"Type the same command to judge it.\n",
+    )
     os._exit(0)
 
 

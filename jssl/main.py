@@ -154,7 +154,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
             if isinstance(cause, UserError):
                 raise cause from None
         if isinstance(error, flags.Error):
-            raise UserError(f"{str(error).splitlines()[0]}. `jssl --helpfull` lists the flags.") from None
+            raise UserError(
+                f"{str(error).splitlines()[0]}. `jssl --helpfull` lists the flags."
+            ) from None
         key = str(error).strip('"').replace("\\'", "'").replace("\\n", " ")
         given = [w for w in argv if w.startswith("--config.")]
         raise UserError(f"A --config flag names an unknown key: {key} Given: {given}.") from None

@@ -23,7 +23,9 @@ class Subset:
 
     def __init__(self, source: Any, count: int):
         self._source = source
-        self._where = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
+        self._where = np.unique(
+            np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+        )
         self.name, self.num_classes = source.name, source.num_classes
         self.image_shape, self.on_error = source.image_shape, source.on_error
         if hasattr(source, "encoded"):
@@ -40,7 +42,9 @@ class Subset:
         return f"{self._source.fingerprint()}[{len(self)} evenly spaced]"
 
 
-def make_monitor(experiment: Experiment) -> Callable[[TrainState], tuple[dict[str, float], list[str]]]:
+def make_monitor(
+    experiment: Experiment,
+) -> Callable[[TrainState], tuple[dict[str, float], list[str]]]:
     """Makes the online monitor of a run.
 
     Returns:
@@ -92,7 +96,10 @@ def make_monitor(experiment: Experiment) -> Callable[[TrainState], tuple[dict[st
             )
             scalars["knn_top1"] = float(scores["top1"])
         warnings: list[str] = []
-        for name, pick in (("backbone", lambda o: o[0]), ("projection", lambda o: o[1].get("projection"))):
+        for name, pick in (
+            ("backbone", lambda o: o[0]),
+            ("projection", lambda o: o[1].get("projection")),
+        ):
             a, b = (pick(embed(state, x)) for x in pair)
             if a is None:
                 continue

@@ -73,7 +73,9 @@ def guard(train_step: StepFn) -> Callable[..., tuple[TrainState, Metrics]]:
         if "grad_norm" in metrics:
             finite &= jnp.isfinite(metrics["grad_norm"])
         ok = finite & (state.step == expected)
-        kept = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new.replace(key=0), state.replace(key=0))
+        kept = jax.tree.map(
+            lambda n, o: jnp.where(ok, n, o), new.replace(key=0), state.replace(key=0)
+        )
         return kept.replace(key=state.key), {**metrics, "ok": ok}
 
     return guarded
@@ -248,7 +250,9 @@ def _jit_launcher(device: Any) -> Launcher:
     def compile_step(train_step):
         return jax.jit(guard(train_step), donate_argnums=0)
 
-    return Launcher("jit", None, 1, sharding, init, compile_step, lambda b: b, lambda s: s, compile_embed)
+    return Launcher(
+        "jit", None, 1, sharding, init, compile_step, lambda b: b, lambda s: s, compile_embed
+    )
 
 
 def _vmap_launcher(replicas: int, device: Any) -> Launcher:

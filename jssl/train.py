@@ -196,8 +196,11 @@ class _Run:
         scalars["monitor_seconds"] = time.monotonic() - started
         self.writers.scalars(done, scalars)
         epoch = done / self.parts.steps_per_epoch
-        parts = [f"{k} {v:.4g}" for k, v in scalars.items() if not k.endswith("seconds")]
-        self.progress.say(f"epoch {epoch:g}: {'  '.join(parts)}")
+        shown = [f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith(("top1", "std", "rank"))]
+        self.progress.say(f"epoch {epoch:g}: {'  '.join(shown)}")
+        if problems := self.batches.problems.report():
+            workdir.write_json(self.folder / "problems.json", problems)
+            self.progress.say(f"pictures that were replaced or converted: {problems}")
         for line in warnings:
             self.progress.say(f"WARNING {line}")
 

@@ -1,8 +1,8 @@
 """The folder of a run: whose it is, and what every run leaves in it.
 
-    config.json      the resolved config            versions.json   libraries, git, devices
-    parameters.txt   the table of parameters        metrics.jsonl   every logged number
-    checkpoints/     states                         result.json     the judged numbers at the end
+config.json      the resolved config            versions.json   libraries, git, devices
+parameters.txt   the table of parameters        metrics.jsonl   every logged number
+checkpoints/     states                         result.json     the judged numbers at the end
 """
 
 import importlib.metadata

@@ -34,7 +34,9 @@ def public_functions(module):
 def test_collectives_live_in_one_file_and_axis_names_in_one_place(path):
     text = path.read_text()
     if path.name != "collectives.py":
-        found = re.findall(r"lax\.(?:p(?:sum|mean|max|min|permute|broadcast)|all_\w+|axis_\w+)", text)
+        found = re.findall(
+            r"lax\.(?:p(?:sum|mean|max|min|permute|broadcast)|all_\w+|axis_\w+)", text
+        )
         assert not found
     if path.name != "parallel.py":
         literals = [

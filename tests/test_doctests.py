@@ -24,6 +24,8 @@ def test_examples(name):
 def test_there_are_examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
     count = sum(
-        bool(test.examples) for name in MODULES for test in finder.find(importlib.import_module(name))
+        bool(test.examples)
+        for name in MODULES
+        for test in finder.find(importlib.import_module(name))
     )
     assert count >= 20

@@ -1,5 +1,6 @@
 """Boxes, crops and resizing."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -145,7 +146,7 @@ def _kernel(t: Array, kernel: str, a: float) -> Array:
     return jnp.where(t < 1, near, jnp.where(t < 2, far, 0.0))
 
 
-def _bands(
+def _taps(
     start: Array,
     length: Array,
     flip: Array | bool,
@@ -154,40 +155,68 @@ def _bands(
     size: int,
     method: str,
     antialias: bool,
-) -> list[tuple[Array, Array]]:
-    """The matrix [size,n] that resizes n pixels' [start, start + length) to `size`, in bands.
+) -> tuple[Array, Array]:
+    """How pixels [start, start + length) of n become `size`: (index int32, weight) [size,taps].
 
-    Row i holds the weights of the inputs near the centre c_i of output i, so all but a band of
-    the matrix is zero. It comes in blocks of rows, `(low, weight [block,span])`, to be multiplied
-    with inputs low to low + span.
+    Output i is the sum over its taps of weight times the input at index, the inputs near its
+    centre c_i.
     """
     kernel, a, half_pixel, outside = RESIZES[method]
-    block = block_size(size)
-    largest = n / size  # the scale of the whole image, the largest of any crop
-    reach = (1 if kernel == "triangle" else 2) * (max(largest, 1.0) if antialias else 1.0)
-    span = min(n, int((block - 1) * largest + 2 * reach) + 3)
+    # the largest reach of any crop is that of the whole image
+    reach = (1 if kernel == "triangle" else 2) * (max(n / size, 1.0) if antialias else 1.0)
     start, length = start.astype(jnp.float32), length.astype(jnp.float32)
     scale = length / size
     widen = jnp.maximum(scale, 1.0) if antialias else jnp.float32(1)
+    i = jnp.arange(size, dtype=jnp.float32)
+    i = jnp.where(flip, size - 1 - i, i)
+    centre = (start + ((i + 0.5) * scale - 0.5 if half_pixel else i * scale))[:, None]
+    tap = jnp.arange(1, math.ceil(2 * reach) + 1, dtype=jnp.float32)[None, :]
+    place = jnp.floor(centre - reach) + tap
+    weight = _kernel((place - centre) / widen, kernel, a)
+    inside = jnp.clip(place, start, start + length - 1)
+    if outside == "renormalise" or antialias:
+        weight = jnp.where(place == inside, weight, 0.0)
+        weight = weight / weight.sum(axis=1, keepdims=True)
+    return inside.astype(jnp.int32), weight
+
+
+def _sum_rows(x: Array, index: Array, weight: Array) -> Array:
+    """[n,K] -> float32 [size,K] by fetching each tap's row: four fused passes on the CPU."""
+    rows = (x.at[index[:, k]].get(mode="promise_in_bounds") for k in range(index.shape[1]))
+    return sum(weight[:, k, None] * row.astype(jnp.float32) for k, row in enumerate(rows))
+
+
+def _multiply_rows(x: Array, index: Array, weight: Array) -> Array:
+    """[n,K] -> float32 [size,K] as products with the bands of the matrix of the taps."""
+    bands = [
+        jnp.dot(
+            band,
+            jax.lax.dynamic_slice_in_dim(x, low, band.shape[1], axis=0).astype(jnp.float32),
+            precision="highest",
+        )
+        for low, band in _bands(index, weight, x.shape[0])
+    ]
+    return jnp.concatenate(bands, axis=0)
+
+
+def _bands(index: Array, weight: Array, n: int) -> list[tuple[Array, Array]]:
+    """The matrix [size,n] of the taps without its zeros: blocks of rows (low, [block,span]).
+
+    A block is to be multiplied with the inputs low to low + span, all that it can see.
+    """
+    size, taps = index.shape
+    block = block_size(size)
+    span = min(n, math.ceil((block - 1) * n / size) + taps + 1)
 
     def band(first: int) -> tuple[Array, Array]:
-        i = first + jnp.arange(block, dtype=jnp.float32)
-        i = jnp.where(flip, size - 1 - i, i)
-        centre = start + ((i + 0.5) * scale - 0.5 if half_pixel else i * scale)
-        low = jnp.floor(jnp.minimum(centre[0], centre[-1]) - reach)
-        low = jnp.clip(low, 0, n - span).astype(jnp.int32)
-        taps = (low + jnp.arange(span)).astype(jnp.float32)[None, :]
-        centre = centre[:, None]
-        weight = _kernel((taps - centre) / widen, kernel, a)
-        weight = jnp.where((taps >= start) & (taps < start + length), weight, 0.0)
-        if outside == "clamp" and not antialias:
-            # the weights of the two taps beyond an edge go to the edge
-            for edge, step in ((start, -1.0), (start + length - 1, 1.0)):
-                beyond = sum(_kernel(edge + k * step - centre, kernel, a) for k in (1, 2))
-                weight = weight + jnp.where(taps == edge, beyond, 0.0)
-        else:
-            weight = weight / weight.sum(axis=1, keepdims=True)
-        return low, weight
+        rows = slice(first, first + block)
+        low = jnp.minimum(jnp.minimum(index[first, 0], index[first + block - 1, 0]), n - span)
+        column = low + jnp.arange(span)[None, :]
+        parts = (
+            jnp.where(index[rows, k, None] == column, weight[rows, k, None], 0.0)
+            for k in range(taps)
+        )
+        return low, sum(parts)
 
     return [band(first) for first in range(0, size, block)]
 
@@ -231,29 +260,37 @@ def crop_resize(
     Reference: Keys, IEEE Trans. ASSP 29(6), 1981. tf.image.resize looks the kernel up in a table
         of 1024 steps, so the two differ by at most 1e-3.
     """
-    x = crop_resize_rows(image, box, size=size, method=method, antialias=antialias, flip=flip)
+    x = image.transpose(0, 2, 1)
+    x = crop_resize_rows(x, box, size=size, method=method, antialias=antialias, flip=flip)
     return x.transpose(0, 2, 1)
 
 
 def crop_resize_rows(
     image: Array, box: Box, *, size: int, method: str, antialias: bool, flip: Array | bool
 ) -> Array:
-    """`crop_resize` that leaves the result as [size,C,size], as the products make it."""
-    H, W, C = image.shape
+    """`crop_resize` of [H,C,W] to [size,C,size].
+
+    Both axes of the picture are then an axis of a matrix: its rows in [H,CW], its columns in
+    [HC,W].
+    """
+    H, C, W = image.shape
     how = {"size": size, "method": method, "antialias": antialias}
-    # [H,C,W]: both axes of the picture are then an axis of a matrix, rows [H,CW], columns [HC,W].
-    x = image.transpose(0, 2, 1).reshape(H, C * W)
-    rows = []
-    for low, weight in _bands(box.top, box.height, False, n=H, **how):
-        seen = jax.lax.dynamic_slice_in_dim(x, low, weight.shape[1], axis=0)
-        rows.append(jnp.dot(weight, seen.astype(jnp.float32), precision="highest"))
-    x = jnp.concatenate(rows, axis=0).reshape(size * C, W)
-    columns = []
-    for low, weight in _bands(box.left, box.width, flip, n=W, **how):
-        if image.dtype == jnp.uint8:
-            weight = weight * (1 / 255)
-        seen = jax.lax.dynamic_slice_in_dim(x, low, weight.shape[1], axis=1)
-        columns.append(jnp.dot(seen, weight.T, precision="highest"))
+    x = image.reshape(H, C * W)
+    index, weight = _taps(box.top, box.height, False, n=H, **how)
+    # A row lies together in memory, so the CPU fetches rows; a matrix unit multiplies.
+    x = jax.lax.platform_dependent(x, index, weight, cpu=_sum_rows, default=_multiply_rows)
+    x = x.reshape(size * C, W)
+    index, weight = _taps(box.left, box.width, flip, n=W, **how)
+    if image.dtype == jnp.uint8:
+        weight = weight * (1 / 255)
+    columns = [
+        jnp.dot(
+            jax.lax.dynamic_slice_in_dim(x, low, band.shape[1], axis=1),
+            band.T,
+            precision="highest",
+        )
+        for low, band in _bands(index, weight, W)
+    ]
     return jnp.concatenate(columns, axis=1).reshape(size, C, size)
 
 

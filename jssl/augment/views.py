@@ -107,8 +107,8 @@ class Views:
     """The views of one image, as a function `(key, image) -> float32 [V,size,size,3]`.
 
     It is made of two, so that a batch can draw all its random numbers at once and then treat its
-    images one by one: `draw(key, height, width)` gives a `Draw` with a leading axis V, `render(
-    image, draw)` the view [size,size,3] of one of them.
+    images one by one: `draw(key, height, width)` gives a `Draw` with a leading axis V, and
+    `render(image [H,3,W], draw)` the view [size,size,3] of one of them.
     """
 
     size: int
@@ -117,7 +117,9 @@ class Views:
 
     def __call__(self, key: Array, image: Array) -> Array:
         draws = self.draw(key, *self.check(image.shape))
-        return jax.vmap(self.render, (0 if self.host_crop else None, 0))(image, draws)
+        return jax.vmap(self.render, (0 if self.host_crop else None, 0))(
+            image.swapaxes(-1, -2), draws
+        )
 
     def check(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """(H, W) of an image of this shape; ValueError if it is not what `host_crop` says."""
@@ -170,7 +172,7 @@ class Views:
         return _geometry.Box(*(jnp.int32(v) for v in (0, 0, height, width)))
 
     def render(self, image: Array, draw: Draw) -> Array:
-        """One view [size,size,3] of an image [H,W,3]: crop, flip, colour, blur, solarize."""
+        """One view [size,size,3] of an image [H,3,W]: crop, flip, colour, blur, solarize."""
         o = self.options
         x = self._crop(image, draw)
         if o["clip_crop"]:
@@ -220,9 +222,9 @@ class Views:
 
     def _crop(self, image: Array, draw: Draw) -> Array:
         """The crop, resized and perhaps mirrored: [size,3,size]."""
-        o, (H, W, _) = self.options, image.shape
+        o, (H, _, W) = self.options, image.shape
         if (self.host_crop or o["crop"] == "none") and H == W == self.size:
-            x = _pixels.to_float(image).transpose(0, 2, 1)
+            x = _pixels.to_float(image)
             return jnp.where(draw.flip, x[:, :, ::-1], x)
         return _geometry.crop_resize_rows(
             image,
@@ -345,7 +347,7 @@ def batch_views(
     # On an accelerator one batched program. On the CPU one view after another: it stays in the
     # cache, and what was not drawn (blur, an operation of the jitter) is not computed.
     return jax.lax.platform_dependent(
-        images,
+        images.swapaxes(-1, -2),  # [B,H,3,W], once for all views
         draws,
         cpu=functools.partial(_one_by_one, fn),
         default=functools.partial(_batched, fn),

@@ -98,7 +98,8 @@ def _predict(features, labels, queries, temperature, *, num_classes, k, block_si
         # Full float32 also where the accelerator's matmul would round: the ranking is the result.
         similarity = jnp.matmul(unit(block), bank.T, precision=jax.lax.Precision.HIGHEST)
         near, where = jax.lax.top_k(similarity, k)  # of equals, the lower index comes first
-        weights = jnp.exp((near - near[:, :1]) / temperature)
+        # Not near[:, :1]: XLA would fold that slice into top_k's and sort whole rows, 30x slower.
+        weights = jnp.exp((near - jnp.max(near, axis=1, keepdims=True)) / temperature)
         rows = jnp.arange(block_size)[:, None]
         votes = jnp.zeros((block_size, num_classes)).at[rows, labels[where]].add(weights)
         return votes / jnp.sum(votes, axis=1, keepdims=True)

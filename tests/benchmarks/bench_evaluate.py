@@ -1,6 +1,6 @@
 """Seconds of the online monitor's parts, beside scikit-learn's on the same arrays. Run by hand:
 
-    python tests/benchmarks/bench_evaluate.py [--large]
+python tests/benchmarks/bench_evaluate.py [--large]
 """
 
 import argparse

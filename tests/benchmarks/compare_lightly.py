@@ -84,9 +84,7 @@ def train(path, epochs, seed, batch_size, lr, blocks):
 
     before, start = error(), time.time()
     params = [*net.parameters(), *head.parameters()]
-    optimizer = torch.optim.SGD(
-        params, lr=lr * batch_size / 128, momentum=0.9, weight_decay=5e-4
-    )
+    optimizer = torch.optim.SGD(params, lr=lr * batch_size / 128, momentum=0.9, weight_decay=5e-4)
     steps = len(data["train"]) // batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     rng = np.random.default_rng(seed)
@@ -105,10 +103,15 @@ def train(path, epochs, seed, batch_size, lr, blocks):
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}: loss {total / steps:.4f}, kNN error {error():.4f}, "
-              f"{time.time() - start:.0f} s", flush=True)
-    print(f"seed {seed}: kNN error untrained {before:.4f}, trained {error():.4f}, "
-          f"{time.time() - start:.0f} s")
+        print(
+            f"epoch {epoch + 1}: loss {total / steps:.4f}, kNN error {error():.4f}, "
+            f"{time.time() - start:.0f} s",
+            flush=True,
+        )
+    print(
+        f"seed {seed}: kNN error untrained {before:.4f}, trained {error():.4f}, "
+        f"{time.time() - start:.0f} s"
+    )
 
 
 if __name__ == "__main__":

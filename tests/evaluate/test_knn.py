@@ -155,15 +155,21 @@ def test_compiles_once_for_a_shape_whatever_the_temperature_and_the_values():
     assert knn._predict._cache_size() == before + 1
 
 
+def compile_for(M, Q, D, block):
+    shapes = [((M, D), "float32"), ((M,), "int32"), ((Q, D), "float32"), ((), "float32")]
+    arguments = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
+    return knn._predict.lower(*arguments, num_classes=10, k=20, block_size=block).compile()
+
+
+def test_selects_the_nearest_without_sorting_the_bank():
+    text = compile_for(4000, 512, 16, 256).as_text()
+    assert 'custom_call_target="TopK"' in text
+    assert " sort(" not in text
+
+
 def test_memory_is_that_of_one_block_and_not_of_all_pairs():
     M, Q, D, block = 4000, 8192, 16, 256
-    shapes = [((M, D), "float32"), ((M,), "int32"), ((Q, D), "float32"), ((), "float32")]
-    compiled = knn._predict.lower(
-        *(jax.ShapeDtypeStruct(*shape) for shape in shapes),
-        num_classes=10,
-        k=20,
-        block_size=block,
-    ).compile()
+    compiled = compile_for(M, Q, D, block)
     used = compiled.memory_analysis().temp_size_in_bytes
     assert used < 3 * 4 * block * M + 4 * (M + Q) * (D + 20)
     assert used < 4 * Q * M / 8

@@ -1,0 +1,128 @@
+"""After a run: judge it, embed with it, load it; strictly, and without moving a weight."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import small_config
+
+import jssl
+from jssl import data, evaluate, experiment, judge
+from jssl.errors import UserError
+from jssl.judge import train_and_judge
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = small_config("simclr", launch="jit", max_steps=2)
+    config.monitor.every_epochs = 0.0
+    train_and_judge(config, folder)
+    return folder
+
+
+def test_the_table_holds_both_probes_of_three_feature_sets(run):
+    import json
+
+    record = json.loads((run / "result.json").read_text())
+    assert [row["probe"] for row in record["rows"]] == ["kNN", "linear"]
+    for row in record["rows"]:
+        assert list(row["top1"]) == ["trained", "untrained", "raw pixels"]
+        for number in row["numbers"].values():
+            assert number["count"] == 1200  # the whole test split
+            assert number["feature"] in number["protocol"]
+    knn = record["rows"][0]["numbers"]
+    assert knn["raw pixels"]["dim"] == 3072
+    for word in ("k=20", "cosine", "exp(s/0.1)", "3,200 train", "1,200 test"):
+        assert word in knn["trained"]["protocol"]
+
+
+def test_load_encoder_is_pure_and_is_the_trained_network(run):
+    embed, state = jssl.load_encoder(run)
+    assert int(state.step) == 2
+    before = evaluate.backbone_hash(state)
+    images = data.photos_source("test").images[:5]
+    features, _ = jax.jit(embed)(state, images)
+    again, named = embed(state, images)
+    np.testing.assert_allclose(features, again, atol=1e-5)
+    assert named["projection"].shape == (5, 128)
+    assert evaluate.backbone_hash(state) == before
+    older, first = jssl.load_encoder(run, step=2)
+    assert int(first.step) == 2
+
+
+def test_embed_writes_every_example_of_any_source(run, tmp_path):
+    out = tmp_path / "x.npz"
+    judge.embed_run(run, output=out, feature="projection", source="digits", split="test")
+    saved = np.load(out)
+    assert saved["features"].shape == (359, 128)
+    assert len(set(saved["indices"].tolist())) == 359
+    np.testing.assert_array_equal(saved["labels"], data.digits_source("test").labels)
+    assert (str(saved["feature"]), int(saved["step"])) == ("projection", 2)
+    embed, state = jssl.load_encoder(run)
+    direct = embed(state, data.digits_source("test").images[:3])[1]["projection"]
+    np.testing.assert_allclose(saved["features"][:3], direct, atol=1e-4)
+
+
+def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
+    embed, state = jssl.load_encoder(run)
+    before = evaluate.backbone_hash(state)
+    rows = judge.evaluate_run(
+        run,
+        protocols=["knn", "linear"],
+        k=7,
+        temperature=0.2,
+        feature="backbone",
+        preset="simclr_cifar",
+        epochs=1,
+    )
+    out = capsys.readouterr().out
+    assert "k=7, cosine, weights exp(s/0.2)" in out
+    assert [row["probe"] for row in rows] == ["kNN", "linear"]
+    assert rows[1]["numbers"]["trained"]["count"] == 1200
+    import json
+
+    record = json.loads((run / "evaluation.json").read_text())
+    assert record["backbone_sha256"] == before
+    x = [embed(state, data.photos_source(s).images)[0] for s in ("train", "test")]
+    y = [data.photos_source(s).labels for s in ("train", "test")]
+    expected = evaluate.knn_accuracy(x[0], y[0], x[1], y[1], num_classes=16, k=7, temperature=0.2)
+    assert abs(rows[0]["top1"]["trained"] - expected["top1"]) <= 2 / 1200  # near ties
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"protocols": ["kn"]}, "Unknown protocol 'kn': did you mean 'knn'"),
+        ({"preset": "simlcr"}, "Unknown linear preset 'simlcr': did you mean 'simclr'"),
+        ({"feature": "projektion"}, "projection"),
+        ({"source": "digitz"}, "did you mean 'digits'"),
+        ({"step": 77}, "77"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_mistakes_are_named(run, change, said):
+    settings = {
+        "protocols": ["knn", "linear"],
+        "k": 5,
+        "temperature": 0.1,
+        "feature": "backbone",
+        "preset": "simclr",
+        "epochs": 1,
+    }
+    with pytest.raises(UserError, match=said):
+        judge.evaluate_run(run, **{**settings, **change})
+
+
+def test_a_checkpoint_of_another_shape_is_refused(run):
+    from jssl import workdir
+
+    config = workdir.read_config(run)
+    config.unlock()
+    config.simclr.proj_dim = 64
+    workdir.write_json(run / "config.json", {**config.to_dict()})
+    try:
+        with pytest.raises(UserError, match="has other shapes than the config's state"):
+            experiment.load_encoder(run)
+    finally:
+        config.simclr.proj_dim = 128
+        workdir.write_json(run / "config.json", {**config.to_dict()})

@@ -1,0 +1,77 @@
+"""The results table: numbers worked by hand, and only between the marks."""
+
+import json
+
+import pytest
+
+from jssl import report
+from jssl.errors import UserError
+
+
+def record(seed, knn, hash_="abc"):
+    return {
+        "name": "simclr on photos",
+        "run_hash": hash_,
+        "seed": seed,
+        "epochs": 5.0,
+        "minutes": 4.0 + seed,
+        "rows": [
+            {
+                "probe": "kNN",
+                "protocol": "k=20",
+                "top1": {"trained": knn, "untrained": 0.7, "raw pixels": 0.375},
+            }
+        ],
+        "versions": {
+            "devices": "1 x cpu",
+            "cpus": 2,
+            "python": "3.11.7",
+            "libraries": {"jssl": "0.1.0", "jax": "0.10.2", "flax": "0.12.8", "optax": "0.2.8"},
+        },
+    }
+
+
+def test_seeds_of_one_run_are_one_row_with_their_spread():
+    text = report.table([record(0, 0.80), record(1, 0.82), record(2, 0.84)])
+    rows = [line for line in text.splitlines() if line.startswith("| simclr")]
+    assert rows == [
+        "| simclr on photos, 5 epochs | kNN top-1 % | 82.0 ± 2.0 | 70.0 ± 0.0 | 37.5 ± 0.0 | (1) "
+        "| 0, 1, 2 | 5.0 ± 1.0 |"
+    ]
+    assert "(1) k=20" in text
+    assert "1 x cpu, 2 cores; Python 3.11.7, jssl 0.1.0, jax 0.10.2" in text
+
+
+def test_another_config_is_another_row():
+    text = report.table([record(0, 0.8), record(0, 0.8, hash_="other")])
+    assert sum(line.startswith("| simclr") for line in text.splitlines()) == 2
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path, capsys):
+    (tmp_path / "a.json").write_text(json.dumps(record(0, 0.8)))
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.report(tmp_path, readme=page)
+    text = page.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n| run |")
+    assert text.endswith(f"{report.END}\nafter\n")
+    assert "old" not in text
+    assert "80.0" in capsys.readouterr().out
+
+
+def test_messages(tmp_path):
+    with pytest.raises(UserError, match="No record of a finished run"):
+        report.report(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps(record(0, 0.8)))
+    page = tmp_path / "README.md"
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="needs one line"):
+        report.report(tmp_path, readme=page)
+
+
+def test_the_readme_table_is_that_of_the_records():
+    from helpers import ROOT
+
+    page = (ROOT / "README.md").read_text()
+    shown = page.split(report.BEGIN)[1].split(report.END)[0].strip()
+    assert shown == report.table(report.load_records(ROOT / "configs" / "results"))
