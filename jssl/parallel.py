@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jssl.errors import UserError, nearest
-from jssl.types import Batch, Metrics, PyTree, TrainState
+from jssl.types import Batch, Metrics, TrainState
 
 AXIS_NAME = "batch"
 MODES = ("pmap", "shard_map", "jit", "vmap:N")

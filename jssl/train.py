@@ -20,7 +20,7 @@ from jssl.monitor import make_monitor, monitor_protocol
 from jssl.types import TrainState
 
 
-class NotFinite(UserError):
+class NotFiniteError(UserError):
     """Training stopped at a loss or gradient that is not finite; the state before it is kept."""
 
 
@@ -51,7 +51,7 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
 
     Raises:
         UserError: whatever the user can mend, before anything is compiled.
-        NotFinite: the loss or gradient is not finite.
+        NotFiniteError: the loss or gradient is not finite.
     """
     stop = StopSignal()
     parts = experiment.build(config)
@@ -182,7 +182,7 @@ class _Run:
         self.saved.wait()
         numbers = ", ".join(f"{k} {v:g}" for k, v in values.items())
         examples = ", ".join(map(str, index.tolist()))
-        raise NotFinite(
+        raise NotFiniteError(
             f"The loss or its gradient is not finite at step {step} ({numbers}).\n"
             f"Examples of that batch (indices in '{self.parts.train_source.name}'): {examples}\n"
             f"The state before it is kept: {self.folder / 'checkpoints' / str(step)}. "

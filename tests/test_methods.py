@@ -42,7 +42,10 @@ def test_every_launch_mode_gives_the_state_of_plain_jit(trained, mode):
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
     expected, state = leaves(expected), leaves(state)
     for name in expected:
-        np.testing.assert_allclose(state[name], expected[name], atol=1e-5, err_msg=name)
+        # Momenta are larger than 1: of them it is a share.
+        np.testing.assert_allclose(
+            state[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
 def test_a_step_keeps_structure_shapes_and_dtypes(trained):
@@ -52,14 +55,6 @@ def test_a_step_keeps_structure_shapes_and_dtypes(trained):
     assert checkpoint.describe(abstract) == checkpoint.describe(state)
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
     assert isinstance(state, methods.load(method).State)
-
-
-def test_every_parameter_moves(trained):
-    _, config, state, _ = trained
-    _, _, first, _ = start(config, "jit")
-    first, state = leaves(first.params), leaves(state.params)
-    still = [name for name in state if np.array_equal(first[name], state[name])]
-    assert not still
 
 
 def test_the_second_call_does_not_compile_again(trained):
@@ -82,10 +77,14 @@ def test_the_second_call_does_not_compile_again(trained):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_loss_falls_on_a_fixed_batch(name):
+def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(name):
     config = small_config(name)
     config.optim.update({"name": "sgd", "lr": 0.05, "lr_scaling": "none", "warmup_epochs": 0.0})
-    _, history = run(config, "jit", 25, batch="fixed")
+    state, history = run(config, "jit", 25, batch="fixed")
+    _, _, start_state, _ = start(config, "jit")
+    first_params, last_params = leaves(start_state.params), leaves(state.params)
+    still = [k for k in last_params if np.array_equal(first_params[k], last_params[k])]
+    assert not still
     first = np.mean([h["loss"] for h in history[:3]])
     last = np.mean([h["loss"] for h in history[-3:]])
     assert last < 0.9 * first

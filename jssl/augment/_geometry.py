@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
@@ -357,4 +358,4 @@ def random_resized_crop(
 
 def random_flip(key: Array, image: Array, *, p: float = 0.5) -> Array:
     """Mirrors an image [H,W,C] left and right with chance p."""
-    return jnp.where(jax.random.uniform(key) < p, image[:, ::-1], image)
+    return pix.random_flip_left_right(key, image, probability=p)

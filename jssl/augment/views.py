@@ -34,7 +34,7 @@ OPTIONS: dict[str, Any] = {
     "blur_p": 0.5,
     "blur_sigma": (0.1, 2.0),
     "blur_radius": None,  # taps on each side; None: (size // 10) // 2
-    "blur_padding": "zero",  # zero | edge | reflect
+    "blur_padding": "zero",  # zero | symmetric | reflect
     "solarize_p": 0.0,
     "solarize_threshold": 0.5,
 }
@@ -44,7 +44,7 @@ _BYOL_COLOR = {
     "blur_p": (1.0, 0.1),
     "solarize_p": (0.0, 0.2),
 }
-# PIL under torchvision: bilinear, always antialiased; its blur extends the edge and has no radius,
+# PIL under torchvision: bilinear, always antialiased; its blur has no zeros outside and no radius,
 # so eight taps on each side: four of the largest sigma.
 _TORCHVISION = {
     "sampler": "torchvision",
@@ -52,7 +52,7 @@ _TORCHVISION = {
     "antialias": True,
     "color": "torchvision",
     "blur_radius": 8,
-    "blur_padding": "edge",
+    "blur_padding": "symmetric",
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "simclr": {},

@@ -97,7 +97,8 @@ def embed_source(
         `on_error='skip'` the pictures that cannot be used are absent, and their indices too.
 
     Raises:
-        UserError: no such feature, an empty data set, or examples that came twice or not at all.
+        UserError: no such feature, an empty data set, a network that is not finite, or examples
+            that came twice or not at all.
 
     Example:
         >>> source = data.synthetic_source('test', size=8, num_examples=40)
@@ -105,6 +106,7 @@ def embed_source(
         >>> features.shape, indices[-1], labels[:3]
         ((10, 192), np.int32(9), array([0, 1, 2], dtype=int32))
     """
+    check_finite(state)
     batches = data.eval_batches(
         source, batch_size=max(1, min(batch_size, len(source))), transform=transform
     )
@@ -138,6 +140,26 @@ def embed_source(
             "each once. Its __getitem__(i) must give the example whose 'index' is i."
         )
     return features.astype(np.float32), labels.astype(np.int32), indices.astype(np.int32)
+
+
+def check_finite(state: Any) -> None:
+    """Raises UserError when the `params` or `batch_stats` of a state hold NaN or infinity.
+
+    The features do not always show it: where XLA fuses a ReLU, its CPU code may turn NaN into 0.
+    """
+    held = {name: getattr(state, name, {}) for name in ("params", "batch_stats")}
+    flags = jax.tree_util.tree_flatten_with_path(_finite(held))[0]
+    bad = [jax.tree_util.keystr(p, simple=True, separator=".") for p, ok in flags if not ok]
+    if bad:
+        raise UserError(
+            f"The network is broken: {len(bad)} of its {len(flags)} arrays are not finite, the "
+            f"first is {bad[0]}. Type --step=N with an earlier checkpoint."
+        )
+
+
+@jax.jit
+def _finite(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
 
 
 def tree_hash(tree: PyTree) -> str:

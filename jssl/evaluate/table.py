@@ -106,20 +106,22 @@ def probe_rows(
     knn: dict[str, Any] = {}
     linear: dict[str, Any] = {}
     for kind, (train_x, train_y, test_x, test_y) in sets.items():
-        words = _feature_words(kind, feature)
-        sizes = {"bank": len(train_x), "queries": len(test_x), "name": name}
-        common_knn = knn_protocol(k=k, temperature=temperature, **sizes)
-        common_linear = linear_protocol(epochs=linear_epochs, **sizes)
-        scores = knn_accuracy(
+        row = knn_row(
             train_x,
             train_y,
             test_x,
             test_y,
             num_classes=num_classes,
+            name=name,
+            feature=feature,
             k=k,
             temperature=temperature,
+            kind=kind,
         )
-        knn[kind] = number(scores, words, train_x.shape[1], common_knn)
+        knn[kind], common_knn = row["numbers"][kind], row["protocol"]
+        common_linear = linear_protocol(
+            epochs=linear_epochs, bank=len(train_x), queries=len(test_x), name=name
+        )
         fit = fit_linear(
             train_x,
             train_y,
@@ -130,7 +132,7 @@ def probe_rows(
         )
         scores = linear_accuracy(fit.head, test_x, test_y)
         rate = common_linear.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
-        linear[kind] = number(scores, words, train_x.shape[1], rate)
+        linear[kind] = number(scores, _feature_words(kind, feature), train_x.shape[1], rate)
     return [_row("kNN", common_knn, knn), _row("linear", common_linear, linear)]
 
 
@@ -147,7 +149,7 @@ def knn_row(
     temperature: float = 0.1,
     kind: str = "trained",
 ) -> dict[str, Any]:
-    """kNN on one feature set as a row; see `probe_rows` for arguments and result."""
+    """kNN on one feature set, a row of the form that `probe_rows` describes."""
     protocol = knn_protocol(
         k=k, temperature=temperature, bank=len(train_x), queries=len(test_x), name=name
     )

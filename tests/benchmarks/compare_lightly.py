@@ -5,10 +5,10 @@ Run by hand, in an environment of its own (lightly, torch and torchvision are no
     python tests/benchmarks/compare_lightly.py --export tiles.npz      # with jssl installed
     python tests/benchmarks/compare_lightly.py --train tiles.npz --epochs 5 --seed 0
 
-The net is a ResNet of width 32 with one (10) or two (18) basic blocks a group, with the CIFAR stem and a 2-layer head; the recipe is the one of
-lightly's CIFAR-10 benchmark (SGD 0.06 B/128, momentum 0.9, weight decay 5e-4, cosine, T 0.5, no
-blur, colour jitter 0.5). Prints the kNN error (k=20, cosine, weights exp(s/0.1)) of the backbone
-features before and after, and the seconds.
+The net is a ResNet of width 32 with one basic block a group (`--blocks 2`: a ResNet-18), CIFAR
+stem and a 2-layer head. The recipe is that of lightly's CIFAR-10 benchmark: SGD 0.06 B/128,
+momentum 0.9, weight decay 5e-4, cosine, T 0.5, no blur, colour jitter 0.5. Prints the kNN error
+(k=20, cosine, weights exp(s/0.1)) of the backbone features before and after, and the seconds.
 """
 
 import argparse

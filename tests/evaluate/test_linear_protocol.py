@@ -87,14 +87,14 @@ def test_the_number_is_that_of_the_last_head_on_every_test_example(run, photos):
     record = result.record
     embed, _ = network()
     features, labels, _ = evaluate.embed_source(jax.jit(embed), state, photos[1], batch_size=50)
-    logits = features.astype(np.float64) @ np.asarray(result.head.kernel) + result.head.bias
+    kernel, bias = (np.asarray(x, np.float64) for x in result.head)
+    logits = features @ kernel + bias
     assert record["count"] == len(photos[1]) == 160
     assert record["correct"] == int((logits.argmax(axis=1) == labels).sum())
     assert record["top1"] == record["correct"] / 160
     order = np.argsort(-logits, axis=1)[:, :5]
     assert record["top5"] == pytest.approx((order == labels[:, None]).any(axis=1).mean())
     assert record["top1"] == record["history"][-1]["test_top1"]
-    assert record["top1"] > 2.5 / 16  # random filters, six epochs: well above chance
 
 
 def test_the_best_epoch_is_told_and_not_chosen(photos):
@@ -148,10 +148,11 @@ def test_one_step_is_the_gradient_at_the_augmented_images(photos):
     batches = data.train_batches(train, batch_size=40, seed=3)
     batch = next(batches)
     batches.close()
-    view = augment.make_views("crop_flip", size=16, sampler="tf", resize="bicubic")
+    views = augment.make_views("crop_flip", size=16, sampler="tf", resize="bicubic")
+    view = jax.jit(lambda key, image: views(key, image)[0])
     key = jax.random.fold_in(jax.random.key(3), 0)
     x = np.stack(
-        [view(jax.random.fold_in(key, i), image)[0] for i, image in enumerate(batch["image"])]
+        [view(jax.random.fold_in(key, i), image) for i, image in enumerate(batch["image"])]
     ).reshape(40, -1)
     y = np.eye(16)[batch["label"]]
     rate = 0.1 * 40 / 256
@@ -208,6 +209,7 @@ def test_steps_of_the_learning_rate_scale_with_the_epochs(photos):
     peak = 30 * 160 / 256
     assert rates == pytest.approx([peak, peak, peak, peak / 10, peak / 100])
     assert "x0.1 at epochs 3, 4 per epoch" in record["protocol"]
+    assert record["top1"] > 3 / 16  # random filters, five epochs: well above chance
 
 
 # What must not happen ---------------------------------------------------------------------------
@@ -237,9 +239,13 @@ def test_a_network_that_was_changed_is_no_result(photos, collection):
 
 def test_a_loss_that_is_not_finite_is_no_result(photos):
     embed, state = network()
-    state = state.replace(params=jax.tree.map(lambda x: x * 1e18, state.params))
+
+    def loud(state, images):
+        features, named = embed(state, images)
+        return 1e25 * features, named
+
     with pytest.raises(UserError, match="preset 'moco' diverged in epoch .* --preset=simclr"):
-        evaluate_linear(embed, state, *photos, size=32, preset="moco", epochs=2)
+        evaluate_linear(loud, state, *photos, size=32, preset="moco", epochs=2)
 
 
 def unlabelled(source):
@@ -271,8 +277,15 @@ def test_data_without_labels_or_with_other_classes_is_refused(photos):
             evaluate_linear(embed, state, train, test, size=32)
 
 
-def test_features_that_are_not_finite_are_refused(photos):
+def test_a_network_that_is_not_finite_is_refused(photos):
+    # Its features may well be: XLA's ReLU on the CPU turned these NaN into zeros.
     embed, state = network()
-    state = state.replace(batch_stats=jax.tree.map(lambda x: x * math.nan, state.batch_stats))
-    with pytest.raises(UserError, match="160 of 160 examples whose features are not finite"):
-        evaluate_linear(embed, state, *photos, size=32)
+    broken = jax.tree.map(lambda x: x.at[3].set(math.nan), state.batch_stats)
+    for use in (
+        lambda state: evaluate_linear(embed, state, *photos, size=32),
+        lambda state: evaluate.embed_source(embed, state, photos[1], batch_size=80),
+    ):
+        with pytest.raises(UserError) as error:
+            use(state.replace(batch_stats=broken))
+        assert "4 of its 10 arrays are not finite" in str(error.value)
+        assert "batch_stats.BatchNorm_0.mean. Type --step=N" in str(error.value)

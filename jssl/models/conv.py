@@ -1,0 +1,143 @@
+"""Convolution whose gradients are fast on a CPU; accelerators get the plain operation.
+
+On the CPU, XLA computes a convolution's weight gradient at a fraction of what the same sum reaches
+as matrix products, one for each tap of the kernel, and a 1x1 convolution is a matrix product
+altogether. `jax.lax.platform_dependent` chooses when a program is lowered for its platform: for
+TPU and GPU nothing but `lax.conv_general_dilated` and its own derivatives is left.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jssl.types import Array
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def explicit_padding(
+    padding: str | Sequence[tuple[int, int]], size: Sequence[int], kernel: Sequence[int], stride: int
+) -> Padding:
+    """'SAME', 'VALID' or pairs as pairs (low, high) for height and width.
+
+    Example:
+        >>> explicit_padding('SAME', (224, 224), (7, 7), 2)
+        ((2, 3), (2, 3))
+    """
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(size, kernel, (stride, stride), padding)
+    (top, bottom), (left, right) = padding
+    return (int(top), int(bottom)), (int(left), int(right))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """2-D convolution (cross-correlation), differentiable once.
+
+    Args:
+        x: float [B,H,W,C].
+        kernel: [kh,kw,C,features], of x's dtype.
+        stride: of height and width.
+        padding: ((top, bottom), (left, right)) in pixels.
+
+    Returns:
+        [B,h,w,features], of x's dtype.
+
+    Example:
+        >>> x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
+        >>> print(conv2d(x, kernel, 2, ((1, 1), (1, 1)))[0, :, :, 0])
+        [[4. 6.]
+         [6. 9.]]
+    """
+    cpu = functools.partial(_forward_cpu, stride=stride, padding=padding)
+    default = functools.partial(_plain, stride=stride, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+def _forward(x: Array, kernel: Array, stride: int, padding: Padding):
+    return conv2d(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Array):
+    x, kernel = saved
+    cpu = functools.partial(_gradients_cpu, stride=stride, padding=padding)
+    default = functools.partial(_gradients_plain, stride=stride, padding=padding)
+    return lax.platform_dependent(x, kernel, dy, cpu=cpu, default=default)
+
+
+conv2d.defvjp(_forward, _backward)
+
+
+def _plain(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT
+    )
+
+
+def _gradients_plain(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):
+    plain = functools.partial(_plain, stride=stride, padding=padding)
+    return jax.vjp(plain, x, kernel)[1](dy)
+
+
+def _forward_cpu(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+    if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    return _plain(x, kernel, stride=stride, padding=padding)
+
+
+def _gradients_cpu(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):
+    dx_of = lambda x: _forward_cpu(x, kernel, stride=stride, padding=padding)  # noqa: E731
+    (dx,) = jax.vjp(dx_of, x)[1](dy)
+    return dx, _weight_gradient(x, dy, kernel.shape, stride, padding).astype(kernel.dtype)
+
+
+def _weight_gradient(
+    x: Array, dy: Array, shape: tuple[int, ...], stride: int, padding: Padding
+) -> Array:
+    """sum over examples and places of x at each tap times dy: one matrix product a tap."""
+    kh, kw, C, _ = shape
+    h, w, features = dy.shape[1:]
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = stride * (h - 1) + 1, stride * (w - 1) + 1
+    dy = dy.reshape(-1, features)
+
+    def tap(i: int, j: int) -> Array:
+        seen = padded[:, i : i + rows : stride, j : j + columns : stride].reshape(-1, C)
+        return lax.dot_general(seen, dy, (((0,), (0,)), ((), ())))
+
+    taps = [tap(i, j) for i in range(kh) for j in range(kw)]
+    return jnp.stack(taps).reshape(shape)
+
+
+class Conv(nn.Module):
+    """Convolution without bias, with the parameters of `nn.Conv`: kernel [kh,kw,C,features].
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: (kh, kw).
+        strides: of height and width.
+        padding: 'SAME', 'VALID' or pairs (low, high).
+        kernel_init: of the kernel, float32.
+        dtype: of the computation.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: int = 1
+    padding: Any = "SAME"
+    kernel_init: Any = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B,H,W,C] -> [B,h,w,features] in `dtype`."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        pads = explicit_padding(self.padding, x.shape[1:3], self.kernel_size, self.strides)
+        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, pads)

@@ -1,0 +1,103 @@
+"""Batch normalisation whose statistics are part of the method: global, per device, or per group."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jssl.collectives import pmean
+from jssl.types import Array
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last.
+
+    Statistics are float32 whatever the input's dtype. Across devices both moments travel in one
+    collective: mean of means, and mean of squares minus the squared mean, as TensorFlow's
+    cross-replica batch normalisation has it. The running variance is the biased one, as in
+    TensorFlow and flax; torch keeps the unbiased one.
+
+    Attributes:
+        axis_name: average the moments over this axis; None for this device's examples alone.
+        groups: examples share statistics in so many groups, as if each were a device: [B,...] is
+            normalised as `groups` batches of B / groups. Running statistics are those of the
+            average moments.
+        interleaved: group of example i is i mod groups (MoCo's SplitBatchNorm), else the groups
+            are runs of neighbours.
+        momentum: of the running statistics, running = momentum * running + (1 - momentum) * new.
+        epsilon: added to the variance.
+        use_scale, use_bias: learn gamma, beta.
+        scale_init: of gamma.
+        dtype: of the output.
+    """
+
+    axis_name: str | None = None
+    groups: int = 1
+    interleaved: bool = False
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Any = nn.initializers.ones
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """[B,...,C] -> [B,...,C] in `dtype`; with `train` the batch's statistics, else running.
+
+        Raises:
+            ValueError: B is not divisible by `groups`.
+        """
+        C = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (C,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (C,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (C,), jnp.float32) if self.use_scale else None
+        bias = self.param("bias", nn.initializers.zeros, (C,), jnp.float32) if self.use_bias else None
+        if not train:
+            return self._apply(x, mean.value, var.value, scale, bias)
+        x, shape = self._split(x)
+        reduced = tuple(range(1, x.ndim - 1))
+        wide = x.astype(jnp.float32)
+        moments = jnp.stack([jnp.mean(wide, reduced), jnp.mean(jnp.square(wide), reduced)])
+        if not self.is_initializing():
+            moments = pmean(moments, self.axis_name)
+            running = jnp.mean(moments, axis=1)  # over groups
+            new_var = jnp.maximum(running[1] - jnp.square(running[0]), 0.0)
+            if self.groups > 1:  # the mean of the groups' variances, as of so many devices
+                new_var = jnp.mean(moments[1] - jnp.square(moments[0]), axis=0)
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * running[0]
+            var.value = self.momentum * var.value + (1 - self.momentum) * new_var
+        batch_var = jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+        y = self._apply(x, *(self._spread(v, x.ndim) for v in (moments[0], batch_var)), scale, bias)
+        return self._join(y, shape)
+
+    def _split(self, x: Array) -> tuple[Array, tuple[int, ...]]:
+        """[B,...,C] -> [G,B/G,...,C]."""
+        B, G = x.shape[0], self.groups
+        if B % G:
+            raise ValueError(f"BatchNorm with groups={G} needs a batch divisible by it; found {B}.")
+        if self.interleaved:
+            return jnp.swapaxes(x.reshape(B // G, G, *x.shape[1:]), 0, 1), x.shape
+        return x.reshape(G, B // G, *x.shape[1:]), x.shape
+
+    def _join(self, y: Array, shape: tuple[int, ...]) -> Array:
+        return (jnp.swapaxes(y, 0, 1) if self.interleaved else y).reshape(shape)
+
+    def _spread(self, v: Array, ndim: int) -> Array:
+        """[G,C] -> [G,1,...,1,C]."""
+        return v.reshape(v.shape[0], *(1,) * (ndim - 2), v.shape[1])
+
+    def _apply(self, x: Array, mean: Array, var: Array, scale: Any, bias: Any) -> Array:
+        # x * a + b with a, b small: one pass over x instead of three.
+        a = jax.lax.rsqrt(var + self.epsilon)
+        a = a if scale is None else a * _like(scale, a)
+        b = -mean * a
+        b = b if bias is None else b + _like(bias, b)
+        y = x.astype(jnp.float32) * _like(a, x) + _like(b, x)
+        return y.astype(self.dtype)
+
+
+def _like(v: Array, x: Array) -> Array:
+    """Adds leading axes of one to v until it has x's rank."""
+    return v.reshape(*(1,) * (x.ndim - v.ndim), *v.shape)

@@ -1,0 +1,205 @@
+"""Residual networks with the switches in which the papers' networks differ.
+
+He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, in the form "v1.5" that every method here
+uses: a bottleneck strides in its 3x3 convolution.
+
+    torchvision        the defaults: symmetric padding, shortcut when needed, He fan-out
+    SimCLR (TF)        shortcut='always', pool_padding='same', kernel_init='lecun', last gamma 0
+    BYOL (Haiku)       shortcut='always', padding='same', pool_padding='same', kernel_init='lecun'
+    MoCo, CMC          torchvision's; CMC keeps the stem's width: stem_width_fixed
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jssl.errors import UserError, nearest
+from jssl.models.conv import Conv
+from jssl.models.norm import BatchNorm
+from jssl.types import Array
+
+# name -> (bottleneck blocks?, blocks of each group)
+DEPTHS: dict[str, tuple[bool, tuple[int, ...]]] = {
+    "resnet10": (False, (1, 1, 1, 1)),  # for tests and small pictures; not in the paper
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+    "resnet101": (True, (3, 4, 23, 3)),
+    "resnet152": (True, (3, 8, 36, 3)),
+    "resnet200": (True, (3, 24, 36, 3)),
+}
+KERNEL_INITS: dict[str, Any] = {
+    "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    "lecun": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "name": tuple(DEPTHS),
+    "stem": ("imagenet", "cifar"),
+    "padding": ("symmetric", "same"),
+    "pool_padding": ("symmetric", "same"),
+    "shortcut": ("when_needed", "always"),
+    "kernel_init": tuple(KERNEL_INITS),
+    "norm": ("bn", "gn1", "ln"),
+}
+EXPANSION = 4
+
+
+class ResNet(nn.Module):
+    """A residual network without its classifier.
+
+    Attributes:
+        bottleneck: bottleneck blocks (50 layers and more), else basic blocks.
+        blocks: number of blocks in each group.
+        width: multiplies every number of channels.
+        stem: 'imagenet' (7x7 stride 2, max-pool) | 'cifar' (3x3 stride 1, no pool).
+        stem_width_fixed: the stem keeps 64 channels whatever the width.
+        padding: of strided convolutions: 'symmetric' as torch | 'same' as TensorFlow.
+        pool_padding: of the stem's max-pool, likewise.
+        shortcut: projection 'when_needed' (the shape changes) | 'always' (first of each group).
+        zero_init_last_gamma: gamma of each block's last BN starts at 0.
+        kernel_init: 'he_fan_out' | 'lecun'.
+        norm: 'bn' | 'gn1' (one group) | 'ln' (over channels).
+        bn_groups, bn_interleaved, bn_momentum, bn_epsilon: see `BatchNorm`.
+        axis_name: over which batch statistics are averaged.
+        dtype: of the computation; parameters and statistics are float32.
+    """
+
+    bottleneck: bool
+    blocks: tuple[int, ...]
+    width: float = 1.0
+    stem: str = "imagenet"
+    stem_width_fixed: bool = False
+    padding: str = "symmetric"
+    pool_padding: str = "symmetric"
+    shortcut: str = "when_needed"
+    zero_init_last_gamma: bool = False
+    kernel_init: str = "he_fan_out"
+    norm: str = "bn"
+    bn_groups: int = 1
+    bn_interleaved: bool = False
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, dict[str, Array]]:
+        """Images to features.
+
+        Args:
+            x: float [B,H,W,C], normalised as the method wants it.
+            train: batch statistics instead of running ones.
+
+        Returns:
+            float32 [B,D], the global average of the last group; and the intermediates by name:
+            `stem` and `block_group1` ... [B,h,w,c], in `dtype`.
+        """
+        channels = [round(64 * self.width * 2**g) for g in range(len(self.blocks))]
+        x = x.astype(self.dtype)
+        stem_width = 64 if self.stem_width_fixed else channels[0]
+        if self.stem == "imagenet":
+            x = self._conv(stem_width, 7, 2, "conv_init")(x)
+        else:
+            x = self._conv(stem_width, 3, 1, "conv_init")(x)
+        x = nn.relu(self._norm("bn_init", train)(x))
+        if self.stem == "imagenet":
+            padding = "SAME" if self.pool_padding == "same" else ((1, 1), (1, 1))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+        intermediates = {"stem": x}
+        block = self._bottleneck if self.bottleneck else self._basic
+        for group, count in enumerate(self.blocks):
+            for i in range(count):
+                stride = 2 if group > 0 and i == 0 else 1
+                name = f"block_group{group + 1}_block{i}"
+                x = block(x, channels[group], stride, i == 0, name, train)
+            intermediates[f"block_group{group + 1}"] = x
+        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return features, intermediates
+
+    def _conv(self, features: int, size: int, stride: int, name: str) -> Conv:
+        # A stride of 1 pads alike in both conventions.
+        same = self.padding == "same" and stride > 1
+        half = (size - 1) // 2
+        return Conv(
+            features,
+            (size, size),
+            strides=stride,
+            padding="SAME" if same else ((half, half), (half, half)),
+            kernel_init=KERNEL_INITS[self.kernel_init],
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _norm(self, name: str, train: bool, last: bool = False) -> Callable[[Array], Array]:
+        init = nn.initializers.zeros if last and self.zero_init_last_gamma else nn.initializers.ones
+        if self.norm == "bn":
+            norm = BatchNorm(
+                axis_name=self.axis_name,
+                groups=self.bn_groups,
+                interleaved=self.bn_interleaved,
+                momentum=self.bn_momentum,
+                epsilon=self.bn_epsilon,
+                scale_init=init,
+                dtype=self.dtype,
+                name=name,
+            )
+            return lambda x: norm(x, train)
+        options = {"scale_init": init, "dtype": self.dtype, "name": name}
+        if self.norm == "gn1":
+            return nn.GroupNorm(num_groups=1, epsilon=self.bn_epsilon, **options)
+        return nn.LayerNorm(epsilon=self.bn_epsilon, **options)
+
+    def _shortcut(
+        self, x: Array, features: int, stride: int, first: bool, name: str, train: bool
+    ) -> Array:
+        changes = stride != 1 or x.shape[-1] != features
+        if not changes and not (first and self.shortcut == "always"):
+            return x
+        x = self._conv(features, 1, stride, f"{name}_shortcut")(x)
+        return self._norm(f"{name}_shortcut_bn", train)(x)
+
+    def _basic(
+        self, x: Array, width: int, stride: int, first: bool, name: str, train: bool
+    ) -> Array:
+        shortcut = self._shortcut(x, width, stride, first, name, train)
+        x = self._conv(width, 3, stride, f"{name}_conv0")(x)
+        x = nn.relu(self._norm(f"{name}_bn0", train)(x))
+        x = self._conv(width, 3, 1, f"{name}_conv1")(x)
+        x = self._norm(f"{name}_bn1", train, last=True)(x)
+        return nn.relu(x + shortcut)
+
+    def _bottleneck(
+        self, x: Array, width: int, stride: int, first: bool, name: str, train: bool
+    ) -> Array:
+        shortcut = self._shortcut(x, width * EXPANSION, stride, first, name, train)
+        x = self._conv(width, 1, 1, f"{name}_conv0")(x)
+        x = nn.relu(self._norm(f"{name}_bn0", train)(x))
+        x = self._conv(width, 3, stride, f"{name}_conv1")(x)
+        x = nn.relu(self._norm(f"{name}_bn1", train)(x))
+        x = self._conv(width * EXPANSION, 1, 1, f"{name}_conv2")(x)
+        x = self._norm(f"{name}_bn2", train, last=True)(x)
+        return nn.relu(x + shortcut)
+
+
+def make_resnet(name: str, **switches: Any) -> ResNet:
+    """Makes a residual network by name.
+
+    Args:
+        name: a key of `DEPTHS`.
+        **switches: attributes of `ResNet`.
+
+    Raises:
+        UserError: an unknown name or word, with the nearest.
+
+    Example:
+        >>> make_resnet('resnet18', width=0.5).blocks
+        (2, 2, 2, 2)
+    """
+    for switch, words in CHOICES.items():
+        value = name if switch == "name" else switches.get(switch, words[0])
+        if value not in words:
+            raise UserError(f"Unknown model.{switch} '{value}': {nearest(value, words)}.")
+    bottleneck, blocks = DEPTHS[name]
+    return ResNet(bottleneck, blocks, **switches)
