@@ -1,8 +1,8 @@
 """Convolution whose gradients are fast on a CPU; accelerators get the plain operation.
 
 On the CPU, XLA computes a convolution's weight gradient at a fraction of what the same sum reaches
-as matrix products, one for each tap of the kernel, and a 1x1 convolution is a matrix product
-altogether. `jax.lax.platform_dependent` chooses when a program is lowered for its platform: for
+as matrix products: see `_conv_cpu` for 1x1 and 3x3 kernels, and `_weight_gradient`, one product
+for each tap, for the others. `jax.lax.platform_dependent` chooses when a program is lowered for its platform: for
 TPU and GPU nothing but `lax.conv_general_dilated` and its own derivatives is left.
 """
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jssl.models import _conv_cpu
 from jssl.types import Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -86,14 +87,15 @@ def _gradients_plain(x: Array, kernel: Array, dy: Array, *, stride: int, padding
 
 
 def _forward_cpu(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    if _conv_cpu.supported(x, kernel, (stride, stride), padding):
+        return _conv_cpu.forward(x, kernel, (stride, stride), padding)
     return _plain(x, kernel, stride=stride, padding=padding)
 
 
 def _gradients_cpu(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):
-    dx_of = lambda x: _forward_cpu(x, kernel, stride=stride, padding=padding)  # noqa: E731
-    (dx,) = jax.vjp(dx_of, x)[1](dy)
+    if _conv_cpu.supported(x, kernel, (stride, stride), padding):
+        return _conv_cpu.backward(x, kernel, dy, (stride, stride), padding)
+    (dx,) = jax.vjp(lambda x: _plain(x, kernel, stride=stride, padding=padding), x)[1](dy)
     return dx, _weight_gradient(x, dy, kernel.shape, stride, padding).astype(kernel.dtype)
 
 
