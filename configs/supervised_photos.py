@@ -12,12 +12,13 @@ from jssl import config
 
 
 def get_config(arg=""):
-    s = config.switches(arg, smoke=False, epochs=5.0, seed=0)
+    s = config.switches(arg, smoke=False, epochs=4.0, seed=0)
     c = config.base("supervised", preset="cifar")
     c.seed = s.seed
     c.epochs = s.epochs
     c.batch_size = 64
     c.data.name = "photos"
+    c.model.name = "resnet8"
     c.model.width = 0.5
     c.augment.normalize = "none"
     c.optim.warmup_epochs = 0.5

@@ -155,7 +155,8 @@ class Checkpoints:
         if rows:
             shown = "\n".join(rows[:5])
             raise UserError(
-                f"{where} has other shapes than the config's state in {len(rows)} leaves:\n{shown}\n"
+                f"{where} has other shapes than the config's state in {len(rows)} leaves:\n"
+                f"{shown}\n"
                 "Type another --workdir, or the config the checkpoint was made with "
                 "(config.json beside it)."
             )

@@ -12,7 +12,8 @@ from jssl.errors import UserError, nearest
 USAGE = """jssl: self-supervised vision training in JAX
 
   jssl train     --config=configs/NAME.py[:switches] --workdir=DIR [--config.key=value ...]
-  jssl evaluate  --workdir=DIR [--protocol=knn,linear] [--k=20] [--temperature=0.1] [--feature=backbone]
+  jssl evaluate  --workdir=DIR [--protocol=knn,linear] [--k=20] [--temperature=0.1]
+                 [--feature=backbone] [--preset=simclr]
   jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
   jssl report    --records=DIR [--readme=README.md]
 

@@ -43,9 +43,7 @@ def test_every_launch_mode_gives_the_state_of_plain_jit(trained, mode):
     expected, state = leaves(expected), leaves(state)
     for name in expected:
         # Momenta are larger than 1: of them it is a share.
-        np.testing.assert_allclose(
-            state[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name
-        )
+        np.testing.assert_allclose(state[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_a_step_keeps_structure_shapes_and_dtypes(trained):

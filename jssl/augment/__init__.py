@@ -1,6 +1,7 @@
 """Augmentation on the device: one image at a time under vmap, the key first."""
 
 from jssl.augment._blur import blur_radius, gaussian_blur, random_gaussian_blur
+from jssl.augment._boxes import Box, sample_box
 from jssl.augment._color import (
     adjust_brightness,
     adjust_contrast,
@@ -13,16 +14,15 @@ from jssl.augment._color import (
     solarize,
 )
 from jssl.augment._geometry import (
-    Box,
     center_crop,
     crop_resize,
     random_flip,
     random_resized_crop,
     resize,
-    sample_box,
 )
 from jssl.augment._pixels import normalize, to_float
-from jssl.augment.views import OPTIONS, RECIPES, batch_views, make_views
+from jssl.augment.recipes import OPTIONS, RECIPES
+from jssl.augment.views import batch_views, make_views
 
 __all__ = [
     "OPTIONS",

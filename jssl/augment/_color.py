@@ -222,19 +222,24 @@ class Jitter(NamedTuple):
     amounts: Array
 
 
-def draw_jitter(
-    key: Array,
+JITTER_NUMBERS = 9  # uniform numbers that a draw of jitter takes
+
+
+def jitter_from(
+    u: Array,
     *,
-    p: float | Array = 0.8,
-    amplitudes: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2),
-    brightness: str = "multiplicative",
+    p: float | Array,
+    amplitudes: tuple[float, float, float, float],
+    brightness: str,
 ) -> Jitter:
-    """Draws what `jitter_planes` applies: each of the 24 orders alike, each amount uniform."""
+    """What `jitter_planes` applies, from [9] numbers uniform in [0, 1).
+
+    Each of the 24 orders is as likely as any other, and each amount is uniform in its range.
+    """
     low = [max(0.0, 1 - a) for a in amplitudes[:3]] + [-amplitudes[3]]
     high = [1 + a for a in amplitudes[:3]] + [amplitudes[3]]
     if brightness == "additive":
         low[0], high[0] = -amplitudes[0], amplitudes[0]
-    u = jax.random.uniform(key, (9,))
     order = jnp.where(u[0] < p, jnp.argsort(u[1:5]), 4)
     low, high = jnp.array(low, jnp.float32), jnp.array(high, jnp.float32)
     return Jitter(order.astype(jnp.int32), low + u[5:] * (high - low))
@@ -293,7 +298,8 @@ def color_jitter(
         https://github.com/google-research/simclr, data_util.py (impl 'simclrv1': additive,
         'simclrv2': multiplicative); torchvision.transforms.ColorJitter.
     """
-    jitter = draw_jitter(key, p=p, amplitudes=amplitudes, brightness=brightness)
+    u = jax.random.uniform(key, (JITTER_NUMBERS,))
+    jitter = jitter_from(u, p=p, amplitudes=amplitudes, brightness=brightness)
     return _on_planes(
         lambda x: jitter_planes(x, jitter, semantics=semantics, brightness=brightness), image
     )

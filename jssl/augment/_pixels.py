@@ -15,18 +15,25 @@ STATISTICS = {
 }
 
 
+def check_dtype(images: Array) -> None:
+    """ValueError unless the images are uint8 or float."""
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"Images are uint8, or float in [0, 1]; found {images.dtype}.")
+
+
 def to_float(images: Array) -> Array:
     """uint8 (divided by 255) or float in [0, 1] (unchanged) to float32, any shape.
+
+    Raises:
+        ValueError: another dtype.
 
     Example:
         >>> print(to_float(jnp.array([0, 255], jnp.uint8)))
         [0. 1.]
     """
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"Images are uint8, or float in [0, 1]; found {images.dtype}.")
-    return images.astype(jnp.float32)
+    check_dtype(images)
+    x = images.astype(jnp.float32)
+    return x / 255 if images.dtype == jnp.uint8 else x
 
 
 def normalize(x: Array, name: str) -> Array:

@@ -1,4 +1,4 @@
-"""The recipes: what makes the views of one image, each number an option."""
+"""The views of one image by a recipe, and of a batch."""
 
 import dataclasses
 import functools
@@ -8,92 +8,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jssl.augment import _blur, _color, _geometry, _pixels
-from jssl.errors import UserError, nearest
+from jssl.augment import _blur, _boxes, _color, _geometry, _pixels
+from jssl.augment.recipes import CHANCES, resolve
 from jssl.types import Array
 
-# Every option, with its value in SimCLR. A chance (`..._p`) is one number, or one for each view.
-OPTIONS: dict[str, Any] = {
-    "views": 2,
-    "crop": "random",  # random | center | none (resized whole)
-    "sampler": "tf",  # tf | torchvision | byol, see sample_box
-    "scale": (0.08, 1.0),
-    "ratio": (3 / 4, 4 / 3),
-    "proportion": 0.875,  # of crop 'center'
-    "resize": "bicubic",  # see crop_resize
-    "antialias": False,
-    "clip_crop": False,  # clip the overshoot of the resize at once, and not only at the end
-    "flip_p": 0.5,
-    "color": "tf",  # tf | torchvision
-    "jitter_p": 0.8,
-    "jitter": (0.8, 0.8, 0.8, 0.2),  # of brightness, contrast, saturation, hue, times strength
-    "strength": 1.0,
-    "brightness": "multiplicative",  # multiplicative | additive
-    "gray_p": 0.2,
-    "gray_first": False,  # gray before jitter
-    "blur_p": 0.5,
-    "blur_sigma": (0.1, 2.0),
-    "blur_radius": None,  # taps on each side; None: (size // 10) // 2
-    "blur_padding": "zero",  # zero | symmetric | reflect
-    "solarize_p": 0.0,
-    "solarize_threshold": 0.5,
-}
-_NO_COLOR = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
-_BYOL_COLOR = {
-    "jitter": (0.4, 0.4, 0.2, 0.1),
-    "blur_p": (1.0, 0.1),
-    "solarize_p": (0.0, 0.2),
-}
-# PIL under torchvision: bilinear, always antialiased; its blur has no zeros outside and no radius,
-# so eight taps on each side: four of the largest sigma.
-_TORCHVISION = {
-    "sampler": "torchvision",
-    "resize": "bilinear",
-    "antialias": True,
-    "color": "torchvision",
-    "blur_radius": 8,
-    "blur_padding": "symmetric",
-}
-RECIPES: dict[str, dict[str, Any]] = {
-    "simclr": {},
-    "simclr_cifar": {"strength": 0.5, "blur_p": 0.0},
-    "byol": {**_BYOL_COLOR, "sampler": "byol", "clip_crop": True, "brightness": "additive"},
-    "moco_v1": {
-        **_TORCHVISION,
-        "scale": (0.2, 1.0),
-        "jitter": (0.4, 0.4, 0.4, 0.4),
-        "jitter_p": 1.0,
-        "gray_first": True,
-        "blur_p": 0.0,
-    },
-    "moco_v2": {**_TORCHVISION, "scale": (0.2, 1.0), "jitter": (0.4, 0.4, 0.4, 0.1)},
-    # scale is the ResNet's; the ViT's is (0.08, 1)
-    "moco_v3": {
-        **_TORCHVISION,
-        **_BYOL_COLOR,
-        "scale": (0.2, 1.0),
-        "solarize_threshold": 128 / 255,
-    },
-    "moco_cifar": {**_TORCHVISION, "jitter": (0.4, 0.4, 0.4, 0.1), "blur_p": 0.0},
-    "crop_flip": {**_NO_COLOR, "views": 1},
-    "center_crop": {**_NO_COLOR, "views": 1, "crop": "center", "flip_p": 0.0},
-    "none": {**_NO_COLOR, "views": 1, "crop": "none", "flip_p": 0.0},
-}
-_CHANCES = tuple(name for name in OPTIONS if name.endswith("_p"))
-_WORDS = {
-    "crop": ("random", "center", "none"),
-    "sampler": _geometry.SAMPLERS,
-    "resize": tuple(_geometry.RESIZES),
-    "color": _color.SEMANTICS,
-    "brightness": _color.BRIGHTNESS,
-    "blur_padding": tuple(_blur.PADDINGS),
-}
+_NUMBERS = 5 + _color.JITTER_NUMBERS  # uniform numbers that a view takes, without its box
 
 
 class Draw(NamedTuple):
     """All that is random about one view."""
 
-    box: _geometry.Box
+    box: _boxes.Box
     flip: Array
     jitter: _color.Jitter
     gray: Array
@@ -102,7 +27,7 @@ class Draw(NamedTuple):
     solarize: Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as a function is
 class Views:
     """The views of one image, as a function `(key, image) -> float32 [V,size,size,3]`.
 
@@ -116,51 +41,54 @@ class Views:
     options: dict[str, Any]
 
     def __call__(self, key: Array, image: Array) -> Array:
-        draws = self.draw(key, *self.check(image.shape))
-        return jax.vmap(self.render, (0 if self.host_crop else None, 0))(
-            image.swapaxes(-1, -2), draws
-        )
+        draws = self.draw(key, *self.check(image))
+        in_axes = (0 if self.host_crop else None, 0)
+        return jax.vmap(self.render, in_axes)(image.swapaxes(-1, -2), draws)
 
-    def check(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """(H, W) of an image of this shape; ValueError if it is not what `host_crop` says."""
-        V = self.options["views"]
+    def check(self, image: Array) -> tuple[int, int]:
+        """(H, W) of the image; ValueError if it is not what `host_crop` says."""
+        V, shape = self.options["views"], image.shape
         expected = f"[{V},H,W,3] (host_crop)" if self.host_crop else "[H,W,3]"
         good = len(shape) == (4 if self.host_crop else 3) and shape[-1] == 3
         if not good or (self.host_crop and shape[0] != V):
             raise ValueError(f"An image is {expected}; found {list(shape)}.")
+        _pixels.check_dtype(image)
         return shape[-3], shape[-2]
 
     def draw(self, key: Array, height: int, width: int) -> Draw:
-        """The random numbers of the V views, each from its own key."""
+        """The random numbers of the V views of one image."""
         o = self.options
-        chances = {name: jnp.array(o[name], jnp.float32) for name in _CHANCES}
+        chances = {name: jnp.array(o[name], jnp.float32) for name in CHANCES}
         amplitudes = tuple(a * o["strength"] for a in o["jitter"])
+        random_crop = o["crop"] == "random" and not self.host_crop
+        attempts = _boxes.SAMPLERS[o["sampler"]] if random_crop else 0
 
-        def one(key: Array, chance: dict[str, Array]) -> Draw:
-            box_key, jitter_key, key = jax.random.split(key, 3)
-            u = jax.random.uniform(key, (5,))
+        def one(u: Array, chance: dict[str, Array]) -> Draw:
+            flip, gray, blur, sigma, solarize = u[:5]
             return Draw(
-                box=self._box(box_key, height, width),
-                flip=u[0] < chance["flip_p"],
-                jitter=_color.draw_jitter(
-                    jitter_key,
+                box=self._box(u[_NUMBERS:].reshape(4, attempts), height, width),
+                flip=flip < chance["flip_p"],
+                jitter=_color.jitter_from(
+                    u[5:_NUMBERS],
                     p=chance["jitter_p"],
                     amplitudes=amplitudes,
                     brightness=o["brightness"],
                 ),
-                gray=u[1] < chance["gray_p"],
-                blur=u[2] < chance["blur_p"],
-                sigma=o["blur_sigma"][0] + u[3] * (o["blur_sigma"][1] - o["blur_sigma"][0]),
-                solarize=u[4] < chance["solarize_p"],
+                gray=gray < chance["gray_p"],
+                blur=blur < chance["blur_p"],
+                sigma=o["blur_sigma"][0] + sigma * (o["blur_sigma"][1] - o["blur_sigma"][0]),
+                solarize=solarize < chance["solarize_p"],
             )
 
-        return jax.vmap(one)(jax.random.split(key, o["views"]), chances)
+        # All from one call: each further one costs half a second of compilation.
+        u = jax.random.uniform(key, (o["views"], _NUMBERS + 4 * attempts))
+        return jax.vmap(one)(u, chances)
 
-    def _box(self, key: Array, height: int, width: int) -> _geometry.Box:
+    def _box(self, u: Array, height: int, width: int) -> _boxes.Box:
         o = self.options
-        if o["crop"] == "random" and not self.host_crop:
-            return _geometry.sample_box(
-                key,
+        if u.size:
+            return _boxes.box_from(
+                u,
                 height=height,
                 width=width,
                 sampler=o["sampler"],
@@ -168,8 +96,8 @@ class Views:
                 ratio=o["ratio"],
             )
         if o["crop"] == "center" and not self.host_crop:
-            return _geometry.center_box(height, width, o["proportion"])
-        return _geometry.Box(*(jnp.int32(v) for v in (0, 0, height, width)))
+            return _boxes.center_box(height, width, o["proportion"])
+        return _boxes.Box(*(jnp.int32(v) for v in (0, 0, height, width)))
 
     def render(self, image: Array, draw: Draw) -> Array:
         """One view [size,size,3] of an image [H,3,W]: crop, flip, colour, blur, solarize."""
@@ -270,50 +198,7 @@ def make_views(name: str, *, size: int, host_crop: bool = False, **options: Any)
         Where SimCLR's code draws one blur sigma for a batch, each image has its own; SimCLR's
         resize is that of its TF 2 code ('bicubic_tf1' is the other).
     """
-    if name not in RECIPES:
-        raise UserError(f"Unknown augmentation recipe '{name}': {nearest(name, RECIPES)}.")
-    for option in options:
-        if option not in OPTIONS:
-            raise UserError(
-                f"Unknown option '{option}' of augmentation '{name}': {nearest(option, OPTIONS)}."
-            )
-    return Views(
-        size, bool(host_crop), _checked(name, size, {**OPTIONS, **RECIPES[name], **options})
-    )
-
-
-def _checked(name: str, size: int, o: dict[str, Any]) -> dict[str, Any]:
-    def refuse(option: str, expected: str) -> None:
-        raise UserError(
-            f"Option {option}={o[option]!r} of augmentation '{name}': expected {expected}."
-        )
-
-    if not isinstance(size, int) or size < 1:
-        raise UserError(
-            f"Augmentation '{name}' has size={size!r}: expected whole pixels, 1 or more."
-        )
-    if not isinstance(o["views"], int) or o["views"] < 1:
-        refuse("views", "a whole number, 1 or more")
-    for option, words in _WORDS.items():
-        if o[option] not in words:
-            refuse(option, nearest(o[option], words))
-    for option in ("scale", "ratio", "blur_sigma", "jitter"):
-        o[option] = tuple(float(v) for v in o[option])
-        n = 4 if option == "jitter" else 2
-        if len(o[option]) != n or (n == 2 and not 0 < o[option][0] <= o[option][1]):
-            refuse(option, "four amplitudes" if n == 4 else "(low, high) with 0 < low <= high")
-    if o["scale"][1] > 1:
-        refuse("scale", "shares of the area, at most 1")
-    if min(o["jitter"]) * o["strength"] < 0 or o["jitter"][3] * o["strength"] > 0.5:
-        refuse("jitter", "amplitudes of at least 0, and times strength a hue of at most 0.5")
-    if not 0 < o["proportion"] <= 1:
-        refuse("proportion", "a share of the shorter side, above 0 and at most 1")
-    for option in _CHANCES:
-        chances = o[option] if isinstance(o[option], tuple | list) else [o[option]] * o["views"]
-        if len(chances) != o["views"] or not all(0 <= p <= 1 for p in chances):
-            refuse(option, f"a chance in [0, 1], or one for each of the {o['views']} views")
-        o[option] = tuple(float(p) for p in chances)
-    return o
+    return Views(size, bool(host_crop), resolve(name, size, options))
 
 
 def batch_views(
@@ -342,7 +227,7 @@ def batch_views(
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
     if not isinstance(fn, Views):
         return jax.vmap(fn, out_axes=1)(keys, images)
-    height, width = fn.check(images.shape[1:])
+    height, width = fn.check(images[0])
     draws = jax.vmap(lambda key: fn.draw(key, height, width), out_axes=1)(keys)  # [V,B]
     # On an accelerator one batched program. On the CPU one view after another: it stays in the
     # cache, and what was not drawn (blur, an operation of the jitter) is not computed.

@@ -67,6 +67,9 @@ def top_k_correct(logits: Array, labels: Array, *, k: int) -> Array:
         >>> logits = jnp.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
         >>> print(top_k_correct(logits, jnp.array([0, 1, 0]), k=1))
         [1. 0. 0.]
+
+    Reference: the top-1 and top-5 of the ImageNet challenge, Russakovsky et al., IJCV 2015,
+        https://arxiv.org/abs/1409.0575, section 4.1.
     """
     _check("top_k_correct", logits, labels, soft_allowed=False)
     K = jnp.shape(logits)[1]

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jssl.errors import UserError, nearest
 from jssl.models.heads import Linear as Linear
 from jssl.models.heads import Projector as Projector
 from jssl.models.norm import BatchNorm as BatchNorm
@@ -14,6 +15,7 @@ from jssl.models.resnet import make_resnet as make_resnet
 # config.model, with the default of each key; see `ResNet` for what they mean.
 DEFAULTS: dict[str, Any] = {
     "name": "resnet50",
+    "stage_sizes": (),  # blocks of each group; (): those of `name`
     "width": 1.0,
     "stem": "imagenet",
     "stem_width_fixed": False,
@@ -27,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "bn_interleaved": False,
     "bn_momentum": 0.9,
     "bn_epsilon": 1e-5,
+    "bn_unbiased_running_var": False,
 }
 
 
@@ -42,11 +45,14 @@ def build(model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.f
         A linen module `(images [B,H,W,C], train) -> (features [B,D], intermediates)`.
 
     Raises:
-        UserError: an unknown name or word, with the nearest.
+        UserError: an unknown key, name or word, with the nearest.
 
     Example:
         >>> build({'name': 'resnet50', 'width': 2.0}).width
         2.0
     """
+    for key in model_config:
+        if key not in DEFAULTS:
+            raise UserError(f"Unknown key 'model.{key}': {nearest(key, DEFAULTS)}.")
     switches = {key: model_config[key] for key in model_config}
     return make_resnet(switches.pop("name"), axis_name=axis_name, dtype=dtype, **switches)

@@ -43,7 +43,9 @@ class Bilinear(NamedTuple):
 
 # Interpolation at 0, 1, -1, 2, -2 and infinity.
 F43 = Bilinear(
-    A=np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+    A=np.array(
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    ),
     G=np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
     B=np.array(
         [
@@ -123,14 +125,23 @@ def _backward_1x1(x, kernel, dy, strides):
     dx = jnp.tensordot(dy, kernel[0, 0], (3, 1))
     Ho, Wo = dy.shape[1:3]
     if s > 1:
-        dx = lax.pad(dx, 0.0, [(0, 0, 0), (0, H - (Ho - 1) * s - 1, s - 1), (0, W - (Wo - 1) * s - 1, s - 1), (0, 0, 0)])
+        dx = lax.pad(
+            dx,
+            0.0,
+            [
+                (0, 0, 0),
+                (0, H - (Ho - 1) * s - 1, s - 1),
+                (0, W - (Wo - 1) * s - 1, s - 1),
+                (0, 0, 0),
+            ],
+        )
     dk = _transposed_dot(x[:, ::s, ::s].reshape(-1, C), dy.reshape(-1, O))
     return dx, dk[None, None]
 
 
 def _backward_rows(x, kernel, dy, strides, plan):
     (A, G, B), kw, Wf = plan.rows, plan.kernel_width, plan.width
-    (Bt, H, W, _), O = x.shape, dy.shape[-1]
+    Bt, O = x.shape[0], dy.shape[-1]
     x_rows = _tile(x, plan)
     Cf = x_rows[0].shape[-1]
     # k_rows[a] [Cf, kw O], so that both products below are plain matrix products
@@ -162,7 +173,9 @@ def _plan(x_shape, k_shape, strides, padding) -> Plan:
     kernel_width = -(-kw // s)
     if s == 1:  # the 1-D convolution pads by itself
         return Plan(rows, -(-Ho // m), m, kw, top, 0, W, (left, right), (Ho, Wo))
-    return Plan(rows, -(-Ho // m), m * s, kernel_width, top, left, Wo + kernel_width - 1, (0, 0), (Ho, Wo))
+    return Plan(
+        rows, -(-Ho // m), m * s, kernel_width, top, left, Wo + kernel_width - 1, (0, 0), (Ho, Wo)
+    )
 
 
 def _tile(x: Array, plan: Plan) -> list[Array]:
@@ -171,9 +184,20 @@ def _tile(x: Array, plan: Plan) -> list[Array]:
     T, step, n = plan.rows.B.shape[1], plan.step, plan.tiles
     fold = step // len(plan.rows.A)
     blocks = n + (T - 1) // step
-    x = lax.pad(x, 0.0, [(0, 0, 0), (plan.top, blocks * step - H - plan.top, 0), (plan.left, plan.width * fold - W - plan.left, 0), (0, 0, 0)])
+    x = lax.pad(
+        x,
+        0.0,
+        [
+            (0, 0, 0),
+            (plan.top, blocks * step - H - plan.top, 0),
+            (plan.left, plan.width * fold - W - plan.left, 0),
+            (0, 0, 0),
+        ],
+    )
     x = x.reshape(B, blocks, step, plan.width, fold * C)
-    return [x[:, j // step : j // step + n, j % step].reshape(B * n, plan.width, -1) for j in range(T)]
+    return [
+        x[:, j // step : j // step + n, j % step].reshape(B * n, plan.width, -1) for j in range(T)
+    ]
 
 
 def _untile(rows: Sequence[Array], plan: Plan, shape) -> Array:
@@ -184,10 +208,22 @@ def _untile(rows: Sequence[Array], plan: Plan, shape) -> Array:
     extra = (len(rows) - 1) // step
     x = []
     for phase in range(step):
-        parts = [jnp.pad(rows[j], ((0, 0), (j // step, extra - j // step), (0, 0), (0, 0))) for j in range(phase, len(rows), step)]
+        parts = [
+            jnp.pad(rows[j], ((0, 0), (j // step, extra - j // step), (0, 0), (0, 0)))
+            for j in range(phase, len(rows), step)
+        ]
         x.append(sum(parts[1:], parts[0]))
     x = jnp.stack(x, axis=2).reshape(B, (n + extra) * step, plan.width * fold, C)
-    return lax.pad(x, 0.0, [(0, 0, 0), (-plan.top, H + plan.top - x.shape[1], 0), (-plan.left, W + plan.left - x.shape[2], 0), (0, 0, 0)])
+    return lax.pad(
+        x,
+        0.0,
+        [
+            (0, 0, 0),
+            (-plan.top, H + plan.top - x.shape[1], 0),
+            (-plan.left, W + plan.left - x.shape[2], 0),
+            (0, 0, 0),
+        ],
+    )
 
 
 def _fold_kernel(kernel: Array, s: int) -> list[Array]:
@@ -223,5 +259,7 @@ def _settle(tree: PyTree) -> PyTree:
     """Identity that makes XLA finish these arrays, once and together."""
     never = lax.optimization_barrier(jnp.int32(0))
     return lax.while_loop(
-        lambda c: c[0] < never, lambda c: (c[0] + 1, jax.tree.map(lambda a: -a, c[1])), (jnp.int32(0), tree)
+        lambda c: c[0] < never,
+        lambda c: (c[0] + 1, jax.tree.map(lambda a: -a, c[1])),
+        (jnp.int32(0), tree),
     )[1]

@@ -2,8 +2,8 @@
 
 On the CPU, XLA computes a convolution's weight gradient at a fraction of what the same sum reaches
 as matrix products: see `_conv_cpu` for 1x1 and 3x3 kernels, and `_weight_gradient`, one product
-for each tap, for the others. `jax.lax.platform_dependent` chooses when a program is lowered for its platform: for
-TPU and GPU nothing but `lax.conv_general_dilated` and its own derivatives is left.
+for each tap, for the others. `jax.lax.platform_dependent` chooses when a program is lowered for
+its platform: for TPU and GPU only `lax.conv_general_dilated` and its own derivatives are left.
 """
 
 import functools
@@ -23,7 +23,10 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def explicit_padding(
-    padding: str | Sequence[tuple[int, int]], size: Sequence[int], kernel: Sequence[int], stride: int
+    padding: str | Sequence[tuple[int, int]],
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: int,
 ) -> Padding:
     """'SAME', 'VALID' or pairs as pairs (low, high) for height and width.
 
@@ -76,9 +79,7 @@ conv2d.defvjp(_forward, _backward)
 
 
 def _plain(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
 
 
 def _gradients_plain(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):
@@ -118,13 +119,14 @@ def _weight_gradient(
 
 
 class Conv(nn.Module):
-    """Convolution without bias, with the parameters of `nn.Conv`: kernel [kh,kw,C,features].
+    """Convolution with the parameters of `nn.Conv`: kernel [kh,kw,C,features], bias [features].
 
     Attributes:
         features: number of output channels.
         kernel_size: (kh, kw).
         strides: of height and width.
         padding: 'SAME', 'VALID' or pairs (low, high).
+        use_bias: add a bias, which starts at 0.
         kernel_init: of the kernel, float32.
         dtype: of the computation.
     """
@@ -133,6 +135,7 @@ class Conv(nn.Module):
     kernel_size: tuple[int, int]
     strides: int = 1
     padding: Any = "SAME"
+    use_bias: bool = False
     kernel_init: Any = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
 
@@ -142,4 +145,8 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         pads = explicit_padding(self.padding, x.shape[1:3], self.kernel_size, self.strides)
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, pads)
+        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, pads)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import pmean
+from jssl.collectives import axis_size, pmean
 from jssl.types import Array
 
 
@@ -16,17 +16,18 @@ class BatchNorm(nn.Module):
     Statistics are float32 whatever the input's dtype. Across devices both moments travel in one
     collective: mean of means, and mean of squares minus the squared mean, as TensorFlow's
     cross-replica batch normalisation has it. The running variance is the biased one, as in
-    TensorFlow and flax; torch keeps the unbiased one.
+    TensorFlow and flax; torch keeps the unbiased one, see `unbiased_running_var`.
 
     Attributes:
         axis_name: average the moments over this axis; None for this device's examples alone.
-        groups: examples share statistics in so many groups, as if each were a device: [B,...] is
-            normalised as `groups` batches of B / groups. Running statistics are those of the
-            average moments.
+        groups: above 1, this device's examples share statistics in so many groups, as if each were
+            a device, and `axis_name` joins nothing but the running statistics: the means of the
+            groups' means and variances, equal on every device.
         interleaved: group of example i is i mod groups (MoCo's SplitBatchNorm), else the groups
             are runs of neighbours.
         momentum: of the running statistics, running = momentum * running + (1 - momentum) * new.
         epsilon: added to the variance.
+        unbiased_running_var: the running variance is n / (n - 1) of the batch's, as torch's.
         use_scale, use_bias: learn gamma, beta.
         scale_init: of gamma.
         dtype: of the output.
@@ -37,6 +38,7 @@ class BatchNorm(nn.Module):
     interleaved: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
+    unbiased_running_var: bool = False
     use_scale: bool = True
     use_bias: bool = True
     scale_init: Any = nn.initializers.ones
@@ -53,23 +55,31 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (C,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (C,), jnp.float32)
         scale = self.param("scale", self.scale_init, (C,), jnp.float32) if self.use_scale else None
-        bias = self.param("bias", nn.initializers.zeros, (C,), jnp.float32) if self.use_bias else None
+        bias = (
+            self.param("bias", nn.initializers.zeros, (C,), jnp.float32) if self.use_bias else None
+        )
         if not train:
             return self._apply(x, mean.value, var.value, scale, bias)
         x, shape = self._split(x)
         reduced = tuple(range(1, x.ndim - 1))
         wide = x.astype(jnp.float32)
         moments = jnp.stack([jnp.mean(wide, reduced), jnp.mean(jnp.square(wide), reduced)])
-        if not self.is_initializing():
+        count = wide[0, ..., 0].size
+        joined = not self.is_initializing() and self.groups == 1
+        if joined:
             moments = pmean(moments, self.axis_name)
-            running = jnp.mean(moments, axis=1)  # over groups
-            new_var = jnp.maximum(running[1] - jnp.square(running[0]), 0.0)
-            if self.groups > 1:  # the mean of the groups' variances, as of so many devices
-                new_var = jnp.mean(moments[1] - jnp.square(moments[0]), axis=0)
-            mean.value = self.momentum * mean.value + (1 - self.momentum) * running[0]
-            var.value = self.momentum * var.value + (1 - self.momentum) * new_var
-        batch_var = jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
-        y = self._apply(x, *(self._spread(v, x.ndim) for v in (moments[0], batch_var)), scale, bias)
+            count *= axis_size(self.axis_name)
+        batch_mean = moments[0]  # [G,C]
+        batch_var = jnp.maximum(moments[1] - jnp.square(batch_mean), 0.0)
+        if not self.is_initializing():
+            new = jnp.stack([batch_mean, batch_var]).mean(axis=1)  # over groups
+            new = new if joined else pmean(new, self.axis_name)
+            if self.unbiased_running_var:
+                new = new * jnp.array([[1.0], [count / max(count - 1, 1)]])
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * new[0]
+            var.value = self.momentum * var.value + (1 - self.momentum) * new[1]
+        spread = (self._spread(v, x.ndim) for v in (batch_mean, batch_var))
+        y = self._apply(x, *spread, scale, bias)
         return self._join(y, shape)
 
     def _split(self, x: Array) -> tuple[Array, tuple[int, ...]]:

@@ -9,7 +9,7 @@ uses: a bottleneck strides in its 3x3 convolution.
     MoCo, CMC          torchvision's; CMC keeps the stem's width: stem_width_fixed
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +22,12 @@ from jssl.types import Array
 
 # name -> (bottleneck blocks?, blocks of each group)
 DEPTHS: dict[str, tuple[bool, tuple[int, ...]]] = {
-    "resnet10": (False, (1, 1, 1, 1)),  # for tests and small pictures; not in the paper
+    "resnet10": (False, (1, 1, 1, 1)),  # for tests; not in the paper
+    # The paper's networks for CIFAR, section 4.2, of 6 n + 2 layers and three groups; there the
+    # first has 16 channels (width 0.25) and the stem is 'cifar'.
+    "resnet8": (False, (1, 1, 1)),
+    "resnet14": (False, (2, 2, 2)),
+    "resnet20": (False, (3, 3, 3)),
     "resnet18": (False, (2, 2, 2, 2)),
     "resnet34": (False, (3, 4, 6, 3)),
     "resnet50": (True, (3, 4, 6, 3)),
@@ -61,7 +66,8 @@ class ResNet(nn.Module):
         zero_init_last_gamma: gamma of each block's last BN starts at 0.
         kernel_init: 'he_fan_out' | 'lecun'.
         norm: 'bn' | 'gn1' (one group) | 'ln' (over channels).
-        bn_groups, bn_interleaved, bn_momentum, bn_epsilon: see `BatchNorm`.
+        bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
+            `BatchNorm`.
         axis_name: over which batch statistics are averaged.
         dtype: of the computation; parameters and statistics are float32.
     """
@@ -81,6 +87,7 @@ class ResNet(nn.Module):
     bn_interleaved: bool = False
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    bn_unbiased_running_var: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -141,6 +148,7 @@ class ResNet(nn.Module):
                 interleaved=self.bn_interleaved,
                 momentum=self.bn_momentum,
                 epsilon=self.bn_epsilon,
+                unbiased_running_var=self.bn_unbiased_running_var,
                 scale_init=init,
                 dtype=self.dtype,
                 name=name,
@@ -183,11 +191,12 @@ class ResNet(nn.Module):
         return nn.relu(x + shortcut)
 
 
-def make_resnet(name: str, **switches: Any) -> ResNet:
+def make_resnet(name: str, *, stage_sizes: Sequence[int] = (), **switches: Any) -> ResNet:
     """Makes a residual network by name.
 
     Args:
         name: a key of `DEPTHS`.
+        stage_sizes: blocks of each group instead of those of `name`.
         **switches: attributes of `ResNet`.
 
     Raises:
@@ -202,4 +211,4 @@ def make_resnet(name: str, **switches: Any) -> ResNet:
         if value not in words:
             raise UserError(f"Unknown model.{switch} '{value}': {nearest(value, words)}.")
     bottleneck, blocks = DEPTHS[name]
-    return ResNet(bottleneck, blocks, **switches)
+    return ResNet(bottleneck, tuple(stage_sizes) or blocks, **switches)

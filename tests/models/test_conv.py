@@ -95,9 +95,9 @@ def test_it_works_under_transformations(mode):
 
     expected = gradient(stock, x)["params"]["kernel"]
     if mode == "remat":
-        found = jax.grad(
-            jax.checkpoint(lambda v: jnp.sum(jnp.sin(own.apply(v, x))))
-        )(variables)["params"]["kernel"]
+        found = jax.grad(jax.checkpoint(lambda v: jnp.sum(jnp.sin(own.apply(v, x)))))(variables)[
+            "params"
+        ]["kernel"]
     elif mode == "bfloat16":
         half = Conv(24, (3, 3), padding=SHAPES[3][-1], dtype=jnp.bfloat16)
         found = gradient(half, x)["params"]["kernel"]

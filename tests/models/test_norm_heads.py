@@ -66,9 +66,9 @@ def test_four_devices_normalise_as_one(mode):
         return gradient, y, moved["batch_stats"]
 
     whole = run(one, X, weights)
-    split = (jax.pmap if mode == "pmap" else jax.vmap)(
-        lambda x, w: run(four, x, w), axis_name="d"
-    )(X.reshape(4, 2, *X.shape[1:]), weights.reshape(4, 2, *X.shape[1:]))
+    split = (jax.pmap if mode == "pmap" else jax.vmap)(lambda x, w: run(four, x, w), axis_name="d")(
+        X.reshape(4, 2, *X.shape[1:]), weights.reshape(4, 2, *X.shape[1:])
+    )
     # d(sum over devices)/dx reaches every device through the shared statistics.
     np.testing.assert_allclose(split[1].reshape(X.shape), whole[1], atol=1e-5)
     for name in ("mean", "var"):

@@ -63,9 +63,12 @@ def test_simclrs_shortcut_in_every_group_adds_4224(name):
 def torch_name(path):
     """('block_group2_block0_conv1', 'kernel') -> 'layer2.0.conv2.weight'."""
     module, leaf = path
-    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(
-        leaf, leaf
-    )
+    leaf = {
+        "kernel": "weight",
+        "scale": "weight",
+        "mean": "running_mean",
+        "var": "running_var",
+    }.get(leaf, leaf)
     if module in ("conv_init", "bn_init"):
         return f"{module.split('_')[0]}1.{leaf}"
     group, block, *rest = module.removeprefix("block_group").replace("block", "").split("_")

@@ -44,7 +44,9 @@ def record(path):
         sums = {}
         for layer in range(1, 5):
             getattr(net, f"layer{layer}").register_forward_hook(
-                lambda m, i, o, layer=layer: sums.update({layer: o.detach().sum((2, 3)).numpy()})
+                lambda m, i, o, layer=layer, sums=sums: sums.update(
+                    {layer: o.detach().sum((2, 3)).numpy()}
+                )
             )
         net.eval()
         with torch.no_grad():

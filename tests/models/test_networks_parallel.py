@@ -1,0 +1,108 @@
+"""Four devices see what one sees, accelerators get no branch, and the switches of the build."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from jssl import models
+from jssl.errors import UserError
+from jssl.models.conv import Conv
+from jssl.models.norm import BatchNorm
+
+
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def test_a_network_on_four_devices_is_the_network_on_one(mode):
+    """Features, running statistics and gradients of the mean loss, with global statistics."""
+    settings = {"name": "resnet10", "width": 0.25, "stem": "cifar", "shortcut": "always"}
+    one, four = models.build(settings), models.build(settings, axis_name="d")
+    x = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
+    w = jax.random.normal(jax.random.key(1), (16, 128))
+    variables = one.init(jax.random.key(2), x, train=True)
+
+    def run(net, x, w, mean):
+        def loss(params):
+            given = {**variables, "params": params}
+            (h, _), moved = net.apply(given, x, train=True, mutable=["batch_stats"])
+            return mean(jnp.mean(jnp.sum(jnp.sin(h) * w, axis=1))), (h, moved["batch_stats"])
+
+        grads, (h, stats) = jax.grad(loss, has_aux=True)(variables["params"])
+        return h, stats, jax.tree.map(mean, grads)
+
+    def device(x, w):
+        return run(four, x, w, lambda v: jax.lax.pmean(v, "d"))
+
+    h, stats, grads = jax.jit(lambda x, w: run(one, x, w, lambda v: v))(x, w)
+    if mode == "pmap":
+        by_device = (x.reshape(4, 4, 8, 8, 3), w.reshape(4, 4, 128))
+        h4, stats4, grads4 = jax.pmap(device, axis_name="d", out_axes=(0, None, None))(*by_device)
+    else:
+        mesh, split, whole = Mesh(jax.devices()[:4], "d"), PartitionSpec("d"), PartitionSpec()
+        h4, stats4, grads4 = jax.jit(
+            jax.shard_map(
+                device,
+                mesh=mesh,
+                in_specs=(split, split),
+                out_specs=(split, whole, whole),
+                check_vma=False,
+            )
+        )(x, w)
+    np.testing.assert_allclose(h4.reshape(h.shape), h, atol=1e-5 * float(jnp.abs(h).max()))
+    for found, expected in ((stats4, stats), (grads4, grads)):
+        largest = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(expected))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_get_no_branch(platform):
+    conv, x = Conv(16, (3, 3)), jnp.ones((2, 8, 8, 16))
+    variables = conv.init(jax.random.key(0), x)
+    f = jax.jit(jax.grad(lambda v, x: jnp.sum(jnp.sin(conv.apply(v, x))), (0, 1)))
+    text = f.trace(variables, x).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == 3
+    for word in ("stablehlo.case", "stablehlo.if", "dot_general"):
+        assert word not in text
+
+
+def test_groups_stay_on_their_device_and_running_statistics_agree():
+    """2 groups on each of 4 devices: 8 groups of 2; the running ones are their plain means."""
+    x = np.random.default_rng(0).normal(1.0, 2.0, (16, 3, 3, 5)).astype(np.float32)
+    norm = BatchNorm(axis_name="d", groups=2)
+    variables = BatchNorm(groups=2).init(jax.random.key(0), x, train=True)
+    y, moved = jax.pmap(
+        lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"]), axis_name="d"
+    )(x.reshape(4, 4, 3, 3, 5))
+    parts = x.reshape(8, 2, 3, 3, 5)
+    mean, var = parts.mean((1, 2, 3), keepdims=True), parts.var((1, 2, 3), keepdims=True)
+    expected = (parts - mean) / np.sqrt(var + 1e-5)
+    np.testing.assert_allclose(y.reshape(parts.shape), expected, atol=1e-5)
+    for device in range(4):
+        found = moved["batch_stats"]["var"][device]
+        np.testing.assert_allclose(found, 0.9 + 0.1 * var.mean(0).ravel(), rtol=1e-5)
+
+
+def test_unbiased_running_variance_is_torchs():
+    x = np.random.default_rng(1).normal(size=(3, 2, 2, 4)).astype(np.float32)
+    norm = BatchNorm(unbiased_running_var=True)
+    variables = norm.init(jax.random.key(0), x, train=True)
+    stats = norm.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
+    np.testing.assert_allclose(stats["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6)
+
+
+def test_convolution_with_bias():
+    x = jnp.ones((1, 4, 4, 2))
+    conv = Conv(3, (1, 1), use_bias=True)
+    params = conv.init(jax.random.key(0), x)["params"]
+    assert {k: v.shape for k, v in params.items()} == {"kernel": (1, 1, 2, 3), "bias": (3,)}
+    y = conv.apply({"params": {"kernel": params["kernel"] * 0, "bias": jnp.arange(3.0)}}, x)
+    np.testing.assert_array_equal(y[0, 1, 2], [0.0, 1.0, 2.0])
+
+
+def test_stage_sizes_and_unknown_keys():
+    assert models.build({"name": "resnet18", "stage_sizes": (1, 2)}).blocks == (1, 2)
+    assert models.build(models.DEFAULTS).blocks == (3, 4, 6, 3)
+    with pytest.raises(UserError, match="Unknown key 'model.widht': did you mean 'width'"):
+        models.build({"name": "resnet18", "widht": 2.0})

@@ -1,0 +1,34 @@
+"""Three metrics of three steps of every method, as they were when they were last looked at.
+
+When a change is meant to change them, run `JSSL_UPDATE_GOLDEN=1 pytest tests/test_golden_steps.py`,
+say in the commit why they moved, and commit the new file with it.
+"""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from helpers import ROOT, small_config, start, tiles
+
+from jssl import methods
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_three_steps(name):
+    config = small_config(name)
+    launcher, _, state, step = start(config, "jit")
+    found = []
+    for i in range(3):
+        data = launcher.put_batch(tiles(config.batch_size, start=31 * i))
+        state, metrics = step(state, data, np.int32(i))
+        found.append({k: float(v) for k, v in sorted(metrics.items())})
+    path = ROOT / "tests" / "golden" / "steps" / f"{name}.json"
+    if os.environ.get("JSSL_UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    expected = json.loads(path.read_text())
+    for a, b in zip(found, expected, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_allclose(a[key], b[key], rtol=2e-3, err_msg=key)
