@@ -113,19 +113,25 @@ def _version(name: str) -> str:
 
 
 def git_revision() -> str:
-    """The revision of the code that runs, with `-dirty` when changed; 'unknown' outside git."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    """The revision of the checkout that runs, `-dirty` when changed; 'unknown' outside git.
+
+    The package's own folder is asked first; an installed wheel lies in none, and then it is the
+    checkout that the command was started in, whose configs it runs.
+    """
+    for folder in (Path(__file__).parent, Path.cwd()):
+        try:
+            done = subprocess.run(
+                ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return "unknown"
 
 
 def parameter_table(params: PyTree) -> str:

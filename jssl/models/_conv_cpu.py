@@ -121,7 +121,7 @@ def backward(
 
 def _backward_1x1(x, kernel, dy, strides):
     _, H, W, C = x.shape
-    s, O = strides[0], dy.shape[-1]
+    s = strides[0]
     dx = jnp.tensordot(dy, kernel[0, 0], (3, 1))
     Ho, Wo = dy.shape[1:3]
     if s > 1:
@@ -135,32 +135,34 @@ def _backward_1x1(x, kernel, dy, strides):
                 (0, 0, 0),
             ],
         )
-    dk = _transposed_dot(x[:, ::s, ::s].reshape(-1, C), dy.reshape(-1, O))
+    dk = _transposed_dot(x[:, ::s, ::s].reshape(-1, C), dy.reshape(-1, dy.shape[-1]))
     return dx, dk[None, None]
 
 
 def _backward_rows(x, kernel, dy, strides, plan):
     (A, G, B), kw, Wf = plan.rows, plan.kernel_width, plan.width
-    Bt, O = x.shape[0], dy.shape[-1]
+    batch, features = x.shape[0], dy.shape[-1]
     x_rows = _tile(x, plan)
     Cf = x_rows[0].shape[-1]
-    # k_rows[a] [Cf, kw O], so that both products below are plain matrix products
-    k_rows = [k.transpose(1, 0, 2).reshape(Cf, kw * O) for k in _fold_kernel(kernel, strides[1])]
+    # k_rows[a] [Cf, kw features], so that both products below are plain matrix products
+    k_rows = [
+        k.transpose(1, 0, 2).reshape(Cf, kw * features) for k in _fold_kernel(kernel, strides[1])
+    ]
     edge = tuple(kw - 1 - p for p in plan.taps)
     dy = jnp.pad(dy, ((0, 0), (0, plan.tiles * len(A) - dy.shape[1]), edge, (0, 0)))
-    dy = dy.reshape(-1, len(A), *dy.shape[2:])  # [B n, m, Wf+kw-1, O]
+    dy = dy.reshape(-1, len(A), *dy.shape[2:])  # [B n, m, Wf+kw-1, features]
     dy_rows = [dy[:, i] for i in range(len(A))]
     dU, dt = [], []
     for r in range(len(G)):
         # shifted[w, b] = dM_r[w - b], every tap of the 1-D convolution side by side
         dM = _sum(A[:, r], dy_rows)
         shifted = jnp.stack([dM[:, kw - 1 - b : kw - 1 - b + Wf] for b in range(kw)], axis=2)
-        shifted = shifted.reshape(-1, kw * O)
+        shifted = shifted.reshape(-1, kw * features)
         dU.append(_transposed_dot(_sum(B[r], x_rows).reshape(-1, Cf), shifted))
         dt.append(lax.dot_general(shifted, _sum(G[r], k_rows), (((1,), (1,)), ((), ()))))
     dk = jnp.stack([_sum(G[:, a], dU) for a in range(G.shape[1])])
-    dk = _unfold_kernel(dk.reshape(-1, Cf, kw, O).transpose(0, 2, 1, 3), kernel.shape)
-    dt = [t.reshape(Bt, plan.tiles, Wf, Cf) for t in dt]
+    dk = _unfold_kernel(dk.reshape(-1, Cf, kw, features).transpose(0, 2, 1, 3), kernel.shape)
+    dt = [t.reshape(batch, plan.tiles, Wf, Cf) for t in dt]
     return _untile([_sum(B[:, j], dt) for j in range(B.shape[1])], plan, x.shape), dk
 
 
@@ -228,15 +230,15 @@ def _untile(rows: Sequence[Array], plan: Plan, shape) -> Array:
 
 def _fold_kernel(kernel: Array, s: int) -> list[Array]:
     """kernel [kh,kw,C,O] -> its kh rows, each [kw/s, s C, O]."""
-    kh, kw, C, O = kernel.shape
+    kh, kw, C, features = kernel.shape
     kernel = jnp.pad(kernel, ((0, 0), (0, -kw % s), (0, 0), (0, 0)))
-    return list(kernel.reshape(kh, -(-kw // s), s * C, O))
+    return list(kernel.reshape(kh, -(-kw // s), s * C, features))
 
 
 def _unfold_kernel(kernel: Array, shape) -> Array:
     """The transpose of `_fold_kernel`, of the stacked rows."""
-    kh, kw, C, O = shape
-    return kernel.reshape(kh, -1, C, O)[:, :kw]
+    kh, kw, C, features = shape
+    return kernel.reshape(kh, -1, C, features)[:, :kw]
 
 
 def _sum(weights: np.ndarray, terms: Sequence[Array]) -> Array:

@@ -1,5 +1,7 @@
 """Four devices see what one sees, accelerators get no branch, and the switches of the build."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,15 +57,34 @@ def test_a_network_on_four_devices_is_the_network_on_one(mode):
             np.testing.assert_allclose(a, b, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_accelerators_get_no_branch(platform):
+def gradient_of_convolution():
     conv, x = Conv(16, (3, 3)), jnp.ones((2, 8, 8, 16))
     variables = conv.init(jax.random.key(0), x)
     f = jax.jit(jax.grad(lambda v, x: jnp.sum(jnp.sin(conv.apply(v, x))), (0, 1)))
+    return f, variables, x
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_get_no_choice(platform):
+    """`platform_dependent` leaves a `case` of ONE branch, around nothing but the convolution.
+
+    The only other `case` picks the platform's number from scalar constants.
+    """
+    f, variables, x = gradient_of_convolution()
     text = f.trace(variables, x).lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.convolution") == 3
-    for word in ("stablehlo.case", "stablehlo.if", "dot_general"):
-        assert word not in text
+    assert "dot_general" not in text and "stablehlo.if" not in text
+    cases = re.findall(r'"stablehlo.case"\(.*?\) \(\{(.*?)\}\) : \(tensor<i32>\)', text, re.DOTALL)
+    assert len(cases) == text.count("stablehlo.case") > 0
+    for body in cases:
+        if "}, {" in body:  # several branches: then constants alone
+            operations = set(re.findall(r"stablehlo\.(\w+)", body))
+            assert operations == {"constant", "return"}
+
+
+def test_no_conditional_is_left_after_compilation():
+    f, variables, x = gradient_of_convolution()
+    assert "conditional(" not in f.lower(variables, x).compile().as_text()
 
 
 def test_groups_stay_on_their_device_and_running_statistics_agree():
