@@ -116,7 +116,6 @@ def test_forward_passes_are_torchvisions(name, recorded):
     np.testing.assert_allclose(stats[last]["mean"], recorded[f"{name}_mean"], atol=1e-3)
     # torch keeps the unbiased variance, n / (n - 1) of ours; n = 2 * 32 * 32 here.
     before = variables["batch_stats"]["bn_init"]["var"]
-    unbiased = before + (stats["bn_init"]["var"] - before) + 0.0
     n = 2 * 32 * 32
     new = (np.asarray(stats["bn_init"]["var"]) - 0.9 * before) / 0.1
     unbiased = 0.9 * before + 0.1 * new * n / (n - 1)
