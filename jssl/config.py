@@ -66,6 +66,9 @@ def common() -> dict[str, Any]:
             "enabled": True,
             "linear_epochs": 100,
         },
+        # Filled in from the data when a run is built, for schedules and for state whose size is
+        # that of the data set; a workdir keeps them, so that its state can be restored.
+        "run": {"num_examples": 1, "steps_per_epoch": 1, "total_steps": 1},
     }
 
 

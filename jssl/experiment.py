@@ -42,7 +42,8 @@ def build(config: ConfigDict) -> Experiment:
     """Checks a config at every edge, and makes the parts of its run.
 
     Args:
-        config: from a config file; `supervised.num_classes` is filled in from the data when 0.
+        config: from a config file; `run` is filled in from the data, and so is a method's
+            `num_classes` when it is 0.
 
     Returns:
         An `Experiment`; nothing is compiled yet.
@@ -74,12 +75,10 @@ def build(config: ConfigDict) -> Experiment:
             f"examples of '{train_source.name}'. Type --config.batch_size=N with a smaller N."
         )
     total_steps = max(1, round(steps_per_epoch * config.epochs))
-    method, schedule = make_method(
-        config,
-        axis_name=launcher.axis_name,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-    )
+    config.run.num_examples = len(train_source)
+    config.run.steps_per_epoch = steps_per_epoch
+    config.run.total_steps = total_steps
+    method, schedule = make_method(config, axis_name=launcher.axis_name)
     return Experiment(
         config,
         train_source,
@@ -104,15 +103,13 @@ def host_transform(parts: Experiment) -> Any:
     )
 
 
-def make_method(
-    config: ConfigDict, *, axis_name: str | None, steps_per_epoch: int, total_steps: int
-) -> tuple[Method, Any]:
-    """The method and its learning-rate schedule; needs no data."""
+def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, Any]:
+    """The method and its learning-rate schedule, for the lengths in `config.run`."""
     tx, schedule = optim.build(
         config.optim,
         batch_size=config.batch_size,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        steps_per_epoch=config.run.steps_per_epoch,
+        total_steps=config.run.total_steps,
     )
     return methods.load(config.method).make(config, tx, axis_name=axis_name), schedule
 
@@ -169,7 +166,7 @@ def load_encoder(folder: str | Path, *, step: int | None = None):
         features, _ = jax.jit(embed)(state, images)
     """
     config = workdir.read_config(folder)
-    method, _ = make_method(config, axis_name=None, steps_per_epoch=1, total_steps=1)
+    method, _ = make_method(config, axis_name=None)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: first_state(config, method, config.batch_size))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)

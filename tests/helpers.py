@@ -29,6 +29,16 @@ def small_config(method, **updates):
     return config
 
 
+class Noisy:
+    """A transform that draws: the image becomes noise of the example's own generator.
+
+    It stands here and not in a test, because a worker process imports it by name.
+    """
+
+    def __call__(self, example, rng):
+        return {**example, "image": rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)}
+
+
 def tiles(count, start=0):
     """A batch of `count` tiles of different photographs."""
     images, labels = load("train", 32)
@@ -39,9 +49,8 @@ def tiles(count, start=0):
 def start(config, mode, *, steps=100):
     """Launcher, method, first state and compiled step of a config in a launch mode."""
     launcher = parallel.make_launcher(mode)
-    method, _ = experiment.make_method(
-        config, axis_name=launcher.axis_name, steps_per_epoch=steps, total_steps=steps
-    )
+    config.run.update({"num_examples": 4096, "steps_per_epoch": steps, "total_steps": steps})
+    method, _ = experiment.make_method(config, axis_name=launcher.axis_name)
     size = config.batch_size // launcher.size
     state = launcher.init(lambda: experiment.first_state(config, method, size))
     return launcher, method, state, launcher.compile_step(method.train_step)

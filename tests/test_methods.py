@@ -48,7 +48,7 @@ def test_every_launch_mode_gives_the_state_of_plain_jit(trained, mode):
 
 def test_a_step_keeps_structure_shapes_and_dtypes(trained):
     method, config, state, _ = trained
-    made, _ = experiment.make_method(config, axis_name=None, steps_per_epoch=9, total_steps=9)
+    made, _ = experiment.make_method(config, axis_name=None)
     abstract = jax.eval_shape(lambda: experiment.first_state(config, made, config.batch_size))
     assert checkpoint.describe(abstract) == checkpoint.describe(state)
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
@@ -118,7 +118,7 @@ def test_save_restore_gives_the_same_next_step(trained, tmp_path):
 
 def test_embed_is_a_function_of_one_image(trained):
     _, config, state, _ = trained
-    made, _ = experiment.make_method(config, axis_name=None, steps_per_epoch=9, total_steps=9)
+    made, _ = experiment.make_method(config, axis_name=None)
     images = tiles(6)["image"]
     together, named = jax.jit(made.embed)(state, images)
     alone = jnp.concatenate([jax.jit(made.embed)(state, images[i : i + 1])[0] for i in range(6)])
@@ -131,7 +131,7 @@ def test_embed_is_a_function_of_one_image(trained):
 
 def test_views_do_not_depend_on_how_the_batch_is_split(trained):
     _, config, _, _ = trained
-    made, _ = experiment.make_method(config, axis_name=None, steps_per_epoch=9, total_steps=9)
+    made, _ = experiment.make_method(config, axis_name=None)
     images, key = tiles(8)["image"], jax.random.key(5)
     views = jax.jit(made.views)
     whole = views(key, images, jnp.int32(0))

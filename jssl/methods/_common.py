@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
@@ -34,6 +35,25 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
         return augment.normalize(augment.to_float(images), config.augment.normalize)
 
     return views, prepare
+
+
+def embed_function(net: nn.Module, prepare: Callable[[Array], Array]) -> Callable[..., Any]:
+    """`embed` of a method whose net gives (output, h, intermediates): h in evaluation mode.
+
+    Args:
+        net: applied with the state's `params` and `batch_stats`.
+        prepare: images -> input of the net.
+
+    Returns:
+        `embed(state, images [B,H,W,3]) -> (h float32 [B,D], intermediates)`.
+    """
+
+    def embed(state: TrainState, images: Array) -> tuple[Array, dict[str, Array]]:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        _, h, intermediates = net.apply(variables, prepare(images), train=False)
+        return h, intermediates
+
+    return embed
 
 
 def first_state(

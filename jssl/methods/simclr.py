@@ -21,7 +21,12 @@ import optax
 
 from jssl import losses, models
 from jssl.collectives import global_index, mean_value_and_grad, pmean
-from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    embed_function,
+    first_state,
+    input_functions,
+)
 from jssl.models.heads import Projector
 from jssl.types import Array, Batch, Method, Metrics, TrainState
 
@@ -147,9 +152,4 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         }
         return apply_gradients(state, grads, batch_stats, tx), metrics
 
-    def embed(state: State, images: Array):
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        _, h, intermediates = net.apply(variables, prepare(images), train=False)
-        return h, intermediates
-
-    return Method(init, train_step, embed, views)
+    return Method(init, train_step, embed_function(net, prepare), views)

@@ -9,18 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from helpers import Noisy
 
 from jssl import data
 from jssl.errors import UserError
 
 SOURCE = data.synthetic_source("train", size=8, num_examples=50)
-
-
-class Noisy:
-    """A transform that draws: the image becomes noise of the example's own generator."""
-
-    def __call__(self, example, rng):
-        return {**example, "image": rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)}
 
 
 def batches(**options):

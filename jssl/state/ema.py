@@ -1,0 +1,61 @@
+"""Exponential moving averages of parameters, and the course of their momentum."""
+
+import jax
+import jax.numpy as jnp
+
+from jssl.types import Array, PyTree
+
+
+def ema(average: PyTree, new: PyTree, *, momentum: float | Array) -> PyTree:
+    """Moves an average towards new values: momentum * average + (1 - momentum) * new.
+
+    Args:
+        average: pytree of floats; kept in float32, since with a momentum of 0.999 bfloat16 does
+            not move.
+        new: pytree of the same structure and shapes.
+        momentum: in [0, 1]; 0 gives `new`, 1 gives `average`.
+
+    Returns:
+        float32 pytree.
+
+    Raises:
+        ValueError: the structures differ.
+
+    Example:
+        >>> print(ema({'w': jnp.array([1.0])}, {'w': jnp.array([3.0])}, momentum=0.75)['w'])
+        [1.5]
+
+    Reference:
+        MoCo, equation 2, https://arxiv.org/abs/1911.05722; BYOL, equation 1,
+        https://arxiv.org/abs/2006.07733.
+    """
+
+    def move(a: Array, b: Array) -> Array:
+        a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
+        return momentum * a + (1 - momentum) * b
+
+    return jax.tree.map(move, average, new)
+
+
+def cosine_momentum(step: Array, *, base: float, total_steps: int) -> Array:
+    """A momentum that grows from `base` at step 0 to 1 at `total_steps` along half a cosine.
+
+    1 - (1 - base) (cos(pi k / K) + 1) / 2, constant at 1 after K.
+
+    Args:
+        step: int32 [], k.
+        base: at the start, in [0, 1].
+        total_steps: K.
+
+    Returns:
+        float32 [].
+
+    Example:
+        >>> [round(float(cosine_momentum(k, base=0.9, total_steps=10)), 3) for k in (0, 5, 10)]
+        [0.9, 0.95, 1.0]
+
+    Reference:
+        BYOL, section 3.3, https://arxiv.org/abs/2006.07733; MoCo v3's `moco-m-cos`.
+    """
+    share = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)
+    return 1 - (1 - base) * (jnp.cos(jnp.pi * share) + 1) / 2
