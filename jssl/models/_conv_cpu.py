@@ -2,7 +2,7 @@
 
 A 3x3 convolution is a small convolution along the rows of 1-D convolutions along the columns:
 
-    y[h] = sum over a of  x[s h + a] * k[a]            (* : 1-D, along the width)
+    y[h] = sum over a of  x[h + a] * k[a]              (* : 1-D, along the width)
 
 and a bilinear algorithm (A, G, B) for the outer one needs R products for m rows of output,
 
@@ -15,7 +15,9 @@ t_r = sum_j B[r,j] x_j, U_r = sum_a G[r,a] k[a] and dM_r = sum_i A[i,r] dy_i,
 
     dk[a] = sum_r G[r,a] (t_r correlated with dM_r),    dx_j = sum_r B[r,j] (dM_r * U_r transposed)
 
-A stride along the width is folded into the channels first. Everything runs in float32.
+With a stride, and for 1x1 kernels, the taps are written side by side instead (im2col): with a
+stride of 2 that is only kh kw / 4 of the input's size, and one matrix product is left.
+Everything runs in float32.
 
 Reference: Lavin and Gray, CVPR 2016, https://arxiv.org/abs/1509.09308 (there in two dimensions).
 """
@@ -65,20 +67,6 @@ def direct(kh: int) -> Bilinear:
     return Bilinear(A=np.ones((1, kh)), G=np.eye(kh), B=np.eye(kh))
 
 
-class Plan(NamedTuple):
-    """Sizes of one convolution, all static."""
-
-    rows: Bilinear
-    tiles: int  # n, tiles of m output rows
-    step: int  # input rows from one tile to the next
-    kernel_width: int  # after folding
-    top: int
-    left: int  # padding of the array itself
-    width: int  # W after padding and folding
-    taps: tuple[int, int]  # padding of the 1-D convolution
-    out: tuple[int, int]  # Ho, Wo
-
-
 def supported(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> bool:
     """Whether this file is faster than the plain convolution and takes these arguments."""
     kh, kw, C, _ = kernel.shape
@@ -93,15 +81,11 @@ def supported(x: Array, kernel: Array, strides: tuple[int, int], padding: Paddin
 def forward(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
     """x [B,H,W,C] * kernel [kh,kw,C,O] -> [B,Ho,Wo,O] in the type of x."""
     dtype, x, kernel = x.dtype, x.astype(jnp.float32), kernel.astype(jnp.float32)
-    if kernel.shape[:2] == (1, 1):
-        x = x[:, :: strides[0], :: strides[1]]
-        return jnp.tensordot(x, kernel[0, 0], 1).astype(dtype)
-    plan = _plan(x.shape, kernel.shape, strides, padding)
-    A, G, B = plan.rows
-    x_rows, k_rows = _tile(x, plan), _fold_kernel(kernel, strides[1])
-    M = [_conv1d(_sum(B[r], x_rows), _sum(G[r], k_rows), plan.taps) for r in range(len(G))]
-    y = jnp.stack([_sum(a, M) for a in A], axis=1)  # [B n, m, Wo, O]
-    y = y.reshape(x.shape[0], -1, *y.shape[2:])[:, : plan.out[0]]
+    if _by_rows(kernel.shape, strides):
+        y = _forward_rows(x, kernel, padding)
+    else:
+        seen = columns(x, kernel.shape, strides[0], padding)
+        y = jnp.tensordot(seen, kernel.reshape(-1, kernel.shape[-1]), 1)
     return _settle(y.astype(dtype))
 
 
@@ -109,136 +93,164 @@ def backward(
     x: Array, kernel: Array, dy: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Array]:
     """Gradients (dx, dkernel) of `forward` for the cotangent dy [B,Ho,Wo,O]."""
-    types, shape = (x.dtype, kernel.dtype), x.shape
+    types = (x.dtype, kernel.dtype)
     x, kernel, dy = (a.astype(jnp.float32) for a in (x, kernel, dy))
-    if kernel.shape[:2] == (1, 1):
-        dx, dk = _backward_1x1(x, kernel, dy, strides)
-    else:
-        plan = _plan(x.shape, kernel.shape, strides, padding)
-        dx, dk = _backward_rows(x, kernel, dy, strides, plan)
-    return _settle((dx.reshape(shape).astype(types[0]), dk.astype(types[1])))
+    gradients = _backward_rows if _by_rows(kernel.shape, strides) else _backward_columns
+    dx, dk = gradients(x, kernel, dy, strides[0], padding)
+    return _settle((dx.astype(types[0]), dk.astype(types[1])))
 
 
-def _backward_1x1(x, kernel, dy, strides):
-    _, H, W, C = x.shape
-    s = strides[0]
-    dx = jnp.tensordot(dy, kernel[0, 0], (3, 1))
-    Ho, Wo = dy.shape[1:3]
-    if s > 1:
-        dx = lax.pad(
-            dx,
-            0.0,
-            [
-                (0, 0, 0),
-                (0, H - (Ho - 1) * s - 1, s - 1),
-                (0, W - (Wo - 1) * s - 1, s - 1),
-                (0, 0, 0),
-            ],
-        )
-    dk = _transposed_dot(x[:, ::s, ::s].reshape(-1, C), dy.reshape(-1, dy.shape[-1]))
-    return dx, dk[None, None]
-
-
-def _backward_rows(x, kernel, dy, strides, plan):
-    (A, G, B), kw, Wf = plan.rows, plan.kernel_width, plan.width
-    batch, features = x.shape[0], dy.shape[-1]
-    x_rows = _tile(x, plan)
-    Cf = x_rows[0].shape[-1]
-    # k_rows[a] [Cf, kw features], so that both products below are plain matrix products
-    k_rows = [
-        k.transpose(1, 0, 2).reshape(Cf, kw * features) for k in _fold_kernel(kernel, strides[1])
+def taps(x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding) -> list[Array]:
+    """For each of the kh kw taps, what it sees at each place of the output: [B,Ho,Wo,C]."""
+    kh, kw = kernel_shape[:2]
+    Ho, Wo = _out_size(x.shape, kernel_shape, stride, padding)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, width = stride * (Ho - 1) + 1, stride * (Wo - 1) + 1
+    return [
+        x[:, i : i + rows : stride, j : j + width : stride] for i in range(kh) for j in range(kw)
     ]
-    edge = tuple(kw - 1 - p for p in plan.taps)
-    dy = jnp.pad(dy, ((0, 0), (0, plan.tiles * len(A) - dy.shape[1]), edge, (0, 0)))
-    dy = dy.reshape(-1, len(A), *dy.shape[2:])  # [B n, m, Wf+kw-1, features]
-    dy_rows = [dy[:, i] for i in range(len(A))]
+
+
+def columns(x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding) -> Array:
+    """im2col: x [B,H,W,C] -> the taps side by side, [B,Ho,Wo,kh kw C]."""
+    seen = taps(x, kernel_shape, stride, padding)
+    return seen[0] if len(seen) == 1 else jnp.concatenate(seen, axis=-1)
+
+
+def transposed_dot(a: Array, b: Array) -> Array:
+    """a [P,C], b [P,O] -> a^T b [C,O]; the transpose is stored, for the faster matrix product."""
+    return lax.dot_general(lax.optimization_barrier(a.T), b, (((1,), (0,)), ((), ())))
+
+
+def _by_rows(kernel_shape: Sequence[int], strides: tuple[int, int]) -> bool:
+    return strides[0] == 1 and kernel_shape[0] > 1
+
+
+def _out_size(x_shape, kernel_shape, stride, padding) -> tuple[int, int]:
+    return tuple(
+        (size + sum(pads) - k) // stride + 1
+        for size, k, pads in zip(x_shape[1:3], kernel_shape[:2], padding, strict=True)
+    )
+
+
+def _backward_columns(x, kernel, dy, stride, padding):
+    kh, kw, C, features = kernel.shape
+    seen = columns(x, kernel.shape, stride, padding).reshape(-1, kh * kw * C)
+    flat = dy.reshape(-1, features)
+    if kh * kw == 1:
+        dk = transposed_dot(seen, flat)
+    else:  # seen is freshly made: storing it twice costs more than the better product gains
+        dk = lax.dot_general(seen, flat, (((0,), (0,)), ((), ())))
+    d_seen = lax.dot_general(flat, kernel.reshape(-1, features), (((1,), (1,)), ((), ())))
+    d_seen = d_seen.reshape(*dy.shape[:3], kh, kw, C)
+    return _scatter(d_seen, x.shape, stride, padding), dk.reshape(kernel.shape)
+
+
+def _scatter(d_seen: Array, shape: Sequence[int], stride: int, padding: Padding) -> Array:
+    """col2im, the transpose of `columns`: [B,Ho,Wo,kh,kw,C] -> [B,H,W,C].
+
+    Row p of the padded input is row p // stride of phase p mod stride; taps of one phase add up.
+    """
+    B, Ho, Wo, kh, kw, C = d_seen.shape
+    last_row, last_column = (kh - 1) // stride, (kw - 1) // stride
+
+    def phase(a: int, b: int) -> Array:
+        parts = [
+            jnp.pad(
+                d_seen[:, :, :, i, j],
+                (
+                    (0, 0),
+                    (i // stride, last_row - i // stride),
+                    (j // stride, last_column - j // stride),
+                    (0, 0),
+                ),
+            )
+            for i in range(a, kh, stride)
+            for j in range(b, kw, stride)
+        ]
+        zeros = jnp.zeros((B, Ho + last_row, Wo + last_column, C), d_seen.dtype)
+        return sum(parts[1:], parts[0]) if parts else zeros
+
+    grid = [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)]
+    dx = jnp.stack(grid, axis=2)  # [B,h,stride,w,stride,C]
+    dx = dx.reshape(B, (Ho + last_row) * stride, (Wo + last_column) * stride, C)
+    return _crop(dx, shape, (padding[0][0], padding[1][0]))
+
+
+def _crop(padded: Array, shape: Sequence[int], start: tuple[int, int]) -> Array:
+    """The H x W pixels of `padded` from `start` on; pixels that it does not reach are 0."""
+    spans = [
+        (-begin, size + begin - have, 0)
+        for begin, size, have in zip(start, shape[1:3], padded.shape[1:3], strict=True)
+    ]
+    return lax.pad(padded, 0.0, [(0, 0, 0), *spans, (0, 0, 0)])
+
+
+def _algorithm(Ho: int) -> Bilinear:
+    return F43 if Ho > 2 else direct(3)
+
+
+def _forward_rows(x, kernel, padding):
+    Ho, Wo = _out_size(x.shape, kernel.shape, 1, padding)
+    A, G, B = algorithm = _algorithm(Ho)
+    x_rows = _tile(x, algorithm, Ho, padding[0][0])
+    M = [_conv1d(_sum(B[r], x_rows), _sum(G[r], kernel), padding[1]) for r in range(len(G))]
+    y = jnp.stack([_sum(a, M) for a in A], axis=1)  # [B n, m, Wo, O]
+    return y.reshape(x.shape[0], -1, *y.shape[2:])[:, :Ho]
+
+
+def _backward_rows(x, kernel, dy, stride, padding):
+    kh, kw, C, features = kernel.shape
+    batch, Ho, W = x.shape[0], dy.shape[1], x.shape[2]
+    A, G, B = algorithm = _algorithm(Ho)
+    m, tiles = len(A), -(-Ho // len(A))
+    x_rows = _tile(x, algorithm, Ho, padding[0][0])
+    # k_rows[a] [C, kw features], so that both products below are plain matrix products
+    k_rows = [kernel[a].transpose(1, 0, 2).reshape(C, kw * features) for a in range(kh)]
+    edge = tuple(kw - 1 - p for p in padding[1])
+    dy = jnp.pad(dy, ((0, 0), (0, tiles * m - Ho), edge, (0, 0)))
+    dy = dy.reshape(-1, m, *dy.shape[2:])  # [B n, m, W+kw-1, features]
+    dy_rows = [dy[:, i] for i in range(m)]
     dU, dt = [], []
     for r in range(len(G)):
         # shifted[w, b] = dM_r[w - b], every tap of the 1-D convolution side by side
         dM = _sum(A[:, r], dy_rows)
-        shifted = jnp.stack([dM[:, kw - 1 - b : kw - 1 - b + Wf] for b in range(kw)], axis=2)
+        shifted = jnp.stack([dM[:, kw - 1 - b : kw - 1 - b + W] for b in range(kw)], axis=2)
         shifted = shifted.reshape(-1, kw * features)
-        dU.append(_transposed_dot(_sum(B[r], x_rows).reshape(-1, Cf), shifted))
+        t = _sum(B[r], x_rows).reshape(-1, C)
+        dU.append(lax.dot_general(t, shifted, (((0,), (0,)), ((), ()))))
         dt.append(lax.dot_general(shifted, _sum(G[r], k_rows), (((1,), (1,)), ((), ()))))
-    dk = jnp.stack([_sum(G[:, a], dU) for a in range(G.shape[1])])
-    dk = _unfold_kernel(dk.reshape(-1, Cf, kw, features).transpose(0, 2, 1, 3), kernel.shape)
-    dt = [t.reshape(batch, plan.tiles, Wf, Cf) for t in dt]
-    return _untile([_sum(B[:, j], dt) for j in range(B.shape[1])], plan, x.shape), dk
+    dk = jnp.stack([_sum(G[:, a], dU) for a in range(kh)])
+    dk = dk.reshape(kh, C, kw, features).transpose(0, 2, 1, 3)
+    dt = [t.reshape(batch, tiles, W, C) for t in dt]
+    dx_rows = [_sum(B[:, j], dt) for j in range(B.shape[1])]
+    return _untile(dx_rows, m, x.shape, padding[0][0]), dk
 
 
-def _plan(x_shape, k_shape, strides, padding) -> Plan:
-    (_, H, W, _), (kh, kw), s = x_shape, k_shape[:2], strides[0]
-    (top, bottom), (left, right) = padding
-    Ho, Wo = (H + top + bottom - kh) // s + 1, (W + left + right - kw) // s + 1
-    rows = F43 if s == 1 and Ho > 2 else direct(kh)
-    m = len(rows.A)
-    kernel_width = -(-kw // s)
-    if s == 1:  # the 1-D convolution pads by itself
-        return Plan(rows, -(-Ho // m), m, kw, top, 0, W, (left, right), (Ho, Wo))
-    return Plan(
-        rows, -(-Ho // m), m * s, kernel_width, top, left, Wo + kernel_width - 1, (0, 0), (Ho, Wo)
-    )
-
-
-def _tile(x: Array, plan: Plan) -> list[Array]:
-    """x [B,H,W,C] -> the T input rows of every tile, each [B n, Wf, Cf]."""
+def _tile(x: Array, algorithm: Bilinear, Ho: int, top: int) -> list[Array]:
+    """x [B,H,W,C] -> the T input rows of every tile of m output rows, each [B n, W, C]."""
     B, H, W, C = x.shape
-    T, step, n = plan.rows.B.shape[1], plan.step, plan.tiles
-    fold = step // len(plan.rows.A)
-    blocks = n + (T - 1) // step
-    x = lax.pad(
-        x,
-        0.0,
-        [
-            (0, 0, 0),
-            (plan.top, blocks * step - H - plan.top, 0),
-            (plan.left, plan.width * fold - W - plan.left, 0),
-            (0, 0, 0),
-        ],
-    )
-    x = x.reshape(B, blocks, step, plan.width, fold * C)
-    return [
-        x[:, j // step : j // step + n, j % step].reshape(B * n, plan.width, -1) for j in range(T)
-    ]
+    m, T = len(algorithm.A), algorithm.B.shape[1]
+    n = -(-Ho // m)
+    blocks = n + (T - 1) // m
+    x = lax.pad(x, 0.0, [(0, 0, 0), (top, blocks * m - H - top, 0), (0, 0, 0), (0, 0, 0)])
+    x = x.reshape(B, blocks, m, W, C)
+    return [x[:, j // m : j // m + n, j % m].reshape(B * n, W, C) for j in range(T)]
 
 
-def _untile(rows: Sequence[Array], plan: Plan, shape) -> Array:
-    """The transpose of `_tile`: tiles [B,n,Wf,Cf] that overlap are added."""
-    B, H, W, C = shape
-    step, n = plan.step, plan.tiles
-    fold = step // len(plan.rows.A)
-    extra = (len(rows) - 1) // step
+def _untile(rows: Sequence[Array], m: int, shape: Sequence[int], top: int) -> Array:
+    """The transpose of `_tile`: rows [B,n,W,C] of tiles that overlap are added."""
+    B, n, W, C = rows[0].shape
+    extra = (len(rows) - 1) // m
     x = []
-    for phase in range(step):
+    for phase in range(m):
         parts = [
-            jnp.pad(rows[j], ((0, 0), (j // step, extra - j // step), (0, 0), (0, 0)))
-            for j in range(phase, len(rows), step)
+            jnp.pad(rows[j], ((0, 0), (j // m, extra - j // m), (0, 0), (0, 0)))
+            for j in range(phase, len(rows), m)
         ]
         x.append(sum(parts[1:], parts[0]))
-    x = jnp.stack(x, axis=2).reshape(B, (n + extra) * step, plan.width * fold, C)
-    return lax.pad(
-        x,
-        0.0,
-        [
-            (0, 0, 0),
-            (-plan.top, H + plan.top - x.shape[1], 0),
-            (-plan.left, W + plan.left - x.shape[2], 0),
-            (0, 0, 0),
-        ],
-    )
-
-
-def _fold_kernel(kernel: Array, s: int) -> list[Array]:
-    """kernel [kh,kw,C,O] -> its kh rows, each [kw/s, s C, O]."""
-    kh, kw, C, features = kernel.shape
-    kernel = jnp.pad(kernel, ((0, 0), (0, -kw % s), (0, 0), (0, 0)))
-    return list(kernel.reshape(kh, -(-kw // s), s * C, features))
-
-
-def _unfold_kernel(kernel: Array, shape) -> Array:
-    """The transpose of `_fold_kernel`, of the stacked rows."""
-    kh, kw, C, features = shape
-    return kernel.reshape(kh, -1, C, features)[:, :kw]
+    x = jnp.stack(x, axis=2).reshape(B, (n + extra) * m, W, C)
+    return _crop(x, shape, (top, 0))
 
 
 def _sum(weights: np.ndarray, terms: Sequence[Array]) -> Array:
@@ -251,10 +263,6 @@ def _conv1d(x: Array, kernel: Array, padding: tuple[int, int]) -> Array:
     """x [N,W,C] * kernel [k,C,O] -> [N,Wo,O]."""
     numbers = ("NHC", "HIO", "NHC")
     return lax.conv_general_dilated(x, kernel, (1,), (padding,), dimension_numbers=numbers)
-
-
-def _transposed_dot(a: Array, b: Array) -> Array:
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 def _settle(tree: PyTree) -> PyTree:

@@ -103,19 +103,18 @@ def _gradients_cpu(x: Array, kernel: Array, dy: Array, *, stride: int, padding: 
 def _weight_gradient(
     x: Array, dy: Array, shape: tuple[int, ...], stride: int, padding: Padding
 ) -> Array:
-    """sum over examples and places of x at each tap times dy: one matrix product a tap."""
-    kh, kw, C, _ = shape
-    h, w, features = dy.shape[1:]
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = stride * (h - 1) + 1, stride * (w - 1) + 1
+    """sum over examples and places of x at each tap times dy, as matrix products.
+
+    Few channels: the taps side by side, one product; many: one product a tap.
+    """
+    C, features = shape[2:]
     dy = dy.reshape(-1, features)
-
-    def tap(i: int, j: int) -> Array:
-        seen = padded[:, i : i + rows : stride, j : j + columns : stride].reshape(-1, C)
-        return lax.dot_general(seen, dy, (((0,), (0,)), ((), ())))
-
-    taps = [tap(i, j) for i in range(kh) for j in range(kw)]
-    return jnp.stack(taps).reshape(shape)
+    if C < 16:
+        seen = [_conv_cpu.columns(x, shape, stride, padding)]
+    else:
+        seen = _conv_cpu.taps(x, shape, stride, padding)
+    products = [_conv_cpu.transposed_dot(s.reshape(-1, s.shape[-1]), dy) for s in seen]
+    return jnp.stack(products).reshape(shape)
 
 
 class Conv(nn.Module):
