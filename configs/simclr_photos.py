@@ -12,7 +12,7 @@ from jssl import config
 
 
 def get_config(arg=""):
-    s = config.switches(arg, smoke=False, epochs=4.0, size=32, seed=0)
+    s = config.switches(arg, smoke=False, epochs=5.0, size=32, seed=0)
     c = config.base("simclr", preset="cifar")
     c.seed = s.seed
     c.epochs = s.epochs
