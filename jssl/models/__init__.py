@@ -1,16 +1,24 @@
 """Networks; `build` makes one from the config's `model` section."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 
 from jssl.errors import UserError, nearest
+from jssl.models.alexnet import AlexNetHalf as AlexNetHalf
+from jssl.models.alexnet import make_alexnet as make_alexnet
+from jssl.models.efficientnet import SIZES as SIZES
+from jssl.models.efficientnet import EfficientNet as EfficientNet
+from jssl.models.efficientnet import make_efficientnet as make_efficientnet
 from jssl.models.heads import Linear as Linear
 from jssl.models.heads import Projector as Projector
 from jssl.models.norm import BatchNorm as BatchNorm
+from jssl.models.plain import PlainNet as PlainNet
 from jssl.models.resnet import DEPTHS as DEPTHS
 from jssl.models.resnet import ResNet as ResNet
 from jssl.models.resnet import make_resnet as make_resnet
+from jssl.models.vgg import make_vgg16 as make_vgg16
 
 # config.model, with the default of each key; see `ResNet` for what they mean.
 DEFAULTS: dict[str, Any] = {
@@ -30,14 +38,35 @@ DEFAULTS: dict[str, Any] = {
     "bn_momentum": 0.9,
     "bn_epsilon": 1e-5,
     "bn_unbiased_running_var": False,
+    # Of some families; see `EfficientNet` and `PlainNet`. Off: a method's presets switch them on.
+    "small_images": False,
+    "stochastic_depth": 0.0,
+    "sobel": False,
+    "dropout": 0.0,
 }
 
 
-def build(model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.float32) -> ResNet:
+_BN = ("bn_groups", "bn_momentum", "bn_epsilon", "bn_unbiased_running_var")
+_FAMILY = ("small_images", "stochastic_depth", "sobel", "dropout")
+_PLAIN = ("width", "sobel", "dropout", "bn_interleaved", *_BN)
+_EFFICIENTNET = ("width", "small_images", "stochastic_depth", "bn_interleaved", *_BN)
+# name -> its maker, the keys that it reads
+_OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "alexnet": (make_alexnet, _PLAIN),
+    "alexnet_half": (AlexNetHalf, _BN),
+    "vgg16": (make_vgg16, _PLAIN),
+    **{name: (functools.partial(make_efficientnet, name), _EFFICIENTNET) for name in SIZES},
+}
+
+
+def build(
+    model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.float32
+) -> ResNet | EfficientNet | PlainNet | AlexNetHalf:
     """The encoder of a config.
 
     Args:
-        model_config: mapping with `name` and any of the keys of `DEFAULTS`.
+        model_config: mapping with `name` and any of the keys of `DEFAULTS`; a key that is not
+            there leaves the network's own default, which is the paper's.
         axis_name: over which batch statistics are averaged; None on one device.
         dtype: of the computation.
 
@@ -45,14 +74,31 @@ def build(model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.f
         A linen module `(images [B,H,W,C], train) -> (features [B,D], intermediates)`.
 
     Raises:
-        UserError: an unknown key, name or word, with the nearest.
+        UserError: an unknown key, name or word, with the nearest; a key that this network does
+            not read and that is not at its default.
 
     Example:
         >>> build({'name': 'resnet50', 'width': 2.0}).width
         2.0
+        >>> build({'name': 'efficientnet_b1'}).depth
+        1.1
     """
     for key in model_config:
         if key not in DEFAULTS:
             raise UserError(f"Unknown key 'model.{key}': {nearest(key, DEFAULTS)}.")
     switches = {key: model_config[key] for key in model_config}
-    return make_resnet(switches.pop("name"), axis_name=axis_name, dtype=dtype, **switches)
+    name = switches.pop("name")
+    if name not in _OTHERS and name not in DEPTHS:
+        raise UserError(f"Unknown model.name '{name}': {nearest(name, [*DEPTHS, *_OTHERS])}.")
+    resnet = functools.partial(make_resnet, name)
+    resnet_keys = tuple(key for key in DEFAULTS if key not in _FAMILY)
+    make, keys = _OTHERS.get(name, (resnet, resnet_keys))
+    for key, value in switches.items():
+        if key not in keys and value != DEFAULTS[key]:
+            raise UserError(
+                f"model.{key}={value!r} says nothing about '{name}', which reads "
+                f"{', '.join(k for k in keys if k != 'name')}. Expected its default: type "
+                f"--config.model.{key}={DEFAULTS[key]!r}."
+            )
+    own = {key: value for key, value in switches.items() if key in keys}
+    return make(**own, axis_name=axis_name, dtype=dtype)

@@ -93,13 +93,15 @@ class Linear(nn.Module):
 
     Attributes:
         num_classes: K.
-        zero_init: start from zeros (SimCLR's fine-tuning), else N(0, 0.01).
+        zero_init: start from zeros (SimCLR's fine-tuning), else from `kernel_init`.
+        kernel_init: of the kernel; EfficientNet's is `efficientnet.classifier_init`.
     """
 
     num_classes: int
     zero_init: bool = False
+    kernel_init: Any = nn.initializers.normal(0.01)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init = nn.initializers.zeros if self.zero_init else nn.initializers.normal(0.01)
+        init = nn.initializers.zeros if self.zero_init else self.kernel_init
         return nn.Dense(self.num_classes, kernel_init=init, name="dense")(x.astype(jnp.float32))

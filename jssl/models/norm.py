@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.collectives import axis_size, pmean
+from jssl.errors import UserError
 from jssl.types import Array
 
 
@@ -19,12 +20,13 @@ class BatchNorm(nn.Module):
     TensorFlow and flax; torch keeps the unbiased one, see `unbiased_running_var`.
 
     Attributes:
-        axis_name: average the moments over this axis; None for this device's examples alone.
-        groups: above 1, this device's examples share statistics in so many groups, as if each were
-            a device, and `axis_name` joins nothing but the running statistics: the means of the
-            groups' means and variances, equal on every device.
-        interleaved: group of example i is i mod groups (MoCo's SplitBatchNorm), else the groups
-            are runs of neighbours.
+        axis_name: the batch axis; with `groups` = 1 the moments are averaged over it.
+        groups: G, above 1: the GLOBAL batch falls into G groups, each with statistics of its own,
+            as G devices without a common batch normalisation have them. Each of n devices holds
+            G / n of them, so that the result does not depend on n. The running statistics are
+            the means of all groups' means and variances.
+        interleaved: group of example i is i mod G (MoCo's SplitBatchNorm), else the groups are
+            runs of neighbours. Such groups lie across devices: on one device only.
         momentum: of the running statistics, running = momentum * running + (1 - momentum) * new.
         epsilon: added to the variance.
         unbiased_running_var: the running variance is n / (n - 1) of the batch's, as torch's.
@@ -49,7 +51,9 @@ class BatchNorm(nn.Module):
         """[B,...,C] -> [B,...,C] in `dtype`; with `train` the batch's statistics, else running.
 
         Raises:
-            ValueError: B is not divisible by `groups`.
+            UserError: G is not divisible by the number of devices.
+            ValueError: B is not divisible by a device's groups; interleaved groups on several
+                devices.
         """
         C = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (C,), jnp.float32)
@@ -60,7 +64,8 @@ class BatchNorm(nn.Module):
         )
         if not train:
             return self._apply(x, mean.value, var.value, scale, bias)
-        x, shape = self._split(x)
+        # Nothing of what `init` makes depends on the groups, and its batch may be smaller.
+        x, shape = self._split(x, 1 if self.is_initializing() else self._groups_here())
         reduced = tuple(range(1, x.ndim - 1))
         wide = x.astype(jnp.float32)
         moments = jnp.stack([jnp.mean(wide, reduced), jnp.mean(jnp.square(wide), reduced)])
@@ -82,11 +87,32 @@ class BatchNorm(nn.Module):
         y = self._apply(x, *spread, scale, bias)
         return self._join(y, shape)
 
-    def _split(self, x: Array) -> tuple[Array, tuple[int, ...]]:
+    def _groups_here(self) -> int:
+        """How many of the global batch's groups this device holds."""
+        if self.groups == 1:
+            return 1  # which is all of it, over all devices
+        devices = axis_size(self.axis_name)
+        if self.groups % devices:
+            raise UserError(
+                f"BatchNorm with groups={self.groups} of the global batch on {devices} devices: "
+                f"expected 1 or a multiple of {devices}, so that no group is cut in two. "
+                f"Type for example --config.model.bn_groups={-(-self.groups // devices) * devices}."
+            )
+        if self.interleaved and devices > 1:
+            raise ValueError(
+                f"BatchNorm with interleaved groups={self.groups} on {devices} devices: such "
+                "groups have members on every device. Expected interleaved=False."
+            )
+        return self.groups // devices
+
+    def _split(self, x: Array, G: int) -> tuple[Array, tuple[int, ...]]:
         """[B,...,C] -> [G,B/G,...,C]."""
-        B, G = x.shape[0], self.groups
+        B = x.shape[0]
         if B % G:
-            raise ValueError(f"BatchNorm with groups={G} needs a batch divisible by it; found {B}.")
+            raise ValueError(
+                f"BatchNorm with groups={self.groups} needs a batch divisible by it; found {B}"
+                f"{f', where {G} groups are to be' if G != self.groups else ''}."
+            )
         if self.interleaved:
             return jnp.swapaxes(x.reshape(B // G, G, *x.shape[1:]), 0, 1), x.shape
         return x.reshape(G, B // G, *x.shape[1:]), x.shape

@@ -5,8 +5,9 @@ uses: a bottleneck strides in its 3x3 convolution.
 
     torchvision        the defaults: symmetric padding, shortcut when needed, He fan-out
     SimCLR (TF)        shortcut='always', pool_padding='same', kernel_init='lecun', last gamma 0
-    BYOL (Haiku)       shortcut='always', padding='same', pool_padding='same', kernel_init='lecun'
+    BYOL (Haiku)       shortcut='always', padding='same', pool_padding='same', kernel_init='haiku'
     MoCo, CMC          torchvision's; CMC keeps the stem's width: stem_width_fixed
+    CPC v2             norm='gn1', three groups; ResNet-161 has last_group=(512, 4096)
 """
 
 from collections.abc import Callable, Sequence
@@ -32,12 +33,17 @@ DEPTHS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "resnet34": (False, (3, 4, 6, 3)),
     "resnet50": (True, (3, 4, 6, 3)),
     "resnet101": (True, (3, 4, 23, 3)),
+    "resnet161": (True, (3, 4, 46)),  # CPC v2: resnet101's first three, the third doubled
     "resnet152": (True, (3, 8, 36, 3)),
     "resnet200": (True, (3, 24, 36, 3)),
 }
+# (bottleneck, output) channels of the last group where they are not the pattern's
+LAST_GROUPS = {"resnet161": (512, 4096)}
 KERNEL_INITS: dict[str, Any] = {
     "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
     "lecun": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+    # 1/sqrt(fan_in) before the cut at two deviations, which leaves 0.8796 of it
+    "haiku": nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal"),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "name": tuple(DEPTHS),
@@ -64,7 +70,9 @@ class ResNet(nn.Module):
         pool_padding: of the stem's max-pool, likewise.
         shortcut: projection 'when_needed' (the shape changes) | 'always' (first of each group).
         zero_init_last_gamma: gamma of each block's last BN starts at 0.
-        kernel_init: 'he_fan_out' | 'lecun'.
+        kernel_init: 'he_fan_out' | 'lecun' | 'haiku'.
+        last_group: (bottleneck, output) channels of the last group of bottleneck blocks, in place
+            of `width`'s; (): those.
         norm: 'bn' | 'gn1' (one group) | 'ln' (over channels).
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
             `BatchNorm`.
@@ -82,6 +90,7 @@ class ResNet(nn.Module):
     shortcut: str = "when_needed"
     zero_init_last_gamma: bool = False
     kernel_init: str = "he_fan_out"
+    last_group: tuple[int, ...] = ()
     norm: str = "bn"
     bn_groups: int = 1
     bn_interleaved: bool = False
@@ -120,7 +129,9 @@ class ResNet(nn.Module):
             for i in range(count):
                 stride = 2 if group > 0 and i == 0 else 1
                 name = f"block_group{group + 1}_block{i}"
-                x = block(x, channels[group], stride, i == 0, name, train)
+                last = group == len(self.blocks) - 1 and self.bottleneck and self.last_group
+                own = self.last_group if last else (channels[group], EXPANSION * channels[group])
+                x = block(x, own, stride, i == 0, name, train)
             intermediates[f"block_group{group + 1}"] = x
         features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return features, intermediates
@@ -169,8 +180,9 @@ class ResNet(nn.Module):
         return self._norm(f"{name}_shortcut_bn", train)(x)
 
     def _basic(
-        self, x: Array, width: int, stride: int, first: bool, name: str, train: bool
+        self, x: Array, widths: Sequence[int], stride: int, first: bool, name: str, train: bool
     ) -> Array:
+        width = widths[0]
         shortcut = self._shortcut(x, width, stride, first, name, train)
         x = self._conv(width, 3, stride, f"{name}_conv0")(x)
         x = nn.relu(self._norm(f"{name}_bn0", train)(x))
@@ -179,14 +191,15 @@ class ResNet(nn.Module):
         return nn.relu(x + shortcut)
 
     def _bottleneck(
-        self, x: Array, width: int, stride: int, first: bool, name: str, train: bool
+        self, x: Array, widths: Sequence[int], stride: int, first: bool, name: str, train: bool
     ) -> Array:
-        shortcut = self._shortcut(x, width * EXPANSION, stride, first, name, train)
+        width, features = widths
+        shortcut = self._shortcut(x, features, stride, first, name, train)
         x = self._conv(width, 1, 1, f"{name}_conv0")(x)
         x = nn.relu(self._norm(f"{name}_bn0", train)(x))
         x = self._conv(width, 3, stride, f"{name}_conv1")(x)
         x = nn.relu(self._norm(f"{name}_bn1", train)(x))
-        x = self._conv(width * EXPANSION, 1, 1, f"{name}_conv2")(x)
+        x = self._conv(features, 1, 1, f"{name}_conv2")(x)
         x = self._norm(f"{name}_bn2", train, last=True)(x)
         return nn.relu(x + shortcut)
 
@@ -211,4 +224,7 @@ def make_resnet(name: str, *, stage_sizes: Sequence[int] = (), **switches: Any) 
         if value not in words:
             raise UserError(f"Unknown model.{switch} '{value}': {nearest(value, words)}.")
     bottleneck, blocks = DEPTHS[name]
+    if name in LAST_GROUPS:
+        width = switches.get("width", 1.0)
+        switches["last_group"] = tuple(round(width * c) for c in LAST_GROUPS[name])
     return ResNet(bottleneck, tuple(stage_sizes) or blocks, **switches)

@@ -87,14 +87,23 @@ def test_no_conditional_is_left_after_compilation():
     assert "conditional(" not in f.lower(variables, x).compile().as_text()
 
 
-def test_groups_stay_on_their_device_and_running_statistics_agree():
-    """2 groups on each of 4 devices: 8 groups of 2; the running ones are their plain means."""
+@pytest.mark.parametrize("mode", ["pmap", "vmap"])
+def test_groups_stay_on_their_device_and_running_statistics_agree(mode):
+    """8 groups of the global 16 on 4 devices, 2 on each; the running ones are their plain means."""
     x = np.random.default_rng(0).normal(1.0, 2.0, (16, 3, 3, 5)).astype(np.float32)
-    norm = BatchNorm(axis_name="d", groups=2)
-    variables = BatchNorm(groups=2).init(jax.random.key(0), x, train=True)
-    y, moved = jax.pmap(
+    norm = BatchNorm(axis_name="d", groups=8)
+    variables = BatchNorm(groups=8).init(jax.random.key(0), x, train=True)
+    y, moved = (jax.pmap if mode == "pmap" else jax.vmap)(
         lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"]), axis_name="d"
     )(x.reshape(4, 4, 3, 3, 5))
+    whole, moved_whole = BatchNorm(groups=8).apply(
+        variables, x, train=True, mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(y.reshape(x.shape), whole, atol=1e-5)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(
+            moved["batch_stats"][name][2], moved_whole["batch_stats"][name], rtol=1e-5
+        )
     parts = x.reshape(8, 2, 3, 3, 5)
     mean, var = parts.mean((1, 2, 3), keepdims=True), parts.var((1, 2, 3), keepdims=True)
     expected = (parts - mean) / np.sqrt(var + 1e-5)
@@ -102,6 +111,24 @@ def test_groups_stay_on_their_device_and_running_statistics_agree():
     for device in range(4):
         found = moved["batch_stats"]["var"][device]
         np.testing.assert_allclose(found, 0.9 + 0.1 * var.mean(0).ravel(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("groups", "interleaved", "message"),
+    [
+        (6, False, "groups=6 of the global batch on 4 devices: expected 1 or a multiple of 4"),
+        (2, False, "groups=2 of the global batch on 4 devices"),
+        (12, False, "groups=12 needs a batch divisible by it; found 4, where 3 groups are to be"),
+        (4, True, "interleaved groups=4 on 4 devices: such groups have members on every device"),
+    ],
+)
+def test_groups_that_devices_cannot_share_are_refused(groups, interleaved, message):
+    x = np.zeros((4, 4, 5), np.float32)
+    norm = BatchNorm(axis_name="d", groups=groups, interleaved=interleaved)
+    variables = norm.init(jax.random.key(0), x[0], train=True)  # of the state alone: no groups
+    apply = lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"])  # noqa: E731
+    with pytest.raises(ValueError, match=message):
+        jax.vmap(apply, axis_name="d")(x)
 
 
 def test_unbiased_running_variance_is_torchs():

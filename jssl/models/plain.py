@@ -1,0 +1,184 @@
+"""Plain convolutional networks, AlexNet and VGG, as DeepCluster trains them.
+
+Caron et al., ECCV 2018, https://arxiv.org/abs/1807.05520; official code
+https://github.com/facebookresearch/deepcluster, models/alexnet.py and models/vgg16.py: batch
+normalisation after every convolution, and a fixed Sobel filter in front, so that colour is no
+short cut to the clusters.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jssl.errors import UserError
+from jssl.models.conv import Conv
+from jssl.models.noise import dropout, row_numbers
+from jssl.models.norm import BatchNorm
+from jssl.types import Array
+
+_FC = 4096
+_CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_DENSE_INIT = nn.initializers.normal(0.01)
+_SOBEL = np.array(
+    [[[1, 0, -1], [2, 0, -2], [1, 0, -1]], [[1, 2, 1], [0, 0, 0], [-1, -2, -1]]], np.float32
+)
+
+
+class Layer(NamedTuple):
+    """A convolution with its batch normalisation and ReLU, and perhaps a max-pool."""
+
+    features: int
+    kernel: int
+    stride: int
+    padding: int
+    pooled: bool
+
+
+def sobel(x: Array) -> Array:
+    """Horizontal and vertical differences of the grey image, zeros around it.
+
+    Args:
+        x: float [B,H,W,C], normalised; grey is the plain mean of the channels.
+
+    Returns:
+        float32 [B,H,W,2]: left minus right, and top minus bottom, each smoothed across.
+
+    Example:
+        >>> x = jnp.broadcast_to(jnp.arange(3.0).reshape(1, 1, 3, 1), (1, 3, 3, 3))
+        >>> print(sobel(x)[0, 1, 1])  # -(1 + 2 + 1) * 2 across, 0 along
+        [-8.  0.]
+    """
+    grey = jnp.mean(x.astype(jnp.float32), axis=-1)
+    H, W = grey.shape[1:]
+    padded = jnp.pad(grey, ((0, 0), (1, 1), (1, 1)))
+    channels = [
+        sum(
+            float(kernel[i, j]) * padded[:, i : i + H, j : j + W]
+            for i in range(3)
+            for j in range(3)
+            if kernel[i, j]
+        )
+        for kernel in _SOBEL
+    ]
+    return jax.lax.stop_gradient(jnp.stack(channels, axis=-1))
+
+
+class PlainNet(nn.Module):
+    """Convolutions one after another and two dense layers; its last ReLU belongs to the head.
+
+    With `dropout`, training needs a key: `apply(variables, x, True, rngs={'dropout': key})`.
+
+    Attributes:
+        layers: the convolutions.
+        pool: side of the max-pool's window; its stride is 2.
+        dropout_first: drop the dense layers' input too (AlexNet), not only between them.
+        width: multiplies every number of channels.
+        sobel: the two channels of `sobel` instead of the image.
+        dropout: of the dense layers; 0: none.
+        bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
+            `BatchNorm`.
+        axis_name: over which batch statistics are averaged.
+        dtype: of the computation; parameters and statistics are float32.
+    """
+
+    layers: tuple[Layer, ...]
+    pool: int
+    dropout_first: bool
+    width: float = 1.0
+    sobel: bool = True
+    dropout: float = 0.5
+    bn_groups: int = 1
+    bn_interleaved: bool = False
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    bn_unbiased_running_var: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, train: bool, rows: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Images to features.
+
+        Args:
+            x: float [B,H,W,C], normalised; the dense layers fix H and W, in the paper 224.
+            train: batch statistics instead of running ones, and dropout.
+            rows: int32 [B], the number of each image in the global batch, by which its dropout
+                is drawn; None: this device's run of them.
+
+        Returns:
+            float32 [B,D], of the second dense layer BEFORE its ReLU: DeepCluster clusters these,
+            and its head starts with the ReLU. By name: `conv1` ... [B,h,w,c] after their ReLU and
+            before their pool, which the linear classifiers on top see; `pooled` [B,h,w,c], of the
+            last pool; and `fc6` [B,D] after its ReLU.
+
+        Raises:
+            UserError: images too small for the pools; in training with dropout, without a key.
+        """
+        size = x.shape[1:3]
+        x = (sobel(x) if self.sobel else x).astype(self.dtype)
+        named = {}
+        for i, layer in enumerate(self.layers, start=1):
+            x = self._conv(layer, f"conv{i}")(x)
+            x = nn.relu(self._norm(f"bn{i}")(x, train))
+            named[f"conv{i}"] = x
+            if layer.pooled:
+                if min(x.shape[1:3]) < self.pool:
+                    raise UserError(
+                        f"Images of {size[0]}x{size[1]} are {x.shape[1]}x{x.shape[2]} at conv{i}, "
+                        f"too small for its {self.pool}x{self.pool} max-pool. Expected larger "
+                        "images (the paper's are 224): set config.augment.size, or take a ResNet."
+                    )
+                x = nn.max_pool(x, (self.pool, self.pool), strides=(2, 2))
+        named["pooled"] = x
+        key = self._dropout_key(train)
+        numbers = None if key is None else row_numbers(rows, len(x), self.axis_name)
+        x = x.reshape(len(x), -1)
+        if key is not None and self.dropout_first:
+            x = dropout(jax.random.fold_in(key, 0), x, rate=self.dropout, rows=numbers)
+        x = named["fc6"] = nn.relu(self._dense("fc6")(x))
+        if key is not None:
+            x = dropout(jax.random.fold_in(key, 1), x, rate=self.dropout, rows=numbers)
+        return self._dense("fc7")(x).astype(jnp.float32), named
+
+    def _dropout_key(self, train: bool) -> Array | None:
+        if not train or self.dropout == 0 or self.is_initializing():
+            return None
+        if not self.has_rng("dropout"):
+            raise UserError(
+                "AlexNet and VGG with dropout need a key in training. Expected apply(..., "
+                "rngs={'dropout': key}); or switch it off: type --config.model.dropout=0."
+            )
+        return self.make_rng("dropout")
+
+    def _conv(self, layer: Layer, name: str) -> Conv:
+        return Conv(
+            round(layer.features * self.width),
+            (layer.kernel, layer.kernel),
+            strides=layer.stride,
+            padding=((layer.padding, layer.padding),) * 2,
+            use_bias=True,  # idle in front of BN, but the official networks have it
+            kernel_init=_CONV_INIT,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _dense(self, name: str) -> nn.Dense:
+        width = round(_FC * self.width)
+        return nn.Dense(width, kernel_init=_DENSE_INIT, dtype=self.dtype, name=name)
+
+    def _norm(self, name: str) -> BatchNorm:
+        return BatchNorm(
+            axis_name=self.axis_name,
+            groups=self.bn_groups,
+            interleaved=self.bn_interleaved,
+            momentum=self.bn_momentum,
+            epsilon=self.bn_epsilon,
+            unbiased_running_var=self.bn_unbiased_running_var,
+            dtype=self.dtype,
+            name=name,
+        )
