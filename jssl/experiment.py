@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, data, methods, optim, parallel, workdir
+from jssl import augment, checkpoint, data, methods, optim, parallel, workdir
 from jssl.errors import UserError
 from jssl.types import Batch, Method, TrainState
 
@@ -51,23 +52,26 @@ def build(config: ConfigDict) -> Experiment:
     Raises:
         UserError: what cannot work, before any compilation.
     """
-    methods.load(config.method)
+    extra_fields(config)
     launcher = parallel.make_launcher(config.launch)
     parallel.check_batch_size(config.batch_size, launcher)
     train_source = data.make_source(config.data, "train")
+    _check_fields(config, train_source)
     probe_source = data.make_source(config.data, "probe")
     test_source = None
     if data.has_split(config.data, "test"):
         test_source = data.make_source(config.data, "test")
     section = config[config.method]
     if "num_classes" in section and section.num_classes == 0:
-        if train_source.num_classes < 2:
+        labelled = train_source.num_classes >= 2
+        optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
+        if not labelled and not optional:
             raise UserError(
                 f"Method '{config.method}' needs labels, but data set '{train_source.name}' has "
                 f"{train_source.num_classes} classes: expected a folder with one sub-folder a "
                 "class, or a labelled data set. Type --config.data.name=NAME."
             )
-        section.num_classes = train_source.num_classes
+        section.num_classes = train_source.num_classes if labelled else 0
     steps_per_epoch = len(train_source) // config.batch_size
     if steps_per_epoch == 0:
         raise UserError(
@@ -100,7 +104,18 @@ def host_transform(parts: Experiment) -> Any:
         parts.train_source,
         size=config.augment.size,
         views=methods.load(config.method).VIEWS,
+        **_crop_of(config),
     )
+
+
+def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
+    """The recipe's areas and ratios for crops on the host, where the device makes none."""
+    recipe = augment.RECIPES.get(config.augment.name, {})
+    given = {k: v for k, v in config.augment.options.items() if v is not None}
+    settings = {**augment.OPTIONS, **recipe, **given}
+    if not config.data.host_crop:
+        return {}
+    return {"area": tuple(settings["scale"]), "ratio": tuple(settings["ratio"])}
 
 
 def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, Any]:
@@ -114,14 +129,39 @@ def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, A
     return methods.load(config.method).make(config, tx, axis_name=axis_name), schedule
 
 
+def extra_fields(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The arrays that a method needs beside the picture: {name: (shape after [B,H,W], dtype)}."""
+    declare = getattr(methods.load(config.method), "extra_fields", None)
+    return declare(config) if declare else {}
+
+
+def _check_fields(config: ConfigDict, source: Any) -> None:
+    needed = extra_fields(config)
+    found = source[0] if needed else {}
+    shapes = {k: (*np.shape(found["image"])[:2], *shape) for k, (shape, _) in needed.items()}
+    wrong = [k for k in needed if k not in found or np.shape(found[k]) != shapes[k]]
+    if wrong:
+        held = ", ".join(f"{k} {np.asarray(v).dtype} {list(np.shape(v))}" for k, v in found.items())
+        raise UserError(
+            f"Data set '{source.name}' does not hold what the views of config.{config.method} are "
+            f"made of. Found in an example: {held}. Expected: "
+            + "; ".join(f"{k} {needed[k][1]} {list(shapes[k])}" for k in wrong)
+            + ". See jssl/augment/modalities.py for units and directions. To bring your own "
+            "arrays type --config.data.name=arrays --config.data.data_dir=FOLDER, with train.npz "
+            "and test.npz in it."
+        )
+
+
 def blank_batch(config: ConfigDict, size: int) -> Batch:
     """Zeros of the shapes and dtypes of `size` examples, for `init`."""
+    extra = extra_fields(config)
     side = config.augment.size
     views = (methods.load(config.method).VIEWS,) if config.data.host_crop else ()
     return {
         "image": jnp.zeros((size, *views, side, side, 3), jnp.uint8),
         "label": jnp.zeros((size,), jnp.int32),
         "index": jnp.zeros((size,), jnp.int32),
+        **{k: jnp.zeros((size, side, side, *shape), dtype) for k, (shape, dtype) in extra.items()},
     }
 
 

@@ -13,6 +13,7 @@ from jssl.augment._color import (
     random_solarize,
     solarize,
 )
+from jssl.augment._colorspaces import rgb_to_lab, rgb_to_ycbcr
 from jssl.augment._geometry import (
     center_crop,
     crop_resize,
@@ -20,7 +21,14 @@ from jssl.augment._geometry import (
     random_resized_crop,
     resize,
 )
+from jssl.augment._patches import (
+    augment_patch,
+    augment_patches,
+    extract_patches,
+    patch_grid,
+)
 from jssl.augment._pixels import normalize, to_float
+from jssl.augment.modalities import batch_modalities, split_views
 from jssl.augment.recipes import OPTIONS, RECIPES
 from jssl.augment.views import batch_views, make_views
 
@@ -32,22 +40,30 @@ __all__ = [
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "augment_patch",
+    "augment_patches",
+    "batch_modalities",
     "batch_views",
     "blur_radius",
     "center_crop",
     "color_jitter",
     "crop_resize",
+    "extract_patches",
     "gaussian_blur",
     "grayscale",
     "make_views",
     "normalize",
+    "patch_grid",
     "random_flip",
     "random_gaussian_blur",
     "random_grayscale",
     "random_resized_crop",
     "random_solarize",
     "resize",
+    "rgb_to_lab",
+    "rgb_to_ycbcr",
     "sample_box",
     "solarize",
+    "split_views",
     "to_float",
 ]

@@ -13,6 +13,10 @@ from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
+from jssl.data.scenes import SceneSource as SceneSource
+from jssl.data.scenes import arrays_source as arrays_source
+from jssl.data.scenes import synthetic_scenes as synthetic_scenes
+from jssl.data.scenes import synthetic_video as synthetic_video
 from jssl.data.sources import ArraySource as ArraySource
 from jssl.data.sources import Source as Source
 from jssl.data.sources import digits_source as digits_source

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, sources, tfds_source
+from jssl.data import folder, scenes, sources, tfds_source
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.errors import UserError, nearest
 
 # config.data, with the default of each key.
 DEFAULTS: dict[str, Any] = {
-    "name": "photos",  # photos | digits | synthetic | folder | cifar10 ... imagenet2012 | TFDS name
+    # photos | digits | synthetic | synthetic_scenes | synthetic_video | arrays | folder | cifar10
+    # ... imagenet2012 | TFDS name
+    "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
@@ -24,6 +26,11 @@ DEFAULTS: dict[str, Any] = {
 }
 SPLITS = ("train", "probe", "test")
 POLICIES = ("stop", "skip")
+SYNTHETIC = {
+    "synthetic": sources.synthetic_source,
+    "synthetic_scenes": scenes.synthetic_scenes,
+    "synthetic_video": scenes.synthetic_video,
+}
 
 
 def make_source(config: Any, split: str) -> sources.Source:
@@ -55,10 +62,12 @@ def make_source(config: Any, split: str) -> sources.Source:
         return sources.photos_source(part, tile=config.tile)
     if config.name == "digits":
         return sources.digits_source(part)
-    if config.name == "synthetic":
-        return sources.synthetic_source(
+    if config.name in SYNTHETIC:
+        return SYNTHETIC[config.name](
             part, size=config.image_size or 32, num_examples=config.num_examples
         )
+    if config.name == "arrays":
+        return scenes.arrays_source(config.data_dir, part)
     if config.name == "folder":
         if not config.data_dir:
             raise UserError(

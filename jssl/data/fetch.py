@@ -72,7 +72,8 @@ def stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
             f"Pictures of one batch differ in shape: found {shapes[0]} and {shapes[-1]}; expected "
             "one shape. Type --config.data.host_crop=torchvision or --config.data.image_size=N."
         )
-    batch = {key: np.stack([e[key] for e in examples]) for key in ("image", "label", "index")}
+    keys = [key for key in examples[0] if key != NOTES]  # image, label, index, other modalities
+    batch = {key: np.stack([e[key] for e in examples]) for key in keys}
     return {**batch, NOTES: [note for example in examples for note in example[NOTES]]}
 
 

@@ -126,7 +126,7 @@ def digits_source(split: str) -> ArraySource:
     """
     from sklearn.datasets import load_digits  # takes a second: only when needed
 
-    _check_split("digits", split)
+    check_split("digits", split)
     data = load_digits()
     test = np.arange(len(data.target)) % 5 == 4
     chosen = test if split == "test" else ~test
@@ -156,7 +156,7 @@ def synthetic_source(split: str, *, size: int = 32, num_examples: int = 1024) ->
         >>> synthetic_source('test', size=16, num_examples=100).images.shape
         (25, 16, 16, 3)
     """
-    _check_split("synthetic", split)
+    check_split("synthetic", split)
     count = num_examples if split == "train" else max(1, num_examples // 4)
     rng = np.random.default_rng([7, ("train", "test").index(split), size])
     labels = np.arange(count) % 10
@@ -171,6 +171,7 @@ def synthetic_source(split: str, *, size: int = 32, num_examples: int = 1024) ->
     return ArraySource("synthetic", images, labels, num_classes=10)
 
 
-def _check_split(name: str, split: str) -> None:
+def check_split(name: str, split: str) -> None:
+    """Raises UserError unless the split is train or test."""
     if split not in ("train", "test"):
         raise UserError(f"Data set '{name}' has the splits train and test; found '{split}'.")

@@ -2,7 +2,44 @@
 
 from jssl.losses.classification import cross_entropy as cross_entropy
 from jssl.losses.classification import top_k_correct as top_k_correct
+from jssl.losses.cmc import in_batch_scores as in_batch_scores
+from jssl.losses.cmc import multiview_scores as multiview_scores
+from jssl.losses.cmc import mutual_information_bound as mutual_information_bound
+from jssl.losses.cmc import nce as nce
+from jssl.losses.cmc import nce_normalizer as nce_normalizer
+from jssl.losses.cmc import nce_softmax as nce_softmax
+from jssl.losses.cmc import view_pairs as view_pairs
 from jssl.losses.contrastive import nt_xent as nt_xent
 from jssl.losses.contrastive import nt_xent_with_top1 as nt_xent_with_top1
+from jssl.losses.cpc import patch_info_nce as patch_info_nce
+from jssl.losses.cpc import patch_info_nce_with_top1 as patch_info_nce_with_top1
+from jssl.losses.cpc import patch_labels as patch_labels
+from jssl.losses.momentum import info_nce as info_nce
+from jssl.losses.momentum import info_nce_with_top1 as info_nce_with_top1
+from jssl.losses.momentum import symmetric_info_nce as symmetric_info_nce
+from jssl.losses.momentum import symmetric_info_nce_with_top1 as symmetric_info_nce_with_top1
+from jssl.losses.regression import normalized_regression as normalized_regression
+from jssl.losses.regression import symmetric_regression as symmetric_regression
 
-__all__ = ["cross_entropy", "nt_xent", "nt_xent_with_top1", "top_k_correct"]
+__all__ = [
+    "cross_entropy",
+    "in_batch_scores",
+    "info_nce",
+    "info_nce_with_top1",
+    "multiview_scores",
+    "mutual_information_bound",
+    "nce",
+    "nce_normalizer",
+    "nce_softmax",
+    "normalized_regression",
+    "nt_xent",
+    "nt_xent_with_top1",
+    "patch_info_nce",
+    "patch_info_nce_with_top1",
+    "patch_labels",
+    "symmetric_info_nce",
+    "symmetric_info_nce_with_top1",
+    "symmetric_regression",
+    "top_k_correct",
+    "view_pairs",
+]

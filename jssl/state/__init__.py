@@ -1,4 +1,14 @@
 """Pure updates of the leaves that a method's state adds: averages, queues, banks, centroids."""
 
+from jssl.state.bank import draw_candidates as draw_candidates
+from jssl.state.bank import init_bank as init_bank
+from jssl.state.bank import lookup as lookup
+from jssl.state.bank import update_bank as update_bank
 from jssl.state.ema import cosine_momentum as cosine_momentum
 from jssl.state.ema import ema as ema
+from jssl.state.queue import check_queue_size as check_queue_size
+from jssl.state.queue import enqueue as enqueue
+from jssl.state.queue import random_queue as random_queue
+from jssl.state.queue import unit_rows as unit_rows
+from jssl.state.rows import RowUpdate as RowUpdate
+from jssl.state.rows import WritesRows as WritesRows

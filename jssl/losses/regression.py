@@ -1,0 +1,86 @@
+"""Losses of regression: predict another network's embedding of the same example."""
+
+import jax
+import jax.numpy as jnp
+
+from jssl.types import Array
+
+
+def normalized_regression(prediction: Array, target: Array) -> Array:
+    """Squared distance of a prediction and its target on the unit sphere, per example.
+
+        l = | q/|q| - z/|z| |^2 = 2 - 2 q.z / (|q| |z|)
+
+    Targets are constants: no gradient reaches them. The mean over examples is the caller's.
+
+    Args:
+        prediction: [B,D] float, q, from the network that learns.
+        target: [B,D] float, z; `target[i]` is what `prediction[i]` is to become.
+
+    Returns:
+        float32 [B] in [0, 4]; 2 at right angles, as independent vectors of many dimensions
+        nearly are. The lengths of q and z do not matter.
+
+    Raises:
+        ValueError: arrays that are not of one shape [B,D] or not float.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> q = jnp.array([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
+        >>> print(normalized_regression(q, jnp.array([[1.0, 0.0], [0.0, 9.0], [-1.0, 0.0]])))
+        [0. 2. 4.]
+
+    Reference:
+        Grill et al., NeurIPS 2020, https://arxiv.org/abs/2006.07733, equation 2. Official code:
+        https://github.com/google-deepmind/deepmind-research/tree/master/byol, utils/helpers.py,
+        whose floor of 1e-12 under the squared norms is kept.
+    """
+    _check("normalized_regression", prediction=prediction, target=target)
+    q, z = _unit(prediction), jax.lax.stop_gradient(_unit(target))
+    return jnp.sum(jnp.square(q - z), axis=1)
+
+
+def symmetric_regression(q_a: Array, q_b: Array, z_a: Array, z_b: Array) -> Array:
+    """BYOL's loss: each view's prediction against the other view's target, both directions.
+
+        l = | q_a/|q_a| - z_b/|z_b| |^2 + | q_b/|q_b| - z_a/|z_a| |^2
+
+    Args:
+        q_a, q_b: [B,D] float, the predictor's output for the first and the second view.
+        z_a, z_b: [B,D] float, the target network's projection of the first and the second view;
+            constants.
+
+    Returns:
+        float32 [B] in [0, 8]; about 4 for unrelated outputs.
+
+    Raises:
+        ValueError: embeddings that are not of one shape [B,D] or not float.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x, y = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+        >>> print(symmetric_regression(x, y, y, x))  # each predicts the other view
+        [0.]
+
+    Reference:
+        Grill et al., NeurIPS 2020, https://arxiv.org/abs/2006.07733, section 3.1. Official code:
+        https://github.com/google-deepmind/deepmind-research/tree/master/byol, byol_experiment.py.
+    """
+    _check("symmetric_regression", q_a=q_a, q_b=q_b, z_a=z_a, z_b=z_b)
+    return normalized_regression(q_a, z_b) + normalized_regression(q_b, z_a)
+
+
+def _unit(x: Array) -> Array:
+    """float32 rows of length one; a floor of 1e-12 under the squared norm."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(jnp.square(x), axis=1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
+def _check(name: str, **arrays: Array) -> None:
+    found = ", ".join(f"{k} {jnp.result_type(v).name} {jnp.shape(v)}" for k, v in arrays.items())
+    (shape, *others) = dict.fromkeys(jnp.shape(v) for v in arrays.values())
+    if others or len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{name} expects embeddings of one shape [B,D], found {found}.")
+    if not all(jnp.issubdtype(jnp.result_type(v), jnp.floating) for v in arrays.values()):
+        raise ValueError(f"{name} expects float arrays, found {found}.")
