@@ -1,0 +1,190 @@
+"""MoCo v3: momentum contrast without a queue, for the ResNet.
+
+Chen et al., ICCV 2021, https://arxiv.org/abs/2104.02057, Algorithm 1. Details from the official
+code, https://github.com/facebookresearch/moco-v3. A step, in this order:
+
+    q1, q2 = f_q(x1), f_q(x2)                 encoder, projector, predictor; a pass per view
+    f_k <- m f_k + (1 - m) f_q                from f_q BEFORE this step's update; no predictor
+    k1, k2 = f_k(x1), f_k(x2)                 encoder, projector; without gradient
+    loss = ctr(q1, k2) + ctr(q2, k1)          ctr = 2 T cross entropy, negatives: all keys of a view
+    update f_q
+
+Batch normalisation is global, over all devices, each pass for itself; m grows to 1 along half a
+cosine. LARS has the learning rate outside the momentum and leaves BN and biases alone.
+
+The ViT variant, with its frozen patch embedding, comes with the transformers: until then there is
+no switch for it.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import losses, models
+from jssl.collectives import global_index, mean_value_and_grad, pmean
+from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.models.heads import Projector
+from jssl.state import cosine_momentum, ema
+from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+
+VIEWS = 2  # of one example in a step
+
+DEFAULTS: dict[str, Any] = {
+    "temperature": 1.0,
+    "ema_momentum": 0.99,  # m at the start; 1 at the end
+    "proj_hidden": 4096,  # of the projector and of the predictor
+    "proj_dim": 256,
+}
+
+_TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_OPTIM = {"name": "lars", "order": "lr_outside", "momentum": 0.9, "schedule": "cosine",
+          "lr_scaling": "linear", "warmup_epochs": 10.0}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {
+    "v3": {  # the ResNet-50 of CONFIG.md, 100 epochs; 300 and 1000 epochs: configs/moco_imagenet.py
+        "batch_size": 4096,
+        "epochs": 100.0,
+        "model": {
+            "name": "resnet50",
+            "stem": "imagenet",
+            "zero_init_last_gamma": True,
+            "bn_unbiased_running_var": True,
+        },
+        "augment": {"name": "moco_v3", "normalize": "imagenet"},
+        "optim": {**_OPTIM, "lr": 0.6, "weight_decay": 1e-6},
+    },
+}
+
+
+@flax.struct.dataclass
+class State(TrainState):
+    """What MoCo v3 remembers besides its query network.
+
+    Attributes:
+        target: float32 parameters of the key network: encoder and projector.
+        target_batch_stats: the key network's running statistics, its own and never averaged.
+    """
+
+    target: PyTree
+    target_batch_stats: PyTree
+
+
+class Net(nn.Module):
+    """Encoder, projector and predictor: images [B,h,w,3] -> (q [B,d], h [B,D], intermediates)."""
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module
+
+    def __call__(self, images: Array, train: bool):
+        h, intermediates = self.encoder(images, train=train)
+        z = self.projector(h, train=train)
+        q = self.predictor(z, train=train)
+        return q, h, {**intermediates, "projection": z, "prediction": q}
+
+    def project(self, images: Array, train: bool) -> Array:
+        """What the key network computes: [B,d], without the predictor."""
+        return self.projector(self.encoder(images, train=train)[0], train=train)
+
+
+def make_net(config: Any, axis_name: str | None) -> Net:
+    """The network of a config."""
+    dtype, settings = jnp.dtype(config.dtype), config.moco_v3
+
+    def mlp(last_bn: str) -> Projector:
+        return Projector(
+            hidden_dims=(settings.proj_hidden,),
+            out_dim=settings.proj_dim,
+            use_bias=False,
+            last_bn=last_bn,
+            kernel_init=_TORCH_LINEAR,
+            axis_name=axis_name,
+            dtype=dtype,
+        )
+
+    encoder = models.build(config.model, axis_name=axis_name, dtype=dtype)
+    return Net(encoder, projector=mlp("plain"), predictor=mlp("none"))
+
+
+def without_predictor(tree: PyTree) -> PyTree:
+    """The part of parameters or statistics that the key network has too."""
+    return {name: part for name, part in tree.items() if name != "predictor"}
+
+
+def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+    """Makes MoCo v3's pure functions.
+
+    Args:
+        config: from `jssl.config.base('moco_v3', preset='v3')`.
+        tx: the optimiser.
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        A `Method`; its step logs `loss` (4 T ln N at uniform logits), `contrastive_top1` in
+        [0, 1] (1 / N by chance), `ema_momentum` and `grad_norm`.
+    """
+    settings = config.moco_v3
+    net = make_net(config, axis_name)
+    views, prepare = input_functions(config)
+
+    def init(key: Array, batch: Batch) -> State:
+        images = views(key, batch["image"], jnp.int32(0))[0]
+        variables = make_net(config, None).init(key, prepare(images), train=True)
+        return first_state(
+            State,
+            key,
+            variables,
+            tx,
+            target=without_predictor(variables["params"]),
+            target_batch_stats=without_predictor(variables.get("batch_stats", {})),
+        )
+
+    def forward(params: PyTree, batch_stats: PyTree, x: Array, method: Any = None):
+        """One view's pass: the output, and the statistics moved by it."""
+        variables = {"params": params, "batch_stats": batch_stats}
+        output, updated = net.apply(
+            variables, x, train=True, mutable=["batch_stats"], method=method
+        )
+        return output, updated.get("batch_stats", {})
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        size = len(batch["image"])
+        key = jax.random.fold_in(state.key, state.step)
+        x_a, x_b = map(prepare, views(key, batch["image"], global_index(size, axis_name)))
+
+        momentum = cosine_momentum(
+            state.step, base=settings.ema_momentum, total_steps=config.run.total_steps
+        )
+        target = ema(state.target, without_predictor(state.params), momentum=momentum)
+        k_a, target_batch_stats = forward(target, state.target_batch_stats, x_a, Net.project)
+        k_b, target_batch_stats = forward(target, target_batch_stats, x_b, Net.project)
+
+        def loss_fn(params):
+            (q_a, _, _), batch_stats = forward(params, state.batch_stats, x_a)
+            (q_b, _, _), batch_stats = forward(params, batch_stats, x_b)
+            loss, top1 = losses.symmetric_info_nce_with_top1(
+                q_a, q_b, k_a, k_b, temperature=settings.temperature, axis_name=axis_name
+            )
+            return jnp.mean(loss), (batch_stats, jnp.mean(top1))
+
+        (loss, (batch_stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        metrics = {
+            "loss": loss,
+            "contrastive_top1": pmean(top1, axis_name),
+            "ema_momentum": momentum,
+            "grad_norm": optax.tree.norm(grads),
+        }
+        new = apply_gradients(
+            state,
+            grads,
+            batch_stats,
+            tx,
+            target=target,
+            target_batch_stats=target_batch_stats,
+        )
+        return new, metrics
+
+    return Method(init, train_step, embed_function(net, prepare), views)
