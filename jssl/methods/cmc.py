@@ -1,0 +1,317 @@
+"""CMC: contrastive multiview coding.
+
+Tian, Krishnan and Isola, ECCV 2020, https://arxiv.org/abs/1906.05849. Details from the official
+code, https://github.com/HobbitLong/CMC, which has the two views (L, ab) and (Y, CbCr):
+
+    f_v = normalise(g_v(x_v))                  an encoder and a linear head for each view v
+    s_ij = f_i . bank_j[y, k_1 ... k_K]        anchor i, candidates of the OTHER view, both ways
+    loss = sum over pairs (i, j) of L(s_ij) + L(s_ji)         core view: i = 1; full graph: i < j
+    bank_v[y] <- normalise(m bank_v[y] + (1 - m) f_v)         after the scores, at y alone
+
+A bank holds one embedding of every example in every view. L is noise-contrastive estimation with
+a constant Z, set by the first batch, or ('softmax', right for small data: there Z of the first
+batch is far off) a cross entropy. 'in_batch' needs no bank: the negatives are the other examples
+of the batch; it is not official. All views of one example are cut by one box. The pairs share
+their K negatives; the official code has one pair.
+
+BN statistics are per GPU in the official code: `model.bn_groups` groups of the global batch.
+Weight decay reaches every parameter. The last incomplete batch of an epoch is dropped here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import augment, losses, models
+from jssl import state as leaves
+from jssl.augment import modalities
+from jssl.collectives import global_index, mean_value_and_grad, pmean
+from jssl.errors import UserError, nearest
+from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.models.heads import Projector
+from jssl.optim.masks import EVERYTHING
+from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+
+
+@flax.struct.dataclass
+class State(TrainState):
+    """CMC's state.
+
+    Attributes:
+        bank: float32 [V,M,D], unit rows once they were written; {} with in-batch negatives.
+        normalizers: float32 [P,2], Z of each pair and direction; -1 until the first step.
+    """
+
+    bank: PyTree
+    normalizers: Array
+
+
+VIEWS = 1  # crops of one example in a step; the views are parts of it
+CONTRASTS = ("nce", "softmax", "in_batch")
+
+DEFAULTS: dict[str, Any] = {
+    "views": ("l", "ab"),  # keys of jssl.augment.modalities.VIEWS; the first is the core
+    "graph": "core",  # core | full
+    "contrast": "nce",  # nce | softmax | in_batch
+    "num_negatives": 4096,  # K; official README 4096, its code 16384
+    "temperature": 0.07,  # STL-10: 0.1
+    "bank_momentum": 0.5,
+    "proj_dim": 128,
+    "segments": 0,  # labels of view 'segmentation'
+    "flow_frames": 0,  # fields of flow in view 'flow'
+}
+
+# Crop and mirror, no colour: 0.08 for ResNets on ImageNet, 0.2 for AlexNet and ImageNet-100.
+_CROP = {"sampler": "torchvision", "resize": "bilinear", "antialias": True}
+_OPTIM = {
+    "name": "sgd",
+    "lr": 0.03,
+    "lr_scaling": "none",
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "rules": EVERYTHING,
+    "schedule": "step",
+    "boundaries": (120.0, 160.0, 200.0),
+    "warmup_epochs": 0.0,
+}
+
+
+def _preset(width: float, low: float, **own: Any) -> dict[str, Any]:
+    return {
+        "batch_size": 128,
+        "epochs": 240.0,
+        "model": {
+            "name": "resnet50",
+            "width": width,
+            "stem_width_fixed": True,
+            "bn_groups": 4,  # the README's four GPUs
+            "bn_unbiased_running_var": True,
+        },
+        "augment": {"name": "crop_flip", "options": {**_CROP, "scale": (low, 1.0)}},
+        "optim": _OPTIM,
+        "cmc": own,
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "v1": _preset(0.5, 0.08),  # resnet50v1: half the width for each view
+    "v2": _preset(1.0, 0.08),
+    "v3": _preset(2.0, 0.08),
+    "imagenet100": _preset(0.5, 0.2, views=("y", "cbcr"), contrast="softmax"),
+    "alexnet": {  # one GPU
+        **_preset(1.0, 0.2),
+        "batch_size": 256,
+        "model": {"name": "alexnet_half", "bn_unbiased_running_var": True},
+    },
+}
+
+
+class Net(nn.Module):
+    """An encoder and a head for each view.
+
+    Called with `{view: [B,H,W,C]}`: (z float32 [V,B,d] of unit length, h [B,V D], intermediates
+    with the views' channels one after the other).
+    """
+
+    encoders: Mapping[str, nn.Module]
+    heads: Mapping[str, nn.Module]
+
+    def __call__(self, inputs: Mapping[str, Array], train: bool):
+        z, h, named = [], [], []
+        for view in [v for v in self.encoders if v in inputs]:
+            features, intermediates = self.encoders[view](inputs[view], train=train)
+            embedding = self.heads[view](features, train=train)
+            squared = jnp.sum(embedding**2, axis=-1, keepdims=True)
+            z.append(embedding * jax.lax.rsqrt(jnp.maximum(squared, 1e-12)))
+            h.append(features)
+            named.append(intermediates)
+        intermediates = {k: jnp.concatenate([n[k] for n in named], -1) for k in named[0]}
+        intermediates["projection"] = jnp.concatenate(z, axis=-1)
+        return jnp.stack(z), jnp.concatenate(h, axis=-1), intermediates
+
+
+def make_net(config: Any, axis_name: str | None) -> Net:
+    """The encoders and heads of a config."""
+    dtype = jnp.dtype(config.dtype)
+
+    def encoder() -> nn.Module:
+        return models.build(config.model, axis_name=axis_name, dtype=dtype)
+
+    def head() -> nn.Module:  # torch's linear layer: uniform in 1 / sqrt(fan in)
+        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        return Projector(
+            (), config.cmc.proj_dim, last_bias=True, last_bn="none", kernel_init=init, dtype=dtype
+        )
+
+    views = config.cmc.views
+    return Net({view: encoder() for view in views}, {view: head() for view in views})
+
+
+def extra_fields(config: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The arrays that a batch must hold beside the picture: {name: (shape after [B,H,W], dtype)}.
+
+    Raises:
+        UserError: unknown views, or fewer than two.
+    """
+    settings = config.cmc
+    if len(settings.views) < 2:
+        raise UserError(
+            f"config.cmc.views is {tuple(settings.views)}: expected two views or more, of "
+            f"{', '.join(modalities.VIEWS)}."
+        )
+    return modalities.fields(
+        settings.views, segments=settings.segments, flow_frames=settings.flow_frames
+    )
+
+
+def _check(config: Any) -> None:
+    s = config.cmc
+    if s.contrast not in CONTRASTS:
+        raise UserError(f"Unknown config.cmc.contrast: {nearest(s.contrast, CONTRASTS)}.")
+    extra = extra_fields(config)
+    losses.view_pairs(len(s.views), graph=s.graph)
+    if s.contrast != "in_batch" and s.num_negatives < 1:
+        raise UserError(f"config.cmc.num_negatives is {s.num_negatives}: expected 1 or more.")
+    if s.contrast == "in_batch" and config.batch_size < 2:
+        raise UserError("In-batch negatives need --config.batch_size=2 or more; found 1.")
+    if extra and config.data.host_crop:
+        raise UserError(
+            f"Views {', '.join(s.views)} are cut together on the device; found data.host_crop="
+            f"'{config.data.host_crop}'. Type --config.data.host_crop=."
+        )
+
+
+def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+    """Makes CMC's pure functions.
+
+    `embed(state, images)` takes a picture [B,H,W,3] and gives the features of all views that are
+    made of it, side by side; given a mapping of all arrays of a batch, those of every view.
+
+    Args:
+        config: from `jssl.config.base('cmc', preset=...)`; `run.num_examples` sizes the bank.
+        tx: the optimiser.
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        A `Method`; its step logs `loss`, `contrastive_top1` in [0, 1] (1 / (K+1) by chance),
+        `mi_bound` in nats, log(k) - L_contrast averaged over pairs and directions, the same for
+        each pair as `mi_bound_l_ab`, and `grad_norm`.
+
+    Raises:
+        UserError: a word, number or combination in `config.cmc` that cannot work.
+    """
+    _check(config)
+    settings, views = config.cmc, tuple(config.cmc.views)
+    net = make_net(config, axis_name)
+    crops, _ = input_functions(config)
+    crop_fn = augment.make_views(
+        config.augment.name,
+        size=config.augment.size,
+        **{k: v for k, v in config.augment.options.items() if v is not None},
+    )
+    needed = (*dict.fromkeys(modalities.VIEWS[view].field for view in views),)
+    of_image = tuple(view for view in views if modalities.VIEWS[view].field == "image")
+    pairs = losses.view_pairs(len(views), graph=settings.graph)
+    in_batch = settings.contrast == "in_batch"
+    num_examples = config.run.num_examples
+    negatives = config.batch_size - 1 if in_batch else settings.num_negatives
+
+    def split(arrays: Mapping[str, Array], chosen: tuple[str, ...]) -> dict[str, Array]:
+        return modalities.split_views(
+            arrays, chosen, segments=settings.segments, normalize=config.augment.normalize
+        )
+
+    def inputs(key: Array, batch: Batch, first: Array) -> dict[str, Array]:
+        if needed == ("image",):
+            return split({"image": crops(key, batch["image"], first)[0]}, views)
+        arrays = {name: batch[name] for name in needed if name in batch}
+        if len(arrays) == len(needed):  # else `split` says what is missing
+            arrays = modalities.batch_modalities(crop_fn, key, arrays, first)
+        return split(arrays, views)
+
+    def init(key: Array, batch: Batch) -> State:
+        x = inputs(key, batch, jnp.int32(0))
+        variables = make_net(config, None).init(key, x, train=True)
+        bank = {}
+        if not in_batch:
+            bank = leaves.init_bank(
+                jax.random.fold_in(key, jnp.uint32(0xFFFFFFFF)),  # no step's number
+                views=len(views),
+                num_examples=num_examples,
+                dim=settings.proj_dim,
+            )
+        normalizers = jnp.full((len(pairs), 2), -1.0, jnp.float32)
+        return first_state(State, key, variables, tx, bank=bank, normalizers=normalizers)
+
+    def scores_of(z: Array, bank: PyTree, index: Array) -> Array:
+        if in_batch:
+            return losses.in_batch_scores(z, graph=settings.graph, axis_name=axis_name)
+        return losses.multiview_scores(z, leaves.lookup(bank, index), graph=settings.graph)
+
+    @leaves.WritesRows
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        size = len(batch["image"])
+        first = global_index(size, axis_name)
+        crop_key, draw_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        x, y = inputs(crop_key, batch, first), batch["index"]
+        index = leaves.draw_candidates(
+            draw_key, y, first, num_negatives=negatives, num_examples=num_examples
+        )
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (z, _, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
+            scores = scores_of(z, state.bank, index)  # [P,2,B,K+1]
+            softmax = losses.nce_softmax(scores, temperature=settings.temperature)
+            loss, normalizers = softmax, state.normalizers
+            if settings.contrast == "nce":
+                z_of_batch = losses.nce_normalizer(
+                    scores,
+                    temperature=settings.temperature,
+                    num_examples=num_examples,
+                    axis_name=axis_name,
+                )
+                normalizers = jnp.where(normalizers < 0, z_of_batch, normalizers)
+                loss = losses.nce(
+                    scores, normalizers, temperature=settings.temperature, num_examples=num_examples
+                )
+            watched = jax.lax.stop_gradient((z, scores, jnp.mean(softmax, axis=(1, 2))))
+            loss = jnp.mean(jnp.sum(loss, axis=(0, 1)))
+            return loss, (updated.get("batch_stats", {}), normalizers, *watched)
+
+        (loss, aux), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        batch_stats, normalizers, z, scores, softmax = aux
+        bound = losses.mutual_information_bound(softmax, num_negatives=negatives)  # [P]
+        # A drawn negative may be the example itself: it is not the nearest other.
+        rivals = scores[..., 1:]
+        if not in_batch:
+            rivals = jnp.where((index[:, 1:] == y[:, None])[None, None], -jnp.inf, rivals)
+        top1 = jnp.mean(scores[..., 0] > jnp.max(rivals, axis=-1))
+        bound, top1 = pmean((bound, top1), axis_name)
+        metrics = {
+            "loss": loss,
+            "contrastive_top1": top1,
+            "mi_bound": jnp.mean(bound),
+            **{f"mi_bound_{views[i]}_{views[j]}": bound[p] for p, (i, j) in enumerate(pairs)},
+            "grad_norm": optax.tree.norm(grads),
+        }
+        bank = state.bank
+        if not in_batch:  # after the scores: they have seen the bank as it was
+            momentum = settings.bank_momentum
+            bank = leaves.update_bank(bank, z, y, momentum=momentum, axis_name=axis_name)
+        new = apply_gradients(state, grads, batch_stats, tx, bank=bank, normalizers=normalizers)
+        return new, metrics
+
+    def embed(state: State, images: Any) -> tuple[Array, dict[str, Array]]:
+        mapping = isinstance(images, Mapping)
+        x = split(images, views) if mapping else split({"image": images}, of_image)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        _, h, intermediates = net.apply(variables, x, train=False)
+        return h, intermediates
+
+    return Method(init, train_step, embed, crops)
