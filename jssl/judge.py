@@ -11,15 +11,15 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from jssl import augment, data, evaluate, experiment, methods, workdir
 from jssl import config as config_lib
-from jssl import data, evaluate, experiment, workdir
 from jssl.errors import UserError, nearest
 from jssl.experiment import Experiment
 from jssl.metrics import say
 from jssl.train import train
 from jssl.types import TrainState
 
-PROTOCOLS = ("knn", "linear")
+PROTOCOLS = ("knn", "linear", "grid")
 
 
 def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
@@ -102,7 +102,7 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
             )
             halves += [features, labels]
         sets[kind] = tuple(halves)
-    return evaluate.probe_rows(
+    rows = evaluate.probe_rows(
         sets,
         num_classes=parts.probe_source.num_classes,
         name=parts.test_source.name,
@@ -110,6 +110,48 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
         k=config.monitor.knn_k,
         temperature=config.monitor.knn_temperature,
         linear_epochs=config.final.linear_epochs,
+    )
+    grid = getattr(methods.load(config.method), "GRID_FEATURE", None)
+    if grid is not None:
+        owners = {kind: owner for kind, (_, owner, _) in kinds.items()}
+        halves = parts.probe_source, parts.test_source
+        embed = parts.method.embed
+        epochs = config.final.linear_epochs
+        rows.append(_grid_row(config, config.data, embed, owners, halves, grid, epochs))
+    return rows
+
+
+def _grid_row(
+    config: ConfigDict,
+    data_config: ConfigDict,
+    embed: Any,
+    owners: dict[str, TrainState | None],
+    halves: tuple[Any, Any],
+    feature: str,
+    epochs: int,
+) -> dict[str, Any]:
+    """The linear probe on the grid; the owner of raw pixels is None."""
+    section = config[config.method]
+    pixels = evaluate.raw_grid(patch=section.patch, stride=section.stride)
+    side = augment.patch_grid(config.augment.size, section.patch, section.stride)
+    sets = {}
+    for kind, owner in owners.items():
+        compiled = jax.jit(pixels if owner is None else evaluate.select_feature(embed, feature))
+        sets[kind] = ()
+        for source in halves:
+            flat, labels, _ = evaluate.embed_source(
+                compiled,
+                owner,
+                source,
+                batch_size=256,
+                transform=data.eval_transform(data_config, source, size=config.augment.size),
+            )
+            sets[kind] += (flat.reshape(len(flat), side, side, -1), labels)
+    return evaluate.grid_row(
+        sets,
+        num_classes=halves[0].num_classes,
+        name=halves[1].name,
+        epochs=epochs,
     )
 
 
@@ -141,11 +183,11 @@ def evaluate_run(
 
     Args:
         folder: the workdir of the run.
-        protocols: of 'knn' and 'linear'.
+        protocols: of 'knn', 'linear' and 'grid' (a linear probe on the grid of CPC).
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
         preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`.
-        epochs: of the linear protocol; 0 takes the preset's.
+        epochs: of the linear protocol; 0 takes the preset's, and the grid's the final table's.
         step: which checkpoint, the newest by default.
         source, data_dir: another data set than the run's.
 
@@ -161,6 +203,12 @@ def evaluate_run(
     if "linear" in protocols and preset not in evaluate.PRESETS:
         raise UserError(f"Unknown linear preset '{preset}': {nearest(preset, evaluate.PRESETS)}.")
     config = workdir.read_config(folder)
+    grid = getattr(methods.load(config.method), "GRID_FEATURE", None)
+    if "grid" in protocols and grid is None:
+        raise UserError(
+            f"Method '{config.method}' has no grid of features; found --protocol with 'grid'. "
+            "Type --protocol=knn,linear."
+        )
     chosen, train_source = _sources(config, source, data_dir, "probe")
     _, test_source = _sources(config, source, data_dir, "test")
     embed, state = experiment.load_encoder(folder, step=step)
@@ -207,6 +255,9 @@ def evaluate_run(
             ),
         )
         rows.append(evaluate.linear_row(result.record))
+    if "grid" in protocols:
+        halves, count = (train_source, test_source), int(epochs) or config.final.linear_epochs
+        rows.append(_grid_row(config, chosen, embed, {"trained": state}, halves, grid, count))
     print(evaluate.format_table(rows))
     record = {
         "step": int(state.step),

@@ -15,6 +15,10 @@ from jssl.evaluate.embed import select_feature as select_feature
 from jssl.evaluate.embed import tree_hash as tree_hash
 from jssl.evaluate.frozen import LinearResult as LinearResult
 from jssl.evaluate.frozen import evaluate_linear as evaluate_linear
+from jssl.evaluate.grid import fit_grid as fit_grid
+from jssl.evaluate.grid import grid_logits as grid_logits
+from jssl.evaluate.grid import grid_row as grid_row
+from jssl.evaluate.grid import raw_grid as raw_grid
 from jssl.evaluate.knn import knn_accuracy as knn_accuracy
 from jssl.evaluate.knn import knn_predict as knn_predict
 from jssl.evaluate.linear import LinearFit as LinearFit

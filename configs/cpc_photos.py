@@ -1,0 +1,42 @@
+"""CPC v2 on the embedded photographs: minutes on two CPU cores, no download.
+
+Paper:     Hénaff et al., ICML 2020, https://arxiv.org/abs/1905.09272 (small patches and net)
+Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py; 7x7 patches of 8 px
+Numbers:   the results table of README.md, made from the records of runs: linear probe on the grid
+Hardware:  2 CPU cores
+Command:   jssl train --config=configs/cpc_photos.py --workdir=runs/cpc_photos
+Switches:  smoke (a run of seconds), epochs=N, seed=N
+"""
+
+from jssl import config
+
+
+def get_config(arg=""):
+    s = config.switches(arg, smoke=False, epochs=3.0, seed=0)
+    c = config.base("cpc", preset="cifar")
+    c.seed = s.seed
+    c.epochs = s.epochs
+    c.batch_size = 32
+    c.data.name = "photos"
+    c.data.tile = 32
+    c.model.name = "resnet8"
+    c.model.stage_sizes = (1, 1)  # patches of 8 px: two groups leave 4x4
+    c.model.width = 0.5
+    c.cpc.context_blocks = 2
+    c.cpc.context_hidden = 64
+    c.cpc.average_momentum = 0.95
+    c.cpc.drop_p = 0.5
+    c.cpc.operations = 0
+    c.cpc.warp_p = 0.0
+    c.optim.lr = 1e-3
+    c.optim.clip_norm = 1.0
+    c.log.every_steps = 20
+    c.checkpoint.every_steps = 100
+    if s.smoke:
+        config.smoke(c)
+        c.model.name = "resnet8"
+        c.model.stage_sizes = (1,)
+        c.cpc.context_blocks = 1
+        c.cpc.context_hidden = 16
+        c.optim.clip_norm = 0.0
+    return c
