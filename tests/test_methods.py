@@ -75,10 +75,11 @@ def test_the_second_call_does_not_compile_again(trained):
 
 
 # CPC's loss begins on a plateau, where all patches look alike: hundreds of steps of SGD, or some of
-# Adam when the patches are not augmented.
+# Adam when nothing is augmented.
 FIXED_BATCH = {
     "cpc": {
-        "optim": {"name": "adamw", "lr": 0.01},
+        "optim": {"name": "adamw", "lr": 0.005},
+        "augment": {"options": {"scale": (1.0, 1.0), "flip_p": 0.0}},
         "cpc": {"drop_p": 0.0, "operations": 0, "warp_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0},
     }
 }
@@ -89,7 +90,7 @@ def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(name):
     config = small_config(name)
     config.optim.update({"name": "sgd", "lr": 0.05, "lr_scaling": "none", "warmup_epochs": 0.0})
     config.update(FIXED_BATCH.get(name, {}))
-    state, history = run(config, "jit", 25, batch="fixed")
+    state, history = run(config, "jit", 40 if name == "cpc" else 25, batch="fixed")
     _, _, start_state, _ = start(config, "jit")
     first_params, last_params = leaves(start_state.params), leaves(state.params)
     still = [k for k in last_params if np.array_equal(first_params[k], last_params[k])]
