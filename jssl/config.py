@@ -133,7 +133,7 @@ def smoke(config: ConfigDict) -> None:
         "max_steps": 4,
         "batch_size": 16,
         "dtype": "float32",
-        "model": {"name": "resnet10", "width": 0.125},
+        "model": {"name": "resnet8", "stage_sizes": (1, 1), "width": 0.125},
         "augment": {"size": 32},
         "data": {"workers": 0},
         "checkpoint": {"every_steps": 2},
