@@ -84,8 +84,9 @@ def _made_with(records: Sequence[dict[str, Any]]) -> str:
     kinds = []
     for record in records:
         v = record["versions"]
-        libraries = ", ".join(f"{k} {v['libraries'][k]}" for k in ("jssl", "jax", "flax", "optax"))
-        kinds.append(f"{v['devices']}, {v['cpus']} cores; Python {v['python']}, {libraries}")
+        libraries = ", ".join(f"{k} {v['libraries'][k]}" for k in ("jax", "flax", "optax"))
+        own = f"jssl of git {v['git']}"
+        kinds.append(f"{v['devices']}, {v['cpus']} cores; Python {v['python']}, {libraries}, {own}")
     return "Made on: " + " / ".join(dict.fromkeys(kinds)) + "."
 
 
