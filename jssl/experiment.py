@@ -1,5 +1,7 @@
 """From a config to the parts of a run: data, launcher, optimiser, method and first state."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +60,9 @@ def build(config: ConfigDict) -> Experiment:
     train_source = data.make_source(config.data, "train")
     _check_fields(config, train_source)
     probe_source = data.make_source(config.data, "probe")
+    train_part = getattr(methods.load(config.method), "train_part", None)
+    if train_part is not None:  # labels that it does not have are not probed with either
+        train_source = probe_source = train_part(config, train_source)
     test_source = None
     if data.has_split(config.data, "test"):
         test_source = data.make_source(config.data, "test")
@@ -98,14 +103,42 @@ def build(config: ConfigDict) -> Experiment:
 
 def host_transform(parts: Experiment) -> Any:
     """What the host does to a training example before the device augments it, or None."""
-    config = parts.config
-    return data.train_transform(
+    config, method = parts.config, methods.load(parts.config.method)
+    transform = data.train_transform(
         config.data,
         parts.train_source,
         size=config.augment.size,
-        views=methods.load(config.method).VIEWS,
+        views=method.VIEWS,
         **_crop_of(config),
     )
+    more = getattr(method, "host_transform", None)
+    return transform if more is None else more(config, parts.train_source, transform)
+
+
+def sweep(parts: Experiment) -> Iterator[Batch]:
+    """One pass over the train split for `Method.refresh`: every example once, not augmented.
+
+    Every process reads its part of each batch, and all must take every batch, in lockstep.
+
+    Yields:
+        `{'image': uint8 [N,size,size,3], 'label': int32 [N], 'index': int32 [N], 'valid': bool
+        [N]}` in the order of the data set, N = config.batch_size, split over the devices. The
+        images are cropped as those that are judged. `valid` is False for what fills up the last
+        batch, and for a picture that cannot be used.
+    """
+    config, source = parts.config, parts.train_source
+    batches = data.eval_batches(
+        source,
+        batch_size=config.batch_size,
+        transform=data.eval_transform(config.data, source, size=config.augment.size),
+        threads=config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with contextlib.closing(iter(batches)) as running:
+        for batch in running:
+            arrays = {key: batch[key] for key in ("image", "label", "index")}
+            yield parts.launcher.split({**arrays, "valid": batch["mask"]})
 
 
 def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
@@ -186,12 +219,13 @@ def abstract_state(experiment: Experiment) -> TrainState:
     )
 
 
-def load_encoder(folder: str | Path, *, step: int | None = None):
+def load_encoder(folder: str | Path, *, step: int | None = None, sharding: Any = None):
     """Loads the trained network of a run as a pure function and its state.
 
     Args:
         folder: the workdir of `jssl train`.
         step: which checkpoint, the newest by default.
+        sharding: where the state is to lie; one device of this process by default.
 
     Returns:
         `(embed, state)`: `embed(state, images [B,H,W,C]) -> (features float32 [B,D],
@@ -207,7 +241,7 @@ def load_encoder(folder: str | Path, *, step: int | None = None):
     """
     config = workdir.read_config(folder)
     method, _ = make_method(config, axis_name=None)
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: first_state(config, method, config.batch_size))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
     checkpoints = checkpoint.Checkpoints(folder, method=config.method, read_only=True)

@@ -68,9 +68,10 @@ def _train() -> None:
         raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
     folder = _need("workdir", "runs/NAME")
     _distribute()
-    from jssl import judge
+    from jssl import judge, stages
 
-    judge.train_and_judge(config, folder)
+    run = stages.run if stages.stages_of(config) else judge.train_and_judge
+    run(config, folder)
 
 
 def _evaluate() -> None:

@@ -41,6 +41,8 @@ class Launcher(NamedTuple):
             embedding want them; `pmap` gives each process its own copy.
         compile_embed: `(embed) -> (state, images [B,...]) -> (features, intermediates)`; every
             process passes the whole batch and gets the whole answer.
+        split: this process's numpy share of a batch -> the whole batch as arrays whose leading
+            axis lies over all devices: what a plain `jit` of a global state takes.
     """
 
     mode: str
@@ -52,6 +54,7 @@ class Launcher(NamedTuple):
     put_batch: Callable[[Batch], Batch]
     as_global: Callable[[TrainState], TrainState]
     compile_embed: Callable[..., Callable[..., Any]]
+    split: Callable[[Batch], Batch]
 
 
 def guard(train_step: StepFn) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -177,6 +180,13 @@ def _mesh_embed(mesh: Mesh) -> Callable[..., Callable[..., Any]]:
     return compile_embed
 
 
+def _mesh_split(mesh: Mesh) -> Callable[[Batch], Batch]:
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS_NAME))
+    return lambda batch: jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+    )
+
+
 def _pmap_launcher(devices: list[Any]) -> Launcher:
     mesh = Mesh(np.array(devices), (AXIS_NAME,))
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -202,6 +212,7 @@ def _pmap_launcher(devices: list[Any]) -> Launcher:
         lambda batch: _by_replica(batch, len(local)),
         lambda state: jax.tree.map(lambda x: _global_copy(x, replicated), state),
         _mesh_embed(mesh),
+        _mesh_split(mesh),
     )
 
 
@@ -222,10 +233,7 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
         )
         return jax.jit(mapped, donate_argnums=0)
 
-    def put_batch(batch):
-        sharding = NamedSharding(mesh, split)
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
+    put_batch = _mesh_split(mesh)
     return Launcher(
         "shard_map",
         AXIS_NAME,
@@ -236,6 +244,7 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
         put_batch,
         lambda state: state,
         _mesh_embed(mesh),
+        put_batch,
     )
 
 
@@ -257,9 +266,10 @@ def _jit_launcher(device: Any) -> Launcher:
     def compile_step(train_step):
         return jax.jit(guard(train_step), donate_argnums=0)
 
-    return Launcher(
-        "jit", None, 1, sharding, init, compile_step, lambda b: b, lambda s: s, compile_embed
-    )
+    def same(x):
+        return x
+
+    return Launcher("jit", None, 1, sharding, init, compile_step, same, same, compile_embed, same)
 
 
 def _vmap_launcher(replicas: int, device: Any) -> Launcher:
@@ -282,4 +292,5 @@ def _vmap_launcher(replicas: int, device: Any) -> Launcher:
         lambda batch: _by_replica(batch, replicas),
         lambda state: state,
         compile_embed,
+        lambda batch: batch,
     )

@@ -64,6 +64,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         record = pairs[0][0]
         cells = [
             spread([100 * row["top1"][kind] for _, row in pairs])
+            if all(kind in row["top1"] for _, row in pairs)
+            else "–"
             for kind in ("trained", "untrained", "raw pixels")
         ]
         seeds = ", ".join(str(r["seed"]) for r, _ in pairs)

@@ -1,6 +1,7 @@
 """The training loop, the same for every method."""
 
 import contextlib
+import functools
 import shlex
 import signal
 import sys
@@ -120,7 +121,15 @@ class _Run:
         step_fn = launcher.compile_step(self.parts.method.train_step)
         monitor_every = max(1, round(config.monitor.every_epochs * self.parts.steps_per_epoch))
         pending = None
+        method, steps_per_epoch = self.parts.method, self.parts.steps_per_epoch
+        if method.order is not None and self.first % steps_per_epoch:
+            self.batches.reorder(method.order(state))
         for step in range(self.first, self.last):
+            if method.refresh is not None and step % steps_per_epoch == 0:
+                if pending is not None:
+                    self._finished(*pending, state)
+                    pending = None
+                state = self._refreshed(step, state)
             batch = next(self.batches)
             state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
             # The numbers of the step before are read while this one runs.
@@ -159,6 +168,20 @@ class _Run:
             self.progress.say(f"resumed at step {self.first}")
         if self.watch is not None:
             self.progress.say(monitor_protocol(parts))
+
+    def _refreshed(self, step: int, state: TrainState) -> TrainState:
+        """The state that an epoch begins with; checkpoints of this step hold the one before it."""
+        started, method = time.monotonic(), self.parts.method
+        batches = functools.partial(experiment.sweep, self.parts)
+        state, values = method.refresh(self.parts.launcher.as_global(state), batches)
+        if method.order is not None:
+            self.batches.reorder(method.order(state))
+        values = {**values, "refresh_seconds": time.monotonic() - started}
+        # They stand with the epoch's first update: a resumed run drops and repeats both.
+        self.writers.scalars(step + 1, values)
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+        self.progress.say(f"epoch {step / self.parts.steps_per_epoch:g} begins: {shown}")
+        return state
 
     def _finished(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
         """Reads the numbers of one update: stops when not finite, logs when due."""

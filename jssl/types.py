@@ -55,11 +55,18 @@ class Method(NamedTuple):
             `'projection'` where the method has a projection head.
         views: `(key, images [B,H,W,C], first) -> float32 [V,B,h,w,C]`, the augmentation of the
             step, where `first` is the global index of `images[0]`.
-        refresh: `(state, dataset features or predictions) -> state` between epochs, or None.
+        refresh: `(state, batches) -> (state, metrics)`, or None. The loop calls it before the first
+            step of every epoch, the first one too. `batches()` is a new pass over the whole train
+            split in its order, see `jssl.experiment.sweep`; the metrics are numbers for the log.
+            It is a function of the state and the data alone: a run that was killed in it, or
+            between two checkpoints, comes to the same state again.
+        order: `(state) -> order`, or None: the order in which the examples of an epoch come, as
+            `jssl.data.train_batches` takes it, after a refresh or from a state of mid-epoch.
     """
 
     init: Callable[..., TrainState]
     train_step: Callable[..., tuple[TrainState, Metrics]]
     embed: Callable[..., tuple[Array, Mapping[str, Array]]]
     views: Callable[..., Array]
-    refresh: Callable[..., TrainState] | None = None
+    refresh: Callable[..., tuple[TrainState, Mapping[str, float]]] | None = None
+    order: Callable[[TrainState], Callable[[int, int, int], Any]] | None = None

@@ -24,7 +24,7 @@ from jssl.types import PyTree
 
 # What may change between two starts of the same run: nothing here moves a weight.
 FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "data.workers",
-        "data.data_dir")  # fmt: skip
+        "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher")  # fmt: skip
 LIBRARIES = ("jssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -75,6 +75,13 @@ def read_config(workdir: str | Path) -> ConfigDict:
         UserError: there is none.
     """
     path = Path(workdir) / "config.json"
+    stages = Path(workdir) / "stages.json"
+    if stages.exists():
+        last = [name for name in json.loads(stages.read_text()) if not name.endswith("labels")][-1]
+        raise UserError(
+            f"{Path(workdir).absolute()} is the workdir of several stages, each with a network of "
+            f"its own. Type for example --workdir={Path(workdir) / last}."
+        )
     if not path.exists():
         raise UserError(
             f"{Path(workdir).absolute()} is not the workdir of a run: it has no config.json. "

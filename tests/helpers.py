@@ -9,6 +9,7 @@ from jssl import experiment, parallel
 from jssl.data.photos import load
 
 ROOT = Path(__file__).parents[1]
+SWEPT = (0, 31, 62, 93, 124, 777)  # where the batches of tiles start that the tests of methods use
 
 
 def get_config(name, arg=""):
@@ -40,17 +41,40 @@ class Noisy:
 
 
 def tiles(count, start=0):
-    """A batch of `count` tiles of different photographs."""
+    """A batch of `count` tiles of different photographs.
+
+    For methods that learn from unlabelled images too it has two of them for each, with what a
+    teacher that is nearly sure might say of them.
+    """
     images, labels = load("train", 32)
     rows = (np.arange(count) * 397 + start) % len(images)
-    return {"image": images[rows], "label": labels[rows], "index": rows.astype(np.int32)}
+    others = ((np.arange(2 * count) * 401 + start + 7) % len(images)).reshape(count, 2)
+    probs = 0.9 * np.eye(16, dtype=np.float32)[labels[others]] + np.float32(0.1 / 16)
+    return {
+        "image": images[rows],
+        "label": labels[rows],
+        "index": rows.astype(np.int32),
+        "unlabeled_image": images[others],
+        "unlabeled_probs": probs,
+    }
+
+
+def valid(batch):
+    """A batch of examples as a pass over the data set gives it to `Method.refresh`."""
+    return {**batch, "valid": np.ones(len(batch["index"]), bool)}
 
 
 def start(config, mode, *, steps=100):
-    """Launcher, method, first state and compiled step of a config in a launch mode."""
+    """Launcher, method, first state and compiled step of a config in a launch mode.
+
+    A method that refreshes has done so once, on the tiles of `SWEPT`.
+    """
     launcher = parallel.make_launcher(mode)
     config.run.update({"num_examples": 4096, "steps_per_epoch": steps, "total_steps": steps})
     method, _ = experiment.make_method(config, axis_name=launcher.axis_name)
     size = config.batch_size // launcher.size
     state = launcher.init(lambda: experiment.first_state(config, method, size))
+    if method.refresh is not None:
+        sweep = [tiles(config.batch_size, first) for first in SWEPT]
+        state, _ = method.refresh(state, lambda: map(launcher.split, map(valid, sweep)))
     return launcher, method, state, launcher.compile_step(method.train_step)

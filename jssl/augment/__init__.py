@@ -28,6 +28,7 @@ from jssl.augment._patches import (
     patch_grid,
 )
 from jssl.augment._pixels import normalize, to_float
+from jssl.augment._policy import rand_augment
 from jssl.augment.modalities import batch_modalities, split_views
 from jssl.augment.recipes import OPTIONS, RECIPES
 from jssl.augment.views import batch_views, make_views
@@ -54,6 +55,7 @@ __all__ = [
     "make_views",
     "normalize",
     "patch_grid",
+    "rand_augment",
     "random_flip",
     "random_gaussian_blur",
     "random_grayscale",

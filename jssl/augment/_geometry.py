@@ -235,6 +235,18 @@ def random_resized_crop(
     return crop_resize(image, box, size=size, method=method, antialias=antialias)
 
 
+def shift_reflected(image: Array, u: Array, *, pad: int) -> Array:
+    """[H,C,W] padded by reflection and cut back to its size, at u [2] uniform in [0, 1)."""
+
+    def places(side: int, u: Array) -> Array:
+        shift = jnp.minimum(jnp.floor(u * (2 * pad + 1)), 2 * pad).astype(jnp.int32) - pad
+        at = jnp.abs(jnp.arange(side) + shift)  # reflected about the first, then the last pixel
+        return jnp.where(at > side - 1, 2 * (side - 1) - at, at)
+
+    rows, columns = places(image.shape[0], u[0]), places(image.shape[2], u[1])
+    return jnp.take(jnp.take(image, rows, axis=0), columns, axis=2)
+
+
 def random_flip(key: Array, image: Array, *, p: float = 0.5) -> Array:
     """Mirrors an image [H,W,C] left and right with chance p."""
     return pix.random_flip_left_right(key, image, probability=p)

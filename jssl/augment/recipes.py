@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jssl.augment import _blur, _boxes, _color, _geometry
+from jssl.augment import _blur, _boxes, _color, _geometry, _policy
 from jssl.errors import UserError, nearest
 
 # Every option, with its value in SimCLR. A chance (`..._p`) is one number, or one for each view.
 OPTIONS: dict[str, Any] = {
     "views": 2,
-    "crop": "random",  # random | center | none (resized whole)
+    "crop": "random",  # random | center | none (resized whole) | pad (reflected, then shifted)
+    "crop_pad": 4,  # of crop 'pad', pixels on each side
     "sampler": "tf",  # tf | torchvision | byol, see sample_box
     "scale": (0.08, 1.0),
     "ratio": (3 / 4, 4 / 3),
@@ -31,6 +32,13 @@ OPTIONS: dict[str, Any] = {
     "blur_padding": "zero",  # zero | symmetric | reflect
     "solarize_p": 0.0,
     "solarize_threshold": 0.5,
+    "policy_ops": 0,  # operations of RandAugment, before the colour; see rand_augment
+    "policy_magnitude": 10.0,
+    "policy_contrast": "mean",  # mean | histogram
+    "policy_lengths": "relative",  # relative | pixels
+    "policy_translate": 100.0,
+    "policy_cutout": 40.0,
+    "cutout_pad": 0,  # half side of a grey square cut out of every view, pixels; 0: none
 }
 _NO_COLOR = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
 _BYOL_COLOR = {
@@ -70,18 +78,33 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "moco_cifar": {**_TORCHVISION, "jitter": (0.4, 0.4, 0.4, 0.1), "blur_p": 0.0},
     "crop_flip": {**_NO_COLOR, "views": 1},
+    "noisy_student": {**_NO_COLOR, "views": 1, "clip_crop": True, "policy_ops": 2},
+    "noisy_student_svhn": {
+        **_NO_COLOR,
+        "views": 1,
+        "crop": "pad",
+        "flip_p": 0.0,
+        "policy_ops": 2,
+        "policy_magnitude": 5.0,
+        "policy_lengths": "pixels",
+        "policy_translate": 4.0,
+        "policy_cutout": 4.0,
+        "cutout_pad": 8,
+    },
     "center_crop": {**_NO_COLOR, "views": 1, "crop": "center", "flip_p": 0.0},
     "none": {**_NO_COLOR, "views": 1, "crop": "none", "flip_p": 0.0},
 }
 # the options that are chances
 CHANCES = tuple(name for name in OPTIONS if name.endswith("_p"))
 _WORDS = {
-    "crop": ("random", "center", "none"),
+    "crop": ("random", "center", "none", "pad"),
     "sampler": _boxes.SAMPLERS,
     "resize": tuple(_geometry.RESIZES),
     "color": _color.SEMANTICS,
     "brightness": _color.BRIGHTNESS,
     "blur_padding": tuple(_blur.PADDINGS),
+    "policy_contrast": _policy.CONTRASTS,
+    "policy_lengths": _policy.LENGTHS,
 }
 
 
@@ -142,6 +165,12 @@ def resolve(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any]:
     radius = o["blur_radius"]
     if radius is not None and (not isinstance(radius, int) or radius < 0):
         refuse("blur_radius", "whole pixels, 0 or more, or None")
+    for option in ("policy_ops", "cutout_pad", "crop_pad"):
+        if not isinstance(o[option], int) or o[option] < 0:
+            refuse(option, "a whole number, 0 or more")
+    for option in ("policy_magnitude", "policy_translate", "policy_cutout"):
+        if not o[option] >= 0:
+            refuse(option, "a number, 0 or more")
     for option in CHANCES:
         chances = o[option] if isinstance(o[option], tuple | list) else [o[option]] * o["views"]
         numbers = all(isinstance(p, int | float) and 0 <= p <= 1 for p in chances)

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jssl.augment import _blur, _boxes, _color, _geometry, _pixels
+from jssl.augment import _blur, _boxes, _color, _geometry, _pixels, _policy
 from jssl.augment.recipes import CHANCES, resolve
 from jssl.types import Array
 
-_NUMBERS = 5 + _color.JITTER_NUMBERS  # uniform numbers that a view takes, without its box
+# uniform numbers that a view takes, without its box and its policy
+_NUMBERS = 5 + _color.JITTER_NUMBERS
+_PLACES = 4  # and for a square cut out and a shift: row and column of each
 
 
 class Draw(NamedTuple):
@@ -25,6 +27,8 @@ class Draw(NamedTuple):
     blur: Array
     sigma: Array
     solarize: Array
+    policy: Array  # [N,4], see `_policy.apply_policy`
+    places: Array  # [4], or [0] where nothing is cut out and nothing shifted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as a function is
@@ -62,11 +66,14 @@ class Views:
         amplitudes = tuple(a * o["strength"] for a in o["jitter"])
         random_crop = o["crop"] == "random" and not self.host_crop
         attempts = _boxes.SAMPLERS[o["sampler"]] if random_crop else 0
+        boxes = _NUMBERS + 4 * attempts
+        ops = boxes + _policy.NUMBERS * o["policy_ops"]
+        places = _PLACES if o["cutout_pad"] or o["crop"] == "pad" else 0
 
         def one(u: Array, chance: dict[str, Array]) -> Draw:
             flip, gray, blur, sigma, solarize = u[:5]
             return Draw(
-                box=self._box(u[_NUMBERS:].reshape(4, attempts), height, width),
+                box=self._box(u[_NUMBERS:boxes].reshape(4, attempts), height, width),
                 flip=flip < chance["flip_p"],
                 jitter=_color.jitter_from(
                     u[5:_NUMBERS],
@@ -78,10 +85,12 @@ class Views:
                 blur=blur < chance["blur_p"],
                 sigma=o["blur_sigma"][0] + sigma * (o["blur_sigma"][1] - o["blur_sigma"][0]),
                 solarize=solarize < chance["solarize_p"],
+                policy=u[boxes:ops].reshape(o["policy_ops"], _policy.NUMBERS),
+                places=u[ops:],
             )
 
         # All from one call: each further one costs half a second of compilation.
-        u = jax.random.uniform(key, (o["views"], _NUMBERS + 4 * attempts))
+        u = jax.random.uniform(key, (o["views"], ops + places))
         return jax.vmap(one)(u, chances)
 
     def _box(self, u: Array, height: int, width: int) -> _boxes.Box:
@@ -100,11 +109,12 @@ class Views:
         return _boxes.Box(*(jnp.int32(v) for v in (0, 0, height, width)))
 
     def render(self, image: Array, draw: Draw) -> Array:
-        """One view [size,size,3] of an image [H,3,W]: crop, flip, colour, blur, solarize."""
+        """One view [size,size,3] of an image [H,3,W]: crop, policy, colour, blur, solarize."""
         o = self.options
         x = self._crop(image, draw)
         if o["clip_crop"]:
             x = jnp.clip(x, 0.0, 1.0)
+        x = self._policy(x, draw)
         planes = x[:, 0], x[:, 1], x[:, 2]
         steps = [self._gray, self._jitter] if o["gray_first"] else [self._jitter, self._gray]
         for step in steps:
@@ -114,6 +124,19 @@ class Views:
             inverted = _color.solarize(x, threshold=o["solarize_threshold"])
             x = jnp.where(draw.solarize, inverted, x)
         return x
+
+    def _policy(self, x: Array, draw: Draw) -> Array:
+        """RandAugment and the square cut out, of a picture [size,3,size]."""
+        o = self.options
+        if not o["policy_ops"] and not o["cutout_pad"]:
+            return x
+        settings = [o[f"policy_{name}"] for name in _policy.Policy._fields]
+        x = x.swapaxes(0, 1)
+        x = _policy.apply_policy(x, draw.policy, _policy.Policy(*settings))
+        if o["cutout_pad"]:
+            fill = _policy.FILL / 255
+            x = _policy.cut_square(x, draw.places[:2], pad=o["cutout_pad"], fill=fill)
+        return x.swapaxes(0, 1)
 
     def _jitter(self, planes: _color.Planes, draw: Draw) -> _color.Planes:
         o = self.options
@@ -151,7 +174,9 @@ class Views:
     def _crop(self, image: Array, draw: Draw) -> Array:
         """The crop, resized and perhaps mirrored: [size,3,size]."""
         o, (H, _, W) = self.options, image.shape
-        if (self.host_crop or o["crop"] == "none") and H == W == self.size:
+        if o["crop"] == "pad" and not self.host_crop:
+            image = _geometry.shift_reflected(image, draw.places[2:], pad=o["crop_pad"])
+        if (self.host_crop or o["crop"] in ("none", "pad")) and H == W == self.size:
             x = _pixels.to_float(image)
             return jnp.where(draw.flip, x[:, :, ::-1], x)
         return _geometry.crop_resize_rows(
@@ -212,7 +237,8 @@ def batch_views(
         fn: from `make_views`.
         key: typed PRNG key [], of this step.
         images: uint8 or float [B,H,W,3] ([B,V,H,W,3] with host_crop), on this device.
-        first: int32 [], index of `images[0]` in the global batch.
+        first: int32 [], index of `images[0]` in the global batch; or [B], that of each image,
+            where the batch is no run of them.
 
     Returns:
         float32 [V,B,size,size,3] in [0, 1].
@@ -223,7 +249,9 @@ def batch_views(
         >>> batch_views(fn, key, images, jnp.int32(0)).shape
         (2, 4, 8, 8, 3)
     """
-    indices = jnp.asarray(first, jnp.uint32) + jnp.arange(images.shape[0], dtype=jnp.uint32)
+    indices = jnp.asarray(first, jnp.uint32)
+    if indices.ndim == 0:
+        indices = indices + jnp.arange(images.shape[0], dtype=jnp.uint32)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
     if not isinstance(fn, Views):
         return jax.vmap(fn, out_axes=1)(keys, images)

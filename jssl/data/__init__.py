@@ -25,3 +25,4 @@ from jssl.data.sources import synthetic_source as synthetic_source
 from jssl.data.sweep import eval_batches as eval_batches
 from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource
+from jssl.data.uniform import uniform_over_clusters as uniform_over_clusters

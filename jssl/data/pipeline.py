@@ -3,10 +3,12 @@
 The order of epoch e is one permutation of the data set, drawn from (seed, e); the last incomplete
 batch of an epoch is dropped. The b-th global batch of an epoch is places [b * N, (b + 1) * N) of
 that order, and process p of P reads the p-th of P equal parts of it. What a transform draws for an
-example is keyed by (seed, epoch, example index). So the batches are the same for any number of
-processes, workers and threads, and 'which step is next' is the whole state of the iterator.
+example is keyed by (seed, epoch, example index), and by how often it came before in that epoch. So
+the batches are the same for any number of processes, workers and threads, and 'which step is next'
+is the whole state of the iterator; an order made from a method's state comes back with that state.
 """
 
+import copy
 import functools
 import os
 import signal
@@ -50,7 +52,7 @@ class _Shard:
         self.batch_size, self.local_size = batch_size, batch_size // process_count
         self.offset = process_index * self.local_size
         self.steps_per_epoch = len(source) // batch_size
-        self._orders: dict[int, np.ndarray] = {}
+        self._orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self):
@@ -59,28 +61,50 @@ class _Shard:
     def __setstate__(self, state):
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def order_of(self, epoch: int) -> np.ndarray:
+    def order_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of an epoch, and for each how often it came before."""
         with self._lock:
-            order = self._orders.get(epoch)
-            if order is None:
+            found = self._orders.get(epoch)
+            if found is None:
                 order = np.asarray(self.order(self.seed, epoch, len(self.source)))
                 _check_order(order, len(self.source))
-                self._orders[epoch] = order
+                found = self._orders[epoch] = order, _times_before(order)
                 # Threads may be on both sides of an epoch's end; older orders can go.
                 for old in sorted(self._orders)[:-2]:
                     del self._orders[old]
-            return order
+            return found
+
+    def reordered(self, order: Order) -> "_Shard":
+        """The same in another order: anew, as threads may still be at work on this one."""
+        other = copy.copy(self)
+        other.__setstate__({**self.__getstate__(), "order": order})
+        return other
 
     def batch(self, step: int) -> dict[str, Any]:
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self.batch_size + self.offset
-        indices = self.order_of(epoch)[start : start + self.local_size]
-        draw = functools.partial(_generator, self.seed, epoch)
-        return stack([fetch(self.source, int(i), self.transform, draw) for i in indices])
+        mine = slice(start, start + self.local_size)
+        examples = []
+        for index, before in zip(*(x[mine].tolist() for x in self.order_of(epoch)), strict=True):
+            draw = functools.partial(_generator, self.seed, epoch, before)
+            examples.append(fetch(self.source, index, self.transform, draw))
+        return stack(examples)
 
 
-def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, index])))
+def _generator(seed: int, epoch: int, before: int, index: int) -> np.random.Generator:
+    words = [seed, epoch, index, *([before] if before else [])]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def _times_before(order: np.ndarray) -> np.ndarray:
+    """How often each entry came before: 0 everywhere in a permutation."""
+    by_index = np.argsort(order, kind="stable")
+    values = order[by_index]
+    place = np.arange(len(order))
+    starts = np.concatenate([[True], values[1:] != values[:-1]])
+    before = np.empty_like(place)
+    before[by_index] = place - np.maximum.accumulate(np.where(starts, place, 0))
+    return before
 
 
 def _check_order(order: np.ndarray, num_examples: int) -> None:
@@ -185,6 +209,11 @@ class TrainBatches(Iterator[NumpyBatch]):
                 )
         self.close()
         self.next_step = int(state["next_step"])
+
+    def reorder(self, order: Order) -> None:
+        """From the next batch on, epochs come in another order; what was read ahead is dropped."""
+        self.close()
+        self._shard = self._shard.reordered(order)
 
     def close(self) -> None:
         """Stops the threads and workers; the next `next` starts them again."""

@@ -20,21 +20,31 @@ class EvalBatches:
         problems: what pictures were left out or converted; see `Problems`.
     """
 
-    def __init__(self, source: Source, batch_size: int, transform: Callable | None, threads: int):
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        transform: Callable | None,
+        threads: int,
+        process_index: int,
+        process_count: int,
+    ):
         self.problems = Problems(source.name, len(source))
         self._source, self._batch_size, self._transform = source, batch_size, transform
-        self._threads = threads
+        self._threads, self._size = threads, batch_size // process_count
+        self._offset = process_index * self._size
 
     def __len__(self) -> int:
         return math.ceil(len(self._source) / self._batch_size)
 
     def _batch(self, step: int) -> dict[str, Any]:
-        start = step * self._batch_size
-        wanted = range(start, min(start + self._batch_size, len(self._source)))
+        start = step * self._batch_size + self._offset
+        wanted = range(start, max(start, min(start + self._size, len(self._source))))
         examples = [fetch(self._source, i, self._transform, None) for i in wanted]
         # Equal shapes for every batch, so that the step compiles once.
-        padding = self._batch_size - len(examples)
-        blank = {**examples[-1], "label": np.int32(-1), "index": np.int32(-1), NOTES: ()}
+        padding = self._size - len(examples)
+        last = examples[-1] if examples else fetch(self._source, 0, self._transform, None)
+        blank = {**last, "label": np.int32(-1), "index": np.int32(-1), NOTES: ()}
         batch = stack(examples + [blank] * padding)
         # A replacement stands for a picture that is left out: it is judged in its own place.
         batch["mask"] = batch["index"] == np.pad(wanted, (0, padding), constant_values=-2)
@@ -56,15 +66,22 @@ class EvalBatches:
 
 
 def eval_batches(
-    source: Source, *, batch_size: int, transform: Callable | None = None, threads: int = 0
+    source: Source,
+    *,
+    batch_size: int,
+    transform: Callable | None = None,
+    threads: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> EvalBatches:
     """Batches that hold every example exactly once, in order, all of one shape.
 
     Args:
         source: M examples.
-        batch_size: rows of a batch; the last one is padded up to it.
+        batch_size: rows of a batch, over all processes; the last one is padded up to it.
         transform: `(example, None) -> example`; None decodes only.
         threads: that read and decode; 0: one a core, at most 8.
+        process_index, process_count: which of equal parts of each batch to read.
 
     Returns:
         Iterable of ceil(M / batch_size) batches as `train_batches` gives them, with 'mask' bool
@@ -82,4 +99,6 @@ def eval_batches(
     """
     if len(source) == 0:
         raise UserError(f"Data set '{source.name}' is empty: found 0 examples.")
-    return EvalBatches(source, batch_size, transform, threads or default_threads())
+    return EvalBatches(
+        source, batch_size, transform, threads or default_threads(), process_index, process_count
+    )

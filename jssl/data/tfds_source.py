@@ -159,6 +159,11 @@ class TfdsSource:
         self._info = f"{builder.info.full_name} {split}"
         skip = _tfds().decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": skip})
+        # (file, first, end) of every run of records: what another split of the set may share.
+        self.ranges = [
+            (Path(i.filename).name, i.skip, i.skip + i.take)
+            for i in builder.info.splits[split].file_instructions
+        ]
 
     def __len__(self) -> int:
         return len(self._records)

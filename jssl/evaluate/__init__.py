@@ -1,5 +1,7 @@
 """Evaluation of frozen features: kNN, linear probes, signs of collapse, and the table of a run."""
 
+from jssl.evaluate.clusters import cluster_report as cluster_report
+from jssl.evaluate.clusters import nmi as nmi
 from jssl.evaluate.collapse import alignment as alignment
 from jssl.evaluate.collapse import collapse_report as collapse_report
 from jssl.evaluate.collapse import collapse_warnings as collapse_warnings

@@ -18,6 +18,10 @@ from jssl.losses.momentum import info_nce as info_nce
 from jssl.losses.momentum import info_nce_with_top1 as info_nce_with_top1
 from jssl.losses.momentum import symmetric_info_nce as symmetric_info_nce
 from jssl.losses.momentum import symmetric_info_nce_with_top1 as symmetric_info_nce_with_top1
+from jssl.losses.prototypes import prototype_cross_entropy as prototype_cross_entropy
+from jssl.losses.prototypes import (
+    prototype_cross_entropy_with_top1 as prototype_cross_entropy_with_top1,
+)
 from jssl.losses.regression import normalized_regression as normalized_regression
 from jssl.losses.regression import symmetric_regression as symmetric_regression
 
@@ -37,6 +41,8 @@ __all__ = [
     "patch_info_nce",
     "patch_info_nce_with_top1",
     "patch_labels",
+    "prototype_cross_entropy",
+    "prototype_cross_entropy_with_top1",
     "symmetric_info_nce",
     "symmetric_info_nce_with_top1",
     "symmetric_regression",

@@ -38,7 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "bn_momentum": 0.9,
     "bn_epsilon": 1e-5,
     "bn_unbiased_running_var": False,
-    # Of some families; see `EfficientNet` and `PlainNet`. Off: a method's presets switch them on.
+    # Of some families; see `EfficientNet`, `PlainNet` and (sobel) `ResNet`. Off: a method's presets
+    # switch them on.
     "small_images": False,
     "stochastic_depth": 0.0,
     "sobel": False,
@@ -91,7 +92,7 @@ def build(
     if name not in _OTHERS and name not in DEPTHS:
         raise UserError(f"Unknown model.name '{name}': {nearest(name, [*DEPTHS, *_OTHERS])}.")
     resnet = functools.partial(make_resnet, name)
-    resnet_keys = tuple(key for key in DEFAULTS if key not in _FAMILY)
+    resnet_keys = tuple(key for key in DEFAULTS if key not in _FAMILY or key == "sobel")
     make, keys = _OTHERS.get(name, (resnet, resnet_keys))
     for key, value in switches.items():
         if key not in keys and value != DEFAULTS[key]:

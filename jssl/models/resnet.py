@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jssl.errors import UserError, nearest
 from jssl.models.conv import Conv
 from jssl.models.norm import BatchNorm
+from jssl.models.plain import sobel
 from jssl.types import Array
 
 # name -> (bottleneck blocks?, blocks of each group)
@@ -74,6 +75,7 @@ class ResNet(nn.Module):
         last_group: (bottleneck, output) channels of the last group of bottleneck blocks, in place
             of `width`'s; (): those.
         norm: 'bn' | 'gn1' (one group) | 'ln' (over channels).
+        sobel: the two channels of `jssl.models.plain.sobel` instead of the image (DeepCluster).
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
             `BatchNorm`.
         axis_name: over which batch statistics are averaged.
@@ -92,6 +94,7 @@ class ResNet(nn.Module):
     kernel_init: str = "he_fan_out"
     last_group: tuple[int, ...] = ()
     norm: str = "bn"
+    sobel: bool = False
     bn_groups: int = 1
     bn_interleaved: bool = False
     bn_momentum: float = 0.9
@@ -110,10 +113,11 @@ class ResNet(nn.Module):
 
         Returns:
             float32 [B,D], the global average of the last group; and the intermediates by name:
-            `stem` and `block_group1` ... [B,h,w,c], in `dtype`.
+            `stem` and `block_group1` ... [B,h,w,c], and `last_sum`, the last group's output
+            before its ReLU, in `dtype`.
         """
         channels = [round(64 * self.width * 2**g) for g in range(len(self.blocks))]
-        x = x.astype(self.dtype)
+        x = (sobel(x) if self.sobel else x).astype(self.dtype)
         stem_width = 64 if self.stem_width_fixed else channels[0]
         if self.stem == "imagenet":
             x = self._conv(stem_width, 7, 2, "conv_init")(x)
@@ -131,8 +135,10 @@ class ResNet(nn.Module):
                 name = f"block_group{group + 1}_block{i}"
                 last = group == len(self.blocks) - 1 and self.bottleneck and self.last_group
                 own = self.last_group if last else (channels[group], EXPANSION * channels[group])
-                x = block(x, own, stride, i == 0, name, train)
+                total = block(x, own, stride, i == 0, name, train)
+                x = nn.relu(total)
             intermediates[f"block_group{group + 1}"] = x
+        intermediates["last_sum"] = total
         features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return features, intermediates
 
@@ -188,7 +194,7 @@ class ResNet(nn.Module):
         x = nn.relu(self._norm(f"{name}_bn0", train)(x))
         x = self._conv(width, 3, 1, f"{name}_conv1")(x)
         x = self._norm(f"{name}_bn1", train, last=True)(x)
-        return nn.relu(x + shortcut)
+        return x + shortcut
 
     def _bottleneck(
         self, x: Array, widths: Sequence[int], stride: int, first: bool, name: str, train: bool
@@ -201,7 +207,7 @@ class ResNet(nn.Module):
         x = nn.relu(self._norm(f"{name}_bn1", train)(x))
         x = self._conv(features, 1, 1, f"{name}_conv2")(x)
         x = self._norm(f"{name}_bn2", train, last=True)(x)
-        return nn.relu(x + shortcut)
+        return x + shortcut
 
 
 def make_resnet(name: str, *, stage_sizes: Sequence[int] = (), **switches: Any) -> ResNet:

@@ -19,10 +19,11 @@ DEFAULTS: dict[str, Any] = {
     "name": "lars",  # a key of OPTIMISERS
     "lr": 0.3,  # base; the peak is this, scaled
     "lr_scaling": "linear",  # linear: lr B/256 | sqrt: lr sqrt(B) | none
-    "schedule": "cosine",  # after the warm-up: cosine (to 0) | constant | step
+    "schedule": "cosine",  # after the warm-up: cosine (to 0) | constant | step | exponential
     "warmup_epochs": 10.0,  # linear from 0
     "boundaries": (),  # step: the epochs at which lr is multiplied by step_factor
     "step_factor": 0.1,
+    "decay_epochs": 2.4,  # exponential: lr is multiplied by step_factor every so many epochs
     "momentum": 0.9,  # sgd, lars, rmsprop_tf
     "nesterov": False,  # sgd, lars
     "weight_decay": 1e-6,
@@ -146,6 +147,7 @@ def build(
         total_steps=total_steps,
         boundaries=c.boundaries,
         factor=c.step_factor,
+        decay_epochs=c.decay_epochs,
     )
     tx = OPTIMISERS[c.name](
         schedule, c, masks.mask(c.rules, what="decay"), masks.mask(c.rules, what="adapt")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import optax
 
 from jssl.errors import UserError, nearest
@@ -13,7 +14,7 @@ SCALINGS = {
     "sqrt": lambda lr, batch_size: lr * math.sqrt(batch_size),  # SimCLR, appendix B.1
     "none": lambda lr, batch_size: lr,
 }
-SCHEDULES = ("cosine", "constant", "step")
+SCHEDULES = ("cosine", "constant", "step", "exponential")
 
 
 def scale(lr: float, *, batch_size: int, scaling: str) -> float:
@@ -62,8 +63,9 @@ def make_schedule(
     total_steps: int,
     boundaries: Sequence[float] = (),
     factor: float = 0.1,
+    decay_epochs: float = 2.4,
 ) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then 'cosine' to 0, 'constant' or 'step'.
+    """Linear warm-up from 0 to the peak, then 'cosine' to 0, 'constant', 'step' or 'exponential'.
 
     With w warm-up steps and S in total, the learning rate of step s = 0, 1, ... is
 
@@ -71,22 +73,25 @@ def make_schedule(
         peak (1 + cos(pi (s - w) / (S - w))) / 2       'cosine'
         peak                                           'constant'
         peak factor^(boundaries at or before s)        'step'
+        peak factor^floor(s / d)                       'exponential', d steps in decay_epochs
 
     Args:
-        name: 'cosine', 'constant' or 'step'.
+        name: 'cosine', 'constant', 'step' or 'exponential'; the last counts its stairs from the
+            start of the run, as EfficientNet does, and the warm-up hides the first of them.
         peak: learning rate at the end of the warm-up.
         warmup_epochs: length of the warm-up; 0 for none. w is rounded to whole steps.
         steps_per_epoch: updates in an epoch; may be a fraction.
         total_steps: S.
         boundaries: for 'step', increasing epochs counted from the start of the run.
-        factor: for 'step', the multiplier at each boundary.
+        factor: the multiplier at each boundary of 'step', and stair of 'exponential'.
+        decay_epochs: for 'exponential', the length of a stair; > 0, may be a fraction.
 
     Returns:
         A function from the step, int [], to the learning rate, a float32 [] or a float.
 
     Raises:
         UserError: unknown name; a warm-up as long as the run; boundaries that are not
-            increasing, lie in the warm-up, or belong to another schedule.
+            increasing, lie in the warm-up, or belong to another schedule; a stair of no length.
 
     Example:
         >>> lr = make_schedule('cosine', peak=4.8, warmup_epochs=10, steps_per_epoch=10,
@@ -122,6 +127,8 @@ def make_schedule(
 
     if name == "cosine":
         after = optax.cosine_decay_schedule(peak, total_steps - warmup)
+    elif name == "exponential":
+        after = _stairs(peak, decay_epochs * steps_per_epoch, factor, warmup)
     elif name == "step":
         after = optax.piecewise_constant_schedule(peak, dict.fromkeys(at, factor))
     else:
@@ -129,3 +136,13 @@ def make_schedule(
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def _stairs(peak: float, stair: float, factor: float, warmup: int) -> optax.Schedule:
+    """peak factor^floor(step / stair), as a function of the steps since the warm-up."""
+    if not stair > 0:
+        raise UserError(
+            f"optim.decay_epochs expects epochs > 0 for schedule 'exponential', found {stair} "
+            "steps. Type --config.optim.decay_epochs=2.4."
+        )
+    return lambda step: peak * factor ** jnp.floor((step + warmup) / stair)

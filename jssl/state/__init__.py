@@ -6,6 +6,17 @@ from jssl.state.bank import lookup as lookup
 from jssl.state.bank import update_bank as update_bank
 from jssl.state.ema import cosine_momentum as cosine_momentum
 from jssl.state.ema import ema as ema
+from jssl.state.ema import warmup_momentum as warmup_momentum
+from jssl.state.kmeans import KMeansResult as KMeansResult
+from jssl.state.kmeans import assign as assign
+from jssl.state.kmeans import check_clusters as check_clusters
+from jssl.state.kmeans import kmeans as kmeans
+from jssl.state.pca import PCA as PCA
+from jssl.state.pca import Moments as Moments
+from jssl.state.pca import add as add
+from jssl.state.pca import apply_pca as apply_pca
+from jssl.state.pca import fit_pca as fit_pca
+from jssl.state.pca import init_moments as init_moments
 from jssl.state.queue import check_queue_size as check_queue_size
 from jssl.state.queue import enqueue as enqueue
 from jssl.state.queue import random_queue as random_queue

@@ -37,6 +37,27 @@ def ema(average: PyTree, new: PyTree, *, momentum: float | Array) -> PyTree:
     return jax.tree.map(move, average, new)
 
 
+def warmup_momentum(step: Array, *, decay: float) -> Array:
+    """A momentum that starts low, so that an average forgets its start: min(decay, (1+t)/(10+t)).
+
+    Args:
+        step: int32 [], t, the updates made before.
+        decay: what it grows to, in [0, 1].
+
+    Returns:
+        float32 [].
+
+    Example:
+        >>> [round(float(warmup_momentum(t, decay=0.9999)), 4) for t in (0, 10, 100, 10000)]
+        [0.1, 0.55, 0.9182, 0.9991]
+
+    Reference:
+        `num_updates` of https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
+    """
+    t = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1 + t) / (10 + t))
+
+
 def cosine_momentum(step: Array, *, base: float, total_steps: int) -> Array:
     """A momentum that grows from `base` at step 0 to 1 at `total_steps` along half a cosine.
 

@@ -181,3 +181,23 @@ def test_fingerprints_differ_by_set_and_split(prepared):
 def test_any_name_of_tfds_is_accepted(tmp_path):
     with pytest.raises(UserError, match="jssl.data.prepare food101 --data_dir"):
         data.make_source(config("food101", tmp_path), "train")
+
+
+def test_splits_that_share_records_are_refused_for_semi_supervised_training(prepared):
+    """Of 12 records train[:6] and train[4:] share two; train[:6] and train[6:] none."""
+    from helpers import small_config
+
+    from jssl import semi
+
+    config = small_config("noisy_student")
+    config.data.name, config.data.data_dir = "cifar10", str(prepared)
+    config.data.train_split = "train[:6]"
+    config.noisy_student.update({"label_fraction": 1.0, "unlabeled_name": "cifar10"})
+    labelled = data.make_source(config.data, "train")
+    config.noisy_student.unlabeled_split = "train[4:]"
+    with pytest.raises(UserError, match="2 examples of 'cifar10' are in the labelled split"):
+        semi.split(config, labelled)
+    config.noisy_student.unlabeled_split = "train[6:]"
+    assert len(semi.split(config, labelled).rows) == 6
+    config.noisy_student.unlabeled_split = "test"
+    assert len(semi.split(config, labelled).rows) == 5

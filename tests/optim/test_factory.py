@@ -76,6 +76,20 @@ def test_rmsprop_tf_by_hand():
     np.testing.assert_allclose(points, [-0.0519594, -0.0768686, -0.1107967], atol=1e-7)
 
 
+def test_rmsprop_tf_with_the_learning_rate_outside_would_differ():
+    """The rate falls tenfold at step 1: inside, the momentum still holds the first step whole."""
+    tx, _ = build(name="rmsprop_tf", lr=0.1, schedule="step", boundaries=(1.0,), warmup_epochs=0.0)
+    grads = [{"kernel": jnp.array([g]), "bias": jnp.array([g])} for g in (0.5, -0.2)]
+    start = {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)}
+    first, second = (float(after["kernel"][0]) for after in course(tx, start, grads))
+    square = 0.9 * (0.9 + 0.1 * 0.25) + 0.1 * 0.04
+    step = -0.2 / np.sqrt(square + 1e-3)
+    inside = 0.9 * 0.0519594 + 0.01 * step
+    outside = 0.01 * (0.9 * 0.519594 + step)
+    np.testing.assert_allclose(second - first, -inside, atol=1e-6)
+    assert abs(inside - outside) > 0.03
+
+
 def test_rmsprop_tf_keeps_the_learning_rate_inside_and_decays_through_the_gradient():
     tx, schedule = build(
         name="rmsprop_tf", lr=0.1, weight_decay=0.2, schedule="cosine", warmup_epochs=2.0

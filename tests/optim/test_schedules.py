@@ -85,6 +85,23 @@ def test_steps_fall_at_the_boundaries_counted_from_the_start():
         assert float(lr(step)) == pytest.approx(expected, rel=1e-5), step
 
 
+def test_stairs_of_efficientnet_are_counted_from_the_start():
+    """0.97 every 2.4 epochs of 10 steps; the warm-up of 5 epochs hides the first two stairs."""
+    lr = optim.make_schedule(
+        "exponential", peak=0.128, warmup_epochs=5, steps_per_epoch=10, total_steps=3500,
+        factor=0.97, decay_epochs=2.4,
+    )  # fmt: skip
+    points = {0: 0.0, 25: 0.064, 50: 0.128 * 0.97**2, 71: 0.128 * 0.97**2, 72: 0.128 * 0.97**3}
+    points |= {3499: 0.128 * 0.97**145}
+    for step, expected in points.items():
+        assert float(lr(step)) == pytest.approx(expected, rel=1e-5), step
+    with pytest.raises(UserError, match="decay_epochs expects epochs > 0"):
+        optim.make_schedule(
+            "exponential", peak=1.0, warmup_epochs=0, steps_per_epoch=10, total_steps=50,
+            decay_epochs=0.0,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

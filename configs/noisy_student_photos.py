@@ -1,0 +1,45 @@
+"""Noisy Student on the embedded photographs with 5 % of the labels: a teacher, two generations.
+
+Paper:     Xie et al., CVPR 2020, https://arxiv.org/abs/1911.04252
+Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py; 10 tiles of each class keep
+           their labels, the other 3,040 train tiles are the unlabelled images
+Numbers:   the results table of README.md, made from the records of runs
+Hardware:  2 CPU cores
+Command:   jssl train --config=configs/noisy_student_photos.py --workdir=runs/noisy_student_photos
+Switches:  smoke (a run of seconds), teacher_epochs=N, epochs=N (of each student), seed=N,
+           fixres (a last stage at 40 px)
+"""
+
+from jssl import config
+
+
+def get_config(arg=""):
+    s = config.switches(arg, smoke=False, teacher_epochs=60.0, epochs=100.0, seed=0, fixres=False)
+    c = config.base("noisy_student", preset="small")
+    c.seed = s.seed
+    c.epochs = s.epochs
+    c.data.name = "photos"
+    c.augment.options.scale = (0.4, 1.0)
+    c.augment.options.policy_magnitude = 6.0
+    c.noisy_student.label_fraction = 0.05
+    c.noisy_student.images_per_class = 190  # 3,040 / 16
+    c.noisy_student.min_confidence = 0.3
+    c.noisy_student.weighting = "lecture"
+    c.log.every_steps = 20
+    c.checkpoint.every_steps = 100
+    c.monitor.every_epochs = 0.0
+    student = {"stage": "student"}
+    stages = [{"stage": "teacher", "epochs": s.teacher_epochs}]
+    stages += [{"stage": "label"}, student, {"stage": "label"}, student]
+    if s.fixres:
+        stages += [{"stage": "fixres", "augment": {"size": 40}, "epochs": 2.0,
+                    "optim": {"lr": 1e-4, "warmup_epochs": 0.0}}]  # fmt: skip
+    config.apply(c, {"noisy_student": {"stages": tuple(stages)}})
+    if s.smoke:
+        config.smoke(c)
+        c.optim.warmup_epochs = 0.5
+        c.noisy_student.images_per_class = 20
+        c.noisy_student.min_confidence = 0.0
+        c.noisy_student.empty_classes = "allow"
+        c.noisy_student.unlabeled_ratio = 2
+    return c

@@ -1,0 +1,305 @@
+"""DeepCluster v2: several clusterings of the last epoch's embeddings, frozen as prototypes.
+
+Caron et al., NeurIPS 2020, https://arxiv.org/abs/2006.09882, section 5 and appendix; official code
+https://github.com/facebookresearch/swav, main_deepclusterv2.py. Before each epoch, in `refresh`,
+for each head h, on the bank b = h mod 2 of the first or the second large crop:
+
+    P_h, y_h = spherical k-means(bank_b)      10 iterations from random rows; an empty cluster
+                                              keeps its centroid
+
+and then steps on several large and small crops of each example:
+
+    z = l2(projector(encoder(crop)))          the encoder once per size, the projector over all
+    loss = mean over heads, crops of          - log softmax(z . P_h / T)(y_h)
+    bank[b, i] <- z of the large crop b       what the next epoch's clusters are made of
+
+The prototypes are frozen: leaves of the state and no parameters. An example that the last epoch
+left out has no cluster, and counts nothing in the loss. Before the first epoch the banks are
+filled in one pass, in training mode and without an update.
+
+Differences from the official code: the loss is the mean over the global batch, not over each
+GPU's; first centroids are random rows of all of the bank, not of one GPU's share; the learning
+rate's warm-up starts at 0 (there .3 of 4.8) and its cosine ends at 0 (there .0048); LARS has the
+norm of g + wd p where apex's LARC has the sum of both norms; pixels are divided by .229 where the
+official code has .228, a slip of its; the projector's first layer has no bias, BN takes it away.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jssl import augment, evaluate, losses, models, optim
+from jssl import state as leaves
+from jssl.collectives import all_gather, global_index, mean_value_and_grad, pmean
+from jssl.errors import UserError
+from jssl.methods import _clusters
+from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.models.heads import Projector
+from jssl.types import Array, Batch, Method, Metrics, TrainState
+
+VIEWS = 2  # of one example in a step, besides its small crops
+NEVER, BEFORE_ALL = -2, -1  # epochs of a bank's rows
+
+DEFAULTS: dict[str, Any] = {
+    "num_clusters": (3000, 3000, 3000),  # K of each head
+    "kmeans_iterations": 10,
+    "temperature": 0.1,
+    "proj_hidden": 2048,
+    "proj_dim": 128,
+    "small_crops": 4,  # of one example; 0: none
+    "small_size": 96,
+    "small_scale": (0.05, 0.14),
+}
+
+_TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_OPTIM = {"name": "lars", "order": "lr_outside", "momentum": 0.9, "weight_decay": 1e-6,
+          "lr_scaling": "linear", "schedule": "cosine", "warmup_epochs": 10.0}  # fmt: skip
+_COLOR = {"scale": (0.08, 1.0), "jitter": (0.8, 0.8, 0.8, 0.2)}
+PRESETS: dict[str, dict[str, Any]] = {
+    "v2": {  # 2x160 + 4x96, 400 epochs
+        "batch_size": 4096,
+        "epochs": 400.0,
+        "model": {"name": "resnet50", "stem": "imagenet", "bn_unbiased_running_var": True},
+        "augment": {"name": "moco_v2", "size": 160, "normalize": "imagenet", "options": _COLOR},
+        "optim": {**_OPTIM, "lr": 0.3, "rules": optim.EVERYTHING},
+    },
+    "cifar": {  # solo-learn's
+        "batch_size": 256,
+        "epochs": 1000.0,
+        "model": {"name": "resnet18", "stem": "cifar", "bn_unbiased_running_var": True},
+        "augment": {"name": "moco_cifar", "size": 32, "normalize": "cifar10", "options": _COLOR},
+        "optim": {**_OPTIM, "lr": 0.6, "trust_coefficient": 0.02},
+        "deepcluster_v2": {"small_crops": 0},
+    },
+}
+
+
+@flax.struct.dataclass
+class State(TrainState):
+    """What DeepCluster v2 remembers besides its network.
+
+    Attributes:
+        bank: float32 [2,M,D], each example's embedding of its first and second large crop, of
+            the epoch that `written` says.
+        written: int32 [M,2], for each example the epoch in which its rows of the bank were
+            written, -1 before the first step, -2 never; and its label, for the log alone.
+        prototypes: a float32 [K,D] for each head, unit rows.
+        assignments: int32 [heads,M], the cluster of each example; -1 for none.
+    """
+
+    bank: Array
+    written: Array
+    prototypes: tuple[Array, ...]
+    assignments: Array
+
+
+class Net(nn.Module):
+    """Encoder and projector: images [B,h,w,3] -> (unit z [B,d], h [B,D], intermediates)."""
+
+    encoder: nn.Module
+    projector: nn.Module
+
+    def __call__(self, images: Array, train: bool):
+        h, intermediates = self.encoder(images, train=train)
+        z = leaves.unit_rows(self.projector(h, train=train))
+        return z, h, {**intermediates, "projection": z}
+
+    def crops(self, sizes: Sequence[Array], train: bool) -> Array:
+        """Crops [V,B,h,w,3] of each size -> unit z [V of all sizes,B,d]."""
+        B = sizes[0].shape[1]
+        h = [self.encoder(x.reshape(-1, *x.shape[2:]), train=train)[0] for x in sizes]
+        z = self.projector(jnp.concatenate(h), train=train)
+        return leaves.unit_rows(z).reshape(-1, B, z.shape[-1])
+
+
+def make_net(config: Any, axis_name: str | None) -> Net:
+    """The network of a config."""
+    dtype, settings = jnp.dtype(config.dtype), config.deepcluster_v2
+    encoder = models.build(config.model, axis_name=axis_name, dtype=dtype)
+    projector = Projector(
+        hidden_dims=(settings.proj_hidden,),
+        out_dim=settings.proj_dim,
+        use_bias=False,  # batch normalisation would take it away again
+        last_bias=True,
+        last_bn="none",
+        kernel_init=_TORCH_LINEAR,
+        axis_name=axis_name,
+        dtype=dtype,
+    )
+    return Net(encoder, projector)
+
+
+def check(config: Any) -> None:
+    """Refuses what cannot be clustered, before anything is compiled.
+
+    Raises:
+        UserError: no head, more clusters than examples in an epoch, crops made on the host.
+    """
+    settings, run = config.deepcluster_v2, config.run
+    flag = "--config.deepcluster_v2.num_clusters"
+    if not settings.num_clusters:
+        raise UserError(f"DeepCluster v2 needs a head: type {flag}='(3000,3000,3000)'.")
+    examples = min(run.num_examples, run.steps_per_epoch * config.batch_size)
+    for k in settings.num_clusters:
+        leaves.check_clusters(k, examples, flag=flag)
+    if config.data.host_crop:
+        raise UserError(
+            f"The crops of DeepCluster v2 have two sizes and are made on the device; found "
+            f"data.host_crop='{config.data.host_crop}'. Type --config.data.host_crop='', and "
+            "--config.data.image_size=N for pictures that differ in size."
+        )
+
+
+def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+    """Makes the pure functions of DeepCluster v2.
+
+    Args:
+        config: from `jssl.config.base('deepcluster_v2', preset='v2' | 'cifar')`.
+        tx: the optimiser.
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        A `Method`; its step logs `loss`, `cluster_top1` in [0, 1], both means over heads, crops
+        and the examples that have a cluster, and `grad_norm`. Its `refresh` gives the numbers of
+        `jssl.evaluate.cluster_report` and k-means's `objective` per example, as means over heads.
+
+    Raises:
+        UserError: as `check`.
+    """
+    settings, num_examples = config.deepcluster_v2, config.run.num_examples
+    num_clusters, steps_per_epoch = tuple(settings.num_clusters), config.run.steps_per_epoch
+    net = make_net(config, axis_name)
+    views, prepare = input_functions(config)
+    small_fn = None
+    if settings.small_crops:
+        options = {k: v for k, v in config.augment.options.items() if v is not None}
+        options.update(views=settings.small_crops, scale=tuple(settings.small_scale))
+        small_fn = augment.make_views(config.augment.name, size=settings.small_size, **options)
+
+    def crops(key: Array, images: Array, first: Array) -> list[Array]:
+        large_key, small_key = jax.random.split(key)
+        made = [views(large_key, images, first)]
+        if small_fn is not None:
+            made.append(augment.batch_views(small_fn, small_key, images, first))
+        return [jax.vmap(prepare)(x) for x in made]
+
+    def init(key: Array, batch: Batch) -> State:
+        check(config)
+        images = views(key, batch["image"], jnp.int32(0))[0]
+        variables = make_net(config, None).init(key, prepare(images), train=True)
+        dim = settings.proj_dim
+        return first_state(
+            State,
+            key,
+            variables,
+            tx,
+            bank=jnp.zeros((VIEWS, num_examples, dim), jnp.float32),
+            written=jnp.tile(jnp.array([[NEVER, -1]], jnp.int32), (num_examples, 1)),
+            prototypes=tuple(jnp.zeros((k, dim), jnp.float32) for k in num_clusters),
+            assignments=jnp.full((len(num_clusters), num_examples), -1, jnp.int32),
+        )
+
+    def loss_of_heads(state: State, z: Array, index: Array) -> tuple[Array, Array]:
+        per_head = [
+            losses.prototype_cross_entropy_with_top1(
+                z, prototypes, y, temperature=settings.temperature, axis_name=axis_name
+            )
+            for prototypes, y in zip(state.prototypes, state.assignments[:, index], strict=True)
+        ]
+        loss, top1 = (jnp.mean(jnp.stack(values)) for values in zip(*per_head, strict=True))
+        return loss, top1
+
+    @leaves.WritesRows
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        index = batch["index"]
+        first = global_index(len(index), axis_name)
+        x = crops(jax.random.fold_in(state.key, state.step), batch["image"], first)
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            z, updated = net.apply(
+                variables, x, train=True, method="crops", mutable=["batch_stats"]
+            )
+            loss, top1 = loss_of_heads(state, z, index)
+            large = jax.lax.stop_gradient(z[:VIEWS])
+            return loss, (updated.get("batch_stats", {}), top1, large)
+
+        (loss, aux), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        batch_stats, top1, large = aux
+        metrics = {
+            "loss": loss,
+            "cluster_top1": pmean(top1, axis_name),
+            "grad_norm": optax.tree.norm(grads),
+        }
+        bank = leaves.update_bank(state.bank, large, index, momentum=0.0, axis_name=axis_name)
+        epoch = jnp.broadcast_to(state.step // steps_per_epoch, index.shape)
+        note = jnp.stack([epoch, batch["label"].astype(jnp.int32)], axis=1)
+        written = leaves.RowUpdate(
+            state.written, all_gather(index, axis_name), all_gather(note, axis_name)
+        )
+        new = apply_gradients(state, grads, batch_stats, tx, bank=bank, written=written)
+        return new, metrics
+
+    # The whole batch is one array here: its statistics are global without an axis.
+    whole = make_net(config, None)
+
+    @_clusters.collector
+    def embeddings(state: State, batch: Batch) -> Array:
+        x = views(_clusters.refresh_key(state), batch["image"], batch["index"][0])
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        sizes = [jax.vmap(prepare)(x)]
+        z, _ = whole.apply(variables, sizes, train=True, method="crops", mutable=["batch_stats"])
+        return jnp.swapaxes(z, 0, 1)  # [N,V,d]
+
+    @_clusters.beside_state
+    def keys_of_heads(state: State) -> tuple[Array, ...]:
+        return tuple(jax.random.split(_clusters.refresh_key(state), len(num_clusters)))
+
+    def filled(state: State, batches: _clusters.Batches) -> State:
+        """The state before the first step, with a bank."""
+        rows, sharding = embeddings(state, batches, num_examples), state.step.sharding
+        epochs = np.where(rows.present, BEFORE_ALL, NEVER).astype(np.int32)
+        return state.replace(
+            bank=_clusters.place(np.moveaxis(rows.values, 1, 0), sharding),
+            written=_clusters.place(np.stack([epochs, rows.labels], axis=1), sharding),
+        )
+
+    def refresh(state: State, batches: _clusters.Batches) -> tuple[State, dict[str, float]]:
+        epoch = int(state.step) // steps_per_epoch
+        if int(state.step) == 0:
+            state = filled(state, batches)
+        bank, (epochs, labels) = np.asarray(state.bank), np.asarray(state.written).T
+        previous = np.asarray(state.assignments)
+        present = np.flatnonzero(epochs == epoch - 1)
+        assignments, prototypes = np.full_like(previous, -1), []
+        reports, sharding = [], state.step.sharding
+        for head, key in enumerate(keys_of_heads(state)):
+            k = num_clusters[head]
+            found = _clusters.cluster(
+                key,
+                bank[head % VIEWS, present],
+                sharding,
+                k=k,
+                iterations=settings.kmeans_iterations,
+                empty="keep",
+                spherical=True,
+            )
+            assignments[head, present] = found.assignments
+            prototypes.append(_clusters.place(found.centroids, sharding))
+            report = evaluate.cluster_report(
+                assignments[head], num_clusters=k, previous=previous[head], labels=labels
+            )
+            reports.append({**report, "objective": float(found.objective[-1]) / len(present)})
+        new = state.replace(
+            prototypes=tuple(prototypes), assignments=_clusters.place(assignments, sharding)
+        )
+        means = {name: float(np.mean([r[name] for r in reports])) for name in reports[0]}
+        return new, {f"cluster/{name}": value for name, value in means.items()}
+
+    return Method(init, train_step, embed_function(net, prepare), views, refresh)

@@ -1,0 +1,351 @@
+"""Noisy Student: self-training in which the student is noised and the teacher is not.
+
+Xie et al., CVPR 2020, https://arxiv.org/abs/1911.04252. Details from the official code,
+https://github.com/google-research/noisystudent. The lecture's algorithm, with n labelled images x,
+m unlabelled images x~ and l the cross entropy:
+
+    1  teacher   minimises  1/n sum l(y, f_noised(x))
+    2  labels    y~ = f(x~), by the teacher without noise: averaged weights, plain crop
+    3  student   minimises  1/n sum l(y, f_noised(x)) + 1/m sum l(y~, f_noised(x~)), no smaller
+    4  the student is the next teacher: to 2
+
+This file is the step of 1 and 3; `jssl.stages` goes from one to the next. A student's step makes
+ONE pass over labelled and unlabelled images together, so that batch statistics are joint. Noise is
+RandAugment, dropout and stochastic depth, drawn for each image by its number in the global batch:
+labelled images come first, then the unlabelled ones of each.
+
+The official code weighs the unlabelled mean by the ratio of unlabelled to labelled images, so that
+every image counts alike: `weighting='ratio'`; the lecture's two means count alike: 'lecture'.
+Its training begins with the average of weights AND of running statistics, which also judges.
+"""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jssl import losses, models, pseudo_labels, semi
+from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean
+from jssl.errors import UserError, nearest
+from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.models.efficientnet import OFFICIAL, EfficientNet, classifier_init
+from jssl.models.heads import Linear
+from jssl.models.noise import dropout
+from jssl.state import ema, warmup_momentum
+from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+
+VIEWS = 1  # of one example in a step
+WEIGHTINGS = ("lecture", "ratio")
+TARGETS = ("soft", "hard")
+
+DEFAULTS: dict[str, Any] = {
+    "num_classes": 0,  # 0: as many as the data set has
+    # The driver's: {"stage": "teacher"|"label"|"student"|"fixres", ...changes of the config}; ():
+    # this is one training alone.
+    "stages": (),
+    "generation": 0,  # of this training: 0 the teacher, n the n-th student; the driver sets it
+    "teacher": "",  # workdir of a teacher made before, where `stages` begins with 'label'
+    "pseudo_labels": "",  # file of a student's pseudo-labels; the driver sets it
+    "allow_smaller_student": False,
+    "label_fraction": 1.0,  # share of every class that keeps its labels; the rest is unlabelled
+    "unlabeled_name": "",  # another data set as the unlabelled one; '': the rest of this one
+    "unlabeled_split": "",
+    "unlabeled_dir": "",
+    "images_per_class": 130_000,  # to which the predicted classes are balanced; 0: filter only
+    "min_confidence": 0.3,
+    "upsample": True,  # repeat the images of a class that has fewer
+    "empty_classes": "stop",  # a class without pseudo-labels: stop | allow
+    "unlabeled_ratio": 3,  # unlabelled images for each labelled one; 0: supervised
+    "weighting": "ratio",  # of the unlabelled mean: lecture (1) | ratio
+    "targets": "soft",  # pseudo-labels: soft | hard
+    "temperature": 1.0,  # of soft ones: p^(1/T), normalised
+    "label_smoothing": 0.1,  # of labels and hard pseudo-labels, never of soft ones
+    "dropout": 0.5,  # before the classifier
+    "ema_decay": 0.9999,  # of weights and running statistics, with warm-up
+    "frozen_blocks": -1,  # for FixRes: n: the stem and the first n blocks stand still; -1: none
+}
+
+# Normalisation is left out; the biases of squeeze-and-excite and of the classifier do decay.
+NO_NORM: tuple[tuple[str, str], ...] = (
+    (r"bn[^/]*/(scale|bias)$", "none"),
+    (r"", "decay+adapt"),
+)
+_OPTIM = {"name": "rmsprop_tf", "momentum": 0.9, "rms_decay": 0.9, "eps": 1e-3, "rules": NO_NORM,
+          "schedule": "exponential", "step_factor": 0.97, "lr": 0.016, "lr_scaling": "linear",
+          "warmup_epochs": 5.0}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {
+    "imagenet": {
+        "batch_size": 2048,  # labelled images
+        "epochs": 700.0,
+        "model": {"name": "efficientnet_b0", **OFFICIAL},
+        "augment": {
+            "name": "noisy_student",
+            "size": 224,
+            "normalize": "imagenet",
+            "options": {
+                "policy_ops": 0,
+                "policy_contrast": "histogram",
+                "policy_lengths": "pixels",
+            },
+        },  # fmt: skip
+        "optim": {**_OPTIM, "decay_epochs": 4.8, "weight_decay": 1e-5},
+        "noisy_student": {"unlabeled_ratio": 1, "dropout": 0.2},
+    },
+    "svhn": {
+        "batch_size": 128,
+        "epochs": 200.0,
+        "model": {"name": "efficientnet_b0", "small_images": True, **OFFICIAL},
+        "augment": {"name": "noisy_student_svhn", "size": 32, "normalize": "none"},
+        "optim": {**_OPTIM, "weight_decay": 1e-4},
+        "noisy_student": {"unlabeled_ratio": 5, "images_per_class": 53_113, "dropout": 0.2},
+    },
+    "small": {  # ours, for a data set of tiles
+        "batch_size": 32,
+        "epochs": 100.0,
+        "model": {"name": "resnet8", "width": 0.5, "stem": "cifar"},
+        "augment": {"name": "noisy_student", "size": 32, "normalize": "none"},
+        "optim": {
+            "name": "adamw",
+            "lr": 1e-3,
+            "lr_scaling": "none",
+            "schedule": "cosine",
+            "warmup_epochs": 5.0,
+            "weight_decay": 1e-4,
+        },  # fmt: skip
+        "noisy_student": {"unlabeled_ratio": 3, "dropout": 0.2, "ema_decay": 0.99},
+    },
+}
+
+
+@flax.struct.dataclass
+class State(TrainState):
+    """What Noisy Student remembers besides the network in training.
+
+    Attributes:
+        average: float32, the moving average of `params`: the teacher, and what is judged.
+        average_stats: that of `batch_stats`.
+    """
+
+    average: PyTree
+    average_stats: PyTree
+
+
+class Net(nn.Module):
+    """Encoder, dropout, classifier: images [B,h,w,3] -> (logits [B,K], h [B,D], intermediates)."""
+
+    encoder: nn.Module
+    classifier: nn.Module
+    dropout: float
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool, rows: Array | None = None):
+        noisy = train and not self.is_initializing()
+        extra = {"rows": rows} if isinstance(self.encoder, EfficientNet) else {}
+        h, named = self.encoder(images, train=train, **extra)
+        kept = h
+        if noisy and self.dropout:
+            kept = dropout(self.make_rng("dropout"), h, rate=self.dropout, rows=rows)
+        logits = self.classifier(kept)
+        return logits, h, {**named, "logits": logits}
+
+
+def make_net(config: Any, axis_name: str | None) -> Net:
+    """The network of a config.
+
+    Raises:
+        UserError: blocks to freeze in a network that is no EfficientNet.
+    """
+    settings = config.noisy_student
+    encoder = models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype))
+    init: dict[str, Any] = {}
+    if isinstance(encoder, EfficientNet):
+        encoder = encoder.clone(frozen_blocks=settings.frozen_blocks)
+        init = {"kernel_init": classifier_init}
+    elif settings.frozen_blocks >= 0:
+        raise UserError(
+            f"noisy_student.frozen_blocks={settings.frozen_blocks} freezes blocks of an "
+            f"EfficientNet, found model.name='{config.model.name}'. Type "
+            "--config.noisy_student.frozen_blocks=-1."
+        )
+    return Net(encoder, Linear(settings.num_classes, **init), settings.dropout)
+
+
+def train_part(config: Any, source: Any) -> semi.Part:
+    """The labelled half of the train split; that of a student knows its unlabelled pool."""
+    halves, settings = semi.split(config, source), config.noisy_student
+    part = halves.labelled
+    if settings.unlabeled_ratio:
+        labels = pseudo_labels.load(
+            settings.pseudo_labels or "(none given)",
+            expected={"fingerprint": halves.unlabelled.fingerprint()},
+        )
+        part = semi.with_labels(halves, labels, num_classes=source.num_classes)
+    return part
+
+
+def host_transform(config: Any, source: semi.Part, inner: Any) -> Any:
+    """Adds unlabelled images to every labelled one of a student."""
+    if not config.noisy_student.unlabeled_ratio:
+        return inner
+    return semi.Paired(inner, source.pool, config.noisy_student.unlabeled_ratio)
+
+
+def joined(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
+    """Labelled, then unlabelled images of this device, with their numbers in the global batch.
+
+    Args:
+        batch: `image` [B,...] and perhaps `unlabeled_image` [B,r,...].
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        images [B(1+r),...] and int32 [B(1+r)].
+    """
+    labelled = batch["image"]
+    B = len(labelled)
+    first = global_index(B, axis_name)
+    rows = first + jnp.arange(B)
+    if "unlabeled_image" not in batch:
+        return labelled, rows
+    unlabelled = batch["unlabeled_image"]
+    r = unlabelled.shape[1]
+    unlabelled = unlabelled.reshape(-1, *unlabelled.shape[2:])
+    after = B * axis_size(axis_name) + first * r + jnp.arange(B * r)
+    return jnp.concatenate([labelled, unlabelled]), jnp.concatenate([rows, after])
+
+
+def sharpen(probs: Array, *, kind: str, temperature: float) -> Array:
+    """What a student is to say: p^(1/T) normalised, which is softmax(logits / T), or one-hot.
+
+    Args:
+        probs: float [B,K], of the teacher.
+        kind: 'soft' or 'hard'.
+        temperature: T > 0, of soft ones.
+
+    Returns:
+        float32 [B,K].
+
+    Example:
+        >>> q = sharpen(jnp.array([[0.8, 0.2]]), kind='soft', temperature=0.5)
+        >>> [round(float(p), 4) for p in q[0]]
+        [0.9412, 0.0588]
+    """
+    if kind == "hard":
+        return jax.nn.one_hot(jnp.argmax(probs, axis=1), probs.shape[1])
+    log_p = jnp.log(jnp.maximum(probs.astype(jnp.float32), 1e-30))
+    return jax.nn.softmax(log_p / temperature, axis=1)
+
+
+def frozen(params: PyTree, blocks: int) -> PyTree:
+    """Which parameters stand still: bools, true for the stem and the first `blocks` blocks."""
+
+    def still(path: Any, _: Array) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = re.match(r"encoder/(stem|block(\d+))_", name)
+        return blocks >= 0 and bool(found) and int(found[2] or -1) < blocks
+
+    return jax.tree_util.tree_map_with_path(still, params)
+
+
+def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+    """Makes the pure functions of a teacher's or student's training.
+
+    Args:
+        config: from `jssl.config.base('noisy_student', preset=...)`.
+        tx: the optimiser.
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        A `Method`. Its batches may hold `unlabeled_image` uint8 [B,r,H,W,3] and `unlabeled_probs`
+        float32 [B,r,K]. Its step logs `loss`, `labelled_loss` (nats), `train_top1` on the noised
+        labelled images, `ema_momentum`, `grad_norm`; with unlabelled images `unlabelled_loss`
+        and `agreement`, how often the student says what the teacher does. `embed` is that of the
+        averaged network in evaluation mode and names its `logits`.
+    """
+    settings = config.noisy_student
+    _check(settings)
+    net = make_net(config, axis_name)
+    views, prepare = input_functions(config)
+    embed = embed_function(net, prepare)
+
+    def init(key: Array, batch: Batch) -> State:
+        # Each generation from its own draw.
+        key = jax.random.fold_in(key, settings.generation)
+        images = views(key, batch["image"], jnp.int32(0))[0]
+        variables = make_net(config, None).init(key, prepare(images), train=True)
+        return first_state(
+            State, key, variables, tx,
+            average=variables["params"], average_stats=variables.get("batch_stats", {}),
+        )  # fmt: skip
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key, *noise = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        images, rows = joined(batch, axis_name)
+        x = prepare(views(key, images, rows)[0])
+        rngs = dict(zip(("dropout", "stochastic_depth"), noise, strict=True))
+        B = len(batch["image"])
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (logits, _, _), updated = net.apply(
+                variables, x, train=True, rows=rows, rngs=rngs, mutable=["batch_stats"]
+            )
+            loss, logged = labelled_loss(logits[:B], batch["label"])
+            if len(logits) > B:
+                K = logits.shape[1]
+                more, noted = unlabelled_loss(logits[B:], batch["unlabeled_probs"].reshape(-1, K))
+                ratio = len(logits) // B - 1
+                loss += (ratio if settings.weighting == "ratio" else 1.0) * more
+                logged = {**logged, **noted}
+            return loss, (updated.get("batch_stats", {}), logged)
+
+        (loss, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        still = frozen(state.params, settings.frozen_blocks)
+        new = apply_gradients(state, grads, batch_stats, tx)
+        params = jax.tree.map(lambda f, o, n: o if f else n, still, state.params, new.params)
+        momentum = warmup_momentum(state.step, decay=settings.ema_decay)
+        new = new.replace(
+            params=params,
+            average=ema(state.average, params, momentum=momentum),
+            average_stats=ema(state.average_stats, batch_stats, momentum=momentum),
+        )
+        metrics = {
+            "loss": loss,
+            **pmean(logged, axis_name),
+            "ema_momentum": momentum,
+            "grad_norm": optax.tree.norm(grads),
+        }
+        return new, metrics
+
+    def labelled_loss(logits: Array, labels: Array) -> tuple[Array, Metrics]:
+        loss = losses.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        top1 = losses.top_k_correct(jax.lax.stop_gradient(logits), labels, k=1)
+        loss = jnp.mean(loss)
+        return loss, {"labelled_loss": loss, "train_top1": jnp.mean(top1)}
+
+    def unlabelled_loss(logits: Array, probs: Array) -> tuple[Array, Metrics]:
+        target = sharpen(probs, kind=settings.targets, temperature=settings.temperature)
+        smoothing = settings.label_smoothing if settings.targets == "hard" else 0.0
+        loss = jnp.mean(losses.cross_entropy(logits, target, label_smoothing=smoothing))
+        same = jnp.argmax(logits, axis=1) == jnp.argmax(probs, axis=1)
+        return loss, {"unlabelled_loss": loss, "agreement": jnp.mean(same.astype(jnp.float32))}
+
+    def embed_average(state: State, images: Array):
+        return embed(state.replace(params=state.average, batch_stats=state.average_stats), images)
+
+    return Method(init, train_step, embed_average, views)
+
+
+def _check(settings: Any) -> None:
+    for name, words in (("weighting", WEIGHTINGS), ("targets", TARGETS)):
+        word = settings[name]
+        if word not in words:
+            raise UserError(f"Unknown noisy_student.{name} '{word}': {nearest(word, words)}.")
+    if not settings.temperature > 0:
+        raise UserError(
+            f"noisy_student.temperature expects a number > 0, found {settings.temperature}. For "
+            "one-hot pseudo-labels type --config.noisy_student.targets=hard."
+        )
