@@ -26,6 +26,7 @@ def record(seed, knn, hash_="abc"):
             "devices": "1 x cpu",
             "cpus": 2,
             "python": "3.11.7",
+            "git": "0123456789ab",
             "libraries": {"jssl": "0.1.0", "jax": "0.10.2", "flax": "0.12.8", "optax": "0.2.8"},
         },
     }
@@ -39,7 +40,8 @@ def test_seeds_of_one_run_are_one_row_with_their_spread():
         "| 0, 1, 2 | 5.0 ± 1.0 |"
     ]
     assert "(1) k=20" in text
-    assert "1 x cpu, 2 cores; Python 3.11.7, jssl 0.1.0, jax 0.10.2" in text
+    assert "1 x cpu, 2 cores; Python 3.11.7, jax 0.10.2, flax 0.12.8, optax 0.2.8, " in text
+    assert "jssl of git 0123456789ab" in text
 
 
 def test_another_config_is_another_row():

@@ -69,10 +69,12 @@ def add_rows(sums: Array, x: Array, label: Array) -> Array:
 
 
 def scatter_rows(sums: Array, x: Array, label: Array) -> Array:
+    """`add_rows` by one addition a row: what is fast on a CPU."""
     return sums.at[label].add(x, mode="drop")
 
 
 def multiply_rows(sums: Array, x: Array, label: Array) -> Array:
+    """`add_rows` as a product with one-hot labels."""
     # In a fixed order: a GPU's scatter adds in any, and a TPU's takes the rows one by one.
     chosen = (label[:, None] == jnp.arange(sums.shape[0])[None]).astype(jnp.float32)
     return sums + jnp.dot(chosen.T, x, precision=jax.lax.Precision.HIGHEST)
