@@ -129,11 +129,14 @@ def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") 
 
 def smoke(config: ConfigDict) -> None:
     """Shrinks a config in place to a run of seconds that still passes every part of the loop."""
+    net = {"name": "resnet8", "stage_sizes": (1, 1), "width": 0.125}
+    if config.model.name.startswith("vit"):
+        net = {"depth": 2, "width": 0.25, "patch_size": 8}
     updates = {
         "max_steps": 4,
         "batch_size": 16,
         "dtype": "float32",
-        "model": {"name": "resnet8", "stage_sizes": (1, 1), "width": 0.125},
+        "model": net,
         "augment": {"size": 32},
         "data": {"workers": 0},
         "checkpoint": {"every_steps": 2},

@@ -1,4 +1,4 @@
-"""MoCo v3: momentum contrast without a queue, for the ResNet.
+"""MoCo v3: momentum contrast without a queue, for the ResNet and the ViT.
 
 Chen et al., ICCV 2021, https://arxiv.org/abs/2104.02057, Algorithm 1. Details from the official
 code, https://github.com/facebookresearch/moco-v3. A step, in this order:
@@ -10,10 +10,11 @@ code, https://github.com/facebookresearch/moco-v3. A step, in this order:
     update f_q
 
 Batch normalisation is global, over all devices, each pass for itself; m grows to 1 along half a
-cosine. LARS has the learning rate outside the momentum and leaves BN and biases alone.
+cosine. ResNet: LARS has the learning rate outside the momentum and leaves BN and biases alone.
 
-The ViT variant, with its frozen patch embedding, comes with the transformers: until then there is
-no switch for it.
+ViT (section 4): the patch embedding stays as random as it was born, without gradient and without
+weight decay; positions are fixed; the projector has three layers, and the predictor ends with a
+normalisation too. AdamW decays every parameter that it moves.
 """
 
 from typing import Any
@@ -28,6 +29,7 @@ from jssl import losses, models
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
 from jssl.models.heads import Projector
+from jssl.models.vit import OFFICIAL
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
 
@@ -38,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "ema_momentum": 0.99,  # m at the start; 1 at the end
     "proj_hidden": 4096,  # of the projector and of the predictor
     "proj_dim": 256,
+    "proj_layers": 2,
+    "pred_last_bn": "none",  # after the predictor: none | plain
 }
 
 _TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -55,6 +59,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "augment": {"name": "moco_v3", "normalize": "imagenet"},
         "optim": {**_OPTIM, "lr": 0.6, "weight_decay": 1e-6},
+    },
+    "v3_vit": {  # the ViT-S of CONFIG.md, 300 epochs; others: configs/moco_imagenet.py
+        "batch_size": 4096,
+        "epochs": 300.0,
+        "model": {"name": "vit_small", **OFFICIAL["moco_v3"]},
+        "augment": {
+            "name": "moco_v3",
+            "normalize": "imagenet",
+            "options": {"scale": (0.08, 1.0)},
+        },
+        "moco_v3": {"temperature": 0.2, "proj_layers": 3, "pred_last_bn": "plain"},
+        "optim": {
+            "name": "adamw",
+            "lr": 1.5e-4,
+            "lr_scaling": "linear",
+            "schedule": "cosine",
+            "warmup_epochs": 40.0,
+            "weight_decay": 0.1,
+            "rules": ((r"(^|/)patch_embed/", "none"), (r"", "decay+adapt")),
+        },
     },
 }
 
@@ -94,9 +118,9 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     """The network of a config."""
     dtype, settings = jnp.dtype(config.dtype), config.moco_v3
 
-    def mlp(last_bn: str) -> Projector:
+    def mlp(layers: int, last_bn: str) -> Projector:
         return Projector(
-            hidden_dims=(settings.proj_hidden,),
+            hidden_dims=(settings.proj_hidden,) * (layers - 1),
             out_dim=settings.proj_dim,
             use_bias=False,
             last_bn=last_bn,
@@ -106,7 +130,11 @@ def make_net(config: Any, axis_name: str | None) -> Net:
         )
 
     encoder = models.build(config.model, axis_name=axis_name, dtype=dtype)
-    return Net(encoder, projector=mlp("plain"), predictor=mlp("none"))
+    return Net(
+        encoder,
+        projector=mlp(settings.proj_layers, "plain"),
+        predictor=mlp(2, settings.pred_last_bn),
+    )
 
 
 def without_predictor(tree: PyTree) -> PyTree:
@@ -118,7 +146,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     """Makes MoCo v3's pure functions.
 
     Args:
-        config: from `jssl.config.base('moco_v3', preset='v3')`.
+        config: from `jssl.config.base('moco_v3', preset='v3')`, or 'v3_vit'.
         tx: the optimiser.
         axis_name: the batch axis, None on one device.
 

@@ -19,6 +19,9 @@ from jssl.models.resnet import DEPTHS as DEPTHS
 from jssl.models.resnet import ResNet as ResNet
 from jssl.models.resnet import make_resnet as make_resnet
 from jssl.models.vgg import make_vgg16 as make_vgg16
+from jssl.models.vit import SIZES as VIT_SIZES
+from jssl.models.vit import ViT as ViT
+from jssl.models.vit import make_vit as make_vit
 
 # config.model, with the default of each key; see `ResNet` for what they mean.
 DEFAULTS: dict[str, Any] = {
@@ -44,11 +47,26 @@ DEFAULTS: dict[str, Any] = {
     "stochastic_depth": 0.0,
     "sobel": False,
     "dropout": 0.0,
+    # Of a ViT; see `ViT`.
+    "patch_size": 16,
+    "depth": 0,  # blocks; 0: those of `name`
+    "heads": 0,  # 0: those of `name`
+    "pool": "class",
+    "position": "learned",
+    "relative_bias": "none",
+    "layer_scale": 0.0,
+    "qkv_bias": "all",
+    "distillation_token": False,
+    "mask_token": False,
+    "freeze_patches": False,
+    "vit_init": "deit",
+    "remat": False,
 }
 
 
 _BN = ("bn_groups", "bn_momentum", "bn_epsilon", "bn_unbiased_running_var")
-_FAMILY = ("small_images", "stochastic_depth", "sobel", "dropout")
+_VIT = tuple(list(DEFAULTS)[list(DEFAULTS).index("patch_size") :])
+_FAMILY = ("small_images", "stochastic_depth", "sobel", "dropout", *_VIT)
 _PLAIN = ("width", "sobel", "dropout", "bn_interleaved", *_BN)
 _EFFICIENTNET = ("width", "small_images", "stochastic_depth", "bn_interleaved", *_BN)
 # name -> its maker, the keys that it reads
@@ -57,12 +75,16 @@ _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "alexnet_half": (AlexNetHalf, _BN),
     "vgg16": (make_vgg16, _PLAIN),
     **{name: (functools.partial(make_efficientnet, name), _EFFICIENTNET) for name in SIZES},
+    **{
+        name: (functools.partial(make_vit, name), ("width", "stochastic_depth", *_VIT))
+        for name in VIT_SIZES
+    },
 }
 
 
 def build(
     model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.float32
-) -> ResNet | EfficientNet | PlainNet | AlexNetHalf:
+) -> ResNet | EfficientNet | PlainNet | AlexNetHalf | ViT:
     """The encoder of a config.
 
     Args:
@@ -83,6 +105,8 @@ def build(
         2.0
         >>> build({'name': 'efficientnet_b1'}).depth
         1.1
+        >>> build({'name': 'vit_tiny', 'patch_size': 4}).heads
+        3
     """
     for key in model_config:
         if key not in DEFAULTS:

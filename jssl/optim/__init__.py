@@ -6,6 +6,7 @@ from jssl.optim.factory import build as build
 from jssl.optim.lars import lars as lars
 from jssl.optim.masks import EVERYTHING as EVERYTHING
 from jssl.optim.masks import EXCLUDE_NORM_AND_BIAS as EXCLUDE_NORM_AND_BIAS
+from jssl.optim.masks import TRANSFORMER as TRANSFORMER
 from jssl.optim.masks import groups as groups
 from jssl.optim.masks import mask as mask
 from jssl.optim.schedules import make_schedule as make_schedule

@@ -31,6 +31,12 @@ EXCLUDE_NORM_AND_BIAS: Rules = (
     (r"(^|/)(scale|bias)$", "none"),
     (r"(^|/)kernel$", "decay+adapt"),
 )
+# DeiT, BEiT: nor do the class token, position embeddings, LayerScale and the biases of queries and
+# values; the distillation token, the mask token and relative-position tables do.
+TRANSFORMER: Rules = (
+    (r"(^|/)(scale|bias|[qv]_bias|gamma[12]|cls_token|pos_embed)$", "none"),
+    (r"(^|/)(kernel|dist_token|mask_token|relative_table)$", "decay+adapt"),
+)
 # MoCo v1 and v2, CMC, DeepCluster: every parameter decays.
 EVERYTHING: Rules = ((r"", "decay+adapt"),)
 
