@@ -3,11 +3,12 @@
     python tests/benchmarks/bench_methods.py [--rounds 5] [--only moco,byol]
 
 Every method gets the same backbone (ResNet-18, CIFAR stem), 32 px tiles and batch 32 on one
-device. The model of a step is the sum of what it cannot do without, each timed alone in the same
-run: making its views, forward passes, and forward with backward passes of its encoders, all in
-training mode. CPC's parts are those of its own small encoder on its grid of patches, and of its
-context networks. Everything is compiled first; the steps and parts are then timed in turn, and the
-medians compared. Prints images/s, and the ratio of the step to its model.
+device; CPC that of configs/cpc_photos.py, as its encoder sees patches of 8 px. The model of a step
+is the sum of what it cannot do without, each timed alone in the same run: making its views, forward
+passes, and forward with backward passes of its encoders, all in training mode. CPC's parts are its
+augmented patches, and encoder with context networks forward and backward. Everything is compiled
+first; the steps and parts are then timed in turn, and the medians compared. Prints images/s, and
+the ratio of the step to its model.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import small_config, tiles
+from helpers import get_config, small_config, tiles
 
-from jssl import experiment, models, parallel
+from jssl import augment, experiment, models, parallel
+from jssl.methods import cpc
 
 BATCH = 32
 # encoder passes over a batch of one view: (forward and backward, forward only)
@@ -28,14 +30,16 @@ PASSES = {
     "moco_v3": (2, 2),
     "byol": (2, 2),
     "cmc": (2, 0),  # an encoder for L and one for ab
+    "cpc": (1, 0),  # over all patches, with the context networks
 }
 
 
 def config_of(name):
-    config = small_config(name)
+    config = get_config("cpc_photos") if name == "cpc" else small_config(name)
     config.batch_size = BATCH
     config.launch = "jit"
-    config.model.name, config.model.width = "resnet18", 1.0
+    if name != "cpc":
+        config.model.update({"name": "resnet18", "stage_sizes": (), "width": 1.0})
     config.run.num_examples = 3200
     return config
 
@@ -53,12 +57,39 @@ def step_of(name):
         holder[0] = state
         jax.block_until_ready(metrics)
 
-    views = jax.jit(method.views)
+    views = jax.jit(patches_of(config, method.views) if name == "cpc" else method.views)
 
     def make_views():
         jax.block_until_ready(views(jax.random.key(0), batch["image"], jnp.int32(0)))
 
     return run, make_views
+
+
+def patches_of(config, views):
+    """CPC's augmented patches of a batch."""
+    s = config.cpc
+    chances = {k: s[k] for k in ("drop_p", "operations", "warp_p", "jitter_p", "gray_p")}
+
+    def patches(key, images, first):
+        x = augment.extract_patches(views(key, images, first)[0], patch=s.patch, stride=s.stride)
+        return augment.augment_patches(key, x, first, **chances)
+
+    return patches
+
+
+def passes_of_cpc(config):
+    """CPC's encoder and context networks on the patches of a batch, forward with backward."""
+    net, s = cpc.make_net(config), config.cpc
+    side = augment.patch_grid(config.augment.size, s.patch, s.stride)
+    x = jax.random.normal(jax.random.key(0), (BATCH, side, side, s.patch, s.patch, 3))
+    params = jax.jit(lambda: net.init(jax.random.key(1), x, train=True))()["params"]
+
+    def loss(params):
+        found, _ = net.apply({"params": params}, x, train=True)
+        return sum(jnp.mean(jnp.square(leaf)) for leaf in jax.tree.leaves(found))
+
+    both = jax.jit(jax.value_and_grad(loss))
+    return lambda: jax.block_until_ready(both(params))
 
 
 def passes_of(config, channels, views=1):
@@ -94,6 +125,8 @@ def main():
     work["both"], work["forward"] = passes_of(config, 3)
     # SimCLR's one pass over both views is a batch of twice the size, which is faster than two.
     work["both 2"], _ = passes_of(config, 3, views=2)
+    if "cpc" in names:
+        work["cpc passes"] = passes_of_cpc(config_of("cpc"))
     for run in work.values():
         run()
     seconds = {name: [] for name in work}
@@ -108,6 +141,8 @@ def main():
         encoder = with_backward * t["both"] + forward * t["forward"]
         if name == "simclr":
             encoder = t["both 2"]
+        elif name == "cpc":
+            encoder = t["cpc passes"]
         model = t[f"{name} views"] + encoder
         print(
             f"{name:>8}: {BATCH / t[name]:6.1f} images/s, step {t[name]:.3f} s, "
