@@ -14,7 +14,7 @@ from jssl import config
 
 
 def get_config(arg=""):
-    s = config.switches(arg, smoke=False, teacher_epochs=60.0, epochs=100.0, seed=0, fixres=False)
+    s = config.switches(arg, smoke=False, teacher_epochs=100.0, epochs=60.0, seed=0, fixres=False)
     c = config.base("noisy_student", preset="small")
     c.seed = s.seed
     c.epochs = s.epochs
