@@ -129,7 +129,7 @@ def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") 
 
 def smoke(config: ConfigDict) -> None:
     """Shrinks a config in place to a run of seconds that still passes every part of the loop."""
-    net = {"name": "resnet8", "stage_sizes": (1, 1), "width": 0.125}
+    net = {"name": "resnet8", "stage_sizes": (1, 1), "width": 0.25}
     if config.model.name.startswith("vit"):
         net = {"depth": 2, "width": 0.25, "patch_size": 8}
     updates = {

@@ -30,6 +30,14 @@ def small_config(method, **updates):
     return config
 
 
+def assert_same_state(found, expected):
+    """Leaves equal within 1e-5, or that share of their largest value if above 1 (momenta)."""
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
+        error = 1e-5 * max(1.0, float(np.max(np.abs(leaf), initial=0.0)))
+        np.testing.assert_allclose(found[name], leaf, rtol=0, atol=error, err_msg=name)
+
+
 class Noisy:
     """A transform that draws: the image becomes noise of the example's own generator.
 

@@ -1,10 +1,11 @@
 """One table: every method has every property. A new method is picked up by its file."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import small_config, start, tiles
+from helpers import assert_same_state, small_config, start, tiles
 
 from jssl import checkpoint, experiment, methods
 
@@ -26,8 +27,20 @@ def run(config, mode, steps, batch=None):
     return state, history
 
 
+@pytest.fixture(scope="module")
+def smooth():
+    """Nets whose activation has a derivative everywhere.
+
+    Where a unit lies within rounding of zero, the derivative of a ReLU jumps, and two equal
+    computations in another order give gradients that differ by a finite amount.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn, "relu", nn.silu)
+        yield
+
+
 @pytest.fixture(scope="module", params=METHODS)
-def trained(request):
+def trained(request, smooth):
     """Five steps under plain jit, the reference of the other modes."""
     config = small_config(request.param)
     return request.param, config, *run(config, "jit", 5)
@@ -40,10 +53,7 @@ def test_every_launch_mode_gives_the_state_of_plain_jit(trained, mode):
     for a, b in zip(history, other, strict=True):
         assert a.keys() == b.keys()
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
-    expected, state = leaves(expected), leaves(state)
-    for name in expected:
-        # Momenta are larger than 1: of them it is a share.
-        np.testing.assert_allclose(state[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    assert_same_state(leaves(state), leaves(expected))
 
 
 def test_a_step_keeps_structure_shapes_and_dtypes(trained):

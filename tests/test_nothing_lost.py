@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, small_config, start
+from helpers import ROOT, assert_same_state, small_config, start
 
 from jssl import checkpoint
 
@@ -177,7 +177,6 @@ def test_two_processes_give_the_state_of_one(tmp_path, cache, mode):
             process.kill()
     one, two = final_state(tmp_path / "one")[0], final_state(tmp_path / "two")[0]
     assert two["step"] == 4
-    for name in one:
-        np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
+    assert_same_state(two, one)
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 4  # only process 0 writes
