@@ -47,6 +47,16 @@ def all_gather(x: Array, axis_name: str | None) -> Array:
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, axis=0, tiled=True)
 
 
+def psum_scatter(x: Array, axis_name: str | None) -> Array:
+    """Sums over the axis and leaves each device its part of the leading axis: [n,...] -> [1,...].
+
+    Differentiable: the transpose is `all_gather`.
+    """
+    if axis_name is None:
+        return x
+    return jax.lax.psum_scatter(x, axis_name, scatter_dimension=0, tiled=True)
+
+
 def global_index(local_batch: int, axis_name: str | None) -> Array:
     """Index in the global batch of this device's first example, int32 []."""
     return axis_index(axis_name) * local_batch

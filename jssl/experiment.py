@@ -214,8 +214,9 @@ def abstract_state(experiment: Experiment) -> TrainState:
     size = experiment.config.batch_size // experiment.launcher.size
     shapes = jax.eval_shape(lambda: first_state(experiment.config, experiment.method, size))
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=experiment.launcher.sharding),
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         shapes,
+        experiment.launcher.shardings(shapes),
     )
 
 

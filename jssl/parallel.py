@@ -6,7 +6,8 @@
     vmap:N      N virtual replicas on one device: per-device statistics without the devices
 
 All four give the same state. A step takes `(state, batch, expected_step)`; the state has no
-device axis, it is replicated; the batch's leading axis is split in device order.
+device axis, it is replicated, but for leaves that its type lets `shard_map` split; the batch's
+leading axis is split in device order.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jssl.errors import UserError, nearest
 from jssl.state.rows import is_update, write
+from jssl.state.shards import partition_specs, shardings
 from jssl.types import Batch, Metrics, TrainState
 
 AXIS_NAME = "batch"
@@ -33,7 +35,8 @@ class Launcher(NamedTuple):
         mode: the word it was made from.
         axis_name: what the method's `make` is given; None under plain `jit`.
         size: number of (virtual) devices along the batch axis, over all processes.
-        sharding: where the replicated state lives.
+        sharding: where a replicated leaf lives.
+        shardings: `(state or its shapes) -> the same tree of shardings`; see `jssl.state.shards`.
         init: `(make_state: () -> State) -> State`, born with its sharding.
         compile_step: `(train_step) -> (state, batch, expected) -> (state, metrics)`; donates state.
         put_batch: this process's numpy share of a batch -> what the compiled step takes.
@@ -49,6 +52,7 @@ class Launcher(NamedTuple):
     axis_name: str | None
     size: int
     sharding: Any
+    shardings: Callable[[TrainState], Any]
     init: Callable[[Callable[[], TrainState]], TrainState]
     compile_step: Callable[[StepFn], Callable[..., tuple[TrainState, Metrics]]]
     put_batch: Callable[[Batch], Batch]
@@ -180,6 +184,10 @@ def _mesh_embed(mesh: Mesh) -> Callable[..., Callable[..., Any]]:
     return compile_embed
 
 
+def _everywhere(sharding: Any) -> Callable[[TrainState], Any]:
+    return lambda state: jax.tree.map(lambda _: sharding, state)
+
+
 def _mesh_split(mesh: Mesh) -> Callable[[Batch], Batch]:
     sharding = NamedSharding(mesh, PartitionSpec(AXIS_NAME))
     return lambda batch: jax.tree.map(
@@ -207,6 +215,7 @@ def _pmap_launcher(devices: list[Any]) -> Launcher:
         AXIS_NAME,
         len(devices),
         replicated,
+        _everywhere(replicated),
         lambda make_state: jax.jit(make_state, out_shardings=replicated)(),
         compile_step,
         lambda batch: _by_replica(batch, len(local)),
@@ -221,17 +230,24 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS_NAME)
     replicated = NamedSharding(mesh, everywhere)
 
+    def init(make_state):
+        return jax.jit(make_state, out_shardings=shardings(jax.eval_shape(make_state), mesh))()
+
     def compile_step(train_step):
-        # check_vma=True would already sum the gradients of replicated parameters: with the
-        # pmean of `mean_value_and_grad` they would come out n times too large.
-        mapped = jax.shard_map(
-            guard(train_step),
-            mesh=mesh,
-            in_specs=(everywhere, split, everywhere),
-            out_specs=(everywhere, everywhere),
-            check_vma=False,
-        )
-        return jax.jit(mapped, donate_argnums=0)
+        def step(state, batch, expected):
+            specs = partition_specs(state, mesh)
+            # check_vma=True would already sum the gradients of replicated parameters: with the
+            # pmean of `mean_value_and_grad` they would come out n times too large.
+            mapped = jax.shard_map(
+                guard(train_step),
+                mesh=mesh,
+                in_specs=(specs, split, everywhere),
+                out_specs=(specs, everywhere),
+                check_vma=False,
+            )
+            return mapped(state, batch, expected)
+
+        return jax.jit(step, donate_argnums=0)
 
     put_batch = _mesh_split(mesh)
     return Launcher(
@@ -239,7 +255,8 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
         AXIS_NAME,
         len(devices),
         replicated,
-        lambda make_state: jax.jit(make_state, out_shardings=replicated)(),
+        lambda state: shardings(state, mesh),
+        init,
         compile_step,
         put_batch,
         lambda state: state,
@@ -269,7 +286,10 @@ def _jit_launcher(device: Any) -> Launcher:
     def same(x):
         return x
 
-    return Launcher("jit", None, 1, sharding, init, compile_step, same, same, compile_embed, same)
+    where = _everywhere(sharding)
+    return Launcher(
+        "jit", None, 1, sharding, where, init, compile_step, same, same, compile_embed, same
+    )
 
 
 def _vmap_launcher(replicas: int, device: Any) -> Launcher:
@@ -287,6 +307,7 @@ def _vmap_launcher(replicas: int, device: Any) -> Launcher:
         AXIS_NAME,
         replicas,
         sharding,
+        _everywhere(sharding),
         init,
         compile_step,
         lambda batch: _by_replica(batch, replicas),

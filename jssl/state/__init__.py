@@ -1,8 +1,10 @@
 """Pure updates of the leaves that a method's state adds: averages, queues, banks, centroids."""
 
 from jssl.state.bank import draw_candidates as draw_candidates
+from jssl.state.bank import first_row as first_row
 from jssl.state.bank import init_bank as init_bank
 from jssl.state.bank import lookup as lookup
+from jssl.state.bank import score_candidates as score_candidates
 from jssl.state.bank import update_bank as update_bank
 from jssl.state.ema import cosine_momentum as cosine_momentum
 from jssl.state.ema import ema as ema

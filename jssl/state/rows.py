@@ -22,7 +22,7 @@ class RowUpdate:
     Attributes:
         array: [...,D], the leaf before the step; a row is D numbers of its last axis.
         index: int32 [R], places among all rows of `array` counted in order; where one comes
-            twice, its rows must be equal.
+            twice, its rows must be equal. A place past the end is not written.
         rows: [R,D], in `array`'s dtype.
     """
 
@@ -52,7 +52,7 @@ def write(update: RowUpdate, ok: Array | bool = True) -> Array:
     rows = update.rows
     if ok is not True:
         rows = jnp.where(ok, rows, flat.at[update.index].get(mode="clip"))
-    return flat.at[update.index].set(rows).reshape(update.array.shape)
+    return flat.at[update.index].set(rows, mode="drop").reshape(update.array.shape)
 
 
 def is_update(leaf: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import get_config, small_config, start, tiles
 
-from jssl import augment, config, experiment, losses
+from jssl import augment, checkpoint, config, experiment, losses
 from jssl.errors import UserError
 from jssl.methods.cmc import make_net
 from jssl.state import draw_candidates, lookup
@@ -109,6 +109,26 @@ def test_bank_and_z_are_the_same_on_every_device():
             np.testing.assert_array_equal(shard, shards[0])
 
 
+def test_under_shard_map_each_device_holds_its_part_of_the_bank(tmp_path):
+    """And a checkpoint of the parts restores whole, and in parts again."""
+    config = cmc_config(contrast="nce")
+    _, _, _, state = steps(config, "shard_map", count=1)
+    assert state.bank.shape == (2, 4096, config.cmc.proj_dim)
+    parts = sorted(state.bank.addressable_shards, key=lambda s: s.index[1].start)
+    assert [(s.index[1].start, s.index[1].stop) for s in parts] == [
+        (i * 1024, i * 1024 + 1024) for i in range(4)
+    ]
+    saved = checkpoint.Checkpoints(tmp_path, method="cmc")
+    saved.save(1, state, {})
+    saved.wait()
+    for mode, shards in (("jit", 1), ("shard_map", 4)):
+        _, _, blank, _ = start(cmc_config(contrast="nce"), mode)
+        restored, _ = saved.restore(blank)
+        assert len({s.index[1].start for s in restored.bank.addressable_shards}) == shards
+        np.testing.assert_array_equal(restored.bank, state.bank)
+    saved.close()
+
+
 def test_four_devices_with_their_own_batch_statistics_equal_four_groups():
     """DataParallel's statistics per GPU, and the whole batch's Z and negatives."""
     found = []
@@ -164,16 +184,16 @@ def test_embed_is_the_features_of_all_views_side_by_side(nce):
     c, method, _, _, state = nce
     images = tiles(5)["image"]
     h, named = jax.jit(method.embed)(state, images)
-    assert h.shape == (5, 2 * 8)
+    assert h.shape == (5, 2 * 16)
     assert named["projection"].shape == (5, 2 * 128)
-    assert named["block_group1"].shape[-1] == 2 * 8
+    assert named["block_group1"].shape[-1] == 2 * 16
     # The picture without colour: L's half stays what it is, ab's becomes another.
     grey = np.repeat(np.asarray(augment.rgb_to_lab(images / 255.0))[..., :1], 3, -1)
     y = np.where(grey > 8, ((grey + 16) / 116) ** 3, grey / 903.3)  # L back to luminance
     srgb = np.where(y > 0.0031308, 1.055 * y ** (1 / 2.4) - 0.055, 12.92 * y)
     other, _ = jax.jit(method.embed)(state, np.float32(srgb))
-    np.testing.assert_allclose(other[:, :8], h[:, :8], atol=5e-3)
-    assert np.abs(other[:, 8:] - h[:, 8:]).max() > 0.05
+    np.testing.assert_allclose(other[:, :16], h[:, :16], atol=5e-3)
+    assert np.abs(other[:, 16:] - h[:, 16:]).max() > 0.05
 
 
 # More views -------------------------------------------------------------------------------------
@@ -216,9 +236,9 @@ def test_more_than_two_views(name, graph, pairs):
     assert channels == {v: {**known, "frame": 3, "later": 3, "flow": 20}[v] for v in views}
     embed = jax.jit(method.embed)
     everything, from_picture = embed(state, batch)[0], embed(state, batch["image"])[0]
-    assert everything.shape == (8, 8 * len(views))
+    assert everything.shape == (8, 16 * len(views))
     shared = from_picture.shape[1]
-    assert shared == 8 * len([v for v in views if v in ("l", "ab", "frame")])
+    assert shared == 16 * len([v for v in views if v in ("l", "ab", "frame")])
     np.testing.assert_allclose(everything[:, :shared], from_picture, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jssl import state as leaves
+from jssl.errors import UserError
 from jssl.state.rows import write
+from jssl.state.shards import partition_specs
 
 AXIS = "some_axis"
 
@@ -28,9 +31,9 @@ def draw(key, index, first, *, num_negatives, num_examples):
 
 
 def test_first_rows_are_uniform_with_length_one_on_average():
-    bank = leaves.init_bank(jax.random.key(0), views=2, num_examples=500, dim=128)
+    bank = leaves.init_bank(jax.random.key(0), views=2, num_examples=1024, dim=128)
     bound = 1 / math.sqrt(128 / 3)
-    assert bank.shape == (2, 500, 128) and bank.dtype == jnp.float32
+    assert bank.shape == (2, 1024, 128) and bank.dtype == jnp.float32
     assert 0.999 * bound < np.max(bank) < bound and -bound <= np.min(bank) < -0.999 * bound
     np.testing.assert_allclose(np.mean(np.square(bank)), 1 / 128, rtol=0.02)
     assert np.abs(np.corrcoef(bank[0].ravel(), bank[1].ravel())[0, 1]) < 0.02
@@ -128,6 +131,74 @@ def test_every_device_ends_with_the_bank_of_one_device(mode):
     assert banks.shape == (4, 2, 20, 4)
     for device in range(4):
         np.testing.assert_allclose(banks[device], expected, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Scores, their gradient and the written bank where each of four devices has a quarter."""
+    bank, f = unit(2, 1024, 4), unit(2, 8, 4, seed=1)
+    y = np.int32([3, 1023, 0, 700, 256, 255, 5, 513])
+    index = np.random.default_rng(2).integers(0, 1000, (8, 6)).astype(np.int32)
+    index[:, 0] = y
+    weights = np.random.default_rng(3).normal(size=(2, 8, 6)).astype(np.float32)
+
+    def local(bank, f, y, index, weights):
+        first = leaves.first_row(bank, num_examples=1000, axis_name=AXIS)
+
+        def scores_of(f):
+            def score(f, rows):
+                return jnp.einsum("vbd,vbkd->vbk", f, rows, precision="highest")[None]
+
+            found = leaves.score_candidates(score, bank, f, index, first=first, axis_name=AXIS)[0]
+            return jnp.sum(found * weights), found
+
+        (_, scores), grad = jax.value_and_grad(scores_of, has_aux=True)(f)
+        new = leaves.update_bank(bank, f, y, momentum=0.5, first=first, axis_name=AXIS)
+        return scores, grad, write(new)
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (AXIS,))
+    middle = P(None, AXIS)
+    mapped = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(middle, middle, P(AXIS), P(AXIS), middle),
+        out_specs=(middle, middle, middle),
+        check_vma=False,
+    )
+    return (bank, f, y, index, weights), jax.jit(mapped)(bank, f, y, index, weights)
+
+
+def test_anchors_find_their_candidates_on_other_devices(parts):
+    (bank, f, _, index, weights), (scores, grad, _) = parts
+    rows = bank[:, index].astype(np.float64)  # [V,B,K+1,D]
+    np.testing.assert_allclose(scores, np.einsum("vbd,vbkd->vbk", f, rows), atol=1e-6)
+    # The sum over devices is differentiated: once for each anchor, not once for each device.
+    np.testing.assert_allclose(grad, np.einsum("vbk,vbkd->vbd", weights, rows), atol=1e-5)
+
+
+def test_each_device_writes_its_own_rows(parts):
+    (bank, f, y, _, _), (_, _, new) = parts
+    expected = bank.copy()
+    rows = 0.5 * bank[:, y] + 0.5 * f
+    expected[:, y] = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    np.testing.assert_allclose(new, expected, atol=1e-6)
+    others = np.setdiff1d(np.arange(1024), y)
+    np.testing.assert_array_equal(new[:, others], bank[:, others])
+
+
+def test_a_bank_that_is_no_equal_part_is_refused():
+    with pytest.raises(ValueError, match=r"has 2048 rows, found 1024 on each of 1 device"):
+        leaves.first_row(jnp.zeros((1, 1024, 2)), num_examples=1025)
+
+
+def test_a_leaf_that_devices_cannot_share_is_refused():
+    class State(NamedTuple):
+        bank: jax.Array
+
+    State.SPLIT = {"bank": 1}
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:3]), (AXIS,))
+    with pytest.raises(UserError, match=r"'bank' \(2, 1024, 4\).* by 3 .*--config.launch=pmap"):
+        partition_specs(State(jnp.zeros((2, 1024, 4))), mesh)
 
 
 def test_shapes_that_do_not_fit_are_refused():

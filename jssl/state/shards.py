@@ -1,0 +1,61 @@
+"""Leaves of a state that devices share instead of each holding all of it.
+
+A State names them: `SPLIT = {"bank": 1}` says that axis 1 of the leaves under `bank` may be split.
+The launch mode decides: `shard_map` splits them, and a step sees its device's part; `pmap`, whose
+replicas hold equal states, `vmap:N` and `jit` give every replica the whole leaf.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jssl.errors import UserError
+from jssl.types import PyTree
+
+
+def partition_specs(state: PyTree, mesh: Mesh) -> PyTree:
+    """For every leaf of a state how it lies on the mesh's one axis.
+
+    Args:
+        state: of arrays or of their shapes; its type may have `SPLIT`, {field: axis}.
+        mesh: of one axis.
+
+    Returns:
+        The same tree of PartitionSpecs: split for the leaves that the state names, else replicated.
+
+    Raises:
+        UserError: a leaf that the devices cannot share equally.
+
+    Example:
+        >>> import numpy as np
+        >>> mesh = Mesh(np.array(jax.devices()[:1]), ('batch',))
+        >>> partition_specs({'bank': np.zeros((2, 4))}, mesh)['bank'] == PartitionSpec()
+        True
+    """
+    split = getattr(type(state), "SPLIT", {})
+    name = mesh.axis_names[0]
+
+    def spec(path: Any, leaf: Any) -> PartitionSpec:
+        field = getattr(path[0], "name", None) if path else None
+        if field not in split:
+            return PartitionSpec()
+        rows = leaf.shape[split[field]]
+        if rows % mesh.size:
+            raise UserError(
+                f"Leaf '{field}' {tuple(leaf.shape)} of the state cannot be shared by {mesh.size} "
+                f"devices: expected a divisor of {rows}. Type --config.launch=pmap, which gives "
+                "each device the whole of it, or take another number of devices."
+            )
+        return PartitionSpec(*[None] * split[field], name)
+
+    return jax.tree_util.tree_map_with_path(spec, state)
+
+
+def shardings(state: PyTree, mesh: Mesh) -> PyTree:
+    """`partition_specs` as NamedShardings."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        partition_specs(state, mesh),
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
