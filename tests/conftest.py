@@ -1,6 +1,9 @@
 """Strict settings for every test: four virtual devices, no silent broadcasting, no warnings."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Set before jax is imported: the tests compare one device with four. Code that LLVM does not
 # optimise compiles three times as fast; what it computes is the same
@@ -10,6 +13,11 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Many tests compile the same step: one of them does, for both workers, which inherit this.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jssl-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
 

@@ -93,6 +93,9 @@ FIXED_BATCH = {
         "cpc": {"drop_p": 0.0, "operations": 0, "warp_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0},
     }
 }
+# MoCo's key net follows within some 25 steps; then the queue's keys of the same pictures are as
+# near as the positive, and the loss rises again.
+STEPS_ON_IT = {"cpc": 40, "moco": 20}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -100,7 +103,7 @@ def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(name):
     config = small_config(name)
     config.optim.update({"name": "sgd", "lr": 0.05, "lr_scaling": "none", "warmup_epochs": 0.0})
     config.update(FIXED_BATCH.get(name, {}))
-    state, history = run(config, "jit", 40 if name == "cpc" else 25, batch="fixed")
+    state, history = run(config, "jit", STEPS_ON_IT.get(name, 25), batch="fixed")
     _, _, start_state, _ = start(config, "jit")
     first_params, last_params = leaves(start_state.params), leaves(state.params)
     still = [k for k in last_params if np.array_equal(first_params[k], last_params[k])]

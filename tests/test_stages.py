@@ -83,7 +83,7 @@ def test_a_smaller_student_needs_a_switch_and_an_equal_one_does_not(tmp_path):
     counts = [stage_plan.parameter_count(s.config) for s in allowed if s.kind != "label"]
     assert counts[1] < counts[0]
     assert len(stages.plan(config_of(TEACHER, *STUDENT, *STUDENT), tmp_path)) == 5
-    larger = [TEACHER, STUDENT[0], {"stage": "student", "model": {"width": 0.25}}]
+    larger = [TEACHER, STUDENT[0], {"stage": "student", "model": {"width": 0.5}}]
     # The second student is compared with the first, its teacher.
     with pytest.raises(UserError, match="Stage 5_student: its network 'resnet8' has"):
         stages.plan(config_of(*larger, *STUDENT), tmp_path)

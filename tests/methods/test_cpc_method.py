@@ -124,6 +124,7 @@ def test_each_offset_has_its_own_prediction_and_counts_once():
 
 def test_the_loss_at_initialisation_is_that_of_chance():
     config = small_config("cpc")
+    config.model.width = 0.125  # few channels: predictions are small at first
     launcher, _, state, step = start(config, "jit")
     _, metrics = step(state, launcher.put_batch(tiles(16)), np.int32(0))
     np.testing.assert_allclose(metrics["loss"], np.log(16 * 49), atol=0.05)
