@@ -14,7 +14,7 @@ from jssl import config
 
 
 def get_config(arg=""):
-    s = config.switches(arg, smoke=False, teacher_epochs=100.0, epochs=60.0, seed=0, fixres=False)
+    s = config.switches(arg, smoke=False, teacher_epochs=100.0, epochs=140.0, seed=0, fixres=False)
     c = config.base("noisy_student", preset="small")
     c.seed = s.seed
     c.epochs = s.epochs
@@ -24,6 +24,7 @@ def get_config(arg=""):
     c.noisy_student.label_fraction = 0.05
     c.noisy_student.images_per_class = 190  # 3,040 / 16
     c.noisy_student.min_confidence = 0.3
+    c.noisy_student.empty_classes = "allow"  # a teacher of 160 tiles may never be sure of a class
     c.noisy_student.weighting = "lecture"
     c.log.every_steps = 20
     c.checkpoint.every_steps = 100
@@ -40,6 +41,5 @@ def get_config(arg=""):
         c.optim.warmup_epochs = 0.5
         c.noisy_student.images_per_class = 20
         c.noisy_student.min_confidence = 0.0
-        c.noisy_student.empty_classes = "allow"
         c.noisy_student.unlabeled_ratio = 2
     return c
