@@ -43,6 +43,8 @@ class Launcher(NamedTuple):
             process passes the whole batch and gets the whole answer.
         split: this process's numpy share of a batch -> the whole batch as arrays whose leading
             axis lies over all devices: what a plain `jit` of a global state takes.
+        abstract_batch: shapes of the GLOBAL batch -> the ShapeDtypeStructs that the compiled step
+            takes where all devices belong to one process: for compiling without devices.
     """
 
     mode: str
@@ -55,6 +57,7 @@ class Launcher(NamedTuple):
     as_global: Callable[[TrainState], TrainState]
     compile_embed: Callable[..., Callable[..., Any]]
     split: Callable[[Batch], Batch]
+    abstract_batch: Callable[[Batch], Batch]
 
 
 def guard(train_step: StepFn) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -151,6 +154,16 @@ def _by_replica(batch: Batch, replicas: int) -> Batch:
     return jax.tree.map(lambda x: x.reshape(replicas, -1, *x.shape[1:]), batch)
 
 
+def _abstract(batch: Batch, replicas: int | None = None, sharding: Any = None) -> Batch:
+    """Shapes of a global batch as a step takes them, by replica or with a sharding."""
+
+    def one(x: Any) -> jax.ShapeDtypeStruct:
+        shape = x.shape if replicas is None else (replicas, x.shape[0] // replicas, *x.shape[1:])
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(one, batch)
+
+
 def _global_copy(x: jax.Array, sharding: NamedSharding) -> jax.Array:
     """A replicated array of this process's devices as one of all devices, without a copy."""
     if x.sharding.device_set == sharding.device_set:
@@ -213,6 +226,7 @@ def _pmap_launcher(devices: list[Any]) -> Launcher:
         lambda state: jax.tree.map(lambda x: _global_copy(x, replicated), state),
         _mesh_embed(mesh),
         _mesh_split(mesh),
+        lambda batch: _abstract(batch, len(devices)),
     )
 
 
@@ -245,6 +259,7 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
         lambda state: state,
         _mesh_embed(mesh),
         put_batch,
+        lambda batch: _abstract(batch, sharding=NamedSharding(mesh, split)),
     )
 
 
@@ -269,7 +284,19 @@ def _jit_launcher(device: Any) -> Launcher:
     def same(x):
         return x
 
-    return Launcher("jit", None, 1, sharding, init, compile_step, same, same, compile_embed, same)
+    return Launcher(
+        "jit",
+        None,
+        1,
+        sharding,
+        init,
+        compile_step,
+        same,
+        same,
+        compile_embed,
+        same,
+        lambda batch: _abstract(batch, sharding=sharding),
+    )
 
 
 def _vmap_launcher(replicas: int, device: Any) -> Launcher:
@@ -293,4 +320,5 @@ def _vmap_launcher(replicas: int, device: Any) -> Launcher:
         lambda state: state,
         compile_embed,
         lambda batch: batch,
+        lambda batch: _abstract(batch, replicas, sharding),
     )
