@@ -47,6 +47,9 @@ def _define_flags() -> None:
     flags.DEFINE_string("coordinator", None, "train: host:port of process 0, for a job by hand.")
     flags.DEFINE_integer("processes", None, "train: number of processes of that job.")
     flags.DEFINE_integer("process", None, "train: which of them this is.")
+    flags.DEFINE_integer("init_timeout", 300, "train: seconds to wait for the others to start.")
+    flags.DEFINE_integer("heartbeat_timeout", 30, "train: silent so many seconds, one is dead.")
+    flags.DEFINE_integer("shutdown_timeout", 60, "train: seconds to wait for the others to end.")
 
 
 def _need(name: str, example: str) -> str:
@@ -61,10 +64,15 @@ def _distribute() -> None:
     import jax
 
     f = flags.FLAGS
+    timeouts = {
+        "initialization_timeout": f.init_timeout,
+        "heartbeat_timeout_seconds": f.heartbeat_timeout,
+        "shutdown_timeout_seconds": f.shutdown_timeout,
+    }
     if f.coordinator is not None:
-        jax.distributed.initialize(f.coordinator, f.processes, f.process)
+        jax.distributed.initialize(f.coordinator, f.processes, f.process, **timeouts)
     elif f.distributed:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**timeouts)
 
 
 def _train() -> None:
@@ -73,10 +81,11 @@ def _train() -> None:
         raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
     folder = _need("workdir", "runs/NAME")
     _distribute()
-    from jssl import judge, stages
+    from jssl import job, judge, stages
 
     run = stages.run if stages.stages_of(config) else judge.train_and_judge
-    run(config, folder)
+    with job.together(folder):
+        run(config, folder)
 
 
 def _evaluate() -> None:

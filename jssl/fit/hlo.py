@@ -88,7 +88,7 @@ def computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
 
 def _instruction(name: str, text: str) -> Instruction:
     depth = end = 0
-    for end, letter in enumerate(text):  # a tuple's type holds spaces
+    for end, letter in enumerate(text):  # noqa: B007 a tuple's type holds spaces
         depth += (letter in "([{") - (letter in ")]}")
         if letter == " " and depth == 0:
             break

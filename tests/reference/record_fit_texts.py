@@ -3,7 +3,7 @@
     JAX_PLATFORMS=cpu python tests/reference/record_fit_texts.py v5e:2x4 tests/golden/fit_v5e.txt
 
 with the extras fit-tpu (v5e:2x4), fit-gpu (h100:8) or neither (cpu:8). What the step sends is
-known beforehand: over 8 devices it gathers embeddings [4,16] to [32,16], whose gradient is scattered
+known beforehand: over 8 devices it gathers embeddings [4,16] to [32,16], whose gradient is spread
 back (512 float32 = 2,048 bytes each way), sums 16 x 16 float32 of gradients (1,024 bytes), and a
 scan of 3 steps passes [4,16] (256 bytes) on to the next device. Metadata is cut off the lines.
 """
