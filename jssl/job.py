@@ -38,8 +38,8 @@ def together(folder: str | Path) -> Iterator[None]:
                 LOST,
                 (
                     f"{mine} lost another process of the job and stops ({_first_line(error)}). "
-                    f"The last checkpoint in {folder} is whole: to resume, start all processes again "
-                    "with the same command, as many as divide the batch."
+                    f"The last checkpoint in {folder} is whole: to resume, start all processes "
+                    "again with the same command, as many as divide the batch."
                 ),
             )
         else:
