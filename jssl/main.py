@@ -1,4 +1,4 @@
-"""The commands: `jssl train|evaluate|embed|report`, also as `python -m jssl`."""
+"""The commands: `jssl train|evaluate|embed|report|fit`, also as `python -m jssl`."""
 
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ USAGE = """jssl: self-supervised vision training in JAX
                  [--feature=backbone] [--preset=simclr]
   jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
   jssl report    --records=DIR [--readme=README.md]
+  jssl fit       --config=configs/NAME.py[:switches] --topology=v5e:16x16 [--batch=auto]
+                 [--output=FILE.json]
 
 Every run leaves its config, versions, parameter table, metrics and checkpoints in the workdir;
 the same command resumes it. `jssl --helpfull` lists every flag.
@@ -35,13 +37,19 @@ def _define_flags() -> None:
     flags.DEFINE_string("source", None, "evaluate, embed: data set; the run's by default.")
     flags.DEFINE_string("data_dir", None, "evaluate, embed: where the data set lies.")
     flags.DEFINE_string("split", "test", "embed: train or test.")
-    flags.DEFINE_string("output", None, "embed: the .npz file to write.")
+    flags.DEFINE_string("output", None, "embed: the .npz to write; fit: the .json.")
     flags.DEFINE_string("records", None, "report: folder of result.json files.")
     flags.DEFINE_string("readme", None, "report: file whose results table to replace.")
+    flags.DEFINE_string("topology", None, "fit: CHIP:SHAPE, such as v5e:16x16, v5p:4x4x4, h100:8.")
+    flags.DEFINE_string("batch", "", "fit: examples a device, or auto; the config's by default.")
+    flags.DEFINE_integer("examples", 0, "fit: in the train split, where the data are not here.")
     flags.DEFINE_bool("distributed", False, "train: join the job that the cluster describes.")
     flags.DEFINE_string("coordinator", None, "train: host:port of process 0, for a job by hand.")
     flags.DEFINE_integer("processes", None, "train: number of processes of that job.")
     flags.DEFINE_integer("process", None, "train: which of them this is.")
+    flags.DEFINE_integer("init_timeout", 300, "train: seconds to wait for the others to start.")
+    flags.DEFINE_integer("heartbeat_timeout", 30, "train: silent so many seconds, one is dead.")
+    flags.DEFINE_integer("shutdown_timeout", 60, "train: seconds to wait for the others to end.")
 
 
 def _need(name: str, example: str) -> str:
@@ -56,10 +64,15 @@ def _distribute() -> None:
     import jax
 
     f = flags.FLAGS
+    timeouts = {
+        "initialization_timeout": f.init_timeout,
+        "heartbeat_timeout_seconds": f.heartbeat_timeout,
+        "shutdown_timeout_seconds": f.shutdown_timeout,
+    }
     if f.coordinator is not None:
-        jax.distributed.initialize(f.coordinator, f.processes, f.process)
+        jax.distributed.initialize(f.coordinator, f.processes, f.process, **timeouts)
     elif f.distributed:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**timeouts)
 
 
 def _train() -> None:
@@ -68,10 +81,11 @@ def _train() -> None:
         raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
     folder = _need("workdir", "runs/NAME")
     _distribute()
-    from jssl import judge, stages
+    from jssl import job, judge, stages
 
     run = stages.run if stages.stages_of(config) else judge.train_and_judge
-    run(config, folder)
+    with job.together(folder):
+        run(config, folder)
 
 
 def _evaluate() -> None:
@@ -113,7 +127,28 @@ def _report() -> None:
     report.report(_need("records", "configs/results"), readme=flags.FLAGS.readme)
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "report": _report}
+def _fit() -> None:
+    f = flags.FLAGS
+    if f.config is None:
+        raise UserError("--config is missing. Type --config=configs/simclr_imagenet.py.")
+    from jssl.fit import command, devices
+
+    topology = devices.prepare(_need("topology", "v5e:16x16"))
+    words = [w.partition("=")[2] for w in sys.argv if w.startswith("--config=")]
+    name = words[-1].replace(".py", "").removeprefix("configs/") if words else f.config.method
+    changed = [w.removeprefix("--config.") for w in sys.argv if w.startswith("--config.")]
+    command.fit(
+        f.config,
+        name=" ".join([name, *changed]),
+        topology=topology,
+        batch=f.batch,
+        examples=f.examples,
+        output=f.output,
+    )
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "report": _report,
+            "fit": _fit}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,18 +14,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jssl.errors import UserError, nearest
-from jssl.state.rows import is_update, write
+from jssl.guard import guard
 from jssl.state.shards import partition_specs, shardings
-from jssl.types import Batch, Metrics, TrainState
+from jssl.types import Batch, Metrics, StepFn, TrainState
 
 AXIS_NAME = "batch"
 MODES = ("pmap", "shard_map", "jit", "vmap:N")
-StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class Launcher(NamedTuple):
@@ -46,6 +44,8 @@ class Launcher(NamedTuple):
             process passes the whole batch and gets the whole answer.
         split: this process's numpy share of a batch -> the whole batch as arrays whose leading
             axis lies over all devices: what a plain `jit` of a global state takes.
+        abstract_batch: shapes of the GLOBAL batch -> the ShapeDtypeStructs that the compiled step
+            takes where all devices belong to one process: for compiling without devices.
     """
 
     mode: str
@@ -59,40 +59,7 @@ class Launcher(NamedTuple):
     as_global: Callable[[TrainState], TrainState]
     compile_embed: Callable[..., Callable[..., Any]]
     split: Callable[[Batch], Batch]
-
-
-def guard(train_step: StepFn) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Makes a step keep the old state when its loss or gradient is not finite.
-
-    The host reads metrics one step late. So that nothing is applied to a state that already
-    failed, the update happens only when `state.step` is the step the host believes to run: after
-    a failure the state stays as it was however many steps were dispatched behind it. A queue or
-    bank of which a step writes a few rows is written where it lies, see `jssl.state.rows`.
-
-    Args:
-        train_step: `(state, batch) -> (state, metrics)`, with `'loss'` and perhaps `'grad_norm'`;
-            perhaps a `WritesRows`.
-
-    Returns:
-        `(state, batch, expected int32 []) -> (state, metrics)`; `metrics['ok']` is bool [].
-    """
-
-    step = getattr(train_step, "deferred", train_step)
-
-    def guarded(state: TrainState, batch: Batch, expected: jax.Array):
-        new, metrics = step(state, batch)
-        finite = jnp.isfinite(metrics["loss"])
-        if "grad_norm" in metrics:
-            finite &= jnp.isfinite(metrics["grad_norm"])
-        ok = finite & (state.step == expected)
-
-        def keep(n: Any, o: jax.Array) -> jax.Array:
-            return write(n, ok) if is_update(n) else jnp.where(ok, n, o)
-
-        kept = jax.tree.map(keep, new.replace(key=0), state.replace(key=0), is_leaf=is_update)
-        return kept.replace(key=state.key), {**metrics, "ok": ok}
-
-    return guarded
+    abstract_batch: Callable[[Batch], Batch]
 
 
 def make_launcher(mode: str, *, devices: list[Any] | None = None) -> Launcher:
@@ -153,6 +120,16 @@ def check_batch_size(batch_size: int, launcher: Launcher) -> None:
 def _by_replica(batch: Batch, replicas: int) -> Batch:
     """Splits the leading axis: [B,...] -> [replicas, B/replicas, ...]."""
     return jax.tree.map(lambda x: x.reshape(replicas, -1, *x.shape[1:]), batch)
+
+
+def _abstract(batch: Batch, replicas: int | None = None, sharding: Any = None) -> Batch:
+    """Shapes of a global batch as a step takes them, by replica or with a sharding."""
+
+    def one(x: Any) -> jax.ShapeDtypeStruct:
+        shape = x.shape if replicas is None else (replicas, x.shape[0] // replicas, *x.shape[1:])
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(one, batch)
 
 
 def _global_copy(x: jax.Array, sharding: NamedSharding) -> jax.Array:
@@ -222,6 +199,7 @@ def _pmap_launcher(devices: list[Any]) -> Launcher:
         lambda state: jax.tree.map(lambda x: _global_copy(x, replicated), state),
         _mesh_embed(mesh),
         _mesh_split(mesh),
+        lambda batch: _abstract(batch, len(devices)),
     )
 
 
@@ -262,6 +240,7 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
         lambda state: state,
         _mesh_embed(mesh),
         put_batch,
+        lambda batch: _abstract(batch, sharding=NamedSharding(mesh, split)),
     )
 
 
@@ -286,9 +265,19 @@ def _jit_launcher(device: Any) -> Launcher:
     def same(x):
         return x
 
-    where = _everywhere(sharding)
     return Launcher(
-        "jit", None, 1, sharding, where, init, compile_step, same, same, compile_embed, same
+        "jit",
+        None,
+        1,
+        sharding,
+        _everywhere(sharding),
+        init,
+        compile_step,
+        same,
+        same,
+        compile_embed,
+        same,
+        lambda batch: _abstract(batch, sharding=sharding),
     )
 
 
@@ -314,4 +303,5 @@ def _vmap_launcher(replicas: int, device: Any) -> Launcher:
         lambda state: state,
         compile_embed,
         lambda batch: batch,
+        lambda batch: _abstract(batch, replicas, sharding),
     )

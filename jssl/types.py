@@ -70,3 +70,6 @@ class Method(NamedTuple):
     views: Callable[..., Array]
     refresh: Callable[..., tuple[TrainState, Mapping[str, float]]] | None = None
     order: Callable[[TrainState], Callable[[int, int, int], Any]] | None = None
+
+
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

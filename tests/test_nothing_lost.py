@@ -148,7 +148,57 @@ def free_port():
         return s.getsockname()[1]
 
 
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def children_of(pid):
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return {int(row[0]): row[2] for row in rows if int(row[1]) == pid}
+
+
+def test_a_worker_that_dies_brings_the_pod_down_and_one_process_resumes_exactly(tmp_path, cache):
+    """launch/local_pod with two processes of two devices under pmap, against one device alone."""
+    workdir = tmp_path / "pod"
+    words = [sys.executable, str(ROOT / "launch/local_pod"), "--processes=2", "--devices=2", "--"]
+    words += command(workdir, "--config.launch=pmap", "--heartbeat_timeout=10")[4:]
+    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": ""}
+    pod = subprocess.Popen(words, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        begun = time.monotonic()
+        while newest(workdir) < 2:
+            assert pod.poll() is None, pod.stderr.read()
+            assert time.monotonic() - begun < 240
+            time.sleep(0.01)
+        victim = next(i for i, args in children_of(pod.pid).items() if "--process=1" in args)
+        os.kill(victim, signal.SIGKILL)
+        begun = time.monotonic()
+        _, said = pod.communicate(timeout=120)
+        assert time.monotonic() - begun < 60
+    finally:
+        for pid in children_of(pod.pid):
+            os.kill(pid, signal.SIGKILL)
+        pod.kill()
+    assert pod.returncode != 0
+    # The survivor says so in our words when its communication breaks, in the runtime's when it
+    # waits in a collective until the heartbeat is missed; the pod's own line comes once.
+    assert "lost another process of the job" in said or "another task died" in said
+    assert said.count("local_pod: process 1 was killed by SIGKILL") == 1
+    reached = newest(workdir)
+    assert 2 <= reached < STEPS
+    few = [f"--config.max_steps={reached + 1}", "--config.checkpoint.every_steps=1000"]
+    for folder in (workdir, tmp_path / "alone"):
+        process = launch(folder, cache, *few, log=subprocess.PIPE)
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+        assert (f"resumed at step {reached}" in error) == (folder == workdir)
+    found = final_state(workdir)[0]
+    assert found["step"] == reached + 1
+    assert_same_state(found, final_state(tmp_path / "alone")[0])
+    rows = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == reached + 1  # only process 0 writes
+
+
+@pytest.mark.parametrize("mode", ["shard_map"])
 def test_two_processes_give_the_state_of_one(tmp_path, cache, mode):
     """Two real processes with two devices each, over gloo, against one device alone."""
     few = ["--config.max_steps=4", "--config.checkpoint.every_steps=1000"]

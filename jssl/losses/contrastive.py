@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from jssl.collectives import all_gather, global_index
+from jssl.losses import _streamed
 from jssl.losses.classification import top_k_correct
 from jssl.types import Array
 
+_HELD = 2**26  # logits that are held at once, 256 MiB; more are taken in blocks
+_BLOCK = 2**24  # logits of a block
 _FORMS = {"paper": 1.0, "official": 2.0}  # the factor on the mean of both directions
 
 
@@ -29,7 +32,8 @@ def nt_xent(
     and an example's loss is the mean of l(i, j) and l(j, i). The mean over examples is the
     caller's; it is the paper's L, the mean over all 2N. Under `axis_name` the negatives are the
     examples of all devices, gathered with their gradients, so that the mean over devices has the
-    value and the gradients of one device that holds the whole batch.
+    value and the gradients of one device that holds the whole batch. Where a device would hold
+    more than 2^26 logits, it takes them in blocks: the same numbers, in memory that grows with N.
 
     Args:
         z_a: [B,D] float, the first view's embeddings on this device.
@@ -117,10 +121,15 @@ def nt_xent_with_top1(
     B = z.shape[1]
     everyone = jnp.swapaxes(all_gather(jnp.swapaxes(z, 0, 1), axis_name), 0, 1)  # [2,N,D]
     N = everyone.shape[1]
+    example = global_index(B, axis_name) + jnp.arange(B)  # [B], each one's place among N
+    if 4 * B * N > _HELD:
+        block = max(1, _BLOCK // (4 * B))
+        total, positive, rival = _streamed.sums(z, everyone, example, temperature, block)
+        found = (positive > rival).astype(jnp.float32)
+        return _FORMS[form] * jnp.mean(total - positive, axis=0), jnp.mean(found, axis=0)
     # [view, example, view of candidate, candidate]; 'highest': TPUs would multiply in bfloat16.
     logits = jnp.einsum("vbd,wnd->vbwn", z, everyone, precision="highest") / temperature
 
-    example = global_index(B, axis_name) + jnp.arange(B)  # [B], each one's place among N
     same = jax.nn.one_hot(example, N, dtype=jnp.bool)[None, :, None, :]
     same_view = jnp.eye(2, dtype=jnp.bool)[:, None, :, None]
     itself = jnp.logical_and(same, same_view)  # k != i leaves these out; the rest of `same`

@@ -1,0 +1,204 @@
+"""Reads the text of a compiled module: its collectives, and the bytes that its steps touch."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "token": 0, "c64": 64, "c128": 128}
+_ARRAY = re.compile(r"\b(pred|token|bf16|[fsuc]\d+[a-z0-9]*)\[([\d,<= ]*)\]")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*)$")
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*)?\{$|^(ENTRY )?%?([\w.$-]+) \(.*-> .*\{$")
+_CALLED = re.compile(r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?"
+                     r"([\w.$-]+)")  # fmt: skip
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)"?\}')
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[(\d+),(\d+)\])")
+# They name or re-arrange buffers and move nothing.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
+         "partition-id", "replica-id"}  # fmt: skip
+
+
+class Instruction(NamedTuple):
+    """One line of a computation.
+
+    Attributes:
+        name: what later lines call it.
+        shape: text of its type, a tuple's in parentheses.
+        opcode: such as 'fusion'.
+        rest: operands and attributes.
+    """
+
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+
+
+class Collective(NamedTuple):
+    """What one kind of collective does in a step.
+
+    Attributes:
+        count: how often it runs.
+        bytes: sum of the whole buffers, on one device: what is reduced, or what is gathered.
+        payload: bytes that one device sends when the algorithm moves as few as is possible:
+            2 (n-1)/n of the buffer for an all-reduce of n devices, (n-1)/n for all-gather,
+            reduce-scatter and all-to-all, all of it for a permute.
+    """
+
+    count: int
+    bytes: int
+    payload: float
+
+
+def shape_bytes(text: str) -> int:
+    """Bytes of a type, the sum of its parts for a tuple.
+
+    Example:
+        >>> shape_bytes('(bf16[2,3]{1,0:T(8,128)}, f32[])')
+        16
+    """
+    total = 0
+    for kind, dims in _ARRAY.findall(text):
+        digits = re.search(r"\d+", kind)
+        bits = _BITS.get(kind) or (8 if kind.startswith("f8") else int(digits[0] if digits else 0))
+        size = math.prod(int(d.strip("<= ")) for d in dims.split(",") if d.strip("<= "))
+        total += -(-bits * size // 8)
+    return total
+
+
+def computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
+    """The entry's name, and the instructions of every computation."""
+    entry, current, found = "", None, {}
+    for line in text.splitlines():
+        if line.startswith("}"):
+            current = None
+        elif current is None:
+            head = _HEAD.match(line)
+            if head and not line.startswith("HloModule"):
+                current = head[2] or head[4]
+                found[current] = []
+                if head[1] or head[3]:
+                    entry = current
+        elif match := _LINE.match(line):
+            found[current].append(_instruction(match[1], match[2]))
+    return entry, found
+
+
+def _instruction(name: str, text: str) -> Instruction:
+    depth = end = 0
+    for end, letter in enumerate(text):  # noqa: B007 a tuple's type holds spaces
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == " " and depth == 0:
+            break
+    opcode, _, rest = text[end + 1 :].partition("(")
+    return Instruction(name.lstrip("%"), text[:end], opcode.strip(), rest)
+
+
+def _trips(line: Instruction, found: dict[str, list[Instruction]]) -> int:
+    """How often a loop runs: as the compiler says, or the bound that its condition compares with
+    (the TPU's compiler drops the number; `scan` counts from 0 by 1); 1 where neither is there."""
+    if said := _TRIPS.search(line.rest):
+        return int(said[1])
+    called = dict(_CALLED.findall(line.rest))
+    rows = found.get(called.get("condition", ""), [])
+    bounds = [re.match(r"(\d+)\)", r.rest) for r in rows if r.opcode == "constant"]
+    counts = any(r.opcode == "compare" and "direction=LT" in r.rest for r in rows)
+    return int(bounds[0][1]) if counts and len(bounds) == 1 and bounds[0] else 1
+
+
+def _children(line: Instruction, found: dict) -> Iterator[tuple[str, int]]:
+    """Computations that an instruction runs, and how often. Of a conditional's branches each
+    counts once: an upper bound, such as a step that may be taken deserves."""
+    times = _trips(line, found) if line.opcode == "while" else 1
+    for _, name in _CALLED.findall(line.rest):
+        yield name, times
+    if branches := _BRANCHES.search(line.rest):
+        for name in branches[1].split(","):
+            yield name.strip().lstrip("%"), 1
+
+
+def _walk(name: str, times: int, found: dict, inner: bool) -> Iterator[tuple[Instruction, int]]:
+    for line in found.get(name, ()):
+        yield line, times
+        if inner or line.opcode in ("while", "conditional", "call"):
+            for child, again in _children(line, found):
+                yield from _walk(child, times * again, found, inner)
+
+
+def collectives(text: str) -> dict[str, Collective]:
+    """Each kind of collective of a compiled module: count, bytes and payload a step.
+
+    Args:
+        text: `compiled.as_text()`. A loop whose trips the compiler knows counts that often. Of an
+            asynchronous pair the start counts.
+
+    Returns:
+        kind -> `Collective`; only kinds that occur. With one device in a group nothing is sent.
+
+    Example:
+        >>> collectives('''ENTRY %main (p: f32[8]) -> f32[8] {
+        ...   %p = f32[8]{0} parameter(0)
+        ...   ROOT %r = f32[8]{0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
+        ... }''')
+        {'all-reduce': Collective(count=1, bytes=32, payload=48.0)}
+    """
+    entry, found = computations(text)
+    devices = _devices(text)
+    totals: dict[str, list[float]] = {}
+    for line, times in _walk(entry, 1, found, inner=True):
+        kind = line.opcode.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        n, size = _group(line.rest, devices), _buffer(kind, line)
+        share = (n - 1) / n if kind != "collective-permute" else 1.0
+        share *= 2 if kind == "all-reduce" else 1
+        if kind == "reduce-scatter":
+            size *= n  # its result is a device's share
+        row = totals.setdefault(kind, [0, 0, 0.0])
+        for i, value in enumerate((1, size, size * share)):
+            row[i] += times * value
+    return {k: Collective(int(c), int(b), p) for k, (c, b, p) in sorted(totals.items())}
+
+
+def _devices(text: str) -> int:
+    head = text.split("\n", 1)[0]
+    counts = [int(n) for n in re.findall(r"(?:num_partitions|replica_count)=(\d+)", head)]
+    return math.prod(counts)
+
+
+def _group(rest: str, devices: int) -> int:
+    match = _GROUPS.search(rest)
+    if match is None:
+        return max(1, devices)
+    return len(match[1].split(",")) if match[1] is not None else int(match[3])
+
+
+def _buffer(kind: str, line: Instruction) -> int:
+    """Bytes of the whole result; the starts of some kinds give (operands, results, flags)."""
+    if not line.opcode.endswith("-start") or kind == "all-reduce":
+        return shape_bytes(line.shape)
+    parts = [shape_bytes(f"{k}[{d}]") for k, d in _ARRAY.findall(line.shape)]
+    if kind == "collective-permute":
+        return parts[0]
+    return sum(parts[len(parts) // 2 :])
+
+
+def touched_bytes(text: str) -> int:
+    """Bytes that the module's steps read and write: operands and results outside fusions.
+
+    The compilers for GPUs tell no bytes. This counts every operand and result of each kernel
+    once, as if caches kept nothing between kernels: an upper bound for what memory must move.
+    """
+    entry, found = computations(text)
+    sizes = {line.name: shape_bytes(line.shape) for rows in found.values() for line in rows}
+    total = 0
+    for line, times in _walk(entry, 1, found, inner=False):
+        if line.opcode in _FREE or line.opcode in ("while", "conditional", "call"):
+            continue
+        if line.opcode.endswith("-done"):
+            continue
+        operands = re.findall(r"%([\w.$-]+)", line.rest.partition(")")[0])
+        total += times * (sizes[line.name] + sum(sizes.get(name, 0) for name in operands))
+    return total

@@ -1,0 +1,49 @@
+"""The largest batch that fits, with few compilations: each takes minutes."""
+
+from collections.abc import Callable
+
+
+def largest(fits: Callable[[int], tuple[int, int]], *, start: int, unit: int = 8) -> int | None:
+    """The largest multiple of `unit` whose memory is within bounds.
+
+    Memory grows with the batch, nearly in proportion: a line through the two last sizes says
+    where to look next, always strictly between the largest that fitted and the smallest that did
+    not. Each size is compiled; the answer is one that fitted.
+
+    Args:
+        fits: `batch -> (bytes needed, bytes usable)`; must not fall as the batch grows.
+        start: first batch to try.
+        unit: step between the sizes that are tried.
+
+    Returns:
+        The batch, or None when not even `unit` fits.
+
+    Example:
+        >>> largest(lambda b: (100 + 7 * b, 1000), start=32)
+        128
+    """
+    known: dict[int, int] = {}
+    good, bad, batch, bracketed = 0, None, max(unit, start // unit * unit), 0
+    while bad is None or bad - good > unit:
+        needed, usable = fits(batch)
+        known[batch] = needed
+        if needed <= usable:
+            good = batch
+        else:
+            bad = batch
+        guess = _extrapolate(known, usable) // unit * unit
+        low, high = good + unit, (bad - unit) if bad else 4 * max(good, unit)
+        batch = min(max(guess, low), high)
+        bracketed += bad is not None
+        if bracketed > 3:  # not a line: halve what is left
+            batch = max(low, (good + bad) // 2 // unit * unit)
+    return good or None
+
+
+def _extrapolate(known: dict[int, int], usable: int) -> int:
+    sizes = sorted(known, key=lambda b: abs(known[b] - usable))[:2]
+    if len(sizes) == 1:
+        return int(sizes[0] * usable / max(1, known[sizes[0]]))
+    a, b = sizes
+    slope = (known[b] - known[a]) / (b - a)
+    return int(a + (usable - known[a]) / slope) if slope > 0 else 4 * max(known)

@@ -1,0 +1,71 @@
+"""A job of several processes ends together, and says why."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from jssl.errors import UserError
+
+LOST = 3  # the status of a process that ends because another one did
+
+
+@contextlib.contextmanager
+def together(folder: str | Path) -> Iterator[None]:
+    """Ends this process at once when the run inside fails and the job has several processes.
+
+    An exception alone would not do: the end of Python waits for the other processes, and they for
+    this one. The process that failed tells its own error; one that lost another tells that in one
+    message, in place of a traceback of the communication. With one process this does nothing.
+
+    Args:
+        folder: the workdir, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        mine = f"jssl: process {jax.process_index()} of {jax.process_count()}"
+        if isinstance(error, UserError):
+            status, text = 2, f"{mine}: {error}"
+        elif lost_another(error):
+            status, text = (
+                LOST,
+                (
+                    f"{mine} lost another process of the job and stops ({_first_line(error)}). "
+                    f"The last checkpoint in {folder} is whole: to resume, start all processes "
+                    "again with the same command, as many as divide the batch."
+                ),
+            )
+        else:
+            traceback.print_exc()
+            status, text = 1, f"{mine} failed, and the others stop with it."
+        print(text, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)
+
+
+# What gloo, NCCL, the TPU runtime and the coordination service say of a peer that is gone.
+_SIGNS = ("connection closed by peer", "connection reset", "connection refused", "broken pipe",
+          "gloo", "nccl", "unavailable", "deadline_exceeded", "heartbeat", "coordination service",
+          "peer", "preempted")  # fmt: skip
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error of the runtime means that another process is gone.
+
+    Example:
+        >>> lost_another(ValueError('gloo is mentioned, but not by the runtime'))
+        False
+    """
+    text = str(error).lower()
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(s in text for s in _SIGNS)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

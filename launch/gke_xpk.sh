@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# A TPU slice of a GKE cluster, by xpk (pip install xpk).
+#
+#   CLUSTER=jssl ZONE=us-west4-a TYPE=v5litepod-256 bash launch/gke_xpk.sh cluster
+#   ... NAME=simclr IMAGE=python:3.11 gke_xpk.sh start --config=... --workdir=gs://BUCKET/simclr
+#   ... gke_xpk.sh status | stop | delete
+#
+# A worker that is preempted makes the job start again, RESTARTS times; the run then resumes.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+CLUSTER=${CLUSTER:?set CLUSTER, such as CLUSTER=jssl}
+ZONE=${ZONE:?set ZONE, such as ZONE=us-west4-a}
+TYPE=${TYPE:-v5litepod-32}
+NAME=${NAME:-jssl}
+IMAGE=${IMAGE:-python:3.11}
+RESTARTS=${RESTARTS:-50}
+SPOT=${SPOT:-1}
+where=(--cluster="$CLUSTER" --zone="$ZONE")
+[ -z "${PROJECT:-}" ] || where+=(--project="$PROJECT")
+
+start() {
+  [ $# -gt 0 ] || { echo "gke_xpk: start needs --config=... --workdir=gs://..." >&2; exit 2; }
+  local words
+  words=$(printf ' %q' "$@")
+  xpk workload create --workload="$NAME" "${where[@]}" --tpu-type="$TYPE" --num-slices=1 \
+    --max-restarts="$RESTARTS" --base-docker-image="$IMAGE" --script-dir="$root" \
+    --command="pip install --quiet '.[tpu]' && jssl train --distributed$words"
+}
+
+cluster() {
+  local capacity=--on-demand
+  [ "$SPOT" = 0 ] || capacity=--spot
+  xpk cluster create "${where[@]}" --tpu-type="$TYPE" --num-slices=1 "$capacity"
+}
+
+status() { xpk workload list "${where[@]}"; }
+
+stop() { xpk workload delete --workload="$NAME" "${where[@]}" --force; }
+
+delete() { xpk cluster delete "${where[@]}" --force; }
+
+action=${1:-}
+case $action in
+  cluster | start | status | stop | delete)
+    shift
+    "$action" "$@"
+    ;;
+  *)
+    echo "gke_xpk: expected cluster, start, status, stop or delete; found '$action'" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# A TPU pod slice by queued resources: create, install, start on every worker, resume, delete.
+#
+#   NAME=simclr ZONE=us-west4-a TYPE=v5litepod-256 bash launch/tpu_pod.sh create
+#   ... tpu_pod.sh install                      the wheel, onto every worker
+#   ... tpu_pod.sh start --config=configs/simclr_imagenet.py --workdir=gs://BUCKET/simclr
+#   ... tpu_pod.sh watch --config=... --workdir=...   the same, and again after each preemption
+#   ... tpu_pod.sh status | logs | stop | delete
+#
+# Settings: NAME ZONE TYPE as above; VERSION of the VM's image; PROJECT; SPOT=0 for on-demand;
+# REPO the checkout to install (this one); POLL seconds between two looks.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+NAME=${NAME:-jssl}
+ZONE=${ZONE:?set ZONE, such as ZONE=us-west4-a}
+TYPE=${TYPE:-v5litepod-32}
+SPOT=${SPOT:-1}
+POLL=${POLL:-60}
+REPO=${REPO:-$root}
+case $TYPE in
+  v5lite*) version=v2-alpha-tpuv5-lite ;;
+  v5p*) version=v2-alpha-tpuv5 ;;
+  v6e*) version=v2-alpha-tpuv6e ;;
+  *) version=tpu-ubuntu2204-base ;;
+esac
+VERSION=${VERSION:-$version}
+where=(--zone="$ZONE")
+[ -z "${PROJECT:-}" ] || where+=(--project="$PROJECT")
+
+say() { echo "tpu_pod: $*" >&2; }
+
+queued() { gcloud compute tpus queued-resources "$1" "$NAME" "${where[@]}" "${@:2}"; }
+
+on_all() { gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=all --command="$1"; }
+
+state() { queued describe --format='value(state.state)' 2>/dev/null || echo ABSENT; }
+
+create() {
+  local spot=()
+  [ "$SPOT" = 0 ] || spot=(--spot)
+  queued create --node-id="$NAME" --accelerator-type="$TYPE" --runtime-version="$VERSION" "${spot[@]}"
+}
+
+wait_active() {
+  local now before=""
+  while now=$(state); [ "$now" != ACTIVE ]; do
+    case $now in
+      FAILED | SUSPENDED | SUSPENDING | ABSENT)
+        say "queued resource $NAME is $now"
+        return 1
+        ;;
+    esac
+    [ "$now" = "$before" ] || say "waiting: $now"
+    before=$now
+    sleep "$POLL"
+  done
+}
+
+install() {
+  wait_active
+  local wheels
+  wheels=$(mktemp -d)
+  python3 -m pip wheel --quiet --no-deps --wheel-dir "$wheels" "$REPO"
+  gcloud compute tpus tpu-vm scp "${where[@]}" --worker=all --recurse \
+    "$wheels"/*.whl "$REPO/configs" "$NAME:"
+  rm -r "$wheels"
+  on_all "python3 -m venv venv && venv/bin/pip install --quiet \"\$(ls jssl-*.whl)[tpu]\""
+}
+
+# The workers' words are quoted once more, because a shell on the worker reads them again.
+command_of() { printf 'venv/bin/jssl train --distributed'; printf ' %q' "$@"; }
+
+start() {
+  [ $# -gt 0 ] || { say "start needs the words of jssl train: --config=... --workdir=gs://..."; exit 2; }
+  on_all "set -o pipefail; $(command_of "$@") 2>&1 | tee -a jssl.log"
+}
+
+stop() { on_all "pkill -TERM -f '[v]env/bin/jssl train' || true"; }
+
+# A spot slice that was taken leaves a suspended queued resource, which must be deleted and made
+# again; the run resumes from the workdir in the bucket.
+watch() {
+  while true; do
+    if [ "$(state)" = ABSENT ]; then
+      create
+    fi
+    if wait_active && install && start "$@"; then
+      say "the run has ended"
+      return 0
+    fi
+    if [ "$(state)" = ACTIVE ]; then
+      say "the run failed on a slice that is still there: see jssl.log on the workers"
+      return 1
+    fi
+    say "the slice was taken: it is made again"
+    delete
+  done
+}
+
+delete() { queued delete --force --quiet; }
+
+status() { state; }
+
+logs() { gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=0 --command="tail -n 50 jssl.log"; }
+
+action=${1:-}
+case $action in
+  create | install | start | stop | watch | status | logs | delete)
+    shift
+    "$action" "$@"
+    ;;
+  *)
+    say "expected create, install, start, watch, status, logs, stop or delete; found '$action'"
+    exit 2
+    ;;
+esac

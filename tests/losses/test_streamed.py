@@ -1,0 +1,81 @@
+"""NT-Xent in blocks: the dense form's numbers, in memory that does not grow with the square."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jssl.losses import contrastive
+
+T = 0.1
+
+
+def embeddings(count, seed=0):
+    a, b = np.random.default_rng(seed).normal(size=(2, count, 16)).astype(np.float32)
+    return a, a + 2 * b  # some positives are the nearest, and some are not
+
+
+def loss_top1_and_grads(a, b, **options):
+    def mean(a, b):
+        loss, top1 = contrastive.nt_xent_with_top1(a, b, temperature=T, **options)
+        return jnp.mean(loss * (1.0 + jnp.arange(len(loss)))), (loss, top1)
+
+    (_, (loss, top1)), grads = jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(a, b)
+    return loss, top1, *grads
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    def use(block, count):
+        monkeypatch.setattr(contrastive, "_HELD", 0)
+        monkeypatch.setattr(contrastive, "_BLOCK", block * 4 * count)
+
+    return use
+
+
+@pytest.mark.parametrize("block", [7, 20])  # with padding, exact
+def test_values_and_gradients_are_the_dense_ones(in_blocks, block):
+    a, b = embeddings(20)
+    dense = loss_top1_and_grads(a, b)
+    assert 0 < float(np.mean(dense[1])) < 1
+    in_blocks(block, 20)
+    for found, expected in zip(loss_top1_and_grads(a, b), dense, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_over_devices_it_is_the_dense_one_of_the_whole_batch(in_blocks):
+    a, b = embeddings(24, seed=1)
+    expected = loss_top1_and_grads(a, b)[0]
+    in_blocks(5, 6)
+
+    def local(a, b):
+        return contrastive.nt_xent(a, b, temperature=T, axis_name="i")
+
+    found = jax.jit(jax.vmap(local, axis_name="i"))(a.reshape(4, 6, 16), b.reshape(4, 6, 16))
+    np.testing.assert_allclose(found.reshape(24), expected, rtol=0, atol=1e-5)
+
+
+def test_collapsed_embeddings_have_the_closed_form_and_no_hits(in_blocks):
+    in_blocks(3, 8)
+    z = jnp.ones((8, 16))
+    loss, top1, *grads = loss_top1_and_grads(z, z)
+    np.testing.assert_allclose(loss, np.log(15), atol=1e-5)
+    np.testing.assert_array_equal(top1, 0.0)
+    np.testing.assert_allclose(grads[0], 0.0, atol=1e-5)
+
+
+def temporaries(count):
+    z = jax.ShapeDtypeStruct((count, 128), jnp.float32)
+
+    def mean(a, b):
+        return jnp.mean(contrastive.nt_xent(a, b, temperature=T))
+
+    compiled = jax.jit(jax.grad(mean, (0, 1))).lower(z, z).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_at_32768_does_not_grow_with_the_square():
+    """One device holds the whole batch: its logits alone would be 4 N^2 float32, 16 GiB."""
+    half, whole = temporaries(16_384), temporaries(32_768)
+    assert whole < 1.5 * half + 2**20
+    assert whole < 2**30
