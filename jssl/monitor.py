@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import augment, data, evaluate, methods
+from jssl import data, evaluate, methods
 from jssl.experiment import Experiment, host_transform
 from jssl.types import TrainState
 
@@ -123,8 +123,9 @@ def make_inspection(
 ) -> Callable[[TrainState], tuple[dict[str, float], list[str], dict[str, np.ndarray]]] | None:
     """Makes what a method has to say and to show of its own, beside the monitor.
 
-    A method's file may have `inspect(config, outputs, images) -> (scalars, warnings, pictures)`
-    and the names `INSPECTED` of the intermediates of `embed` that it looks at.
+    A method's file may have `inspect(config, outputs, batch) -> (scalars, warnings, pictures)`
+    and the names `INSPECTED` of the intermediates of `embed` that it looks at; the batch holds
+    `image` uint8 [M,H,W,3] and `label` int32 [M].
 
     Returns:
         `state -> (scalars, warnings, pictures)` for examples of the test split (of the train split
@@ -142,16 +143,20 @@ def make_inspection(
 
     def inspection(state: TrainState) -> tuple[dict[str, float], list[str], dict[str, np.ndarray]]:
         outputs: dict[str, list[np.ndarray]] = {name: [] for name in method.INSPECTED}
-        images = []
+        seen: dict[str, list[np.ndarray]] = {"image": [], "label": []}
         batches = iter(data.eval_batches(source, batch_size=size, transform=transform))
         with contextlib.closing(batches):
             for batch in batches:
                 _, named = compiled(state, batch["image"])
                 for name, parts in outputs.items():
                     parts.append(np.asarray(named[name])[batch["mask"]])
-                images.append(np.asarray(augment.to_float(batch["image"]))[batch["mask"]])
-        joined = {name: np.concatenate(parts) for name, parts in outputs.items()}
-        return method.inspect(config, joined, np.concatenate(images))
+                for name, parts in seen.items():
+                    parts.append(batch[name][batch["mask"]])
+        found, batch = (
+            {name: np.concatenate(parts) for name, parts in held.items()}
+            for held in (outputs, seen)
+        )
+        return method.inspect(config, found, batch)
 
     return inspection
 

@@ -42,7 +42,8 @@ def normalize(x: Array, name: str) -> Array:
 
     Args:
         x: float [...,3] in [0, 1].
-        name: whose statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'cifar10', 'cifar100' or 'stl10'.
+        name: whose statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'cifar10', 'cifar100' or
+            'stl10'.
 
     Returns:
         float32 [...,3].

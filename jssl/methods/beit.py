@@ -11,7 +11,8 @@ https://github.com/microsoft/unilm/tree/master/beit:
 Both crops are of ONE box with one flip and one colour jitter: the image's is resized with bicubic
 weights, the tokenizer's with lanczos to as many pixels as make h x w tokens. The head sees the
 masked places only, gathered by an index of fixed size; what pads it has weight 0.
-The jitter comes after the resize here and before the crop there: its contrast knows the crop's mean.
+The jitter comes after the resize here and before the crop there: its contrast knows the mean of
+the crop.
 """
 
 from pathlib import Path

@@ -239,13 +239,13 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     return Method(init, train_step, embed, views)
 
 
-def inspect(config: Any, outputs: dict[str, np.ndarray], images: np.ndarray) -> Any:
+def inspect(config: Any, outputs: Any, batch: Any) -> Any:
     """What the monitor says and shows of images and what `embed` makes of them.
 
     Args:
         config: the whole config.
         outputs: `tokens` int [M,h,w] and `reconstruction` float [M,H,W,3], of `embed`.
-        images: float [M,H,W,3] in [0, 1].
+        batch: `image` uint8 [M,H,W,3].
 
     Returns:
         (scalars, warnings, pictures): the codebook's usage; the mean squared error of the
@@ -254,7 +254,7 @@ def inspect(config: Any, outputs: dict[str, np.ndarray], images: np.ndarray) -> 
     """
     s = config.dvae
     report = codebook_report(outputs["tokens"], vocabulary=s.vocabulary)
-    found = outputs["reconstruction"]
+    found, images = outputs["reconstruction"], np.float32(batch["image"]) / 255
     error = float(np.mean((found - images) ** 2))
     constant = constant_patch_error(images, patch=2 ** (s.groups - 1))
     scalars = {
