@@ -132,6 +132,8 @@ def smoke(config: ConfigDict) -> None:
     net = {"name": "resnet8", "stage_sizes": (1, 1), "width": 0.25}
     if config.model.name.startswith("vit"):
         net = {"depth": 2, "width": 0.25, "patch_size": 8}
+    if config.model.name == "dvae":  # its network is the method's own
+        net = {}
     updates = {
         "max_steps": 4,
         "batch_size": 16,

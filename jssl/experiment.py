@@ -55,6 +55,9 @@ def build(config: ConfigDict) -> Experiment:
         UserError: what cannot work, before any compilation.
     """
     extra_fields(config)
+    resolve = getattr(methods.load(config.method), "resolve", None)
+    if resolve is not None:  # settings that lie in another run's workdir
+        resolve(config)
     launcher = parallel.make_launcher(config.launch)
     parallel.check_batch_size(config.batch_size, launcher)
     train_source = data.make_source(config.data, "train")
@@ -204,9 +207,15 @@ def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
 
 
 def init_state(experiment: Experiment) -> TrainState:
-    """The state before training, born with the launcher's sharding."""
-    size = experiment.config.batch_size // experiment.launcher.size
-    return experiment.launcher.init(lambda: first_state(experiment.config, experiment.method, size))
+    """The state before training, born with the launcher's sharding.
+
+    A method that begins with a network of another run has `begin(config, state) -> state`.
+    """
+    config, launcher = experiment.config, experiment.launcher
+    size = config.batch_size // launcher.size
+    state = launcher.init(lambda: first_state(config, experiment.method, size))
+    begin = getattr(methods.load(config.method), "begin", None)
+    return state if begin is None else begin(config, state)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:

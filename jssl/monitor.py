@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import data, evaluate
+from jssl import data, evaluate, methods
 from jssl.experiment import Experiment, host_transform
 from jssl.types import TrainState
 
@@ -116,6 +116,49 @@ def make_monitor(
         return scalars, warnings
 
     return monitor
+
+
+def make_inspection(
+    experiment: Experiment,
+) -> Callable[[TrainState], tuple[dict[str, float], list[str], dict[str, np.ndarray]]] | None:
+    """Makes what a method has to say and to show of its own, beside the monitor.
+
+    A method's file may have `inspect(config, outputs, batch) -> (scalars, warnings, pictures)`
+    and the names `INSPECTED` of the intermediates of `embed` that it looks at; the batch holds
+    `image` uint8 [M,H,W,3] and `label` int32 [M].
+
+    Returns:
+        `state -> (scalars, warnings, pictures)` for examples of the test split (of the train split
+        without one), pictures as uint8 [H,W,3]; None where the method has no such function.
+    """
+    config = experiment.config
+    method = methods.load(config.method)
+    if not hasattr(method, "inspect"):
+        return None
+    source = experiment.test_source or experiment.train_source
+    source = Subset(source, config.monitor.max_examples)
+    transform = data.eval_transform(config.data, source, size=config.augment.size)
+    compiled = experiment.launcher.compile_embed(experiment.method.embed)
+    size = min(config.batch_size, len(source))
+
+    def inspection(state: TrainState) -> tuple[dict[str, float], list[str], dict[str, np.ndarray]]:
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in method.INSPECTED}
+        seen: dict[str, list[np.ndarray]] = {"image": [], "label": []}
+        batches = iter(data.eval_batches(source, batch_size=size, transform=transform))
+        with contextlib.closing(batches):
+            for batch in batches:
+                _, named = compiled(state, batch["image"])
+                for name, parts in outputs.items():
+                    parts.append(np.asarray(named[name])[batch["mask"]])
+                for name, parts in seen.items():
+                    parts.append(batch[name][batch["mask"]])
+        found, batch = (
+            {name: np.concatenate(parts) for name, parts in held.items()}
+            for held in (outputs, seen)
+        )
+        return method.inspect(config, found, batch)
+
+    return inspection
 
 
 def _images(experiment: Experiment, source: Any) -> np.ndarray:

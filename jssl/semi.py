@@ -82,7 +82,7 @@ def split(config: ConfigDict, source: Any) -> Halves:
     settings = config.noisy_student
     rows = np.arange(len(source))
     if settings.label_fraction != 1:
-        rows = label_subset(_labels(source), fraction=settings.label_fraction, seed=config.seed)
+        rows = label_subset(labels_of(source), fraction=settings.label_fraction, seed=config.seed)
     labelled = Part(source, rows)
     if not settings.unlabeled_name:
         return Halves(labelled, source, np.setdiff1d(np.arange(len(source)), rows))
@@ -102,7 +102,8 @@ def unlabelled_data(config: ConfigDict) -> ConfigDict:
     return other
 
 
-def _labels(source: Any) -> np.ndarray:
+def labels_of(source: Any) -> np.ndarray:
+    """The labels of a source, int [M]; UserError where it has none."""
     if source.num_classes < 2:
         raise UserError(
             f"Noisy Student needs labels, but data set '{source.name}' has {source.num_classes} "

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jssl import checkpoint, data, experiment, metrics, workdir
 from jssl.errors import UserError
-from jssl.monitor import make_monitor, monitor_protocol
+from jssl.monitor import make_inspection, make_monitor, monitor_protocol
 from jssl.types import TrainState
 
 
@@ -110,6 +110,7 @@ class _Run:
             total=self.last, initial=first, images_per_step=config.batch_size
         )
         self.watch = make_monitor(parts) if config.monitor.every_epochs else None
+        self.inspect = make_inspection(parts) if config.monitor.every_epochs else None
 
     def close(self) -> None:
         self.progress.close()
@@ -215,11 +216,21 @@ class _Run:
 
     def _watch(self, done: int, state: TrainState) -> None:
         started = time.monotonic()
-        scalars, warnings = self.watch(self.parts.launcher.as_global(state))
+        state = self.parts.launcher.as_global(state)
+        scalars, warnings = self.watch(state)
+        if self.inspect is not None:
+            more, lines, pictures = self.inspect(state)
+            scalars, warnings = {**scalars, **more}, warnings + lines
+            for name, picture in pictures.items():
+                workdir.write_picture(self.folder / "pictures" / f"{name}-{done}.png", picture)
         scalars["monitor_seconds"] = time.monotonic() - started
         self.writers.scalars(done, scalars)
         epoch = done / self.parts.steps_per_epoch
-        shown = [f"{k} {v:.4g}" for k, v in scalars.items() if k.endswith(("top1", "std", "rank"))]
+        shown = [
+            f"{k} {v:.4g}"
+            for k, v in scalars.items()
+            if k.endswith(("top1", "std", "rank", "perplexity", "ratio"))
+        ]
         self.progress.say(f"epoch {epoch:g}: {'  '.join(shown)}")
         if problems := self.batches.problems.report():
             workdir.write_json(self.folder / "problems.json", problems)

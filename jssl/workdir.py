@@ -3,6 +3,7 @@
 config.json      the resolved config            versions.json   libraries, git, devices
 parameters.txt   the table of parameters        metrics.jsonl   every logged number
 checkpoints/     states                         result.json     the judged numbers at the end
+pictures/        what a method shows, such as the reconstructions of a dVAE
 """
 
 import importlib.metadata
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from jssl import config as config_lib
 from jssl.errors import UserError
@@ -95,6 +97,13 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(part, path)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes uint8 [H,W,3] as a PNG, by the first process."""
+    if jax.process_index() == 0:
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
 
 
 def versions() -> dict[str, Any]:

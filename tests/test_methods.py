@@ -86,12 +86,14 @@ def test_the_second_call_does_not_compile_again(trained):
 
 # CPC's loss begins on a plateau, where all patches look alike: hundreds of steps of SGD, or some of
 # Adam when nothing is augmented.
+# The dVAE's gradient is that of a mean over pixel values, and its decoder begins near a constant.
 FIXED_BATCH = {
+    "dvae": {"optim": {"name": "adamw", "lr": 0.01}},
     "cpc": {
         "optim": {"name": "adamw", "lr": 0.005},
         "augment": {"options": {"scale": (1.0, 1.0), "flip_p": 0.0}},
         "cpc": {"drop_p": 0.0, "operations": 0, "warp_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0},
-    }
+    },
 }
 # MoCo's key net follows within some 25 steps; then the queue's keys of the same pictures are as
 # near as the positive, and the loss rises again.

@@ -29,6 +29,12 @@ from jssl.augment._patches import (
 )
 from jssl.augment._pixels import normalize, to_float
 from jssl.augment._policy import rand_augment
+from jssl.augment.masking import (
+    blockwise_mask,
+    exact_mask,
+    largest_mask,
+    masked_places,
+)
 from jssl.augment.modalities import batch_modalities, split_views
 from jssl.augment.recipes import OPTIONS, RECIPES
 from jssl.augment.views import batch_views, make_views
@@ -46,13 +52,17 @@ __all__ = [
     "batch_modalities",
     "batch_views",
     "blur_radius",
+    "blockwise_mask",
     "center_crop",
     "color_jitter",
     "crop_resize",
+    "exact_mask",
     "extract_patches",
     "gaussian_blur",
     "grayscale",
+    "largest_mask",
     "make_views",
+    "masked_places",
     "normalize",
     "patch_grid",
     "rand_augment",

@@ -17,6 +17,7 @@ RESIZES = {
     "bicubic": ("cubic", -0.5, True, "renormalise"),
     "bicubic_torch": ("cubic", -0.75, True, "clamp"),
     "bicubic_tf1": ("cubic", -0.75, False, "clamp"),
+    "lanczos": ("lanczos", 3.0, True, "renormalise"),
 }
 
 
@@ -24,6 +25,8 @@ def _kernel(t: Array, kernel: str, a: float) -> Array:
     t = jnp.abs(t)
     if kernel == "triangle":
         return jnp.maximum(1 - t, 0.0)
+    if kernel == "lanczos":  # sinc(t) sinc(t / a) for t < a
+        return jnp.where(t < a, jnp.sinc(t) * jnp.sinc(t / a), 0.0)
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
     return jnp.where(t < 1, near, jnp.where(t < 2, far, 0.0))
@@ -46,7 +49,9 @@ def _taps(
     """
     kernel, a, half_pixel, outside = RESIZES[method]
     # the largest reach of any crop is that of the whole image
-    reach = (1 if kernel == "triangle" else 2) * (max(n / size, 1.0) if antialias else 1.0)
+    reach = {"triangle": 1, "cubic": 2, "lanczos": 3}[kernel] * (
+        max(n / size, 1.0) if antialias else 1.0
+    )
     start, length = start.astype(jnp.float32), length.astype(jnp.float32)
     scale = length / size
     widen = jnp.maximum(scale, 1.0) if antialias else jnp.float32(1)
@@ -126,7 +131,8 @@ def crop_resize(
         method: 'bilinear'; 'bicubic', Keys' a = -0.5 with renormalised edges (`tf.image.resize`,
             and PIL with antialias); 'bicubic_torch', a = -0.75 with clamped edges
             (`torch.nn.functional.interpolate`); 'bicubic_tf1', a = -0.75 without half-pixel
-            centres (`tf.compat.v1.image.resize_bicubic`, in SimCLR's TF 1 code).
+            centres (`tf.compat.v1.image.resize_bicubic`, in SimCLR's TF 1 code); 'lanczos', of
+            three lobes, PIL's with antialias.
         antialias: widen the kernel where the box shrinks, as PIL does; always renormalises.
         flip: bool [], mirrors left and right at no cost.
 

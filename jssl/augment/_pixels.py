@@ -8,6 +8,7 @@ from jssl.types import Array
 # name: mean and standard deviation of each channel, for values in [0, 1]
 STATISTICS = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
@@ -41,7 +42,8 @@ def normalize(x: Array, name: str) -> Array:
 
     Args:
         x: float [...,3] in [0, 1].
-        name: whose statistics: 'none', 'imagenet', 'cifar10', 'cifar100' or 'stl10'.
+        name: whose statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'cifar10', 'cifar100' or
+            'stl10'.
 
     Returns:
         float32 [...,3].

@@ -77,6 +77,17 @@ RECIPES: dict[str, dict[str, Any]] = {
         "solarize_threshold": 128 / 255,
     },
     "moco_cifar": {**_TORCHVISION, "jitter": (0.4, 0.4, 0.4, 0.1), "blur_p": 0.0},
+    # the same box is resized once more, with lanczos, for the tokenizer: see methods/beit.py
+    "beit": {
+        **_TORCHVISION,
+        "views": 1,
+        "resize": "bicubic",
+        "clip_crop": True,
+        "jitter": (0.4, 0.4, 0.4, 0.0),
+        "jitter_p": 1.0,
+        "gray_p": 0.0,
+        "blur_p": 0.0,
+    },
     "crop_flip": {**_NO_COLOR, "views": 1},
     "noisy_student": {**_NO_COLOR, "views": 1, "clip_crop": True, "policy_ops": 2},
     "noisy_student_svhn": {

@@ -2,6 +2,8 @@
 
 from jssl.evaluate.clusters import cluster_report as cluster_report
 from jssl.evaluate.clusters import nmi as nmi
+from jssl.evaluate.codes import codebook_report as codebook_report
+from jssl.evaluate.codes import codebook_warnings as codebook_warnings
 from jssl.evaluate.collapse import alignment as alignment
 from jssl.evaluate.collapse import collapse_report as collapse_report
 from jssl.evaluate.collapse import collapse_warnings as collapse_warnings

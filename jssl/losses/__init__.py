@@ -14,6 +14,9 @@ from jssl.losses.contrastive import nt_xent_with_top1 as nt_xent_with_top1
 from jssl.losses.cpc import patch_info_nce as patch_info_nce
 from jssl.losses.cpc import patch_info_nce_with_top1 as patch_info_nce_with_top1
 from jssl.losses.cpc import patch_labels as patch_labels
+from jssl.losses.dvae import kl_to_uniform as kl_to_uniform
+from jssl.losses.dvae import logit_laplace_nll as logit_laplace_nll
+from jssl.losses.dvae import squared_error as squared_error
 from jssl.losses.momentum import info_nce as info_nce
 from jssl.losses.momentum import info_nce_with_top1 as info_nce_with_top1
 from jssl.losses.momentum import symmetric_info_nce as symmetric_info_nce
@@ -30,6 +33,8 @@ __all__ = [
     "in_batch_scores",
     "info_nce",
     "info_nce_with_top1",
+    "kl_to_uniform",
+    "logit_laplace_nll",
     "multiview_scores",
     "mutual_information_bound",
     "nce",
@@ -43,6 +48,7 @@ __all__ = [
     "patch_labels",
     "prototype_cross_entropy",
     "prototype_cross_entropy_with_top1",
+    "squared_error",
     "symmetric_info_nce",
     "symmetric_info_nce_with_top1",
     "symmetric_regression",

@@ -2,6 +2,9 @@
 
 He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, trained as the bag of tricks (He et al.,
 2019, https://arxiv.org/abs/1812.01187) does: SGD with Nesterov momentum, warm-up and cosine.
+
+With `init_from` it is fine-tuning: the encoder begins as that of another run's checkpoint, and for
+a ViT deeper layers may move less (`layer_decay`), as BEiT's official code has it.
 """
 
 from typing import Any
@@ -9,10 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jssl import losses, models
+from jssl import losses, models, semi, transfer
 from jssl.collectives import global_index, mean_value_and_grad, pmean
+from jssl.evaluate.efficient import label_subset
 from jssl.methods._common import (
     apply_gradients,
     embed_function,
@@ -20,6 +25,8 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.models.heads import Linear
+from jssl.models.vit import OFFICIAL
+from jssl.optim import TRANSFORMER, scale_by_layer
 from jssl.types import Array, Batch, Method, Metrics, TrainState
 
 State = TrainState
@@ -28,6 +35,9 @@ VIEWS = 1  # of one example in a step
 DEFAULTS: dict[str, Any] = {
     "num_classes": 0,  # 0: as many as the data set has
     "label_smoothing": 0.0,
+    "label_fraction": 1.0,  # share of every class that is trained and probed with
+    "init_from": "",  # workdir of a run whose encoder this one begins with
+    "layer_decay": 1.0,  # of a ViT: layer i of L + 1 learns at decay^(L + 1 - i) of the rate
 }
 
 _OPTIM = {"name": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "cosine",
@@ -48,6 +58,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": {"name": "crop_flip", "size": 32, "normalize": "cifar10"},
         "optim": {**_OPTIM, "weight_decay": 5e-4},
     },
+    "beit": {  # fine-tuning of BEiT-B, but for RandAugment, Mixup, CutMix and random erasing
+        "batch_size": 1024,
+        "epochs": 100.0,
+        "model": {"name": "vit_base", **OFFICIAL["beit_finetune"]},
+        "augment": {"name": "crop_flip", "size": 224, "normalize": "half"},
+        "optim": {
+            "name": "adamw",
+            "lr": 4e-3,
+            "lr_scaling": "none",
+            "schedule": "cosine",
+            "warmup_epochs": 20.0,
+            "weight_decay": 0.05,
+            "rules": TRANSFORMER,
+        },
+        "supervised": {"label_smoothing": 0.1, "layer_decay": 0.65},
+    },
 }
 
 
@@ -64,9 +90,36 @@ class Net(nn.Module):
 
 
 def make_net(config: Any, axis_name: str | None) -> Net:
-    """The network of a config."""
+    """The network of a config; BEiT's fine-tuning has a head of N(0, 0.02^2) times 0.001."""
     encoder = models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype))
-    return Net(encoder, Linear(config.supervised.num_classes))
+    init = {}
+    if config.model.get("vit_init") == "beit_finetune":
+        init = {"kernel_init": nn.initializers.normal(2e-5)}
+    return Net(encoder, Linear(config.supervised.num_classes, **init))
+
+
+def train_part(config: Any, source: Any) -> Any:
+    """The examples that keep their labels."""
+    fraction = config.supervised.label_fraction
+    if fraction == 1:
+        return source
+    labels = semi.labels_of(source)
+    return semi.Part(source, label_subset(labels, fraction=fraction, seed=config.seed))
+
+
+def begin(config: Any, state: State) -> State:
+    """The first state, with a pre-trained encoder where one is named."""
+    folder = config.supervised.init_from
+    return transfer.start_from(config, state, folder) if folder else state
+
+
+INSPECTED = ("logits",)  # what `inspect` is given
+
+
+def inspect(config: Any, outputs: Any, batch: Any) -> Any:
+    """The classifier's own top-1 on the examples that are watched."""
+    right = np.argmax(outputs["logits"], axis=1) == batch["label"]
+    return {"own_top1": float(np.mean(right))}, [], {}
 
 
 def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
@@ -82,6 +135,9 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         augmented images, and `grad_norm`. `embed` names the `logits` among its intermediates.
     """
     net = make_net(config, axis_name)
+    decay = config.supervised.layer_decay
+    if decay != 1:
+        tx = optax.chain(tx, scale_by_layer(decay=decay, depth=getattr(net.encoder, "depth", 0)))
     views, prepare = input_functions(config)
 
     def init(key: Array, batch: Batch) -> State:
@@ -93,10 +149,13 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         key = jax.random.fold_in(state.key, state.step)
         first = global_index(len(batch["image"]), axis_name)
         x = prepare(views(key, batch["image"], first)[0])
+        rngs = {"stochastic_depth": jax.random.fold_in(key, 2**31 - 1)}  # no image's key
 
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            (logits, _, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
+            (logits, _, _), updated = net.apply(
+                variables, x, train=True, rngs=rngs, mutable=["batch_stats"]
+            )
             loss = losses.cross_entropy(
                 logits, batch["label"], label_smoothing=config.supervised.label_smoothing
             )

@@ -4,6 +4,8 @@ from jssl.optim.factory import DEFAULTS as DEFAULTS
 from jssl.optim.factory import OPTIMISERS as OPTIMISERS
 from jssl.optim.factory import build as build
 from jssl.optim.lars import lars as lars
+from jssl.optim.layers import layer_scales as layer_scales
+from jssl.optim.layers import scale_by_layer as scale_by_layer
 from jssl.optim.masks import EVERYTHING as EVERYTHING
 from jssl.optim.masks import EXCLUDE_NORM_AND_BIAS as EXCLUDE_NORM_AND_BIAS
 from jssl.optim.masks import TRANSFORMER as TRANSFORMER

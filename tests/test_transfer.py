@@ -1,0 +1,122 @@
+"""Fine-tuning from a checkpoint: what is copied, expanded and left; how much each layer moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import get_config, small_config
+
+from jssl import checkpoint, experiment, optim, transfer, workdir
+from jssl.errors import UserError
+from jssl.methods import supervised
+
+
+def shapes_of(name, arg=""):
+    config = get_config(name, arg)
+    config.supervised.num_classes = 1000
+    net = supervised.make_net(config, None)
+    side = config.augment.size
+    return config, jax.eval_shape(
+        lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), False)
+    )["params"]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return shapes_of("beit_finetune_imagenet")
+
+
+def test_the_network_is_beits_of_fine_tuning(base):
+    """86,530,984 parameters of the official base model with 1,000 classes."""
+    config, params = base
+    assert sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)) == 86_530_984
+    assert params["encoder"]["block11"]["relative_table"].shape == (732, 12)
+    assert (config.optim.lr, config.supervised.layer_decay, config.batch_size) == (4e-3, 0.65, 1024)
+
+
+def test_layer_wise_decay_counts_as_the_official_code_does(base):
+    _, params = base
+    scales = optim.layer_scales(params, decay=0.65, depth=12)
+    encoder = scales["encoder"]
+    np.testing.assert_allclose(encoder["patch_embed"]["kernel"], 0.003697, atol=5e-7)  # .65^13
+    np.testing.assert_allclose(encoder["cls_token"], 0.65**13)
+    np.testing.assert_allclose(encoder["block0"]["qkv"]["kernel"], 0.65**12)
+    np.testing.assert_allclose(encoder["block0"]["relative_table"], 0.65**12)
+    np.testing.assert_allclose(encoder["block11"]["gamma1"], 0.65)
+    assert encoder["fc_norm"]["scale"] == 1 and scales["classifier"]["dense"]["kernel"] == 1
+    with pytest.raises(UserError, match="Layer-wise decay is for a ViT"):
+        optim.layer_scales({"conv": 0.0}, decay=0.5, depth=2)
+
+
+def test_the_decay_scales_rate_and_weight_decay_of_adamw():
+    """As torch's groups: p <- p - lr s (adam + wd p), with s of the layer."""
+    params = {"block0": {"kernel": jnp.array([2.0])}, "head": {"kernel": jnp.array([2.0])}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = optax.chain(optax.adamw(0.1, weight_decay=0.5), optim.scale_by_layer(decay=0.25, depth=1))
+    updates, _ = tx.update(grads, tx.init(params), params)
+    # Adam's first step is 1; then + .5 * 2; times .1; times the layer's share
+    np.testing.assert_allclose(updates["head"]["kernel"], [-0.2], rtol=1e-5)
+    np.testing.assert_allclose(updates["block0"]["kernel"], [-0.05], rtol=1e-5)
+
+
+def filled(shapes, start):
+    shapes, structure = jax.tree.flatten(shapes)
+    leaves = [
+        jax.random.key(0)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else jnp.asarray(start + n + np.arange(x.size).reshape(x.shape) / 7, x.dtype)
+        for n, x in enumerate(shapes)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def made_up(config, start):
+    method, _ = experiment.make_method(config, axis_name=None)
+    return filled(jax.eval_shape(lambda: experiment.first_state(config, method, 16)), start)
+
+
+def test_a_beit_checkpoint_starts_a_fine_tuning(tmp_path):
+    """The shared table in every block, tokens and kernels as they were, fc_norm and head new."""
+    before = small_config("beit")
+    workdir.open_workdir(tmp_path, before)
+    trained = made_up(before, 1000.0)
+    saved = checkpoint.Checkpoints(tmp_path, method="beit")
+    saved.save(0, trained, {"next_step": 0})
+    saved.close()
+    config = get_config("beit_finetune_photos", "smoke")
+    config.supervised.num_classes = 16
+    config.supervised.init_from = str(tmp_path)
+    first = made_up(config, 0.0)
+    state = supervised.begin(config, first)
+    old, new = trained.params["encoder"], state.params["encoder"]
+    for block in ("block0", "block1"):
+        np.testing.assert_array_equal(new[block]["relative_table"], old["relative_table"])
+        np.testing.assert_array_equal(new[block]["fc2"]["kernel"], old[block]["fc2"]["kernel"])
+        np.testing.assert_array_equal(new[block]["q_bias"], old[block]["q_bias"])
+    np.testing.assert_array_equal(new["patch_embed"]["kernel"], old["patch_embed"]["kernel"])
+    np.testing.assert_array_equal(
+        new["fc_norm"]["scale"], first.params["encoder"]["fc_norm"]["scale"]
+    )
+    assert not {"mask_token", "relative_table", "norm"} & set(new)
+    np.testing.assert_array_equal(
+        state.params["classifier"]["dense"]["bias"], first.params["classifier"]["dense"]["bias"]
+    )
+    # A step gives its buffers away: no two leaves may share one.
+    tables = [new[b]["relative_table"].unsafe_buffer_pointer() for b in ("block0", "block1")]
+    assert tables[0] != tables[1]
+
+
+def test_an_encoder_that_does_not_fit_names_what_differs():
+    like = {"patch_embed": {"bias": jnp.zeros(4)}, "fc_norm": {"scale": jnp.zeros(4)}}
+    with pytest.raises(UserError, match=r"patch_embed.bias: \[3\], expected \[4\]"):
+        transfer.fitted({"patch_embed": {"bias": jnp.zeros(3)}}, like, grid=4, new_grid=4)
+
+
+def test_a_share_of_the_labels_is_the_same_of_every_class():
+    config = small_config("supervised")
+    config.supervised.label_fraction = 0.1
+    parts = experiment.build(config)
+    labels = [int(parts.train_source[i]["label"]) for i in range(len(parts.train_source))]
+    assert np.bincount(labels).tolist() == [20] * 16
+    assert parts.probe_source is parts.train_source  # and none is probed with that is not its own
