@@ -19,7 +19,7 @@ from jssl.metrics import say
 from jssl.train import train
 from jssl.types import TrainState
 
-PROTOCOLS = ("knn", "linear", "grid")
+PROTOCOLS = ("knn", "linear", "grid", "layers")
 
 
 def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
@@ -183,11 +183,13 @@ def evaluate_run(
 
     Args:
         folder: the workdir of the run.
-        protocols: of 'knn', 'linear' and 'grid' (a linear probe on the grid of CPC).
+        protocols: of 'knn', 'linear', 'grid' (a linear probe on the grid of CPC) and 'layers' (one
+            at every layer, on cached features).
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
         preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`.
-        epochs: of the linear protocol; 0 takes the preset's, and the grid's the final table's.
+        epochs: of the linear protocols; 0 takes the preset's, and those of grid and layers the
+            final table's.
         step: which checkpoint, the newest by default.
         source, data_dir: another data set than the run's.
 
@@ -255,8 +257,20 @@ def evaluate_run(
             ),
         )
         rows.append(evaluate.linear_row(result.record))
+    count = int(epochs) or config.final.linear_epochs
+    if "layers" in protocols:
+        rows += evaluate.layer_rows(
+            embed,
+            state,
+            train_source,
+            test_source,
+            size=size,
+            train_transform=data.eval_transform(chosen, train_source, size=size),
+            test_transform=data.eval_transform(chosen, test_source, size=size),
+            epochs=count,
+        )
     if "grid" in protocols:
-        halves, count = (train_source, test_source), int(epochs) or config.final.linear_epochs
+        halves = (train_source, test_source)
         rows.append(_grid_row(config, chosen, embed, {"trained": state}, halves, grid, count))
     print(evaluate.format_table(rows))
     record = {

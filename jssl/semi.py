@@ -106,7 +106,7 @@ def labels_of(source: Any) -> np.ndarray:
     """The labels of a source, int [M]; UserError where it has none."""
     if source.num_classes < 2:
         raise UserError(
-            f"Noisy Student needs labels, but data set '{source.name}' has {source.num_classes} "
+            f"Labels are needed, but data set '{source.name}' has {source.num_classes} "
             "classes: expected a labelled data set. Type --config.data.name=NAME."
         )
     if hasattr(source, "labels"):

@@ -150,5 +150,5 @@ def test_images_of_two_sizes_are_refused(source):
 
 def test_a_source_without_labels_is_refused():
     blank = data.ArraySource("mine", np.zeros((4, 8, 8, 3), np.uint8), [-1] * 4, num_classes=0)
-    with pytest.raises(UserError, match="Noisy Student needs labels, but data set 'mine'"):
+    with pytest.raises(UserError, match="Labels are needed, but data set 'mine'"):
         semi.split(config_of(), blank)

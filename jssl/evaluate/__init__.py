@@ -25,6 +25,7 @@ from jssl.evaluate.grid import grid_row as grid_row
 from jssl.evaluate.grid import raw_grid as raw_grid
 from jssl.evaluate.knn import knn_accuracy as knn_accuracy
 from jssl.evaluate.knn import knn_predict as knn_predict
+from jssl.evaluate.layers import layer_rows as layer_rows
 from jssl.evaluate.linear import LinearFit as LinearFit
 from jssl.evaluate.linear import LinearHead as LinearHead
 from jssl.evaluate.linear import fit_linear as fit_linear
