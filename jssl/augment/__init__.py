@@ -21,6 +21,7 @@ from jssl.augment._geometry import (
     random_resized_crop,
     resize,
 )
+from jssl.augment._mix import Mix, cutmix_box, draw_mix, mix_batch, random_erasing
 from jssl.augment._patches import (
     augment_patch,
     augment_patches,
@@ -37,6 +38,7 @@ __all__ = [
     "OPTIONS",
     "RECIPES",
     "Box",
+    "Mix",
     "adjust_brightness",
     "adjust_contrast",
     "adjust_hue",
@@ -49,13 +51,17 @@ __all__ = [
     "center_crop",
     "color_jitter",
     "crop_resize",
+    "cutmix_box",
+    "draw_mix",
     "extract_patches",
     "gaussian_blur",
     "grayscale",
     "make_views",
+    "mix_batch",
     "normalize",
     "patch_grid",
     "rand_augment",
+    "random_erasing",
     "random_flip",
     "random_gaussian_blur",
     "random_grayscale",
