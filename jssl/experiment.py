@@ -54,6 +54,9 @@ def build(config: ConfigDict) -> Experiment:
     Raises:
         UserError: what cannot work, before any compilation.
     """
+    resolve = getattr(methods.load(config.method), "resolve", None)
+    if resolve is not None:
+        resolve(config)
     extra_fields(config)
     launcher = parallel.make_launcher(config.launch)
     parallel.check_batch_size(config.batch_size, launcher)
@@ -113,6 +116,12 @@ def host_transform(parts: Experiment) -> Any:
     )
     more = getattr(method, "host_transform", None)
     return transform if more is None else more(config, parts.train_source, transform)
+
+
+def data_order(config: ConfigDict) -> Any:
+    """The order in which the examples of an epoch come, as `jssl.data.train_batches` takes it."""
+    make = getattr(methods.load(config.method), "data_order", None)
+    return data.shuffled if make is None else make(config)
 
 
 def sweep(parts: Experiment) -> Iterator[Batch]:
@@ -206,7 +215,10 @@ def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
 def init_state(experiment: Experiment) -> TrainState:
     """The state before training, born with the launcher's sharding."""
     size = experiment.config.batch_size // experiment.launcher.size
-    return experiment.launcher.init(lambda: first_state(experiment.config, experiment.method, size))
+    config = experiment.config
+    state = experiment.launcher.init(lambda: first_state(config, experiment.method, size))
+    adopt = getattr(methods.load(config.method), "adopt", None)  # networks trained before
+    return state if adopt is None else adopt(config, state, experiment.launcher.sharding)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:

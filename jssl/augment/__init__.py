@@ -28,7 +28,7 @@ from jssl.augment._patches import (
     extract_patches,
     patch_grid,
 )
-from jssl.augment._pixels import normalize, to_float
+from jssl.augment._pixels import denormalize, normalize, to_float
 from jssl.augment._policy import rand_augment
 from jssl.augment.modalities import batch_modalities, split_views
 from jssl.augment.recipes import OPTIONS, RECIPES
@@ -52,6 +52,7 @@ __all__ = [
     "color_jitter",
     "crop_resize",
     "cutmix_box",
+    "denormalize",
     "draw_mix",
     "extract_patches",
     "gaussian_blur",

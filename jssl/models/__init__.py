@@ -112,6 +112,8 @@ def build(
         if key not in DEFAULTS:
             raise UserError(f"Unknown key 'model.{key}': {nearest(key, DEFAULTS)}.")
     switches = {key: model_config[key] for key in model_config}
+    if "stage_sizes" in switches:  # a list, where the config was read from a workdir
+        switches["stage_sizes"] = tuple(switches["stage_sizes"])
     name = switches.pop("name")
     if name not in _OTHERS and name not in DEPTHS:
         raise UserError(f"Unknown model.name '{name}': {nearest(name, [*DEPTHS, *_OTHERS])}.")
