@@ -54,10 +54,10 @@ def build(config: ConfigDict) -> Experiment:
     Raises:
         UserError: what cannot work, before any compilation.
     """
-    extra_fields(config)
     resolve = getattr(methods.load(config.method), "resolve", None)
     if resolve is not None:  # settings that lie in another run's workdir
         resolve(config)
+    extra_fields(config)
     launcher = parallel.make_launcher(config.launch)
     parallel.check_batch_size(config.batch_size, launcher)
     train_source = data.make_source(config.data, "train")
@@ -116,6 +116,12 @@ def host_transform(parts: Experiment) -> Any:
     )
     more = getattr(method, "host_transform", None)
     return transform if more is None else more(config, parts.train_source, transform)
+
+
+def data_order(config: ConfigDict) -> Any:
+    """The order in which the examples of an epoch come, as `jssl.data.train_batches` takes it."""
+    make = getattr(methods.load(config.method), "data_order", None)
+    return data.shuffled if make is None else make(config)
 
 
 def sweep(parts: Experiment) -> Iterator[Batch]:

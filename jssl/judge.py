@@ -111,6 +111,16 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
         temperature=config.monitor.knn_temperature,
         linear_epochs=config.final.linear_epochs,
     )
+    if getattr(methods.load(config.method), "CLASSIFIER", False):
+        logits, labels, _ = evaluate.embed_source(
+            trained,
+            state,
+            parts.test_source,
+            batch_size=256,
+            feature="logits",
+            transform=data.eval_transform(config.data, parts.test_source, size=config.augment.size),
+        )
+        rows.append(evaluate.classifier_row(logits, labels, name=parts.test_source.name))
     grid = getattr(methods.load(config.method), "GRID_FEATURE", None)
     if grid is not None:
         owners = {kind: owner for kind, (_, owner, _) in kinds.items()}

@@ -66,6 +66,7 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
         workers=config.data.workers,
         threads=config.data.threads,
         transform=experiment.host_transform(parts),
+        order=experiment.data_order(config),
     )
     saved = checkpoint.Checkpoints(
         folder,

@@ -26,7 +26,8 @@ from jssl.types import PyTree
 
 # What may change between two starts of the same run: nothing here moves a weight.
 FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "data.workers",
-        "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher")  # fmt: skip
+        "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher",
+        "deit.teacher", "deit.start_from")  # fmt: skip
 LIBRARIES = ("jssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 

@@ -21,13 +21,14 @@ from jssl.augment._geometry import (
     random_resized_crop,
     resize,
 )
+from jssl.augment._mix import Mix, cutmix_box, draw_mix, mix_batch, random_erasing
 from jssl.augment._patches import (
     augment_patch,
     augment_patches,
     extract_patches,
     patch_grid,
 )
-from jssl.augment._pixels import normalize, to_float
+from jssl.augment._pixels import denormalize, normalize, to_float
 from jssl.augment._policy import rand_augment
 from jssl.augment.masking import (
     blockwise_mask,
@@ -40,9 +41,10 @@ from jssl.augment.recipes import OPTIONS, RECIPES
 from jssl.augment.views import batch_views, make_views
 
 __all__ = [
+    "Box",
+    "Mix",
     "OPTIONS",
     "RECIPES",
-    "Box",
     "adjust_brightness",
     "adjust_contrast",
     "adjust_hue",
@@ -51,11 +53,14 @@ __all__ = [
     "augment_patches",
     "batch_modalities",
     "batch_views",
-    "blur_radius",
     "blockwise_mask",
+    "blur_radius",
     "center_crop",
     "color_jitter",
     "crop_resize",
+    "cutmix_box",
+    "denormalize",
+    "draw_mix",
     "exact_mask",
     "extract_patches",
     "gaussian_blur",
@@ -63,9 +68,11 @@ __all__ = [
     "largest_mask",
     "make_views",
     "masked_places",
+    "mix_batch",
     "normalize",
     "patch_grid",
     "rand_augment",
+    "random_erasing",
     "random_flip",
     "random_gaussian_blur",
     "random_grayscale",

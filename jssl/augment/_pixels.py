@@ -67,3 +67,18 @@ def normalize(x: Array, name: str) -> Array:
         jnp.array(v, jnp.float32).reshape((1,) * (x.ndim - 1) + (3,)) for v in STATISTICS[name]
     )
     return (x - mean) / std
+
+
+def denormalize(x: Array, name: str) -> Array:
+    """Undoes `normalize`: x std + mean of each channel, float32 [...,3].
+
+    Raises:
+        UserError: unknown name.
+
+    Example:
+        >>> print(denormalize(jnp.array([[0.0, 0.0, 1.0]]), 'imagenet'))
+        [[0.485 0.456 0.631]]
+    """
+    zero, one = (normalize(jnp.full((3,), v, jnp.float32), name) for v in (0.0, 1.0))
+    shape = (1,) * (x.ndim - 1) + (3,)
+    return (x.astype(jnp.float32) - zero.reshape(shape)) / (one - zero).reshape(shape)

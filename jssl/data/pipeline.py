@@ -44,6 +44,46 @@ def shuffled(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return np.argsort(bits, kind="stable")
 
 
+def repeated(repeats: int, *, batch_size: int, groups: int = 1) -> Order:
+    """The order of repeated augmentation: M / repeats examples of an epoch, each `repeats` times.
+
+    The copies of an example are in the same batch, in different groups of it as long as there are
+    that many: place j of a batch goes to group j mod `groups`, as the official sampler deals its
+    list to GPUs. An epoch stays M long.
+
+    Args:
+        repeats: how often an example comes.
+        batch_size: global.
+        groups: of a batch, each a run of it; divides `batch_size`.
+
+    Raises:
+        UserError: fewer than one repeat; groups that do not divide the batch.
+
+    Example:
+        >>> order = repeated(3, batch_size=6, groups=3)(0, 0, 12)
+        >>> [len(set(order[i::2][:3].tolist())) for i in range(2)], len(set(order.tolist()))
+        ([1, 1], 4)
+
+    Reference:
+        Hoffer et al., CVPR 2020, https://arxiv.org/abs/1901.09335;
+        https://github.com/facebookresearch/deit, samplers.py.
+    """
+    if repeats < 1 or groups < 1 or batch_size % groups:
+        raise UserError(
+            f"Repeated augmentation expects repeats >= 1 and groups that divide the batch, found "
+            f"{repeats} repeats and {groups} groups of {batch_size}. Type "
+            "--config.deit.repeated_augmentation=3 --config.deit.mix_groups=4."
+        )
+
+    def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+        found = np.repeat(shuffled(seed, epoch, num_examples), repeats)[:num_examples]
+        whole = num_examples // batch_size * batch_size
+        dealt = found[:whole].reshape(-1, batch_size // groups, groups).swapaxes(1, 2)
+        return np.concatenate([dealt.reshape(-1), found[whole:]])
+
+    return order
+
+
 class _Shard:
     """Random access to this process's part of every training batch; picklable, for workers."""
 

@@ -34,6 +34,7 @@ from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate
 from jssl.evaluate.table import binomial_interval as binomial_interval
+from jssl.evaluate.table import classifier_row as classifier_row
 from jssl.evaluate.table import format_table as format_table
 from jssl.evaluate.table import knn_protocol as knn_protocol
 from jssl.evaluate.table import knn_row as knn_row

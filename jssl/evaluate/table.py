@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
 
 from jssl.evaluate.embed import BACKBONE
@@ -187,6 +188,29 @@ def linear_row(record: Mapping[str, Any], *, kind: str = "trained") -> dict[str,
     found |= {"protocol": record["protocol"]}
     found |= {"best_top1": record["best_top1"], "best_epoch": record["best_epoch"]}
     return _row("linear", record["protocol"], {kind: found})
+
+
+def classifier_row(logits: np.ndarray, labels: np.ndarray, *, name: str) -> dict[str, Any]:
+    """A row of what a network's own classifier says, without a probe.
+
+    Args:
+        logits: float [M,K] of the test split.
+        labels: int [M].
+        name: of the data set.
+
+    Returns:
+        A row of the same form.
+
+    Example:
+        >>> row = classifier_row(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), name='toy')
+        >>> row['top1'], row['numbers']['trained']['protocol']
+        ({'trained': 0.5}, 'trained logits (2-d), own classifier, 2 test examples of toy')
+    """
+    correct = int(np.sum(np.argmax(logits, axis=1) == labels))
+    scores = {"top1": correct / len(labels), "correct": correct, "count": len(labels)}
+    protocol = f"own classifier, {len(labels):,} test examples of {name}"
+    found = number(scores, "trained logits", logits.shape[1], protocol)
+    return _row("own classifier", protocol, {"trained": found})
 
 
 def _feature_words(kind: str, feature: str) -> str:

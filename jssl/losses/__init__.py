@@ -14,6 +14,8 @@ from jssl.losses.contrastive import nt_xent_with_top1 as nt_xent_with_top1
 from jssl.losses.cpc import patch_info_nce as patch_info_nce
 from jssl.losses.cpc import patch_info_nce_with_top1 as patch_info_nce_with_top1
 from jssl.losses.cpc import patch_labels as patch_labels
+from jssl.losses.distillation import hard_distillation as hard_distillation
+from jssl.losses.distillation import soft_distillation as soft_distillation
 from jssl.losses.dvae import kl_to_uniform as kl_to_uniform
 from jssl.losses.dvae import logit_laplace_nll as logit_laplace_nll
 from jssl.losses.dvae import squared_error as squared_error
@@ -30,6 +32,7 @@ from jssl.losses.regression import symmetric_regression as symmetric_regression
 
 __all__ = [
     "cross_entropy",
+    "hard_distillation",
     "in_batch_scores",
     "info_nce",
     "info_nce_with_top1",
@@ -48,6 +51,7 @@ __all__ = [
     "patch_labels",
     "prototype_cross_entropy",
     "prototype_cross_entropy_with_top1",
+    "soft_distillation",
     "squared_error",
     "symmetric_info_nce",
     "symmetric_info_nce_with_top1",

@@ -1,0 +1,45 @@
+"""DeiT on the embedded photographs: a small ViT that learns from a convolutional teacher.
+
+Paper:     Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877
+Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
+Numbers:   the results table of README.md, made from the records of runs
+Hardware:  2 CPU cores
+Command:   jssl train --config=configs/supervised_photos.py --workdir=runs/supervised_photos
+           jssl train --config=configs/deit_photos.py:teacher=runs/supervised_photos
+               --workdir=runs/deit_photos
+           without the teacher: --config=configs/deit_photos.py:distill=none
+Switches:  smoke (a run of seconds), distill=hard|soft|none, teacher=WORKDIR, epochs=N, seed=N
+"""
+
+from jssl import config
+
+
+def get_config(arg=""):
+    s = config.switches(arg, smoke=False, distill="hard", teacher="", epochs=10.0, seed=0)
+    c = config.base("deit", preset="small")
+    c.seed = s.seed
+    c.epochs = s.epochs
+    c.data.name = "photos"
+    c.augment.options.scale = (0.4, 1.0)
+    c.deit.distillation = s.distill
+    c.deit.teacher = s.teacher
+    c.model.distillation_token = s.distill != "none"
+    c.log.every_steps = 20
+    c.checkpoint.every_steps = 100
+    if s.smoke:
+        config.smoke(c)
+        c.optim.warmup_epochs = 0.5
+        c.model.heads = 3
+        if s.distill != "none" and not s.teacher:
+            c.deit.untrained_teacher = True
+            c.deit.teacher_config = _untrained().to_json()
+    return c
+
+
+def _untrained():
+    c = config.base("supervised", preset="cifar")
+    config.smoke(c)
+    c.optim.warmup_epochs = 0.0
+    c.supervised.num_classes = 16
+    c.augment.normalize = "none"
+    return c

@@ -1,0 +1,356 @@
+"""DeiT: a Vision Transformer from ImageNet alone, and distillation through attention.
+
+Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877. Details from the official code,
+https://github.com/facebookresearch/deit (timm 0.3.2). With the logits Z_s and Z_t of student and
+teacher, softmax psi, and targets y that label smoothing, Mixup and CutMix have made soft:
+
+    none   CE(psi(Z_s), y)
+    soft   (1 - lambda) CE(psi(Z_s), y) + lambda tau^2 KL(psi(Z_s / tau), psi(Z_t / tau))
+    hard   (1 - lambda) CE(psi(Z_s), y) + lambda CE(psi(Z_s), argmax Z_t)          lambda = 1/2
+
+With `model.distillation_token` the second term's Z_s comes from a head of its own on that token,
+and what is judged is the mean of both heads' LOGITS (the official code; the paper adds softmax
+outputs). Without it both terms see the class token's head, as in the lecture.
+
+The teacher is the network of any workdir whose method names `logits`. It lies in the state, is
+evaluated without noise and with its running statistics, on the same cropped, erased and mixed
+pixels that the student sees, normalised in its own way.
+"""
+
+import json
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jssl import augment, experiment, losses, models, workdir
+from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean
+from jssl.data.pipeline import repeated, shuffled
+from jssl.errors import UserError, nearest
+from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.models.heads import Linear
+from jssl.models.position import at_resolution
+from jssl.optim import TRANSFORMER
+from jssl.state import ema
+from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+
+VIEWS = 1  # of one example in a step
+CLASSIFIER = True  # its own: the table at the end judges it too
+DISTILLATIONS = ("none", "soft", "hard")
+
+DEFAULTS: dict[str, Any] = {
+    "num_classes": 0,  # 0: as many as the data set has
+    "distillation": "none",
+    "weight": 0.5,  # lambda; the paper's soft distillation has 0.1
+    "temperature": 1.0,  # tau of soft distillation; the paper's is 3
+    "reduction": "batchmean",  # of soft distillation: batchmean | official (K times smaller)
+    "teacher": "",  # workdir of a trained network
+    "teacher_config": "",  # its settings; filled in from `teacher` when a run is built
+    "untrained_teacher": False,  # for runs that only try the code: no `teacher`, random weights
+    "start_from": "",  # workdir of a `deit` run to fine-tune; its positions are interpolated
+    "label_smoothing": 0.1,
+    "mixup_alpha": 0.8,  # 0: no Mixup
+    "cutmix_alpha": 1.0,  # 0: no CutMix
+    "mix_groups": 4,  # of the global batch, each with its own lambda: the official code's GPUs
+    "erasing_p": 0.25,  # 0: no random erasing
+    "repeated_augmentation": 3,  # views of an image in an epoch of a third of the images; 1: off
+    "ema_decay": 0.0,  # of the averaged weights that are judged; 0: the weights themselves are
+}
+
+_OPTIM = {"name": "adamw", "lr": 2.5e-4, "lr_scaling": "linear", "schedule": "cosine",
+          "warmup_epochs": 5.0, "weight_decay": 0.05, "rules": TRANSFORMER}  # fmt: skip
+_CROP = {"sampler": "torchvision", "antialias": True}
+# Two operations of the TensorFlow form, always applied, where the paper has timm's
+# rand-m9-mstd0.5-inc1: each with chance 1/2, of a magnitude around 9.
+_RAND = {"policy_ops": 2, "policy_magnitude": 9.0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "imagenet": {
+        "batch_size": 1024,
+        "epochs": 300.0,
+        "model": {"name": "vit_small", "stochastic_depth": 0.1},
+        "augment": {
+            "name": "crop_flip",
+            "size": 224,
+            "normalize": "imagenet",
+            "options": {**_CROP, **_RAND},
+        },
+        "optim": _OPTIM,  # 5e-4 B / 512
+    },
+    "small": {  # ours, for a data set of tiles
+        "batch_size": 64,
+        "epochs": 30.0,
+        "model": {"name": "vit_tiny", "width": 0.5, "depth": 4, "patch_size": 4},
+        "augment": {"name": "crop_flip", "size": 32, "normalize": "none", "options": _CROP},
+        "optim": {**_OPTIM, "lr": 1e-3, "lr_scaling": "none", "warmup_epochs": 2.0},
+        "deit": {"repeated_augmentation": 1},
+    },
+}
+
+
+@flax.struct.dataclass
+class State(TrainState):
+    """What DeiT remembers besides the network in training.
+
+    Attributes:
+        teacher: state of the teacher, without its optimiser; {} without distillation.
+        average: float32, the moving average of `params`; {} where ema_decay is 0.
+    """
+
+    teacher: PyTree
+    average: PyTree
+
+
+class Net(nn.Module):
+    """Encoder and its heads: images -> (class logits, distillation logits, h, intermediates)."""
+
+    encoder: nn.Module
+    head: nn.Module
+    head_dist: nn.Module | None
+
+    def __call__(self, images: Array, train: bool):
+        h, named = self.encoder(images, train=train)
+        logits = self.head(h)
+        if self.head_dist is None:
+            return logits, logits, h, {**named, "logits": logits}
+        distilled = self.head_dist(named["distillation_token"])
+        both = {"class_logits": logits, "distillation_logits": distilled}
+        return logits, distilled, h, {**named, **both, "logits": (logits + distilled) / 2}
+
+
+def make_net(config: ConfigDict, axis_name: str | None) -> Net:
+    """The network of a config; heads start from N(0, .02) as all of the ViT's kernels."""
+
+    def head() -> Linear:
+        return Linear(config.deit.num_classes, kernel_init=nn.initializers.normal(0.02))
+
+    encoder = models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype))
+    return Net(encoder, head(), head() if config.model.distillation_token else None)
+
+
+def resolve(config: ConfigDict) -> None:
+    """Fills in the settings of the teacher, so that a run can be read without its workdir."""
+    settings = config.deit
+    if settings.distillation == "none":
+        return
+    if settings.teacher:
+        settings.teacher_config = workdir.read_config(settings.teacher).to_json()
+    elif not settings.untrained_teacher:
+        raise UserError(
+            f"deit.distillation='{settings.distillation}' learns from a trained network, and "
+            "deit.teacher is empty: expected the workdir of one. Type "
+            "--config.deit.teacher=WORKDIR, or --config.deit.distillation=none."
+        )
+
+
+def data_order(config: ConfigDict) -> Any:
+    """The order of an epoch; with repeated augmentation a third of the images, three times."""
+    settings = config.deit
+    if settings.repeated_augmentation == 1:
+        return shuffled
+    return repeated(
+        settings.repeated_augmentation,
+        batch_size=config.batch_size,
+        groups=settings.mix_groups,
+    )
+
+
+def begin(config: ConfigDict, state: State) -> State:
+    """Puts trained networks into the state before the first step: the teacher's, and the student's
+    own where it is fine-tuned.
+
+    Raises:
+        UserError: a folder that is no workdir; a teacher or start of another kind.
+    """
+    settings, sharding = config.deit, jax.tree.leaves(state.params)[0].sharding
+    if settings.distillation != "none" and settings.teacher:
+        _, teacher = experiment.load_encoder(settings.teacher, sharding=sharding)
+        state = state.replace(teacher=_without_optimiser(teacher))
+    if settings.start_from:
+        _, before = experiment.load_encoder(settings.start_from, sharding=sharding)
+        params = _started(config, state.params, before)
+        average = jax.tree.map(jnp.copy, params) if settings.ema_decay else {}
+        state = state.replace(params=params, average=average)
+    return state
+
+
+def _started(config: ConfigDict, fresh: PyTree, before: State) -> PyTree:
+    """The encoder at this resolution; heads where they fit, and as they are born where not."""
+    old = workdir.read_config(config.deit.start_from)
+    if old.method != "deit":
+        raise UserError(
+            f"deit.start_from='{config.deit.start_from}' is a run of '{old.method}': expected "
+            "one of 'deit'."
+        )
+    trained = before.average if old.deit.ema_decay else before.params
+    sides = [c.augment.size // c.model.patch_size for c in (old, config)]
+    grid, new_grid = ((side, side) for side in sides)
+    encoder = at_resolution(trained["encoder"], grid=grid, new_grid=new_grid)
+    found = {**trained, "encoder": encoder}
+    shapes = [jax.tree.map(jnp.shape, tree["encoder"]) for tree in (found, fresh)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"deit.start_from='{config.deit.start_from}' holds a network '{old.model.name}' of "
+            "other shapes: expected the same model, with the same patch size and tokens."
+        )
+    sharding = jax.tree.leaves(fresh)[0].sharding
+
+    def keep(name: str) -> PyTree:
+        same = name in found and jax.tree.map(jnp.shape, found[name]) == jax.tree.map(
+            jnp.shape, fresh[name]
+        )
+        return jax.device_put(found[name], sharding) if same else fresh[name]
+
+    return {name: keep(name) for name in fresh}
+
+
+def _without_optimiser(teacher: TrainState) -> TrainState:
+    others = {"teacher": {}} if hasattr(teacher, "teacher") else {}
+    return teacher.replace(opt_state={}, key=jnp.int32(0), step=jnp.int32(0), **others)
+
+
+def make_teacher(config: ConfigDict) -> tuple[Method, ConfigDict] | None:
+    """The teacher's pure functions and settings; None without distillation.
+
+    Raises:
+        UserError: a distillation or teacher that cannot be.
+    """
+    settings = config.deit
+    if settings.distillation not in DISTILLATIONS:
+        raise UserError(
+            f"Unknown deit.distillation '{settings.distillation}': "
+            f"{nearest(settings.distillation, DISTILLATIONS)}."
+        )
+    if settings.distillation == "none":
+        if config.model.distillation_token:
+            raise UserError(
+                "A distillation token learns from a teacher: type "
+                "--config.model.distillation_token=False or --config.deit.distillation=hard."
+            )
+        return None
+    if not settings.teacher_config:
+        resolve(config)
+    own = ConfigDict(json.loads(settings.teacher_config))
+    classes = own[own.method].get("num_classes")
+    if classes != settings.num_classes:
+        raise UserError(
+            f"The teacher '{settings.teacher}' of method '{own.method}' has {classes} classes, the "
+            f"student {settings.num_classes}: expected a classifier of the same data set."
+        )
+    return experiment.make_method(own, axis_name=None)[0], own
+
+
+def make_inputs(config: ConfigDict, axis_name: str | None) -> Any:
+    """The function `(key, batch) -> (x, targets)` of a step: cropped, normalised, erased, mixed."""
+    settings, K = config.deit, config.deit.num_classes
+    views, prepare = input_functions(config)
+
+    def inputs(key: Array, batch: Batch) -> tuple[Array, Array]:
+        """What both networks see, normalised, and the soft targets of the step."""
+        crop_key, erase_key, mix_key = jax.random.split(key, 3)
+        B = len(batch["image"])
+        first = global_index(B, axis_name)
+        x = prepare(views(crop_key, batch["image"], first)[0])
+        if settings.erasing_p:
+            keys = jax.vmap(lambda i: jax.random.fold_in(erase_key, i))(first + jnp.arange(B))
+            x = jax.vmap(lambda k, v: augment.random_erasing(k, v, p=settings.erasing_p))(keys, x)
+        smoothing = settings.label_smoothing
+        targets = (1 - smoothing) * jax.nn.one_hot(batch["label"], K) + smoothing / K
+        if not settings.mixup_alpha and not settings.cutmix_alpha:
+            return x, targets
+        return augment.mix_batch(
+            mix_key,
+            x,
+            targets,
+            group_size=B * axis_size(axis_name) // settings.mix_groups,
+            first=first,
+            mixup_alpha=settings.mixup_alpha,
+            cutmix_alpha=settings.cutmix_alpha,
+        )
+
+    return inputs
+
+
+def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+    """Makes the pure functions of DeiT.
+
+    Args:
+        config: from `jssl.config.base('deit', preset=...)`.
+        tx: the optimiser.
+        axis_name: the batch axis, None on one device.
+
+    Returns:
+        A `Method`; its step logs `loss`, `base_loss` (soft-target cross entropy, nats),
+        `train_top1` on the augmented images against the unmixed label, `grad_norm`; with a
+        teacher `distillation_loss` and `agreement`, how often the student says what it does.
+        `embed` names the `logits`.
+    """
+    settings = config.deit
+    teacher = make_teacher(config)
+    net = make_net(config, axis_name)
+    views, prepare = input_functions(config)
+    inputs = make_inputs(config, axis_name)
+
+    def init(key: Array, batch: Batch) -> State:
+        images = views(key, batch["image"], jnp.int32(0))[0]
+        variables = make_net(config, None).init(key, prepare(images), train=False)
+        wise = {}
+        if teacher is not None:
+            blank = experiment.blank_batch(teacher[1], 1)
+            wise = _without_optimiser(teacher[0].init(jax.random.fold_in(key, 1), blank))
+        average = variables["params"] if settings.ema_decay else {}
+        return first_state(State, key, variables, tx, teacher=wise, average=average)
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key, drop_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        x, targets = inputs(key, batch)
+        teacher_logits = None
+        if teacher is not None:
+            pixels = augment.denormalize(x, config.augment.normalize)
+            teacher_logits = teacher[0].embed(state.teacher, pixels)[1]["logits"]
+
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (logits, distilled, _, _), updated = net.apply(
+                variables, x, train=True,
+                rngs={"stochastic_depth": drop_key}, mutable=["batch_stats"],
+            )  # fmt: skip
+            base = jnp.mean(losses.cross_entropy(logits, targets))
+            top1 = losses.top_k_correct(logits, batch["label"], k=1)
+            logged = {"base_loss": base, "train_top1": jnp.mean(top1)}
+            loss = base
+            if teacher_logits is not None:
+                wise = jnp.mean(distillation_loss(distilled, teacher_logits))
+                loss = (1 - settings.weight) * base + settings.weight * wise
+                same = jnp.argmax(distilled, axis=1) == jnp.argmax(teacher_logits, axis=1)
+                logged |= {"distillation_loss": wise, "agreement": jnp.mean(same * 1.0)}
+            return loss, (updated.get("batch_stats", {}), logged)
+
+        (loss, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        new = apply_gradients(state, grads, batch_stats, tx)
+        if settings.ema_decay:
+            average = ema(state.average, new.params, momentum=settings.ema_decay)
+            new = new.replace(average=average)
+        metrics = {"loss": loss, **pmean(logged, axis_name), "grad_norm": optax.tree.norm(grads)}
+        return new, metrics
+
+    def distillation_loss(logits: Array, teacher_logits: Array) -> Array:
+        if settings.distillation == "hard":
+            return losses.hard_distillation(logits, teacher_logits)
+        return losses.soft_distillation(
+            logits,
+            teacher_logits,
+            temperature=settings.temperature,
+            reduction=settings.reduction,
+        )
+
+    def embed(state: State, images: Array) -> tuple[Array, dict[str, Array]]:
+        params = state.average if settings.ema_decay else state.params
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        _, _, h, named = net.apply(variables, prepare(images), train=False)
+        return h, named
+
+    return Method(init, train_step, embed, views)

@@ -1,0 +1,262 @@
+"""DeiT: its teacher, heads, switches and fine-tuning at another resolution."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import get_config, small_config, tiles
+
+from jssl import checkpoint, data, experiment, losses, optim
+from jssl import config as config_lib
+from jssl.data.pipeline import repeated
+from jssl.errors import UserError
+from jssl.methods import deit
+
+PLAIN = {"erasing_p": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}
+
+
+def made(config):
+    config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 8})
+    return experiment.make_method(config, axis_name=None)[0]
+
+
+@pytest.fixture(scope="module")
+def hard():
+    """A method with hard distillation and nothing random but the drops, its state and a step."""
+    config = small_config("deit")
+    config.augment.name = "none"
+    config.model.stochastic_depth = 0.0
+    config.optim.warmup_epochs = 0.0  # or the first update is none
+    config.deit.update(PLAIN)
+    method = made(config)
+    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    return config, method, state, *jax.jit(method.train_step)(state, tiles(16))
+
+
+def test_the_loss_is_the_lectures_equation(hard):
+    """Recomputed from the logits that `embed` names, in numpy."""
+    _, method, state, _, metrics = hard
+    batch = tiles(16)
+    _, named = jax.jit(method.embed)(state, batch["image"])
+    own = deit.make_teacher(hard[0])[0]
+    teacher = np.asarray(own.embed(state.teacher, batch["image"])[1]["logits"])
+
+    def cross_entropy(logits, labels):
+        z = np.asarray(logits, np.float64)
+        return np.mean(np.log(np.exp(z).sum(1)) - z[np.arange(16), labels])
+
+    base = cross_entropy(named["class_logits"], batch["label"])
+    wise = cross_entropy(named["distillation_logits"], teacher.argmax(1))
+    np.testing.assert_allclose(metrics["base_loss"], base, rtol=1e-5)
+    np.testing.assert_allclose(metrics["distillation_loss"], wise, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], base / 2 + wise / 2, rtol=1e-5)
+    mean = (named["class_logits"] + named["distillation_logits"]) / 2
+    np.testing.assert_array_equal(named["logits"], mean)
+
+
+def test_the_teacher_stands_still(hard):
+    _, _, state, after, _ = hard
+    for a, b in zip(*map(jax.tree.leaves, (state.teacher, after.teacher)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert after.teacher.batch_stats and after.average == {}
+    assert not np.array_equal(
+        after.params["head_dist"]["dense"]["kernel"], state.params["head_dist"]["dense"]["kernel"]
+    )
+
+
+def test_the_teacher_sees_the_students_pixels_in_its_own_statistics():
+    x = np.linspace(-2, 2, 24, dtype=np.float32).reshape(2, 2, 2, 3)
+    from jssl import augment
+
+    back = augment.normalize(augment.denormalize(x, "imagenet"), "imagenet")
+    np.testing.assert_allclose(back, x, atol=1e-5)
+    np.testing.assert_allclose(
+        augment.denormalize(jnp.zeros((1, 3)), "cifar10"), [[0.4914, 0.4822, 0.4465]], atol=1e-6
+    )
+
+
+def test_initialisers_and_decay(hard):
+    config, _, state, _, _ = hard
+    kernel = np.asarray(state.params["head"]["dense"]["kernel"])
+    assert abs(kernel.std() - 0.02) < 0.003
+    found = optim.groups(state.params, rules=config.optim.rules)
+    assert found["encoder/dist_token"] == "decay+adapt"
+    assert found["encoder/cls_token"] == found["encoder/pos_embed"] == "none"
+    assert found["head/dense/bias"] == "none"
+
+
+# Each row of the lecture's ablation: the settings it changes, and what shows it in behaviour.
+ROWS = {
+    "optim.name": ("sgd", "adamw"),
+    "augment.options.policy_ops": (0, 2),
+    "deit.mixup_alpha": (0.0, 0.8),
+    "deit.cutmix_alpha": (0.0, 1.0),
+    "deit.erasing_p": (0.0, 0.25),
+    "model.stochastic_depth": (0.0, 0.1),
+    "deit.repeated_augmentation": (1, 3),
+    "deit.ema_decay": (0.99996, 0.0),
+}
+SWITCHES = {
+    "optim.name": "optim=sgd",
+    "augment.options.policy_ops": "randaugment=false",
+    "deit.mixup_alpha": "mixup=false",
+    "deit.cutmix_alpha": "cutmix=false",
+    "deit.erasing_p": "erasing=false",
+    "model.stochastic_depth": "stochastic_depth=false",
+    "deit.repeated_augmentation": "repeated=false",
+    "deit.ema_decay": "ema",
+}
+
+
+def test_a_row_of_the_ablation_is_one_switch():
+    default = config_lib.flatten(get_config("deit_imagenet"))
+    for key, (changed, usual) in ROWS.items():
+        other = config_lib.flatten(get_config("deit_imagenet", SWITCHES[key]))
+        assert (default[key], other[key]) == (usual, changed)
+        moved = {k for k in default if default[k] != other[k]}
+        assert moved == {key} | (
+            {"optim.lr", "optim.weight_decay"} if key == "optim.name" else set()
+        )
+
+
+def test_what_the_switches_do_to_the_inputs():
+    """From one key, each switch on in turn: what changes is what it says."""
+    config = small_config("deit")
+    config.augment.name = "none"
+    config.deit.update(PLAIN)
+    batch, key = tiles(16), jax.random.key(1)
+    plain = batch["image"].astype(np.float32) / 255
+    one_hot = np.eye(16, dtype=np.float32)[batch["label"]]
+
+    def inputs(**changes):
+        other = config.copy_and_resolve_references()
+        other.deit.update(changes)
+        x, y = jax.jit(deit.make_inputs(other, None))(key, batch)
+        return np.asarray(x), np.asarray(y)
+
+    x, y = inputs(label_smoothing=0.1)
+    np.testing.assert_allclose(x, plain, atol=1e-6)
+    assert np.allclose(np.unique(y), [0.1 / 16, 0.9 + 0.1 / 16])
+    x, y = inputs(erasing_p=1.0)
+    share = (np.abs(x - plain) > 1e-6).any(axis=3).mean(axis=(1, 2))
+    assert (share > 0.01).all() and (share < 0.35).all()
+    np.testing.assert_array_equal(y, one_hot)
+    for name in ("mixup_alpha", "cutmix_alpha"):
+        x, y = inputs(**{name: 1.0})
+        for i in range(16):  # groups of four; the partner is mirrored
+            partner = i // 4 * 4 + 3 - i % 4
+            mean = lambda v: v.mean(axis=(0, 1))  # noqa: E731
+            if name == "mixup_alpha" and batch["label"][i] != batch["label"][partner]:
+                weight = y[i, batch["label"][i]]
+                mixed = weight * mean(plain[i]) + (1 - weight) * mean(plain[partner])
+                np.testing.assert_allclose(mean(x[i]), mixed, atol=1e-4)
+        assert not np.allclose(x, plain)
+
+
+def test_repeated_augmentation_deals_copies_to_groups():
+    """RASampler: of floor(N/B) B places a third are distinct images, the copies in other groups."""
+    N, B, groups = 1000, 48, 4
+    order = repeated(3, batch_size=B, groups=groups)(7, 0, N)
+    assert order.shape == (N,)
+    used = order[: N // B * B].reshape(-1, B)
+    assert len(np.unique(used)) == N // B * B // 3
+    for batch in used:
+        values, counts = np.unique(batch, return_counts=True)
+        assert set(counts) == {3} and len(values) == B // 3
+        for group in batch.reshape(groups, -1):
+            assert len(np.unique(group)) == B // groups
+    assert not np.array_equal(order, repeated(3, batch_size=B, groups=groups)(7, 1, N))
+
+
+def test_the_pipeline_repeats():
+    config = small_config("deit")
+    config.deit.repeated_augmentation = 3
+    config.batch_size = 12
+    source = data.make_source(config.data, "train")
+    batches = data.train_batches(source, batch_size=12, seed=0, order=experiment.data_order(config))
+    index = next(batches)["index"]
+    batches.close()
+    assert len(set(index.tolist())) == 4
+    config.deit.repeated_augmentation = 1
+    assert experiment.data_order(config) is data.shuffled
+
+
+def test_average_is_judged_by_one_switch():
+    config = small_config("deit")
+    config.deit.ema_decay = 0.5
+    method = made(config)
+    shapes = jax.eval_shape(lambda: experiment.first_state(config, method, 16))
+    assert jax.tree.structure(shapes.average) == jax.tree.structure(shapes.params)
+    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    zeros = state.replace(average=jax.tree.map(jnp.zeros_like, state.average))
+    assert float(jnp.abs(method.embed(zeros, tiles(2)["image"])[1]["logits"]).max()) == 0
+
+
+def saved(config, folder):
+    """A workdir with the first state of a run, as after `jssl train`."""
+    from jssl import workdir
+
+    config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 8})
+    method, _ = experiment.make_method(config, axis_name=None)
+    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    workdir.open_workdir(folder, config)
+    checkpoints = checkpoint.Checkpoints(folder, method=config.method)
+    checkpoints.save(0, state, {"next_step": 0})
+    checkpoints.close()
+    return state
+
+
+def test_teacher_and_start_come_from_workdirs(tmp_path):
+    """The teacher's weights are those of its checkpoint; the start's positions are interpolated."""
+    teacher_config = small_config("supervised")
+    teacher_config.seed = 5
+    teacher = saved(teacher_config, tmp_path / "teacher")
+    first = saved(small_config("deit"), tmp_path / "first")
+
+    config = small_config("deit")
+    config.augment.size = 48
+    config.deit.update({"teacher": str(tmp_path / "teacher"), "teacher_config": ""})
+    config.deit.start_from = str(tmp_path / "first")
+    deit.resolve(config)
+    assert json.loads(config.deit.teacher_config)["seed"] == 5
+    method = made(config)
+    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    state = deit.begin(config, state)
+    for a, b in zip(*map(jax.tree.leaves, (state.teacher.params, teacher.params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    old, new = first.params["encoder"], state.params["encoder"]
+    assert old["pos_embed"].shape[1] == 2 + 16 and new["pos_embed"].shape[1] == 2 + 36
+    np.testing.assert_array_equal(new["pos_embed"][:, :2], old["pos_embed"][:, :2])
+    np.testing.assert_array_equal(new["block0"]["qkv"]["kernel"], old["block0"]["qkv"]["kernel"])
+    np.testing.assert_array_equal(
+        state.params["head_dist"]["dense"]["kernel"], first.params["head_dist"]["dense"]["kernel"]
+    )
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    config = small_config("deit")
+    config.deit.update({"untrained_teacher": False, "teacher": ""})
+    with pytest.raises(UserError, match=r"deit.teacher is empty"):
+        deit.resolve(config)
+    config.deit.distillation = "none"
+    with pytest.raises(UserError, match="distillation token learns from a teacher"):
+        made(config)
+    config.deit.distillation = "hart"
+    with pytest.raises(UserError, match="hard"):
+        made(config)
+    other = small_config("deit")
+    other.deit.num_classes = 10
+    with pytest.raises(UserError, match="has 16 classes, the student 10"):
+        made(other)
+
+
+def test_soft_distillation_weighs_by_lambda_and_divisor():
+    """At equal logits of the step only the reduction differs: the terms' ratio is exactly K."""
+    student, teacher = np.random.default_rng(0).normal(size=(2, 4, 16)).astype(np.float32)
+    terms = [
+        losses.soft_distillation(student, teacher, temperature=3.0, reduction=r).mean()
+        for r in ("batchmean", "official")
+    ]
+    np.testing.assert_allclose(terms[0] / terms[1], 16, rtol=1e-6)
