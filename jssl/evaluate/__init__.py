@@ -1,5 +1,8 @@
 """Evaluation of frozen features: kNN, linear probes, signs of collapse, and the table of a run."""
 
+from jssl.evaluate.class_subset import IMAGENET_A as IMAGENET_A
+from jssl.evaluate.class_subset import IMAGENET_R as IMAGENET_R
+from jssl.evaluate.class_subset import subset_accuracy as subset_accuracy
 from jssl.evaluate.clusters import cluster_report as cluster_report
 from jssl.evaluate.clusters import nmi as nmi
 from jssl.evaluate.collapse import alignment as alignment
@@ -30,6 +33,11 @@ from jssl.evaluate.linear import linear_accuracy as linear_accuracy
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate
+from jssl.evaluate.robustness import flip_rate as flip_rate
+from jssl.evaluate.robustness import mce as mce
+from jssl.evaluate.robustness import mfr as mfr
+from jssl.evaluate.robustness import relative_mce as relative_mce
+from jssl.evaluate.robustness import top5_distance as top5_distance
 from jssl.evaluate.table import binomial_interval as binomial_interval
 from jssl.evaluate.table import format_table as format_table
 from jssl.evaluate.table import knn_protocol as knn_protocol
