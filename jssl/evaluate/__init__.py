@@ -1,5 +1,7 @@
 """Evaluation of frozen features: kNN, linear probes, signs of collapse, and the table of a run."""
 
+from jssl.evaluate.average_precision import average_precision as average_precision
+from jssl.evaluate.average_precision import mean_average_precision as mean_average_precision
 from jssl.evaluate.class_subset import IMAGENET_A as IMAGENET_A
 from jssl.evaluate.class_subset import IMAGENET_R as IMAGENET_R
 from jssl.evaluate.class_subset import subset_accuracy as subset_accuracy
