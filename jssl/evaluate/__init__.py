@@ -35,6 +35,14 @@ from jssl.evaluate.linear import linear_accuracy as linear_accuracy
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate
+from jssl.evaluate.retrieval import query_image as query_image
+from jssl.evaluate.retrieval import retrieval_map as retrieval_map
+from jssl.evaluate.retrieval import revisited_map as revisited_map
+from jssl.evaluate.retrieval import trapezoid_ap as trapezoid_ap
+from jssl.evaluate.rmac import fit_whitening as fit_whitening
+from jssl.evaluate.rmac import region_max as region_max
+from jssl.evaluate.rmac import rmac_regions as rmac_regions
+from jssl.evaluate.rmac import rmac_vectors as rmac_vectors
 from jssl.evaluate.robustness import flip_rate as flip_rate
 from jssl.evaluate.robustness import mce as mce
 from jssl.evaluate.robustness import mfr as mfr
