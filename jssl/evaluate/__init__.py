@@ -13,6 +13,8 @@ from jssl.evaluate.collapse import collapse_warnings as collapse_warnings
 from jssl.evaluate.collapse import effective_rank as effective_rank
 from jssl.evaluate.collapse import std_of_normalized as std_of_normalized
 from jssl.evaluate.collapse import uniformity as uniformity
+from jssl.evaluate.corruptions import regenerate as regenerate
+from jssl.evaluate.corruptions import regenerated_errors as regenerated_errors
 from jssl.evaluate.embed import BACKBONE as BACKBONE
 from jssl.evaluate.embed import backbone_hash as backbone_hash
 from jssl.evaluate.embed import embed_source as embed_source
