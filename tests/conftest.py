@@ -20,21 +20,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
-import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SLOW = ("test_nothing_lost.py", "test_methods.py", "test_stages_killed.py")  # begun first
-SINGLY = ("test_doctests.py", "test_conventions.py", "test_config.py")  # they share nothing
+FIRST = ("test_methods.py", "test_nothing_lost.py")  # the longest: the others fill up behind
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """One worker runs a file's tests, or a method's of the common table: fixtures are made once."""
-    for item in items:
-        file, parameters = item.path.name, getattr(item, "callspec", None)
-        if file == "test_methods.py" and "trained" in parameters.params:
-            file += f":{parameters.params['trained']}"
-        if file not in SINGLY:
-            item.add_marker(pytest.mark.xdist_group(file))
-    items.sort(key=lambda item: item.path.name not in SLOW)
+    items.sort(key=lambda item: (*FIRST, item.path.name).index(item.path.name))

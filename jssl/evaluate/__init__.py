@@ -1,5 +1,10 @@
 """Evaluation of frozen features: kNN, linear probes, signs of collapse, and the table of a run."""
 
+from jssl.evaluate.average_precision import average_precision as average_precision
+from jssl.evaluate.average_precision import mean_average_precision as mean_average_precision
+from jssl.evaluate.class_subset import IMAGENET_A as IMAGENET_A
+from jssl.evaluate.class_subset import IMAGENET_R as IMAGENET_R
+from jssl.evaluate.class_subset import subset_accuracy as subset_accuracy
 from jssl.evaluate.clusters import cluster_report as cluster_report
 from jssl.evaluate.clusters import nmi as nmi
 from jssl.evaluate.codes import codebook_report as codebook_report
@@ -10,6 +15,8 @@ from jssl.evaluate.collapse import collapse_warnings as collapse_warnings
 from jssl.evaluate.collapse import effective_rank as effective_rank
 from jssl.evaluate.collapse import std_of_normalized as std_of_normalized
 from jssl.evaluate.collapse import uniformity as uniformity
+from jssl.evaluate.corruptions import regenerate as regenerate
+from jssl.evaluate.corruptions import regenerated_errors as regenerated_errors
 from jssl.evaluate.embed import BACKBONE as BACKBONE
 from jssl.evaluate.embed import backbone_hash as backbone_hash
 from jssl.evaluate.embed import embed_source as embed_source
@@ -33,6 +40,19 @@ from jssl.evaluate.linear import linear_accuracy as linear_accuracy
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate
+from jssl.evaluate.retrieval import query_image as query_image
+from jssl.evaluate.retrieval import retrieval_map as retrieval_map
+from jssl.evaluate.retrieval import revisited_map as revisited_map
+from jssl.evaluate.retrieval import trapezoid_ap as trapezoid_ap
+from jssl.evaluate.rmac import fit_whitening as fit_whitening
+from jssl.evaluate.rmac import region_max as region_max
+from jssl.evaluate.rmac import rmac_regions as rmac_regions
+from jssl.evaluate.rmac import rmac_vectors as rmac_vectors
+from jssl.evaluate.robustness import flip_rate as flip_rate
+from jssl.evaluate.robustness import mce as mce
+from jssl.evaluate.robustness import mfr as mfr
+from jssl.evaluate.robustness import relative_mce as relative_mce
+from jssl.evaluate.robustness import top5_distance as top5_distance
 from jssl.evaluate.table import binomial_interval as binomial_interval
 from jssl.evaluate.table import classifier_row as classifier_row
 from jssl.evaluate.table import format_table as format_table
