@@ -1,7 +1,8 @@
 """Corruptions in the manner of ImageNet-C and CIFAR-10-C, regenerated for any images.
 
 The published sets are files. What is made here has their constants and their equations, with
-other random numbers and another order of rounding, and stands for itself: its results are named
+other random numbers and without the JPEG file that each image of ImageNet-C then went through, and
+stands for itself: its results are named
 `regenerated/...`, which `jssl.evaluate.mce` does not take. Weather, motion blur, glass, zoom and
 elastic deformation are not made: they need programs, photographs or slow loops.
 """
@@ -35,7 +36,9 @@ CONSTANTS: Mapping[str, Mapping[str, tuple]] = {
         "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),
         "shot_noise": (500, 250, 100, 75, 50),
         "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),
+        "speckle_noise": (0.06, 0.1, 0.12, 0.16, 0.2),
         "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1),
         "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
         "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
         "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
