@@ -76,8 +76,9 @@ def denormalize(x: Array, name: str) -> Array:
         UserError: unknown name.
 
     Example:
-        >>> print(denormalize(jnp.array([[0.0, 0.0, 1.0]]), 'imagenet'))
-        [[0.485 0.456 0.631]]
+        >>> x = denormalize(jnp.array([[0.0, 0.0, 1.0]]), 'imagenet')
+        >>> [round(float(v), 3) for v in x[0]]
+        [0.485, 0.456, 0.631]
     """
     zero, one = (normalize(jnp.full((3,), v, jnp.float32), name) for v in (0.0, 1.0))
     shape = (1,) * (x.ndim - 1) + (3,)

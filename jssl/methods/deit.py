@@ -159,8 +159,7 @@ def data_order(config: ConfigDict) -> Any:
 
 
 def begin(config: ConfigDict, state: State) -> State:
-    """Puts trained networks into the state before the first step: the teacher's, and the student's
-    own where it is fine-tuned.
+    """Puts trained networks into the first state: the teacher's, and a student to fine-tune.
 
     Raises:
         UserError: a folder that is no workdir; a teacher or start of another kind.
