@@ -15,6 +15,9 @@ from jssl.models.heads import Linear as Linear
 from jssl.models.heads import Projector as Projector
 from jssl.models.norm import BatchNorm as BatchNorm
 from jssl.models.plain import PlainNet as PlainNet
+from jssl.models.regnet import SIZES as REGNET_SIZES
+from jssl.models.regnet import RegNet as RegNet
+from jssl.models.regnet import make_regnet as make_regnet
 from jssl.models.resnet import DEPTHS as DEPTHS
 from jssl.models.resnet import ResNet as ResNet
 from jssl.models.resnet import make_resnet as make_resnet
@@ -76,6 +79,10 @@ _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "vgg16": (make_vgg16, _PLAIN),
     **{name: (functools.partial(make_efficientnet, name), _EFFICIENTNET) for name in SIZES},
     **{
+        name: (functools.partial(make_regnet, name), ("small_images", "bn_interleaved", *_BN))
+        for name in REGNET_SIZES
+    },
+    **{
         name: (functools.partial(make_vit, name), ("width", "stochastic_depth", *_VIT))
         for name in VIT_SIZES
     },
@@ -84,7 +91,7 @@ _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 def build(
     model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.float32
-) -> ResNet | EfficientNet | PlainNet | AlexNetHalf | ViT:
+) -> ResNet | EfficientNet | PlainNet | AlexNetHalf | RegNet | ViT:
     """The encoder of a config.
 
     Args:
