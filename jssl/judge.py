@@ -19,7 +19,7 @@ from jssl.metrics import say
 from jssl.train import train
 from jssl.types import TrainState
 
-PROTOCOLS = ("knn", "linear", "grid", "layers")
+PROTOCOLS = ("knn", "linear", "grid", "layers", "robustness")
 
 
 def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
@@ -194,7 +194,8 @@ def evaluate_run(
     Args:
         folder: the workdir of the run.
         protocols: of 'knn', 'linear', 'grid' (a linear probe on the grid of CPC) and 'layers' (one
-            at every layer, on cached features).
+            at every layer, on cached features), and 'robustness' (the run's own classifier on
+            corrupted test images).
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
         preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`.
@@ -282,13 +283,23 @@ def evaluate_run(
     if "grid" in protocols:
         halves = (train_source, test_source)
         rows.append(_grid_row(config, chosen, embed, {"trained": state}, halves, grid, count))
-    print(evaluate.format_table(rows))
     record = {
         "step": int(state.step),
         "backbone_sha256": evaluate.backbone_hash(state),
         "rows": rows,
         "versions": workdir.versions(),
     }
+    if rows:
+        print(evaluate.format_table(rows))
+    if "robustness" in protocols:
+        record["robustness"] = evaluate.robustness_record(
+            embed,
+            state,
+            test_source,
+            size=size,
+            transform=data.eval_transform(chosen, test_source, size=size),
+        )
+        print(evaluate.format_robustness(record["robustness"]))
     workdir.write_json(Path(folder) / "evaluation.json", record)
     return rows
 

@@ -48,6 +48,8 @@ from jssl.evaluate.rmac import fit_whitening as fit_whitening
 from jssl.evaluate.rmac import region_max as region_max
 from jssl.evaluate.rmac import rmac_regions as rmac_regions
 from jssl.evaluate.rmac import rmac_vectors as rmac_vectors
+from jssl.evaluate.robust_table import format_robustness as format_robustness
+from jssl.evaluate.robust_table import robustness_record as robustness_record
 from jssl.evaluate.robustness import flip_rate as flip_rate
 from jssl.evaluate.robustness import mce as mce
 from jssl.evaluate.robustness import mfr as mfr
