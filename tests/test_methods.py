@@ -81,19 +81,23 @@ def test_a_step_keeps_structure_shapes_and_dtypes(trained):
 
 
 # CPC's loss begins on a plateau, where all patches look alike: hundreds of steps of SGD, or some of
-# Adam when nothing is augmented.
-# The dVAE's gradient is that of a mean over pixel values, and its decoder begins near a constant.
+# Adam when nothing is augmented. MoCo's queue fills with keys of the very pictures: told apart they
+# can be only while they look the same each time and the queue is as long as the batch.
+PLAIN = {"scale": (1.0, 1.0), "flip_p": 0.0}
 FIXED_BATCH = {
-    "dvae": {"optim": {"name": "adamw", "lr": 0.01}},
     "cpc": {
         "optim": {"name": "adamw", "lr": 0.005},
-        "augment": {"options": {"scale": (1.0, 1.0), "flip_p": 0.0}},
+        "augment": {"options": PLAIN},
         "cpc": {"drop_p": 0.0, "operations": 0, "warp_p": 0.0, "jitter_p": 0.0, "gray_p": 0.0},
     },
+    "moco": {
+        "augment": {"options": {**PLAIN, "ratio": (1.0, 1.0), "jitter_p": 0.0, "gray_p": 0.0}},
+        "moco": {"queue_size": 16, "ema_momentum": 0.9},
+    },
+    # Its gradient is that of a mean over pixel values, and its decoder begins near a constant.
+    "dvae": {"optim": {"name": "adamw", "lr": 0.01}},
 }
-# MoCo's key net follows within some 25 steps; then the queue's keys of the same pictures are as
-# near as the positive, and the loss rises again.
-STEPS_ON_IT = {"cpc": 40, "moco": 20}
+STEPS_ON_IT = {"cpc": 40}
 
 
 def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(trained):
