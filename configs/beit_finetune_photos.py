@@ -2,7 +2,7 @@
 
 Paper:     Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py; 20 labelled tiles a class
-Numbers:   the log's own_top1 is the classifier's on the test tiles
+Numbers:   the last row of the table at the end, the classifier's own on the test tiles
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/beit_finetune_photos.py --workdir=runs/beit_finetune_photos
            after configs/beit_photos.py; without pre-training configs/beit_finetune_photos.py:init=

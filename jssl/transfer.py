@@ -53,6 +53,34 @@ def fitted(found: PyTree, like: PyTree, *, grid: int, new_grid: int) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+def trained_network(folder: str, *, sharding: Any) -> tuple[Any, PyTree, PyTree]:
+    """The network that a run's `embed` uses: the averaged weights where it keeps them.
+
+    Args:
+        folder: workdir of the run.
+        sharding: where it is to lie.
+
+    Returns:
+        The run's config, parameters and running statistics.
+
+    Raises:
+        UserError: no workdir, or no checkpoint in it.
+    """
+    _, state = experiment.load_encoder(folder, sharding=sharding)
+    if getattr(state, "average", {}):
+        statistics = getattr(state, "average_stats", state.batch_stats)
+        return workdir.read_config(folder), state.average, statistics
+    return workdir.read_config(folder), state.params, state.batch_stats
+
+
+def encoder_for(config: Any, old: Any, found: PyTree, like: PyTree) -> PyTree:
+    """`fitted` for two configs: the encoder `found` of `old` in the structure of `config`'s."""
+    grids = [1, 1]  # a convolutional network has no places
+    if config.model.name.startswith("vit") and old.model.name.startswith("vit"):
+        grids = [c.augment.size // c.model.patch_size for c in (old, config)]
+    return fitted(found, like, grid=grids[0], new_grid=grids[1])
+
+
 def start_from(config: Any, state: TrainState, folder: str) -> TrainState:
     """The first state of a run with the encoder of another run.
 
@@ -67,23 +95,18 @@ def start_from(config: Any, state: TrainState, folder: str) -> TrainState:
     Raises:
         UserError: no workdir, no checkpoint, no encoder in it, or one that does not fit.
     """
-    before = workdir.read_config(folder)
     sharding = jax.tree.leaves(state.params)[0].sharding
-    _, other = experiment.load_encoder(folder, sharding=sharding)
-    if "encoder" not in other.params:
+    before, params, batch_stats = trained_network(folder, sharding=sharding)
+    if "encoder" not in params:
         raise UserError(
             f"The run in '{folder}' is of method '{before.method}', whose parameters "
-            f"{sorted(other.params)} have no 'encoder'. Type another --config.supervised.init_from."
+            f"{sorted(params)} have no 'encoder'. Type another --config.supervised.init_from."
         )
-    grids = [c.augment.size // c.model.patch_size for c in (before, config)]
-    if not config.model.name.startswith("vit"):
-        grids = [1, 1]  # a convolutional network has no places
-    own = state.params["encoder"]
-    encoder = fitted(other.params["encoder"], own, grid=grids[0], new_grid=grids[1])
+    encoder = encoder_for(config, before, params["encoder"], state.params["encoder"])
     # Each leaf a buffer of its own: the step gives its state's buffers away.
     encoder = jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), encoder)
     state = state.replace(params={**state.params, "encoder": encoder})
     if "encoder" in state.batch_stats:
-        statistics = {**state.batch_stats, "encoder": other.batch_stats["encoder"]}
+        statistics = {**state.batch_stats, "encoder": batch_stats["encoder"]}
         state = state.replace(batch_stats=statistics)
     return state

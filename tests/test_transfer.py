@@ -107,6 +107,27 @@ def test_a_beit_checkpoint_starts_a_fine_tuning(tmp_path):
     assert tables[0] != tables[1]
 
 
+def test_a_run_that_averages_its_weights_starts_with_the_average(tmp_path):
+    """Noisy Student's `embed` uses averaged weights and statistics: so does who begins there."""
+    before = small_config("noisy_student")
+    workdir.open_workdir(tmp_path, before)
+    trained = made_up(before, 1000.0)
+    saved = checkpoint.Checkpoints(tmp_path, method="noisy_student")
+    saved.save(0, trained, {"next_step": 0})
+    saved.close()
+    config = small_config("supervised")
+    config.model = before.model
+    config.supervised.init_from = str(tmp_path)
+    state = supervised.begin(config, made_up(config, 0.0))
+    for found, average, current in (
+        (state.params, trained.average, trained.params),
+        (state.batch_stats, trained.average_stats, trained.batch_stats),
+    ):
+        leaves = [jax.tree.leaves(tree["encoder"])[0] for tree in (found, average, current)]
+        np.testing.assert_array_equal(leaves[0], leaves[1])
+        assert not np.array_equal(leaves[1], leaves[2])
+
+
 def test_an_encoder_that_does_not_fit_names_what_differs():
     like = {"patch_embed": {"bias": jnp.zeros(4)}, "fc_norm": {"scale": jnp.zeros(4)}}
     with pytest.raises(UserError, match=r"patch_embed.bias: \[3\], expected \[4\]"):

@@ -40,6 +40,8 @@ from jssl.evaluate.linear import linear_accuracy as linear_accuracy
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate
+from jssl.evaluate.reconstructions import constant_patch_error as constant_patch_error
+from jssl.evaluate.reconstructions import picture_grid as picture_grid
 from jssl.evaluate.retrieval import query_image as query_image
 from jssl.evaluate.retrieval import retrieval_map as retrieval_map
 from jssl.evaluate.retrieval import revisited_map as revisited_map

@@ -27,13 +27,12 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jssl import augment, experiment, losses, models, workdir
+from jssl import augment, experiment, losses, models, transfer, workdir
 from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean
 from jssl.data.pipeline import repeated, shuffled
 from jssl.errors import UserError, nearest
 from jssl.methods._common import apply_gradients, first_state, input_functions
 from jssl.models.heads import Linear
-from jssl.models.position import at_resolution
 from jssl.optim import TRANSFORMER
 from jssl.state import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
@@ -169,41 +168,29 @@ def begin(config: ConfigDict, state: State) -> State:
         _, teacher = experiment.load_encoder(settings.teacher, sharding=sharding)
         state = state.replace(teacher=_without_optimiser(teacher))
     if settings.start_from:
-        _, before = experiment.load_encoder(settings.start_from, sharding=sharding)
-        params = _started(config, state.params, before)
+        params = _started(config, state.params)
         average = jax.tree.map(jnp.copy, params) if settings.ema_decay else {}
         state = state.replace(params=params, average=average)
     return state
 
 
-def _started(config: ConfigDict, fresh: PyTree, before: State) -> PyTree:
+def _started(config: ConfigDict, fresh: PyTree) -> PyTree:
     """The encoder at this resolution; heads where they fit, and as they are born where not."""
-    old = workdir.read_config(config.deit.start_from)
+    folder, sharding = config.deit.start_from, jax.tree.leaves(fresh)[0].sharding
+    old, found, _ = transfer.trained_network(folder, sharding=sharding)
     if old.method != "deit":
         raise UserError(
-            f"deit.start_from='{config.deit.start_from}' is a run of '{old.method}': expected "
-            "one of 'deit'."
+            f"deit.start_from='{folder}' is a run of '{old.method}': expected one of 'deit'."
         )
-    trained = before.average if old.deit.ema_decay else before.params
-    sides = [c.augment.size // c.model.patch_size for c in (old, config)]
-    grid, new_grid = ((side, side) for side in sides)
-    encoder = at_resolution(trained["encoder"], grid=grid, new_grid=new_grid)
-    found = {**trained, "encoder": encoder}
-    shapes = [jax.tree.map(jnp.shape, tree["encoder"]) for tree in (found, fresh)]
-    if shapes[0] != shapes[1]:
-        raise UserError(
-            f"deit.start_from='{config.deit.start_from}' holds a network '{old.model.name}' of "
-            "other shapes: expected the same model, with the same patch size and tokens."
-        )
-    sharding = jax.tree.leaves(fresh)[0].sharding
 
     def keep(name: str) -> PyTree:
         same = name in found and jax.tree.map(jnp.shape, found[name]) == jax.tree.map(
             jnp.shape, fresh[name]
         )
-        return jax.device_put(found[name], sharding) if same else fresh[name]
+        return found[name] if same else fresh[name]
 
-    return {name: keep(name) for name in fresh}
+    encoder = transfer.encoder_for(config, old, found["encoder"], fresh["encoder"])
+    return {**{name: keep(name) for name in fresh}, "encoder": jax.device_put(encoder, sharding)}
 
 
 def _without_optimiser(teacher: TrainState) -> TrainState:

@@ -12,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jssl import losses, models, semi, transfer
@@ -31,6 +30,7 @@ from jssl.types import Array, Batch, Method, Metrics, TrainState
 
 State = TrainState
 VIEWS = 1  # of one example in a step
+CLASSIFIER = True  # its own: the table at the end judges it too
 
 DEFAULTS: dict[str, Any] = {
     "num_classes": 0,  # 0: as many as the data set has
@@ -111,15 +111,6 @@ def begin(config: Any, state: State) -> State:
     """The first state, with a pre-trained encoder where one is named."""
     folder = config.supervised.init_from
     return transfer.start_from(config, state, folder) if folder else state
-
-
-INSPECTED = ("logits",)  # what `inspect` is given
-
-
-def inspect(config: Any, outputs: Any, batch: Any) -> Any:
-    """The classifier's own top-1 on the examples that are watched."""
-    right = np.argmax(outputs["logits"], axis=1) == batch["label"]
-    return {"own_top1": float(np.mean(right))}, [], {}
 
 
 def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jssl.models.conv import Conv
-from jssl.models.norm import BatchNorm
+from jssl.models.norm import BatchNorm, norm_of
 from jssl.models.plain import Layer, PlainNet
 from jssl.types import Array
 
@@ -81,15 +81,7 @@ class AlexNetHalf(nn.Module):
         return named.pop("fc7").astype(jnp.float32), named
 
     def _norm(self, name: str) -> BatchNorm:
-        return BatchNorm(
-            axis_name=self.axis_name,
-            groups=self.bn_groups,
-            momentum=self.bn_momentum,
-            epsilon=self.bn_epsilon,
-            unbiased_running_var=self.bn_unbiased_running_var,
-            dtype=self.dtype,
-            name=name,
-        )
+        return norm_of(self, name)
 
 
 _LAYERS = (

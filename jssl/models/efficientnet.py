@@ -23,7 +23,7 @@ from jssl.errors import UserError
 from jssl.models.conv import Conv
 from jssl.models.depthwise import DepthwiseConv
 from jssl.models.noise import row_numbers, stochastic_depth
-from jssl.models.norm import BatchNorm
+from jssl.models.norm import norm_of
 from jssl.types import Array
 
 
@@ -259,16 +259,7 @@ class EfficientNet(nn.Module):
         )
 
     def _norm(self, name: str, train: bool) -> Callable[[Array], Array]:
-        norm = BatchNorm(
-            axis_name=self.axis_name,
-            groups=self.bn_groups,
-            interleaved=self.bn_interleaved,
-            momentum=self.bn_momentum,
-            epsilon=self.bn_epsilon,
-            unbiased_running_var=self.bn_unbiased_running_var,
-            dtype=self.dtype,
-            name=name,
-        )
+        norm = norm_of(self, name)
         return lambda x: norm(x, train)
 
 

@@ -137,3 +137,24 @@ class BatchNorm(nn.Module):
 def _like(v: Array, x: Array) -> Array:
     """Adds leading axes of one to v until it has x's rank."""
     return v.reshape(*(1,) * (x.ndim - v.ndim), *v.shape)
+
+
+def norm_of(net: Any, name: str, **others: Any) -> BatchNorm:
+    """The `BatchNorm` of a network whose attributes `bn_*`, `axis_name` and `dtype` say how.
+
+    Args:
+        net: the network, called in its compact method.
+        name: of the layer.
+        **others: further attributes of the layer.
+    """
+    return BatchNorm(
+        axis_name=net.axis_name,
+        groups=net.bn_groups,
+        interleaved=getattr(net, "bn_interleaved", False),
+        momentum=net.bn_momentum,
+        epsilon=net.bn_epsilon,
+        unbiased_running_var=net.bn_unbiased_running_var,
+        dtype=net.dtype,
+        name=name,
+        **others,
+    )

@@ -16,7 +16,7 @@ import numpy as np
 from jssl.errors import UserError
 from jssl.models.conv import Conv
 from jssl.models.noise import dropout, row_numbers
-from jssl.models.norm import BatchNorm
+from jssl.models.norm import BatchNorm, norm_of
 from jssl.types import Array
 
 _FC = 4096
@@ -172,13 +172,4 @@ class PlainNet(nn.Module):
         return nn.Dense(width, kernel_init=_DENSE_INIT, dtype=self.dtype, name=name)
 
     def _norm(self, name: str) -> BatchNorm:
-        return BatchNorm(
-            axis_name=self.axis_name,
-            groups=self.bn_groups,
-            interleaved=self.bn_interleaved,
-            momentum=self.bn_momentum,
-            epsilon=self.bn_epsilon,
-            unbiased_running_var=self.bn_unbiased_running_var,
-            dtype=self.dtype,
-            name=name,
-        )
+        return norm_of(self, name)

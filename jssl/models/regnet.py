@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl.models.conv import Conv
-from jssl.models.norm import BatchNorm
+from jssl.models.norm import norm_of
 from jssl.types import Array
 
 
@@ -152,16 +152,7 @@ class RegNet(nn.Module):
         )(x)
 
     def _norm(self, x: Array, name: str, train: bool) -> Array:
-        norm = BatchNorm(
-            axis_name=self.axis_name,
-            groups=self.bn_groups,
-            interleaved=self.bn_interleaved,
-            momentum=self.bn_momentum,
-            epsilon=self.bn_epsilon,
-            unbiased_running_var=self.bn_unbiased_running_var,
-            dtype=self.dtype,
-            name=name,
-        )
+        norm = norm_of(self, name)
         return norm(x, train=train)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jssl.errors import UserError, nearest
 from jssl.models.conv import Conv
-from jssl.models.norm import BatchNorm
+from jssl.models.norm import norm_of
 from jssl.models.plain import sobel
 from jssl.types import Array
 
@@ -159,17 +159,7 @@ class ResNet(nn.Module):
     def _norm(self, name: str, train: bool, last: bool = False) -> Callable[[Array], Array]:
         init = nn.initializers.zeros if last and self.zero_init_last_gamma else nn.initializers.ones
         if self.norm == "bn":
-            norm = BatchNorm(
-                axis_name=self.axis_name,
-                groups=self.bn_groups,
-                interleaved=self.bn_interleaved,
-                momentum=self.bn_momentum,
-                epsilon=self.bn_epsilon,
-                unbiased_running_var=self.bn_unbiased_running_var,
-                scale_init=init,
-                dtype=self.dtype,
-                name=name,
-            )
+            norm = norm_of(self, name, scale_init=init)
             return lambda x: norm(x, train)
         options = {"scale_init": init, "dtype": self.dtype, "name": name}
         if self.norm == "gn1":

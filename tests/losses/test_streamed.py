@@ -1,5 +1,7 @@
 """NT-Xent in blocks: the dense form's numbers, in memory that does not grow with the square."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,15 +46,26 @@ def test_values_and_gradients_are_the_dense_ones(in_blocks, block):
 
 
 def test_over_devices_it_is_the_dense_one_of_the_whole_batch(in_blocks):
+    """Values, and the gradients of the mean over devices, which reach what was gathered too."""
     a, b = embeddings(24, seed=1)
-    expected = loss_top1_and_grads(a, b)[0]
+
+    def whole(a, b):
+        loss = contrastive.nt_xent(a, b, temperature=T)
+        return jnp.mean(loss), loss
+
+    (_, expected), gradients = jax.value_and_grad(whole, (0, 1), has_aux=True)(a, b)
     in_blocks(5, 6)
 
-    def local(a, b):
-        return contrastive.nt_xent(a, b, temperature=T, axis_name="i")
+    def split(a, b):
+        local = functools.partial(contrastive.nt_xent, temperature=T, axis_name="i")
+        loss = jax.vmap(local, axis_name="i")(a.reshape(4, 6, 16), b.reshape(4, 6, 16))
+        return jnp.mean(loss), loss
 
-    found = jax.jit(jax.vmap(local, axis_name="i"))(a.reshape(4, 6, 16), b.reshape(4, 6, 16))
+    (_, found), found_gradients = jax.jit(jax.value_and_grad(split, (0, 1), has_aux=True))(a, b)
     np.testing.assert_allclose(found.reshape(24), expected, rtol=0, atol=1e-5)
+    for one, other in zip(found_gradients, gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+        assert np.abs(other).max() > 1e-2
 
 
 def test_collapsed_embeddings_have_the_closed_form_and_no_hits(in_blocks):

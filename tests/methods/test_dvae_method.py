@@ -78,9 +78,9 @@ def test_the_best_constant_patch_is_its_mean():
     for m, i, j, c in np.ndindex(2, 2, 2, 3):
         patch = images[m, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
         total += min(np.sum((patch - v) ** 2) for v in [patch.mean(), np.median(patch), 0.5])
-    found = dvae.constant_patch_error(images, patch=2)
+    found = evaluate.constant_patch_error(images, patch=2)
     np.testing.assert_allclose(found, total / images.size)
-    assert found < dvae.constant_patch_error(images, patch=4)
+    assert found < evaluate.constant_patch_error(images, patch=4)
 
 
 def test_collapsed_codes_warn_and_healthy_ones_do_not():
