@@ -89,10 +89,10 @@ def _train() -> None:
 
 
 def _evaluate() -> None:
-    from jssl import judge
+    from jssl import protocols
 
     f = flags.FLAGS
-    judge.evaluate_run(
+    protocols.evaluate_run(
         _need("workdir", "runs/NAME"),
         protocols=f.protocol,
         k=f.k,
@@ -107,10 +107,10 @@ def _evaluate() -> None:
 
 
 def _embed() -> None:
-    from jssl import judge
+    from jssl import protocols
 
     f = flags.FLAGS
-    judge.embed_run(
+    protocols.embed_run(
         _need("workdir", "runs/NAME"),
         output=_need("output", "features.npz"),
         feature=f.feature,

@@ -6,7 +6,7 @@ import pytest
 from helpers import small_config
 
 import jssl
-from jssl import data, evaluate, experiment, judge
+from jssl import data, evaluate, experiment, protocols
 from jssl.errors import UserError
 from jssl.judge import train_and_judge
 
@@ -52,7 +52,7 @@ def test_load_encoder_is_pure_and_is_the_trained_network(run):
 
 def test_embed_writes_every_example_of_any_source(run, tmp_path):
     out = tmp_path / "x.npz"
-    judge.embed_run(run, output=out, feature="projection", source="digits", split="test")
+    protocols.embed_run(run, output=out, feature="projection", source="digits", split="test")
     saved = np.load(out)
     assert saved["features"].shape == (359, 128)
     assert len(set(saved["indices"].tolist())) == 359
@@ -66,7 +66,7 @@ def test_embed_writes_every_example_of_any_source(run, tmp_path):
 def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
     embed, state = jssl.load_encoder(run)
     before = evaluate.backbone_hash(state)
-    rows = judge.evaluate_run(
+    rows = protocols.evaluate_run(
         run,
         protocols=["knn", "linear"],
         k=7,
@@ -89,10 +89,25 @@ def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
     assert abs(rows[0]["top1"]["trained"] - expected["top1"]) <= 2 / 1200  # near ties
 
 
+def test_evaluate_probes_every_layer(run, capsys):
+    rows = protocols.evaluate_run(
+        run,
+        protocols=["layers"],
+        k=5,
+        temperature=0.1,
+        feature="backbone",
+        preset="simclr",
+        epochs=2,
+    )
+    assert [row["layer"] for row in rows] == ["block_group1", "block_group2"]
+    assert "2 epochs" in rows[0]["protocol"] and "; the last layer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"protocols": ["kn"]}, "Unknown protocol 'kn': did you mean 'knn'"),
+        ({"protocols": ["robustness"]}, "no 'logits' among"),
         ({"preset": "simlcr"}, "Unknown linear preset 'simlcr': did you mean 'simclr'"),
         ({"feature": "projektion"}, "projection"),
         ({"source": "digitz"}, "did you mean 'digits'"),
@@ -110,7 +125,7 @@ def test_mistakes_are_named(run, change, said):
         "epochs": 1,
     }
     with pytest.raises(UserError, match=said):
-        judge.evaluate_run(run, **{**settings, **change})
+        protocols.evaluate_run(run, **{**settings, **change})
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import small_config
 
-from jssl import data, evaluate, experiment, judge
+from jssl import data, evaluate, experiment, judge, protocols
 from jssl.errors import UserError
 from jssl.evaluate import efficient
 from jssl.methods import cpc
@@ -56,7 +56,7 @@ def test_the_final_table_has_the_grid_and_so_has_the_command(run):
     assert numbers["raw pixels"]["dim"] == 192
     assert "7x7 grid" in rows[2]["protocol"]
     settings = {"k": 5, "temperature": 0.1, "feature": "backbone", "preset": "simclr"}
-    again = judge.evaluate_run(run, protocols=["grid"], epochs=2, **settings)
+    again = protocols.evaluate_run(run, protocols=["grid"], epochs=2, **settings)
     assert again[0]["top1"]["trained"] == pytest.approx(rows[2]["top1"]["trained"], abs=2 / 1200)
 
 
@@ -67,7 +67,7 @@ def test_a_method_without_a_grid_is_told_so(tmp_path):
     workdir.write_json(tmp_path / "config.json", config.to_dict())
     settings = {"k": 5, "temperature": 0.1, "feature": "backbone", "preset": "simclr"}
     with pytest.raises(UserError, match="'simclr' has no grid"):
-        judge.evaluate_run(tmp_path, protocols=["grid"], epochs=2, **settings)
+        protocols.evaluate_run(tmp_path, protocols=["grid"], epochs=2, **settings)
 
 
 def test_shares_of_the_labels_are_balanced_and_nested():
