@@ -1,4 +1,4 @@
-"""Boxes of random crops, in the whole pixels that the official samplers give."""
+"""Boxes in whole pixels: those of random crops, as the official samplers give them, and masks."""
 
 from typing import NamedTuple
 
@@ -147,3 +147,16 @@ def center_box(height: int, width: int, proportion: float) -> Box:
     side = round(proportion * min(height, width))
     corner = (height - side + 1) // 2, (width - side + 1) // 2
     return Box(*(jnp.int32(v) for v in (*corner, side, side)))
+
+
+def inside(top: Array, left: Array, high: Array, wide: Array, *, grid: tuple[int, int]) -> Array:
+    """Which places of a grid lie in a rectangle: bool [H,W].
+
+    Example:
+        >>> print(inside(0, 1, 1, 2, grid=(2, 4)).astype(int))
+        [[0 1 1 0]
+         [0 0 0 0]]
+    """
+    rows, columns = jnp.arange(grid[0])[:, None], jnp.arange(grid[1])[None, :]
+    in_rows = (rows >= top) & (rows < top + high)
+    return in_rows & (columns >= left) & (columns < left + wide)

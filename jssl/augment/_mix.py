@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jssl.augment._boxes import inside
 from jssl.errors import UserError
 from jssl.types import Array
 
@@ -162,9 +163,8 @@ def mix_batch(
             switch_p=switch_p,
         )
         top, bottom, left, right = mix.box
-        rows, columns = jnp.arange(H)[:, None], jnp.arange(W)[None, :]
-        inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-        own = jnp.where(mix.cut, 1.0 - inside, mix.weight)[None, :, :, None].astype(x.dtype)
+        cut = inside(top, left, bottom - top, right - left, grid=(H, W))
+        own = jnp.where(mix.cut, 1.0 - cut, mix.weight)[None, :, :, None].astype(x.dtype)
         return own * x + (1 - own) * x[::-1], mix.weight * y + (1 - mix.weight) * y[::-1]
 
     grouped = (v.reshape(-1, group_size, *v.shape[1:]) for v in (images, targets))
@@ -207,11 +207,9 @@ def random_erasing(
     top, left, height, width, found = erased_box(
         u[1:].reshape(4, ATTEMPTS), height=H, width=W, area=area, aspect=aspect
     )
-    rows, columns = jnp.arange(H)[:, None], jnp.arange(W)[None, :]
-    inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
-    inside &= found & (u[0] < p)
+    erased = inside(top, left, height, width, grid=(H, W)) & found & (u[0] < p)
     noise = jax.random.normal(noise_key, image.shape, image.dtype)
-    return jnp.where(inside[..., None], noise, image)
+    return jnp.where(erased[..., None], noise, image)
 
 
 def erased_box(

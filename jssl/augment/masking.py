@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jssl.augment._boxes import inside
 from jssl.errors import UserError, nearest
 from jssl.types import Array
 
@@ -85,14 +86,12 @@ def blockwise_mask(
             high, wide = jnp.clip(high, 1, h), jnp.clip(wide, 1, w)
         top = jnp.floor(u[2] * (h - high + 1))
         left = jnp.floor(u[3] * (w - wide + 1))
-        rows, columns = jnp.arange(h)[:, None], jnp.arange(w)[None, :]
-        inside = (rows >= top) & (rows < top + high)
-        inside = inside & (columns >= left) & (columns < left + wide)
-        new = jnp.sum(inside & ~mask)
+        block = inside(top, left, high, wide, grid=grid)
+        new = jnp.sum(block & ~mask)
         good = jnp.bool_(True)
         if official:
             good = (high < h) & (wide < w) & (new > 0) & (new <= missing)
-        return mask | (inside & good), number + 1, jnp.where(good, 0, refused + 1)
+        return mask | (block & good), number + 1, jnp.where(good, 0, refused + 1)
 
     zero = jnp.int32(0)
     return jax.lax.while_loop(unfinished, draw, (jnp.zeros(grid, bool), zero, zero))[0]
