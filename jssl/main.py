@@ -12,7 +12,7 @@ from jssl.errors import UserError, nearest
 USAGE = """jssl: self-supervised vision training in JAX
 
   jssl train     --config=configs/NAME.py[:switches] --workdir=DIR [--config.key=value ...]
-  jssl evaluate  --workdir=DIR [--protocol=knn,linear] [--k=20] [--temperature=0.1]
+  jssl evaluate  --workdir=DIR [--protocol=knn,linear|all] [--k=20] [--temperature=0.1]
                  [--feature=backbone] [--preset=simclr]
   jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
   jssl report    --records=DIR [--readme=README.md]
@@ -27,12 +27,13 @@ the same command resumes it. `jssl --helpfull` lists every flag.
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     config_flags.DEFINE_config_file("config", None, "Config file, configs/NAME.py:switches.")
-    flags.DEFINE_list("protocol", ["knn", "linear"], "evaluate: which protocols.")
+    flags.DEFINE_list("protocol", ["knn", "linear"], "evaluate: which protocols; all: the card.")
     flags.DEFINE_integer("k", 20, "evaluate: neighbours of kNN.")
     flags.DEFINE_float("temperature", 0.1, "evaluate: kNN votes weigh exp(similarity/temperature).")
     flags.DEFINE_string("feature", "backbone", "evaluate, embed: backbone or an intermediate.")
     flags.DEFINE_string("preset", "simclr", "evaluate: preset of the linear protocol.")
     flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of the linear protocol; 0: the preset's.")
+    flags.DEFINE_integer("seed", 0, "evaluate: of what a protocol draws; the run's own stays.")
     flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")
     flags.DEFINE_string("source", None, "evaluate, embed: data set; the run's by default.")
     flags.DEFINE_string("data_dir", None, "evaluate, embed: where the data set lies.")
@@ -92,18 +93,9 @@ def _evaluate() -> None:
     from jssl import protocols
 
     f = flags.FLAGS
-    protocols.evaluate_run(
-        _need("workdir", "runs/NAME"),
-        protocols=f.protocol,
-        k=f.k,
-        temperature=f.temperature,
-        feature=f.feature,
-        preset=f.preset,
-        epochs=f.epochs,
-        step=f.step,
-        source=f.source,
-        data_dir=f.data_dir,
-    )
+    folder = _need("workdir", "runs/NAME")
+    settings = {name: getattr(f, name) for name in protocols.Settings._fields}
+    protocols.evaluate_run(folder, protocols=f.protocol, settings=protocols.Settings(**settings))
 
 
 def _embed() -> None:

@@ -1,5 +1,7 @@
 """After a run: judge it, embed with it, load it; strictly, and without moving a weight."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from helpers import small_config
 import jssl
 from jssl import data, evaluate, experiment, protocols
 from jssl.errors import UserError
+from jssl.evaluate import logistic_table
 from jssl.judge import train_and_judge
 
 
@@ -69,11 +72,7 @@ def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
     rows = protocols.evaluate_run(
         run,
         protocols=["knn", "linear"],
-        k=7,
-        temperature=0.2,
-        feature="backbone",
-        preset="simclr_cifar",
-        epochs=1,
+        settings=protocols.Settings(k=7, temperature=0.2, preset="simclr_cifar", epochs=1),
     )
     out = capsys.readouterr().out
     assert "k=7, cosine, weights exp(s/0.2)" in out
@@ -81,8 +80,15 @@ def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
     assert rows[1]["numbers"]["trained"]["count"] == 1200
     import json
 
-    record = json.loads((run / "evaluation.json").read_text())
-    assert record["backbone_sha256"] == before
+    for row, name in zip(rows, ("knn", "linear"), strict=True):
+        record = json.loads((run / "evaluation" / f"{name}.json").read_text())
+        assert record["checkpoint"] == {"step": 2, "sha256": before}
+        assert (record["protocol"], record["data"]["examples"]) == (name, 1200)
+        assert record["rows"][0] == row
+    # Beside a probe that does not hold them stand the untrained net and raw pixels.
+    assert list(rows[0]["numbers"]) == ["trained", "untrained", "raw pixels"]
+    beside = {kind: rows[0]["numbers"][kind] for kind in ("untrained", "raw pixels")}
+    assert record["rows"][1]["numbers"] == beside
     x = [embed(state, data.photos_source(s).images)[0] for s in ("train", "test")]
     y = [data.photos_source(s).labels for s in ("train", "test")]
     expected = evaluate.knn_accuracy(x[0], y[0], x[1], y[1], num_classes=16, k=7, temperature=0.2)
@@ -93,14 +99,47 @@ def test_evaluate_probes_every_layer(run, capsys):
     rows = protocols.evaluate_run(
         run,
         protocols=["layers"],
-        k=5,
-        temperature=0.1,
-        feature="backbone",
-        preset="simclr",
-        epochs=2,
+        settings=protocols.Settings(epochs=2),
     )
-    assert [row["layer"] for row in rows] == ["block_group1", "block_group2"]
+    assert [row["layer"] for row in rows[:-1]] == ["block_group1", "block_group2"]
+    assert list(rows[-1]["numbers"]) == ["untrained", "raw pixels"]
     assert "2 epochs" in rows[0]["protocol"] and "; the last layer" in capsys.readouterr().out
+
+
+def test_all_makes_the_card_with_every_number_and_what_is_lacking(run, monkeypatch):
+    def quick(subject):
+        return protocols.frozen.knn(subject, ("raw pixels",))
+
+    kept = {name: protocols.PROTOCOLS[name] for name in ("knn", "robustness")}
+    kept["linear"] = dataclasses.replace(protocols.PROTOCOLS["linear"], run=quick)
+    monkeypatch.setattr(protocols.run, "PROTOCOLS", kept)
+    rows = protocols.evaluate_run(run, protocols=["all"], settings=protocols.Settings())
+    text = (run / "card.md").read_text()
+    _, state = jssl.load_encoder(run)
+    assert evaluate.backbone_hash(state) in text
+    for row in rows:
+        for number in row["numbers"].values():
+            assert f"| {100 * number['top1']:.1f} | " in text and number["protocol"] in text
+    assert "* robustness: it needs a classifier of its own" in text
+    assert len(rows) == 2 and not (run / "evaluation" / "robustness.json").exists()
+
+
+def test_logistic_stands_beside_the_untrained_net_and_raw_pixels(run, monkeypatch, capsys):
+    import json
+
+    monkeypatch.setattr(logistic_table, "RAW_SIDE", 4)  # 48 raw pixels and not 3072: seconds
+    settings = protocols.Settings(source="digits")
+    rows = protocols.evaluate_run(run, protocols=["logistic"], settings=settings)
+    record = json.loads((run / "evaluation" / "logistic.json").read_text())
+    numbers = record["rows"][0]["numbers"]
+    assert list(numbers) == ["trained", "untrained", "raw pixels"]
+    assert {n["count"] for n in numbers.values()} == {len(data.digits_source("test"))}
+    assert numbers["raw pixels"]["dim"] == 48
+    assert all(n["gradient"] <= 1e-5 and n["regularizer"] in evaluate.REGULARIZERS
+               for n in numbers.values())  # fmt: skip
+    assert numbers["trained"] == rows[0]["numbers"]["trained"] != numbers["untrained"]
+    shown = capsys.readouterr().out
+    assert "one of 45 lambda from 1e-06 to 100000" in shown and "1,438 train" in shown
 
 
 @pytest.mark.parametrize(
@@ -116,16 +155,12 @@ def test_evaluate_probes_every_layer(run, capsys):
     ids=lambda value: str(value)[:30],
 )
 def test_mistakes_are_named(run, change, said):
-    settings = {
-        "protocols": ["knn", "linear"],
-        "k": 5,
-        "temperature": 0.1,
-        "feature": "backbone",
-        "preset": "simclr",
-        "epochs": 1,
-    }
+    change = dict(change)
+    names = change.pop("protocols", ["knn", "linear"])
     with pytest.raises(UserError, match=said):
-        protocols.evaluate_run(run, **{**settings, **change})
+        protocols.evaluate_run(
+            run, protocols=names, settings=protocols.Settings(epochs=1, **change)
+        )
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run):

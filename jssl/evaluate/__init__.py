@@ -17,6 +17,7 @@ from jssl.evaluate.collapse import std_of_normalized as std_of_normalized
 from jssl.evaluate.collapse import uniformity as uniformity
 from jssl.evaluate.corruptions import regenerate as regenerate
 from jssl.evaluate.corruptions import regenerated_errors as regenerated_errors
+from jssl.evaluate.corruptions import regenerated_mistakes as regenerated_mistakes
 from jssl.evaluate.embed import BACKBONE as BACKBONE
 from jssl.evaluate.embed import backbone_hash as backbone_hash
 from jssl.evaluate.embed import embed_source as embed_source
@@ -37,6 +38,13 @@ from jssl.evaluate.linear import LinearFit as LinearFit
 from jssl.evaluate.linear import LinearHead as LinearHead
 from jssl.evaluate.linear import fit_linear as fit_linear
 from jssl.evaluate.linear import linear_accuracy as linear_accuracy
+from jssl.evaluate.logistic import REGULARIZERS as REGULARIZERS
+from jssl.evaluate.logistic import LogisticPath as LogisticPath
+from jssl.evaluate.logistic import fit_logistic as fit_logistic
+from jssl.evaluate.logistic_table import Selection as Selection
+from jssl.evaluate.logistic_table import logistic_row as logistic_row
+from jssl.evaluate.logistic_table import select_logistic as select_logistic
+from jssl.evaluate.logistic_table import small_pixels as small_pixels
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate
@@ -52,6 +60,7 @@ from jssl.evaluate.rmac import rmac_regions as rmac_regions
 from jssl.evaluate.rmac import rmac_vectors as rmac_vectors
 from jssl.evaluate.robust_table import format_robustness as format_robustness
 from jssl.evaluate.robust_table import robustness_record as robustness_record
+from jssl.evaluate.robust_table import robustness_rows as robustness_rows
 from jssl.evaluate.robustness import flip_rate as flip_rate
 from jssl.evaluate.robustness import mce as mce
 from jssl.evaluate.robustness import mfr as mfr
@@ -64,4 +73,7 @@ from jssl.evaluate.table import knn_protocol as knn_protocol
 from jssl.evaluate.table import knn_row as knn_row
 from jssl.evaluate.table import linear_protocol as linear_protocol
 from jssl.evaluate.table import linear_row as linear_row
+from jssl.evaluate.table import mean_interval as mean_interval
+from jssl.evaluate.table import metric_row as metric_row
 from jssl.evaluate.table import probe_rows as probe_rows
+from jssl.evaluate.table import table_lines as table_lines

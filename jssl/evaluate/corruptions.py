@@ -153,6 +153,29 @@ def regenerated_errors(
     Reference:
         as `regenerate`.
     """
+    wrong = regenerated_mistakes(
+        predict,
+        images,
+        labels,
+        key=key,
+        constants=constants,
+        names=names,
+        batch_size=batch_size,
+    )
+    return {name: flags.mean(axis=1) for name, flags in wrong.items()}
+
+
+def regenerated_mistakes(
+    predict: Callable[[Array], Array],
+    images: Array,
+    labels: Array,
+    *,
+    key: Array,
+    constants: str,
+    names: Sequence[str] | None = None,
+    batch_size: int = 256,
+) -> dict[str, np.ndarray]:
+    """As `regenerated_errors`, image by image: 'clean' -> bool [1,M], the others bool [5,M]."""
     images, labels = np.asarray(images), np.asarray(labels)
     if not len(images) or labels.shape != images.shape[:1]:
         raise ValueError(
@@ -162,8 +185,8 @@ def regenerated_errors(
     if constants not in CONSTANTS:
         raise UserError(f"no constants {constants!r}: {nearest(constants, CONSTANTS)}")
 
-    def error(name: str | None, severity: int) -> float:
-        wrong = 0
+    def wrong(name: str | None, severity: int) -> np.ndarray:
+        flags = []
         for start in range(0, len(images), batch_size):
             batch = jnp.asarray(images[start : start + batch_size])
             if name:
@@ -172,13 +195,13 @@ def regenerated_errors(
             truth, found = labels[start : start + batch_size], np.asarray(predict(batch))
             if found.shape != truth.shape:
                 raise ValueError(f"predict gave {found.shape} for {len(truth)} images.")
-            wrong += int(np.sum(found != truth))
-        return wrong / len(images)
+            flags.append(found != truth)
+        return np.concatenate(flags)
 
-    errors = {"clean": np.array([error(None, 0)])}
+    mistakes = {"clean": wrong(None, 0)[None]}
     for name in CONSTANTS[constants] if names is None else names:
-        errors[f"regenerated/{name}"] = np.array([error(name, s) for s in range(1, 6)])
-    return errors
+        mistakes[f"regenerated/{name}"] = np.stack([wrong(name, s) for s in range(1, 6)])
+    return mistakes
 
 
 def _gauss(keys: Array, x: Array, c: float) -> Array:

@@ -9,8 +9,8 @@ import numpy as np
 
 from jssl import data
 from jssl.errors import UserError
-from jssl.evaluate.corruptions import regenerated_errors
-from jssl.evaluate.table import binomial_interval
+from jssl.evaluate.corruptions import regenerated_mistakes
+from jssl.evaluate.table import binomial_interval, mean_interval, metric_row
 
 SMALL = 64  # below so many pixels the constants are those for CIFAR, else those for ImageNet
 
@@ -38,7 +38,8 @@ def robustness_record(
 
     Returns:
         `protocol` (words), `examples`, `clean` {`error`, `ci95`}, `errors` {corruption: five
-        errors in [0, 1]}, `mean_error` over all of them, and `mean_rise` above the clean error.
+        errors in [0, 1]}, `mean_error` over all of them and its `mean_ci95`, and `mean_rise` above
+        the clean error.
 
     Raises:
         UserError: a network without a classifier, or a source without labels.
@@ -65,7 +66,7 @@ def robustness_record(
 
     images, labels = _all(source, transform, batch_size)
     constants = "cifar" if size < SMALL else "imagenet"
-    errors = regenerated_errors(
+    mistakes = regenerated_mistakes(
         lambda x: predict(state, x),
         images,
         labels,
@@ -73,9 +74,11 @@ def robustness_record(
         constants=constants,
         batch_size=batch_size,
     )
-    clean = float(errors.pop("clean")[0])
-    wrong = round(clean * len(labels))
-    mean = float(np.mean([np.mean(row) for row in errors.values()]))
+    wrong = int(mistakes.pop("clean").sum())
+    clean = wrong / len(labels)
+    errors = {name: flags.mean(axis=1) for name, flags in mistakes.items()}
+    of_image = np.mean([flags.mean(axis=0) for flags in mistakes.values()], axis=0)
+    mean = float(of_image.mean())
     return {
         "protocol": (
             f"own classifier, {size} px, {len(labels):,} test examples of {source.name}; "
@@ -86,6 +89,7 @@ def robustness_record(
         "clean": {"error": clean, "ci95": list(binomial_interval(wrong, len(labels)))},
         "errors": {name: row.tolist() for name, row in errors.items()},
         "mean_error": mean,
+        "mean_ci95": list(mean_interval(of_image, seed=seed)),
         "mean_rise": mean - clean,
     }
 
@@ -94,6 +98,29 @@ def _all(source: Any, transform: Callable | None, size: int) -> tuple[np.ndarray
     batches = data.eval_batches(source, batch_size=min(size, len(source)), transform=transform)
     seen = [(b["image"][b["mask"]], b["label"][b["mask"]]) for b in batches]
     return tuple(np.concatenate(parts) for parts in zip(*seen, strict=True))
+
+
+def robustness_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Two rows of a table from a record: the clean error and the mean over the corruptions."""
+    parts = (
+        ("clean", record["clean"]["error"], record["clean"]["ci95"]),
+        ("regenerated corruptions", record["mean_error"], record["mean_ci95"]),
+    )
+    return [
+        {
+            **metric_row(
+                "own classifier",
+                metric="top-1 error",
+                value=value,
+                ci95=ci95,
+                count=record["examples"],
+                feature=f"trained logits, {name}",
+                protocol=record["protocol"],
+            ),
+            "errors": record["errors"],
+        }
+        for name, value, ci95 in parts
+    ]
 
 
 def format_robustness(record: Mapping[str, Any]) -> str:

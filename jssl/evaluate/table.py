@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 from jssl.evaluate.embed import BACKBONE
 from jssl.evaluate.knn import knn_accuracy
@@ -34,6 +34,80 @@ def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple
     """
     found = binomtest(correct, count).proportion_ci(level, method="wilson")
     return float(found.low), float(found.high)
+
+
+def mean_interval(
+    values: Any, *, level: float = 0.95, seed: int = 0, resamples: int = 2000
+) -> tuple[float, float]:
+    """The percentile bootstrap's interval of a mean over examples, queries or sequences.
+
+    Args:
+        values: float [M], one of each.
+        level: confidence.
+        seed: of the resamples.
+        resamples: how many.
+
+    Returns:
+        (low, high); twice the value where there is no spread.
+
+    Example:
+        >>> mean_interval([0.5, 0.5, 0.5])
+        (0.5, 0.5)
+
+    Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) < 2 or not values.std():
+        return float(values.mean()), float(values.mean())
+    found = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=resamples,
+        batch=100,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def metric_row(
+    probe: str,
+    *,
+    metric: str,
+    value: float,
+    ci95: Sequence[float],
+    count: int,
+    feature: str,
+    protocol: str,
+    kind: str = "trained",
+) -> dict[str, Any]:
+    """A row of the table whose number is not a top-1 accuracy.
+
+    Args:
+        probe: what looked at the features, as 'retrieval'.
+        metric: name of the number, as 'mAP'.
+        value: in [0, 1]; of a normalised error such as mCE it may be above 1.
+        ci95: (low, high) of the same kind.
+        count: of the examples, queries or sequences behind it.
+        feature: what was looked at, in words.
+        protocol: all the rest, in words.
+        kind: of the network.
+
+    Returns:
+        A JSON-serialisable row: `probe`, `metric`, `protocol` and `numbers` {kind: {`value`,
+        `ci95`, `count`, `feature`, `protocol`}}.
+
+    Example:
+        >>> row = metric_row('retrieval', metric='mAP', value=0.5, ci95=(0.4, 0.6), count=55,
+        ...                  feature='trained map', protocol='toy')
+        >>> print(format_table([row]))
+        probe      features     metric     %  95 % interval  protocol
+        retrieval  trained map  mAP     50.0    40.0 - 60.0  toy
+    """
+    found = {"value": float(value), "ci95": [float(edge) for edge in ci95], "count": int(count)}
+    found |= {"feature": feature, "protocol": protocol}
+    return {"probe": probe, "metric": metric, "protocol": protocol, "numbers": {kind: found}}
 
 
 def knn_protocol(*, k: int, temperature: float, bank: int, queries: int, name: str) -> str:
@@ -223,10 +297,10 @@ def _row(probe: str, protocol: str, numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as aligned plain text, a line a number: top-1, 95 % interval, whole protocol.
+    """The rows as aligned plain text, a line a number: its value, 95 % interval, whole protocol.
 
     Args:
-        rows: from `probe_rows` or `linear_row`.
+        rows: from `probe_rows`, `linear_row` or `metric_row`.
 
     Returns:
         Lines without a final newline. A number with a better epoch behind it says so.
@@ -235,25 +309,39 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
         >>> row = _row('kNN', 'k=1', {'raw pixels': number(
         ...     {'top1': 0.8, 'correct': 8, 'count': 10}, 'raw pixels', 3, 'k=1')})
         >>> print(format_table([row]))
-        probe  features    top-1 %  95 % interval  protocol
-        kNN    raw pixels     80.0    49.0 - 94.3  raw pixels (3-d), k=1
+        probe  features    metric     %  95 % interval  protocol
+        kNN    raw pixels  top-1   80.0    49.0 - 94.3  raw pixels (3-d), k=1
     """
-    lines = [("probe", "features", "top-1 %", "95 % interval", "protocol")]
-    for row in rows:
-        for found in row["numbers"].values():
-            low, high = (100 * edge for edge in found["ci95"])
-            protocol = found["protocol"]
-            if "best_top1" in found:
-                protocol += (
-                    f" (best: {100 * found['best_top1']:.1f} after epoch "
-                    f"{found['best_epoch']:g}, not chosen)"
-                )
-            top1 = f"{100 * found['top1']:.1f}"
-            lines.append(
-                (row["probe"], found["feature"], top1, f"{low:.1f} - {high:.1f}", protocol)
-            )
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    lines = [("probe", "features", "metric", "%", "95 % interval", "protocol")]
+    lines += [line for row in rows for line in table_lines(row)]
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
     return "\n".join(
-        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {e}"
-        for a, b, c, d, e in lines
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  "
+        f"{e:>{widths[4]}}  {f}"
+        for a, b, c, d, e, f in lines
     )
+
+
+def table_lines(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
+    """The cells of a row's numbers: probe, features, metric, per cent, interval, protocol."""
+    lines = []
+    for found in row["numbers"].values():
+        low, high = (100 * edge for edge in found["ci95"])
+        value, protocol = found.get("value", found.get("top1")), found["protocol"]
+        if "best_top1" in found:
+            protocol += (
+                f" (best: {100 * found['best_top1']:.1f} after epoch "
+                f"{found['best_epoch']:g}, not chosen)"
+            )
+        metric = row.get("metric", "top-1")
+        lines.append(
+            (
+                row["probe"],
+                found["feature"],
+                metric,
+                f"{100 * value:.1f}",
+                f"{low:.1f} - {high:.1f}",
+                protocol,
+            )
+        )
+    return lines

@@ -55,8 +55,8 @@ def test_the_final_table_has_the_grid_and_so_has_the_command(run):
     numbers = rows[2]["numbers"]
     assert numbers["raw pixels"]["dim"] == 192
     assert "7x7 grid" in rows[2]["protocol"]
-    settings = {"k": 5, "temperature": 0.1, "feature": "backbone", "preset": "simclr"}
-    again = protocols.evaluate_run(run, protocols=["grid"], epochs=2, **settings)
+    settings = protocols.Settings(epochs=2)
+    again = protocols.evaluate_run(run, protocols=["grid"], settings=settings)
     assert again[0]["top1"]["trained"] == pytest.approx(rows[2]["top1"]["trained"], abs=2 / 1200)
 
 
@@ -65,9 +65,8 @@ def test_a_method_without_a_grid_is_told_so(tmp_path):
 
     config = small_config("simclr")
     workdir.write_json(tmp_path / "config.json", config.to_dict())
-    settings = {"k": 5, "temperature": 0.1, "feature": "backbone", "preset": "simclr"}
     with pytest.raises(UserError, match="'simclr' has no grid"):
-        protocols.evaluate_run(tmp_path, protocols=["grid"], epochs=2, **settings)
+        protocols.evaluate_run(tmp_path, protocols=["grid"])
 
 
 def test_shares_of_the_labels_are_balanced_and_nested():

@@ -1,0 +1,55 @@
+"""`jssl embed`: the features of a data set as a file."""
+
+from pathlib import Path
+
+import jax
+from tqdm import tqdm
+
+from jssl import data, evaluate, experiment, workdir
+from jssl.protocols.subject import data_config
+
+
+def embed_run(
+    folder: str | Path,
+    *,
+    output: str | Path,
+    feature: str,
+    step: int | None = None,
+    source: str | None = None,
+    data_dir: str | None = None,
+    split: str = "test",
+) -> None:
+    """Writes the features and labels of a data set to an .npz file.
+
+    Args:
+        folder: the workdir of the run.
+        output: the file; ends with .npz.
+        feature: 'backbone' or the name of an intermediate.
+        step: which checkpoint, the newest by default.
+        source, data_dir: another data set than the run's.
+        split: 'train' or 'test'.
+    """
+    config = workdir.read_config(folder)
+    chosen = data_config(config, source, data_dir)
+    found = data.make_source(chosen, split)
+    embed, state = experiment.load_encoder(folder, step=step)
+    with tqdm(total=len(found), unit="image", disable=None) as bar:
+        features, labels, indices = evaluate.embed_source(
+            jax.jit(evaluate.select_feature(embed, feature)),
+            state,
+            found,
+            batch_size=256,
+            transform=data.eval_transform(chosen, found, size=config.augment.size),
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+    evaluate.save_npz(
+        output,
+        features,
+        labels,
+        indices,
+        source=found,
+        feature=feature,
+        step=int(state.step),
+        backbone_sha256=evaluate.backbone_hash(state),
+    )
+    print(f"{output}: {feature} features {list(features.shape)} of {found.name} ({split}).")

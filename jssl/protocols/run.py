@@ -1,0 +1,166 @@
+"""`jssl evaluate`: the protocols by name, the record that each leaves, and the model's card."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jssl import evaluate, workdir
+from jssl.errors import UserError, nearest
+from jssl.evaluate.layers import LAYER
+from jssl.protocols import frozen, robustness
+from jssl.protocols.subject import Settings, Subject, check_preset
+
+Row = dict[str, Any]
+ALL = "all"
+FOLDER = "evaluation"  # of the records, in the workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One way to judge a run.
+
+    Attributes:
+        run: makes the rows of the table; each number says its whole protocol.
+        missing: what a subject lacks for it, in words; '' where it can be judged so. `all` runs
+            the protocols that lack nothing, and the card says what the others lack.
+        baseline: whether the untrained net and raw pixels are probed beside it; not where its own
+            rows hold them, or where it is no probe of features.
+        data: what the record says of the examples.
+    """
+
+    run: Callable[[Subject], list[Row]]
+    missing: Callable[[Subject], str]
+    baseline: bool = False
+    data: Callable[[Subject], dict[str, Any]] = lambda subject: _halves(subject)
+
+
+def _halves(subject: Subject) -> dict[str, Any]:
+    train, test = subject.halves
+    return {
+        "name": test.name,
+        "split": "test",
+        "examples": len(test),
+        "fingerprint": test.fingerprint(),
+        "train_examples": len(train),
+    }
+
+
+def _labels(subject: Subject) -> str:
+    train, test = subject.halves
+    if min(train.num_classes, test.num_classes) < 2:
+        return f"labels in both splits of '{test.name}'"
+    return ""
+
+
+def _grid(subject: Subject) -> str:
+    return _labels(subject) if subject.grid_feature else "a grid of patches: a run of cpc"
+
+
+def _layers(subject: Subject) -> str:
+    found = any(re.fullmatch(LAYER, name) for name in subject.outputs)
+    return _labels(subject) if found else "intermediates layerN, block_groupN or convN"
+
+
+def _classifier(subject: Subject) -> str:
+    if "logits" not in subject.outputs:
+        return "a classifier of its own: a run of supervised, noisy_student or deit"
+    return _labels(subject)
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "knn": Protocol(frozen.knn, _labels),
+    "linear": Protocol(frozen.linear, _labels, baseline=True),
+    "logistic": Protocol(frozen.logistic, _labels),
+    "grid": Protocol(frozen.grid, _grid, baseline=True),
+    "layers": Protocol(frozen.layers, _layers, baseline=True),
+    "robustness": Protocol(robustness.robustness, _classifier),
+}
+
+
+def evaluate_run(
+    folder: str | Path, *, protocols: Sequence[str], settings: Settings | None = None
+) -> list[Row]:
+    """Judges a checkpoint by the named protocols; the network is never written to.
+
+    Args:
+        folder: the workdir of the run.
+        protocols: of `PROTOCOLS`; 'all' runs those that this run and its data allow, and writes
+            the model's card, `card.md` in the workdir, which says what the others lack.
+        settings: of the protocols; the defaults of `Settings` when None.
+
+    Returns:
+        The rows that were printed. Each protocol's are also in `evaluation/NAME.json` in the
+        workdir, with the data set, the split, the seed and the hash of the network.
+
+    Raises:
+        UserError: unknown protocol, preset or feature, no labels, no checkpoint.
+    """
+    settings = settings or Settings()
+    for name in protocols:
+        if name != ALL and name not in PROTOCOLS:
+            raise UserError(f"Unknown protocol '{name}': {nearest(name, [*PROTOCOLS, ALL])}.")
+    if "linear" in protocols or ALL in protocols:
+        check_preset(settings.preset)
+    subject = Subject(folder, settings)
+    lacking: dict[str, str] = {}
+    if ALL in protocols:
+        lacking = {name: words for name, p in PROTOCOLS.items() if (words := p.missing(subject))}
+        protocols = [name for name in PROTOCOLS if name not in lacking]
+    rows: list[Row] = []
+    baselines: list[Row] = []
+    for name in protocols:
+        found = PROTOCOLS[name].run(subject)
+        if PROTOCOLS[name].baseline and not baselines:
+            baselines = frozen.baselines(subject)
+        _write(subject, name, found + (baselines if PROTOCOLS[name].baseline else []))
+        rows += found
+    if "knn" not in protocols:
+        rows += baselines
+    print(evaluate.format_table(rows))
+    if lacking:
+        path = subject.folder / "card.md"
+        path.write_text(card(subject, rows, lacking))
+        print(f"The card: {path}")
+    return rows
+
+
+def _write(subject: Subject, name: str, rows: Sequence[Row]) -> None:
+    record = {
+        "protocol": name,
+        "method": subject.config.method,
+        "data": PROTOCOLS[name].data(subject),
+        "seed": subject.settings.seed,
+        "run_seed": subject.config.seed,
+        "checkpoint": {"step": int(subject.state.step), "sha256": subject.sha256},
+        "settings": subject.settings._asdict(),
+        "rows": list(rows),
+        "versions": workdir.versions(),
+    }
+    folder = subject.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    workdir.write_json(folder / f"{name}.json", record)
+
+
+def card(subject: Subject, rows: Sequence[Row], lacking: dict[str, str]) -> str:
+    """The model's card in Markdown: what it is, every number with its protocol, what is absent."""
+    config, versions = subject.config, workdir.versions()
+    lines = [
+        f"# {config.method} trained on {config.data.name}",
+        "",
+        f"Step {int(subject.state.step):,}, seed {config.seed}, images of {subject.size} px. "
+        f"Network sha256 `{subject.sha256}`.",
+        f"Judged with jssl of git {versions['git']}, jax {versions['libraries']['jax']}, on "
+        f"{versions['devices']}. The records are in `{FOLDER}/`.",
+        "",
+        "| probe | features | metric | % | 95 % interval | protocol |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        "| " + " | ".join(cells) + " |" for row in rows for cells in evaluate.table_lines(row)
+    ]
+    lines += ["", "The intervals are for independent examples and say nothing of how training "
+              "differs between seeds.", "", "Not judged:", ""]  # fmt: skip
+    lines += [f"* {name}: it needs {words}." for name, words in lacking.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,158 @@
+"""What a protocol judges: a finished run, its network, and the data set that it is judged on."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from jssl import data, evaluate, experiment, methods, workdir
+from jssl.errors import UserError, nearest
+from jssl.types import TrainState
+
+RAW = "raw pixels"
+KINDS = ("trained", "untrained", RAW)
+BATCH = 256  # images that are embedded at a time
+
+
+class Settings(NamedTuple):
+    """What the flags of `jssl evaluate` say.
+
+    Attributes:
+        k, temperature: of kNN.
+        feature: 'backbone' or the name of an intermediate.
+        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`.
+        epochs: of the linear protocols; 0 takes the preset's, or the final table's.
+        step: which checkpoint, the newest by default.
+        source, data_dir: another data set than the run's.
+        seed: of whatever a protocol draws: held-out examples, corruptions, classifiers.
+    """
+
+    k: int = 20
+    temperature: float = 0.1
+    feature: str = evaluate.BACKBONE
+    preset: str = "simclr"
+    epochs: float = 0.0
+    step: int | None = None
+    source: str | None = None
+    data_dir: str | None = None
+    seed: int = 0
+
+
+class Subject:
+    """A finished run with everything that more than one protocol asks of it, made once.
+
+    Attributes:
+        folder: the workdir.
+        settings: of the protocols.
+        config: of the run.
+        size: side of the images in pixels.
+        embed: `(state, images) -> (features, intermediates)`, pure.
+        state: of the checkpoint; never written to.
+        sha256: of the network, see `jssl.evaluate.backbone_hash`.
+    """
+
+    def __init__(self, folder: str | Path, settings: Settings):
+        self.folder, self.settings = Path(folder), settings
+        self.config = workdir.read_config(folder)
+        self.size = self.config.augment.size
+        self._data = data_config(self.config, settings.source, settings.data_dir)
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Callable[..., Any], TrainState]:
+        return experiment.load_encoder(self.folder, step=self.settings.step)
+
+    @property
+    def embed(self) -> Callable[..., Any]:
+        return self._loaded[0]
+
+    @property
+    def state(self) -> TrainState:
+        return self._loaded[1]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        return evaluate.backbone_hash(self.state)
+
+    @functools.cached_property
+    def untrained(self) -> TrainState:
+        """The state before the first step, from the run's seed."""
+        method, _ = experiment.make_method(self.config, axis_name=None)
+        batch_size = self.config.batch_size
+        return jax.jit(lambda: experiment.first_state(self.config, method, batch_size))()
+
+    @property
+    def data(self) -> ConfigDict:
+        """The `data` section of what is judged on."""
+        return self._data
+
+    @functools.cached_property
+    def halves(self) -> tuple[Any, Any]:
+        """The labelled train and test split."""
+        return data.make_source(self._data, "probe"), data.make_source(self._data, "test")
+
+    @property
+    def num_classes(self) -> int:
+        return self.halves[0].num_classes
+
+    def transform(self, source: Any) -> Any:
+        """On the host: how images of a source are cropped for evaluation."""
+        return data.eval_transform(self._data, source, size=self.size)
+
+    @functools.cached_property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the network's intermediates, for one image."""
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), "uint8")
+        return {k: v.shape for k, v in jax.eval_shape(self.embed, self.state, image)[1].items()}
+
+    @property
+    def grid_feature(self) -> str | None:
+        """The intermediate that is a grid of patches, where the method has one."""
+        return getattr(methods.load(self.config.method), "GRID_FEATURE", None)
+
+    def features(self, kind: str) -> tuple[Any, Any, Any, Any]:
+        """Train features [M,D], train labels [M], test features [Q,D], test labels [Q].
+
+        Args:
+            kind: of KINDS: the checkpoint's, the untrained net's, or raw pixels, which are averaged
+                to 32 px a side where there are more.
+        """
+        if kind not in self._features:
+            embed = evaluate.small_pixels if kind == RAW else self.embed
+            feature = evaluate.BACKBONE if kind == RAW else self.settings.feature
+            owner = {"trained": self.state, "untrained": None, RAW: None}[kind]
+            compiled = jax.jit(evaluate.select_feature(embed, feature))
+            found: tuple[Any, ...] = ()
+            for source in self.halves:
+                found += evaluate.embed_source(
+                    compiled,
+                    self.untrained if kind == "untrained" else owner,
+                    source,
+                    batch_size=BATCH,
+                    transform=self.transform(source),
+                )[:2]
+            self._features[kind] = found
+        return self._features[kind]
+
+    @functools.cached_property
+    def _features(self) -> dict[str, tuple[Any, Any, Any, Any]]:
+        return {}
+
+
+def data_config(config: ConfigDict, source: str | None, data_dir: str | None) -> ConfigDict:
+    """The `data` section of a run, or that of another data set."""
+    chosen = ConfigDict(config.data.to_dict())
+    if source is not None and source != config.data.name:
+        chosen = ConfigDict(data.DEFAULTS)
+        chosen.name = source
+    if data_dir is not None:
+        chosen.data_dir = data_dir
+    return chosen
+
+
+def check_preset(name: str) -> None:
+    """Raises UserError for a linear preset that there is not."""
+    if name not in evaluate.PRESETS:
+        raise UserError(f"Unknown linear preset '{name}': {nearest(name, evaluate.PRESETS)}.")
