@@ -53,7 +53,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 1200.0,
         "model": {"name": "dvae"},
         "augment": {"name": "crop_flip", "size": 256},
-        "optim": {**_OPTIM, "lr": 1e-4, "weight_decay": 1e-4, "warmup_epochs": 0.0},
+        "optim": {
+            **_OPTIM,
+            "lr": 1e-4,
+            "end_lr": 1.25e-6,
+            "weight_decay": 1e-4,
+            "warmup_epochs": 0.0,
+        },
     },
     "small": {  # ours, for tiles of 32 px: a token stands for 4 x 4 pixels
         "batch_size": 32,
