@@ -7,7 +7,7 @@ Target:    top-1 at 224 px of base 83.2 after 800 epochs of ImageNet-1k (lecture
            official code's: timm's rand-m9-mstd0.5-inc1, random erasing .25, Mixup .8, CutMix 1,
            one lambda for each of 8 groups (its GPUs). Not run here.
 Hardware:  batch 1024 on 8 GPUs with 32 GB (paper)
-Command:   jssl train --config=configs/beit_finetune_imagenet.py --workdir=gs://BUCKET/beit_ft \\
+Command:   jssl train --config=configs/beit_finetune_imagenet.py --workdir=/mnt/BUCKET/beit_ft \\
            --distributed
 Switches:  smoke, init=WORKDIR of a BEiT run ('': none), model=vit_base|vit_large, labels=SHARE
 """

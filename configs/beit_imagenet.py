@@ -8,7 +8,7 @@ Target:    ImageNet top-1 after fine-tuning at 224 px: base 83.2 (lecture and pa
            The tokenizer is one trained here (configs/dvae_imagenet.py), not OpenAI's. Adam's
            second beta is the code's .999.
 Hardware:  batch 2048 on 16 GPUs with 32 GB (paper)
-Command:   jssl train --config=configs/beit_imagenet.py --workdir=gs://BUCKET/beit --distributed
+Command:   jssl train --config=configs/beit_imagenet.py --workdir=/mnt/BUCKET/beit --distributed
 Switches:  smoke, tokenizer=WORKDIR, model=vit_tiny|vit_small|vit_base|vit_large, epochs=N, batch=N
 """
 

@@ -7,7 +7,7 @@ Target:    validation top-1 of the official README, 300 epochs, centre crop of 2
            tiny 74.5, small 81.2, base 83.4; base at 384 px 82.9, distilled (1000 epochs) 85.2.
            Not run here.
 Hardware:  8 GPUs or a TPU v3-8; base: 16 GPUs
-Command:   jssl train --config=configs/deit_imagenet.py --workdir=gs://BUCKET/deit
+Command:   jssl train --config=configs/deit_imagenet.py --workdir=/mnt/BUCKET/deit
            distilled: --config=configs/deit_imagenet.py:distill=hard,teacher=WORKDIR
            at 384 px: --config=configs/deit_imagenet.py:size=384,start_from=WORKDIR
 Switches:  smoke, model=tiny|small|base, epochs=N, batch=N, distill=none|soft|hard,

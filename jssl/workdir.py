@@ -35,10 +35,10 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
     """Makes or re-opens the folder of a run and writes its config.
 
     Raises:
-        UserError: the folder cannot be written, or belongs to a run of another config; the
+        UserError: no folder, one that cannot be written, or one of a run of another config; the
             message lists the differing keys.
     """
-    folder = Path(workdir).absolute()
+    folder = local(workdir).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
@@ -71,13 +71,34 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
     return folder
 
 
+def local(workdir: str | Path) -> Path:
+    """The path of a workdir, which is a folder of a file system.
+
+    Raises:
+        UserError: an address such as gs://bucket/run, which would be a folder named 'gs:' here.
+
+    Example:
+        >>> local('/mnt/bucket/run').as_posix()
+        '/mnt/bucket/run'
+    """
+    scheme, mark, rest = str(workdir).partition("://")
+    if not mark and not (scheme + "/").startswith(("gs:/", "s3:/")):
+        return Path(workdir)
+    rest = rest or scheme.partition(":/")[2]  # as pathlib shortens it
+    raise UserError(
+        f"'{workdir}' is an address, and a workdir is a folder that all processes see. Mount the "
+        f"bucket (gcsfuse BUCKET /mnt/BUCKET; launch/tpu_pod.sh does) and type "
+        f"--workdir=/mnt/{rest}."
+    )
+
+
 def read_config(workdir: str | Path) -> ConfigDict:
     """The resolved config that a run left in its workdir.
 
     Raises:
         UserError: there is none.
     """
-    path = Path(workdir) / "config.json"
+    path = local(workdir) / "config.json"
     stages = Path(workdir) / "stages.json"
     if stages.exists():
         last = [name for name in json.loads(stages.read_text()) if not name.endswith("labels")][-1]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,15 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     message = refused(small_config("simclr"), tmp_path / "file" / "run")
     assert "cannot be written" in message
     assert "Type --workdir=DIR" in message
+
+
+@pytest.mark.parametrize("address", ["gs://b/run", Path("gs://b/run"), "s3://b/run"])
+def test_a_workdir_that_is_an_address(address):
+    with pytest.raises(UserError, match="--workdir=/mnt/b/run"):
+        workdir.open_workdir(address, small_config("simclr"))
+    with pytest.raises(UserError, match="is an address"):
+        workdir.read_config(address)
+    assert not Path("gs:").exists()
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
