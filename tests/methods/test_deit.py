@@ -96,6 +96,7 @@ ROWS = {
     "deit.cutmix_alpha": (0.0, 1.0),
     "deit.erasing_p": (0.0, 0.25),
     "model.stochastic_depth": (0.0, 0.1),
+    "model.dropout": (0.1, 0.0),
     "deit.repeated_augmentation": (1, 3),
     "deit.ema_decay": (0.99996, 0.0),
 }
@@ -107,6 +108,7 @@ SWITCHES = {
     "deit.cutmix_alpha": "cutmix=false",
     "deit.erasing_p": "erasing=false",
     "model.stochastic_depth": "stochastic_depth=false",
+    "model.dropout": "dropout",
     "deit.repeated_augmentation": "repeated=false",
     "deit.ema_decay": "ema",
 }
