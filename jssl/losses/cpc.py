@@ -180,7 +180,8 @@ def directions_info_nce(
 
     Example:
         >>> p, t = {1: jnp.zeros((2, 2, 3, 4)), 2: jnp.zeros((2, 1, 3, 4))}, jnp.ones((2, 3, 3, 4))
-        >>> print(directions_info_nce({'down': (p, t), 'up': (p, t)})[0].round(4))  # 2 ln 18
+        >>> loss, _ = directions_info_nce({'down': (p, t), 'up': (p, t)})
+        >>> print(f'{loss:.4f}')  # 2 ln 18
         5.7807
 
     Reference:
