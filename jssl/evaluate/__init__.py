@@ -48,6 +48,9 @@ from jssl.evaluate.logistic_table import small_pixels as small_pixels
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate
+from jssl.evaluate.published import error_row as error_row
+from jssl.evaluate.published import mce_rows as mce_rows
+from jssl.evaluate.published import mfr_rows as mfr_rows
 from jssl.evaluate.reconstructions import constant_patch_error as constant_patch_error
 from jssl.evaluate.reconstructions import picture_grid as picture_grid
 from jssl.evaluate.retrieval import query_image as query_image
@@ -61,10 +64,14 @@ from jssl.evaluate.rmac import rmac_vectors as rmac_vectors
 from jssl.evaluate.robust_table import format_robustness as format_robustness
 from jssl.evaluate.robust_table import robustness_record as robustness_record
 from jssl.evaluate.robust_table import robustness_rows as robustness_rows
+from jssl.evaluate.robustness import ALEXNET_C as ALEXNET_C
+from jssl.evaluate.robustness import ALEXNET_P as ALEXNET_P
 from jssl.evaluate.robustness import flip_rate as flip_rate
 from jssl.evaluate.robustness import mce as mce
 from jssl.evaluate.robustness import mfr as mfr
 from jssl.evaluate.robustness import relative_mce as relative_mce
+from jssl.evaluate.robustness import sequence_distances as sequence_distances
+from jssl.evaluate.robustness import sequence_flips as sequence_flips
 from jssl.evaluate.robustness import top5_distance as top5_distance
 from jssl.evaluate.table import binomial_interval as binomial_interval
 from jssl.evaluate.table import classifier_row as classifier_row

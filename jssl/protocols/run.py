@@ -1,6 +1,7 @@
 """`jssl evaluate`: the protocols by name, the record that each leaves, and the model's card."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from jssl import evaluate, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
-from jssl.protocols import frozen, robustness
+from jssl.protocols import frozen, published, robustness, sequences
 from jssl.protocols.subject import Settings, Subject, check_preset
 
 Row = dict[str, Any]
@@ -69,6 +70,11 @@ def _classifier(subject: Subject) -> str:
     return _labels(subject)
 
 
+def _published(name: str, run: Callable[..., list[Row]]) -> Protocol:
+    lacks = functools.partial(published.lacks, name=name)
+    return Protocol(run, lacks, data=functools.partial(published.describe, name=name))
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(frozen.knn, _labels),
     "linear": Protocol(frozen.linear, _labels, baseline=True),
@@ -76,6 +82,13 @@ PROTOCOLS: dict[str, Protocol] = {
     "grid": Protocol(frozen.grid, _grid, baseline=True),
     "layers": Protocol(frozen.layers, _layers, baseline=True),
     "robustness": Protocol(robustness.robustness, _classifier),
+    **{
+        name: _published(name, functools.partial(published.subset, name=name))
+        for name in ("imagenet_a", "imagenet_r", "imagenet_v2")
+    },
+    "imagenet_c": _published("imagenet_c", published.imagenet_c),
+    "imagenet_p": Protocol(sequences.imagenet_p, sequences.lacks, data=sequences.describe),
+    "cifar10_c": _published("cifar10_c", published.cifar10_c),
 }
 
 

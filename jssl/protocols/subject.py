@@ -107,6 +107,11 @@ class Subject:
         image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), "uint8")
         return {k: v.shape for k, v in jax.eval_shape(self.embed, self.state, image)[1].items()}
 
+    @functools.cached_property
+    def logits(self) -> Callable[..., Any]:
+        """The run's own classifier, compiled: `(state, images) -> float32 [B,K]`."""
+        return jax.jit(evaluate.select_feature(self.embed, "logits"))
+
     @property
     def grid_feature(self) -> str | None:
         """The intermediate that is a grid of patches, where the method has one."""
