@@ -45,8 +45,13 @@ from jssl.evaluate.logistic_table import Selection as Selection
 from jssl.evaluate.logistic_table import logistic_row as logistic_row
 from jssl.evaluate.logistic_table import select_logistic as select_logistic
 from jssl.evaluate.logistic_table import small_pixels as small_pixels
+from jssl.evaluate.pooling import POOLED as POOLED
+from jssl.evaluate.pooling import pool_map as pool_map
+from jssl.evaluate.pooling import pooled_maps as pooled_maps
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
+from jssl.evaluate.presets import crop_ranges as crop_ranges
+from jssl.evaluate.presets import own_preset as own_preset
 from jssl.evaluate.presets import preset_rate as preset_rate
 from jssl.evaluate.published import error_row as error_row
 from jssl.evaluate.published import mce_rows as mce_rows

@@ -23,7 +23,7 @@ class Settings(NamedTuple):
     Attributes:
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
-        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`.
+        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' takes the method's own.
         epochs: of the linear protocols; 0 takes the preset's, or the final table's.
         step: which checkpoint, the newest by default.
         source, data_dir: another data set than the run's.
@@ -33,7 +33,7 @@ class Settings(NamedTuple):
     k: int = 20
     temperature: float = 0.1
     feature: str = evaluate.BACKBONE
-    preset: str = "simclr"
+    preset: str = ""
     epochs: float = 0.0
     step: int | None = None
     source: str | None = None
@@ -113,6 +113,12 @@ class Subject:
         return jax.jit(evaluate.select_feature(self.embed, "logits"))
 
     @property
+    def probed(self) -> Callable[..., Any]:
+        """`embed` as probes of single layers see it: AlexNet's maps pooled as DeepCluster does."""
+        alexnet = self.config.model.name == "alexnet"
+        return evaluate.pooled_maps(self.embed) if alexnet else self.embed
+
+    @property
     def grid_feature(self) -> str | None:
         """The intermediate that is a grid of patches, where the method has one."""
         return getattr(methods.load(self.config.method), "GRID_FEATURE", None)
@@ -158,6 +164,6 @@ def data_config(config: ConfigDict, source: str | None, data_dir: str | None) ->
 
 
 def check_preset(name: str) -> None:
-    """Raises UserError for a linear preset that there is not."""
-    if name not in evaluate.PRESETS:
+    """Raises UserError for a linear preset that there is not; '' is the method's own."""
+    if name and name not in evaluate.PRESETS:
         raise UserError(f"Unknown linear preset '{name}': {nearest(name, evaluate.PRESETS)}.")

@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from jssl.errors import UserError
-from jssl.evaluate import linear_accuracy
+from jssl.evaluate import linear_accuracy, logistic
 from jssl.evaluate.logistic import REGULARIZERS, fit_logistic
 from jssl.evaluate.logistic_table import logistic_row, select_logistic, small_pixels
 
@@ -94,6 +94,33 @@ def test_each_fit_starts_from_the_one_before_and_the_order_does_not_matter(data,
     same = fit_logistic(*data, regularizers=np.full(5, 0.1), **kwargs)
     assert same.iterations[0] > 3
     assert same.iterations[1:].max() <= 1
+
+
+def test_pairs_that_outlive_a_regulariser_are_those_of_the_next():
+    """Of a quadratic y = (A + lambda P) s, by hand: with the next lambda in the place of one."""
+    rng = np.random.default_rng(3)
+    A, s = rng.normal(size=(4, 4)), rng.normal(size=(logistic.MEMORY, 4, 2))
+    P = np.diag([1.0, 1.0, 1.0, 0.0])  # the bias is last, and is not penalised
+    y, expected = (np.einsum("ij,mjk->mik", A + lam * P, s) for lam in (5.0, 0.25))
+    memory = logistic._Memory(jnp.asarray(s), jnp.asarray(y), jnp.int32(3))
+    found = logistic._shifted(memory, 0.25 - 5.0, jnp.asarray(np.diag(P)[:, None]))
+    np.testing.assert_allclose(found.y, expected, atol=1e-5)
+    np.testing.assert_array_equal(found.s, memory.s)
+    assert int(found.count) == 3
+
+
+def test_pairs_are_moved_along_the_grid(data, monkeypatch):
+    """Pairs of another objective mislead: the same optima, in a tenth more iterations at least."""
+    kwargs = {"num_classes": K, "reduction": "sum", "tolerance": 3e-7}
+    kwargs["regularizers"] = np.logspace(-2, 3, 9)
+    moved = fit_logistic(*data, **kwargs)
+    monkeypatch.setattr(logistic, "_shifted", lambda memory, *_: memory)
+    logistic._walk.clear_cache()
+    left = fit_logistic(*data, **kwargs)
+    monkeypatch.undo()
+    logistic._walk.clear_cache()  # of what was compiled without
+    np.testing.assert_allclose(left.objectives, moved.objectives, atol=1e-6)
+    assert left.iterations.sum() > 1.1 * moved.iterations.sum()
 
 
 def test_several_labels_are_binary_regressions_of_what_counts(data):
