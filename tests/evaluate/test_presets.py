@@ -83,7 +83,7 @@ def test_the_first_head_of_deepcluster_is_torchs_default():
 
 
 def test_deepclusters_crop_is_a_window_of_seven_eighths():
-    """Of 32 pixels 28 in a row, as they are, perhaps mirrored: every pixel has its place's value."""
+    """Of 32 pixels 28 in a row, as they are, perhaps mirrored: a pixel's value is its place."""
     grid = np.arange(32)
     image = np.stack(np.broadcast_arrays(8 * grid[:, None], 8 * grid[None, :], 0), axis=-1)
     views = augment.make_views("crop_flip", size=28, **dict(PRESETS["deepcluster"].crop))
