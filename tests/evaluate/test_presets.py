@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from helpers import ROOT, get_config
 
-from jssl import augment, models
+from jssl import augment, data, evaluate, models, protocols
 from jssl.evaluate import PRESETS, pool_map, pooled_maps
 from jssl.evaluate.linear import LinearHead
 from jssl.evaluate.presets import OWN, direction, first_head, own_preset, preset_rate
+from jssl.protocols import frozen
 
 
 def test_every_method_has_the_preset_of_its_paper_or_says_that_there_is_none():
@@ -122,3 +123,60 @@ def test_the_zeros_around_a_map_count_in_the_average(name, side, zeros):
                 for i in places for j in places]  # fmt: skip
     np.testing.assert_allclose(pool_map(name, x)[0], np.ravel(expected), atol=1e-6)
     assert pool_map("conv5", x[:, :1, :1]).shape == (1, 2)  # smaller than the window: as it is
+
+
+@pytest.fixture
+def subject(monkeypatch, tmp_path):
+    """Of a run that is not there: makes one of a config, and notes what the probes are given."""
+    monkeypatch.setattr(protocols.subject.workdir, "read_config", lambda folder: folder)
+    seen = {}
+
+    def linear(*args, **kwargs):
+        seen.update(kwargs, embed=args[0])
+        scores = {"top1": 0.5, "correct": 1, "count": 2, "best_top1": 0.5, "best_epoch": 1}
+        words = {"protocol": "words", "feature": kwargs["feature"], "dim": 3}
+        return evaluate.LinearResult(None, scores | words)
+
+    def layers(*args, **kwargs):
+        seen.update(kwargs, embed=args[0])
+        return []
+
+    monkeypatch.setattr(evaluate, "evaluate_linear", linear)
+    monkeypatch.setattr(evaluate, "layer_rows", layers)
+    photos = data.photos_source("test")
+
+    def make(config, **settings):
+        monkeypatch.setattr(protocols.subject, "Path", lambda folder: tmp_path)
+        made = protocols.Subject(config, protocols.Settings(**settings))
+        embed = lambda state, images: (images, {"conv2": jnp.ones((1, 27, 27, 8))})  # noqa: E731
+        made.__dict__.update({"_loaded": (embed, None), "halves": (photos, photos)})
+        return made, seen
+
+    return make
+
+
+def test_the_linear_protocol_takes_the_methods_own_preset_unless_told(subject):
+    cmc, seen = subject(get_config("cmc_imagenet", "preset=alexnet"))
+    cmc.data.host_crop = "torchvision"
+    (row,) = frozen.linear(cmc)
+    assert seen["preset"] == "cmc_alexnet" and row["protocol"] == "words; that of cmc's authors"
+    assert seen["train_transform"].area == (0.2, 1.0)  # the host's crops are the preset's
+    told, seen = subject(get_config("cmc_imagenet"), preset="byol")
+    (row,) = frozen.linear(told)
+    assert seen["preset"] == "byol" and row["protocol"].endswith("; the preset of cmc is cmc")
+    none, seen = subject(get_config("cpc_photos"))
+    (row,) = frozen.linear(none)
+    assert seen["preset"] == "simclr" and row["protocol"].endswith("; cpc has none of its own")
+
+
+def test_probes_of_alexnets_layers_see_its_pooled_maps_and_say_so(subject):
+    alexnet, seen = subject(get_config("deepcluster_imagenet"))
+    frozen.layers(alexnet)
+    assert seen["embed"](None, 0)[1]["conv2"].shape == (1, 6 * 6 * 8)
+    assert "DeepCluster's windows" in seen["pooling"]
+    frozen.linear(alexnet)
+    assert seen["embed"](None, 0)[1]["conv2"].shape == (1, 6 * 6 * 8)
+    other, seen = subject(get_config("simclr_imagenet"))
+    seen.clear()
+    frozen.layers(other)
+    assert seen["embed"] is other.embed and "pooling" not in seen
