@@ -13,7 +13,7 @@ USAGE = """jssl: self-supervised vision training in JAX
 
   jssl train     --config=configs/NAME.py[:switches] --workdir=DIR [--config.key=value ...]
   jssl evaluate  --workdir=DIR [--protocol=knn,linear|all] [--k=20] [--temperature=0.1]
-                 [--feature=backbone] [--preset=simclr]
+                 [--feature=backbone] [--preset=NAME]
   jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
   jssl report    --records=DIR [--readme=README.md]
   jssl fit       --config=configs/NAME.py[:switches] --topology=v5e:16x16 [--batch=auto]
@@ -31,7 +31,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("k", 20, "evaluate: neighbours of kNN.")
     flags.DEFINE_float("temperature", 0.1, "evaluate: kNN votes weigh exp(similarity/temperature).")
     flags.DEFINE_string("feature", "backbone", "evaluate, embed: backbone or an intermediate.")
-    flags.DEFINE_string("preset", "simclr", "evaluate: preset of the linear protocol.")
+    flags.DEFINE_string("preset", "", "evaluate: of the linear protocol; the method's by default.")
     flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of the linear protocol; 0: the preset's.")
     flags.DEFINE_integer("seed", 0, "evaluate: of what a protocol draws; the run's own stays.")
     flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")

@@ -3,6 +3,7 @@
 from jssl.data.build import DEFAULTS as DEFAULTS
 from jssl.data.build import eval_transform as eval_transform
 from jssl.data.build import has_split as has_split
+from jssl.data.build import is_tfds as is_tfds
 from jssl.data.build import make_source as make_source
 from jssl.data.build import train_transform as train_transform
 from jssl.data.crop import CentreCrop as CentreCrop
@@ -26,3 +27,4 @@ from jssl.data.sweep import eval_batches as eval_batches
 from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource
 from jssl.data.uniform import uniform_over_clusters as uniform_over_clusters
+from jssl.data.video import read_video as read_video
