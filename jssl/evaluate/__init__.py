@@ -53,7 +53,9 @@ from jssl.evaluate.reconstructions import picture_grid as picture_grid
 from jssl.evaluate.retrieval import query_image as query_image
 from jssl.evaluate.retrieval import retrieval_map as retrieval_map
 from jssl.evaluate.retrieval import revisited_map as revisited_map
+from jssl.evaluate.retrieval import revisited_roles as revisited_roles
 from jssl.evaluate.retrieval import trapezoid_ap as trapezoid_ap
+from jssl.evaluate.rmac import RegionMoments as RegionMoments
 from jssl.evaluate.rmac import fit_whitening as fit_whitening
 from jssl.evaluate.rmac import region_max as region_max
 from jssl.evaluate.rmac import rmac_regions as rmac_regions

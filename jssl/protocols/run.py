@@ -9,7 +9,7 @@ from typing import Any
 from jssl import evaluate, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
-from jssl.protocols import frozen, robustness
+from jssl.protocols import frozen, retrieval, robustness
 from jssl.protocols.subject import Settings, Subject, check_preset
 
 Row = dict[str, Any]
@@ -48,6 +48,8 @@ def _halves(subject: Subject) -> dict[str, Any]:
 
 
 def _labels(subject: Subject) -> str:
+    if subject.settings.source in retrieval.SETS:
+        return "a labelled data set: another --source"
     train, test = subject.halves
     if min(train.num_classes, test.num_classes) < 2:
         return f"labels in both splits of '{test.name}'"
@@ -76,6 +78,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "grid": Protocol(frozen.grid, _grid, baseline=True),
     "layers": Protocol(frozen.layers, _layers, baseline=True),
     "robustness": Protocol(robustness.robustness, _classifier),
+    "retrieval": Protocol(retrieval.retrieval, retrieval.lacking, data=retrieval.described),
 }
 
 
