@@ -32,7 +32,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("temperature", 0.1, "evaluate: kNN votes weigh exp(similarity/temperature).")
     flags.DEFINE_string("feature", "backbone", "evaluate, embed: backbone or an intermediate.")
     flags.DEFINE_string("preset", "simclr", "evaluate: preset of the linear protocol.")
-    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of the linear protocol; 0: the preset's.")
+    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of linear and voc_*; 0: the preset's.")
     flags.DEFINE_integer("seed", 0, "evaluate: of what a protocol draws; the run's own stays.")
     flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")
     flags.DEFINE_string("source", None, "evaluate, embed: data set; the run's by default.")

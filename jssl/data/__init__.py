@@ -29,3 +29,6 @@ from jssl.data.sweep import eval_batches as eval_batches
 from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource
 from jssl.data.uniform import uniform_over_clusters as uniform_over_clusters
+from jssl.data.voc import VocSource as VocSource
+from jssl.data.voc import voc_labels as voc_labels
+from jssl.data.voc import voc_missing as voc_missing

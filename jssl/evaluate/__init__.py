@@ -45,6 +45,9 @@ from jssl.evaluate.logistic_table import Selection as Selection
 from jssl.evaluate.logistic_table import logistic_row as logistic_row
 from jssl.evaluate.logistic_table import select_logistic as select_logistic
 from jssl.evaluate.logistic_table import small_pixels as small_pixels
+from jssl.evaluate.multilabel import average_precision_row as average_precision_row
+from jssl.evaluate.multilabel import multilabel_rows as multilabel_rows
+from jssl.evaluate.multilabel import select_multilabel as select_multilabel
 from jssl.evaluate.presets import PRESETS as PRESETS
 from jssl.evaluate.presets import LinearPreset as LinearPreset
 from jssl.evaluate.presets import preset_rate as preset_rate

@@ -9,7 +9,7 @@ from typing import Any
 from jssl import evaluate, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
-from jssl.protocols import frozen, retrieval, robustness
+from jssl.protocols import frozen, retrieval, robustness, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
 
 Row = dict[str, Any]
@@ -79,6 +79,11 @@ PROTOCOLS: dict[str, Protocol] = {
     "layers": Protocol(frozen.layers, _layers, baseline=True),
     "robustness": Protocol(robustness.robustness, _classifier),
     "retrieval": Protocol(retrieval.retrieval, retrieval.lacking, data=retrieval.described),
+    "voc": Protocol(voc.frozen, voc.lacking, data=voc.described),
+    **{
+        name: Protocol(voc.finetuned(name), voc.lacking_finetuned, data=voc.described)
+        for name in ("voc_fc68", "voc_all")
+    },
 }
 
 
