@@ -3,10 +3,9 @@
 import importlib.util
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from jssl import checkpoint, experiment, parallel, workdir
+from jssl import experiment, parallel
 from jssl.data.photos import load
 
 ROOT = Path(__file__).parents[1]
@@ -87,17 +86,3 @@ def start(config, mode, *, steps=100):
         sweep = [tiles(config.batch_size, first) for first in SWEPT]
         state, _ = method.refresh(state, lambda: map(launcher.split, map(valid, sweep)))
     return launcher, method, state, launcher.compile_step(method.train_step)
-
-
-def finished_run(config, folder, *, seed=1):
-    """A workdir with a checkpoint, as a run of `config` leaves it; the weights are of `seed`."""
-    config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 4})
-    method, _ = experiment.make_method(config, axis_name=None)
-    workdir.open_workdir(folder, config)
-    drawn = config.copy_and_resolve_references()
-    drawn.seed = seed
-    state = jax.jit(lambda: experiment.first_state(drawn, method, config.batch_size))()
-    checkpoints = checkpoint.Checkpoints(folder, method=config.method)
-    checkpoints.save(0, state, {})
-    checkpoints.close()
-    return folder

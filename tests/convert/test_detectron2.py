@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, finished_run, small_config
+from helpers import ROOT, small_config
+from runs import finished_run
 
 import jssl
 from jssl import convert

@@ -7,8 +7,9 @@ import pickle
 import jax
 import numpy as np
 import pytest
-from helpers import finished_run, small_config
+from helpers import small_config
 from PIL import Image
+from runs import finished_run
 
 from jssl import protocols
 from jssl.data import photos
@@ -57,11 +58,9 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """DeepCluster's AlexNet with a Sobel filter, 1/16 as wide; its dense layers fix 64 px."""
+    """One block behind a stem that strides."""
     config = small_config("deepcluster", launch="jit")
-    config.model.update({"name": "alexnet", "width": 1 / 16, "stem": "imagenet", "sobel": True})
-    config.model.stage_sizes = ()
-    config.augment.size = 64
+    config.model.stem = "imagenet"
     return finished_run(config, tmp_path_factory.mktemp("run"))
 
 
@@ -104,14 +103,28 @@ def compute_ap(ranked, positive, junk):
     return area
 
 
-def test_the_map_at_the_training_size_is_the_networks_own(run, data_dir):
-    subject = protocols.Subject(run, settings(data_dir, "oxford5k"))
+def test_the_map_is_the_networks_own_and_dense_layers_fix_no_size(tmp_path):
+    """DeepCluster's AlexNet of 64 px, 1/16 as wide: its fc6 has 256 rows, for a map of 1 x 1."""
+    config = small_config("deepcluster", launch="jit")
+    config.model.update({"name": "alexnet", "width": 1 / 16, "stem": "imagenet", "sobel": True})
+    config.model.stage_sizes = ()
+    config.augment.size = 64
+    subject = protocols.Subject(finished_run(config, tmp_path), protocols.Settings())
     assert retrieval.map_name(subject) == "conv5"
     images = np.stack([np.asarray(picture(k, 9))[:64, :64] for k in range(2)])
-    maps = jax.jit(retrieval.conv_map(subject.embed, "conv5"))(subject.state, images)
-    expected = jax.jit(subject.embed)(subject.state, images)[1]["conv5"]
-    np.testing.assert_allclose(maps, expected, atol=1e-5)
+    maps = retrieval.conv_map(subject.embed, "conv5")
+
+    @jax.jit
+    def both(state, images):
+        return maps(state, images), subject.embed(state, images)[1]["conv5"]
+
+    found, expected = both(subject.state, images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     assert float(np.std(expected)) > 1e-3
+    whole = jax.ShapeDtypeStruct((1, 96, 128, 3), "uint8")
+    assert jax.eval_shape(maps, subject.state, whole).shape == (1, 5, 7, 16)
+    with pytest.raises(Exception, match="fc6"):
+        jax.eval_shape(subject.embed, subject.state, whole)
 
 
 def test_original_protocol_by_loops(run, data_dir, capsys):
@@ -119,7 +132,7 @@ def test_original_protocol_by_loops(run, data_dir, capsys):
     chosen = settings(data_dir, "oxford5k")
     (row,) = protocols.evaluate_run(run, protocols=["retrieval"], settings=chosen)
     subject = protocols.Subject(run, chosen)
-    network = jax.jit(retrieval.conv_map(subject.embed, "conv5"))
+    network = jax.jit(retrieval.conv_map(subject.embed, "block_group1"))
 
     def described(folder, name, roi=None):
         return regions(
@@ -177,7 +190,7 @@ def test_all_skips_it_without_the_data_and_the_mistakes_say_what_to_type(run, da
         (protocols.Settings(), "oxbuild_images-v1.tgz.*--source=oxford5k --data_dir=DIR"),
         (protocols.Settings(source="oxford5k"), "--data_dir is missing"),
         (settings(data_dir, "oxford"), "did you mean"),
-        (settings(data_dir, "oxford5k", feature="conv6"), "did you mean 'conv5'"),
+        (settings(data_dir, "oxford5k", feature="block_group9"), "did you mean 'block_group1'"),
     ):
         with pytest.raises(UserError, match=said):
             protocols.evaluate_run(run, protocols=["retrieval"], settings=chosen)
