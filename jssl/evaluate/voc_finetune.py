@@ -99,14 +99,14 @@ def first_dense(key: Array, encoder: PyTree, *, num_classes: int) -> PyTree:
     found = {
         name: {
             "kernel": 0.01 * jax.random.normal(k, encoder[name]["kernel"].shape),
-            "bias": jnp.full(encoder[name]["kernel"].shape[1:], BIAS),
+            "bias": jnp.full(encoder[name]["kernel"].shape[1:], BIAS, jnp.float32),
         }
         for name, k in zip(DENSE, keys[:2], strict=True)
     }
     wide = encoder[DENSE[-1]]["kernel"].shape[1]
     bound = 1 / math.sqrt(wide)  # only the classifier's layers are drawn anew, this is torch's own
     kernel = jax.random.uniform(keys[2], (wide, num_classes), minval=-bound, maxval=bound)
-    return {**found, TOP: {"kernel": kernel, "bias": jnp.full((num_classes,), BIAS)}}
+    return {**found, TOP: {"kernel": kernel, "bias": jnp.full((num_classes,), BIAS, jnp.float32)}}
 
 
 def voc_loss(logits: Array, labels: Array) -> Array:
