@@ -228,11 +228,11 @@ def trained():
             now, opt_state, loss = training.step(now, opt_state, frozen, stats, images, labels, key)
         assert np.isfinite(loss) and training.step._cache_size() == 1
         found[name] = {**frozen, **first}, {**frozen, **now}, training, frozen, stats
-    return params, found
+    return encoder, params, found
 
 
 def test_fc68_trains_three_layers_and_all_trains_every_one(trained):
-    params, found = trained
+    _, params, found = trained
     dense = {"fc6", "fc7", "fc8"}
     for name, (before, after, _, frozen, _) in found.items():
         moved = {
@@ -256,7 +256,7 @@ def test_fc68_trains_three_layers_and_all_trains_every_one(trained):
 
 def test_crops_are_summed_and_no_image_sees_another(trained):
     """A score is the sum over crops; with batch statistics it would move with the other image."""
-    _, found = trained
+    _, _, found = trained
     _, after, training, frozen, stats = found["voc_fc68"]
     head = {name: after[name] for name in ("fc6", "fc7", "fc8")}
     images = np.random.default_rng(1).integers(0, 256, (3, 2, 16, 16, 3), np.uint8)
@@ -270,6 +270,20 @@ def test_crops_are_summed_and_no_image_sees_another(trained):
     ]
     np.testing.assert_allclose((halves[0] + halves[1]) / 2, whole, rtol=1e-4, atol=1e-5)
     assert not np.allclose(halves[0], whole, atol=1e-5)
+
+
+def test_training_drops_out_and_takes_the_running_statistics(trained):
+    """The first image's logits do not move with the others, and do with the key."""
+    encoder, _, found = trained
+    params, *_, stats = found["voc_all"]
+    logits = jax.jit(lambda x, key: voc_finetune.voc_logits(encoder, params, stats, x, key=key))
+    x = np.random.default_rng(2).random((3, 16, 16, 3), np.float32)
+    other = x.copy()
+    other[1:] = 9.0
+    one, two = (np.asarray(logits(y, jax.random.key(0))) for y in (x, other))
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
+    assert not np.allclose(two[1], one[1], rtol=1e-3)
+    assert not np.allclose(logits(x, jax.random.key(1))[0], one[0], rtol=1e-3)
 
 
 def test_crops_are_squares_of_ten_to_fifty_per_cent():
