@@ -1,4 +1,4 @@
-"""The commands: `jssl train|evaluate|embed|report|fit`, also as `python -m jssl`."""
+"""The commands: `jssl train|evaluate|embed|export|report|fit`, also as `python -m jssl`."""
 
 import sys
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ USAGE = """jssl: self-supervised vision training in JAX
   jssl evaluate  --workdir=DIR [--protocol=knn,linear|all] [--k=20] [--temperature=0.1]
                  [--feature=backbone] [--preset=NAME]
   jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
+  jssl export    --workdir=DIR --output=FILE.pkl [--format=detectron2]
   jssl report    --records=DIR [--readme=README.md]
   jssl fit       --config=configs/NAME.py[:switches] --topology=v5e:16x16 [--batch=auto]
                  [--output=FILE.json]
@@ -32,13 +33,18 @@ def _define_flags() -> None:
     flags.DEFINE_float("temperature", 0.1, "evaluate: kNN votes weigh exp(similarity/temperature).")
     flags.DEFINE_string("feature", "backbone", "evaluate, embed: backbone or an intermediate.")
     flags.DEFINE_string("preset", "", "evaluate: of the linear protocol; the method's by default.")
-    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of the linear protocol; 0: the preset's.")
+    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of linear and voc_*; 0: the preset's.")
     flags.DEFINE_integer("seed", 0, "evaluate: of what a protocol draws; the run's own stays.")
     flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")
     flags.DEFINE_string("source", None, "evaluate, embed: data set; the run's by default.")
     flags.DEFINE_string("data_dir", None, "evaluate, embed: where the data set lies.")
     flags.DEFINE_string("split", "test", "embed: train or test.")
-    flags.DEFINE_string("output", None, "embed: the .npz to write; fit: the .json.")
+    flags.DEFINE_string(
+        "output", None, "embed: the .npz to write; export: the .pkl; fit: the .json."
+    )
+    flags.DEFINE_string(
+        "format", "detectron2", "export: whose file; a recipe is written beside it."
+    )
     flags.DEFINE_string("records", None, "report: folder of result.json files.")
     flags.DEFINE_string("readme", None, "report: file whose results table to replace.")
     flags.DEFINE_string("topology", None, "fit: CHIP:SHAPE, such as v5e:16x16, v5p:4x4x4, h100:8.")
@@ -113,6 +119,18 @@ def _embed() -> None:
     )
 
 
+def _export() -> None:
+    from jssl import convert
+
+    f = flags.FLAGS
+    formats = {"detectron2": convert.export_detectron2}
+    if f.format not in formats:
+        raise UserError(f"Unknown format '{f.format}': {nearest(f.format, formats)}.")
+    output = _need("output", "resnet.pkl")
+    recipe = formats[f.format](_need("workdir", "runs/NAME"), output)
+    print(f"{output}: the encoder for {f.format}; how to fine-tune it: {recipe}")
+
+
 def _report() -> None:
     from jssl import report
 
@@ -139,8 +157,8 @@ def _fit() -> None:
     )
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "report": _report,
-            "fit": _fit}  # fmt: skip
+COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "export": _export,
+            "report": _report, "fit": _fit}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:

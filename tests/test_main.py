@@ -51,7 +51,7 @@ def test_without_words_the_commands_are_listed(tmp_path):
     for words in ([], ["--help"]):
         status, out, _ = jssl(*words, cwd=tmp_path)
         assert status == 0
-        for command in ("train", "evaluate", "embed", "report"):
+        for command in ("train", "evaluate", "embed", "export", "report"):
             assert f"jssl {command}" in out
 
 

@@ -12,8 +12,11 @@ from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
+from jssl.data.landmarks import Landmarks as Landmarks
+from jssl.data.landmarks import read_landmarks as read_landmarks
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
+from jssl.data.plain_pickle import read_plain_pickle as read_plain_pickle
 from jssl.data.scenes import SceneSource as SceneSource
 from jssl.data.scenes import arrays_source as arrays_source
 from jssl.data.scenes import synthetic_scenes as synthetic_scenes
@@ -28,3 +31,6 @@ from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource
 from jssl.data.uniform import uniform_over_clusters as uniform_over_clusters
 from jssl.data.video import read_video as read_video
+from jssl.data.voc import VocSource as VocSource
+from jssl.data.voc import voc_labels as voc_labels
+from jssl.data.voc import voc_missing as voc_missing

@@ -45,6 +45,9 @@ from jssl.evaluate.logistic_table import Selection as Selection
 from jssl.evaluate.logistic_table import logistic_row as logistic_row
 from jssl.evaluate.logistic_table import select_logistic as select_logistic
 from jssl.evaluate.logistic_table import small_pixels as small_pixels
+from jssl.evaluate.multilabel import average_precision_row as average_precision_row
+from jssl.evaluate.multilabel import multilabel_rows as multilabel_rows
+from jssl.evaluate.multilabel import select_multilabel as select_multilabel
 from jssl.evaluate.pooling import POOLED as POOLED
 from jssl.evaluate.pooling import pool_map as pool_map
 from jssl.evaluate.pooling import pooled_maps as pooled_maps
@@ -61,7 +64,9 @@ from jssl.evaluate.reconstructions import picture_grid as picture_grid
 from jssl.evaluate.retrieval import query_image as query_image
 from jssl.evaluate.retrieval import retrieval_map as retrieval_map
 from jssl.evaluate.retrieval import revisited_map as revisited_map
+from jssl.evaluate.retrieval import revisited_roles as revisited_roles
 from jssl.evaluate.retrieval import trapezoid_ap as trapezoid_ap
+from jssl.evaluate.rmac import RegionMoments as RegionMoments
 from jssl.evaluate.rmac import fit_whitening as fit_whitening
 from jssl.evaluate.rmac import region_max as region_max
 from jssl.evaluate.rmac import rmac_regions as rmac_regions

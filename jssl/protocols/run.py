@@ -10,7 +10,7 @@ from typing import Any
 from jssl import evaluate, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
-from jssl.protocols import frozen, published, robustness, sequences
+from jssl.protocols import frozen, published, retrieval, robustness, sequences, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
 
 Row = dict[str, Any]
@@ -52,6 +52,8 @@ def _halves(subject: Subject) -> dict[str, Any]:
 
 
 def _labels(subject: Subject) -> str:
+    if subject.settings.source in retrieval.SETS:
+        return "a labelled data set: another --source"
     train, test = subject.halves
     if min(train.num_classes, test.num_classes) < 2:
         return f"labels in both splits of '{test.name}'"
@@ -99,6 +101,17 @@ PROTOCOLS: dict[str, Protocol] = {
     "imagenet_c": _published("imagenet_c", published.imagenet_c),
     "imagenet_p": Protocol(sequences.imagenet_p, sequences.lacks, data=sequences.describe),
     "cifar10_c": _published("cifar10_c", published.cifar10_c),
+    "retrieval": Protocol(retrieval.retrieval, retrieval.lacking, data=retrieval.described),
+    "voc": Protocol(
+        voc.frozen,
+        voc.lacking,
+        data=voc.described,
+        selects="the regulariser, on the validation split",
+    ),
+    **{
+        name: Protocol(voc.finetuned(name), voc.lacking_finetuned, data=voc.described)
+        for name in ("voc_fc68", "voc_all")
+    },
 }
 
 

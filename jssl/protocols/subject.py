@@ -24,7 +24,8 @@ class Settings(NamedTuple):
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
         preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' takes the method's own.
-        epochs: of the linear protocols; 0 takes the preset's, or the final table's.
+        epochs: of the linear protocols and of VOC's fine-tuning; 0 takes the preset's, or the final
+            table's.
         step: which checkpoint, the newest by default.
         source, data_dir: another data set than the run's.
         seed: of whatever a protocol draws: held-out examples, corruptions, classifiers.
