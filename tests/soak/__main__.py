@@ -37,6 +37,9 @@ def in_own_namespace():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument(
+        "--times", type=int, default=9, help="meet each other fault at most so often"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="part of the names of the faults; kills is one")
     parser.add_argument("--output", default="", help="the .json to write")
@@ -99,9 +102,9 @@ def main():
     folder = Path(options.folder or tempfile.mkdtemp(prefix="jssl-soak-")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     lab, count = runs.Lab(folder, random.Random(options.seed), log), Count(options, log)
-    for name, fault in faults.FAULTS.items():
+    for name, (fault, times, expected) in faults.FAULTS.items():
         if options.only in name:
-            faults.meet(lab, name, fault, count)
+            faults.meet(lab, name, fault, min(times, options.times), expected, count)
     if options.kills and options.only in "kills":
         kills.soak(lab, options.kills, count)
     count.write(finished=not options.only)

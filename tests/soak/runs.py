@@ -15,7 +15,7 @@ from helpers import ROOT, assert_same_state
 from jssl import checkpoint, digests, experiment, workdir
 
 logging.set_verbosity(logging.ERROR)
-STEPS = 40
+STEPS = 24
 PATIENCE = 240  # seconds after which a run that does not end counts as hung
 
 
@@ -52,7 +52,7 @@ class Lab:
         if pod:
             local_pod = [str(ROOT / "launch/local_pod"), f"--processes={pod}"]
             local_pod += [f"--devices={devices}", "--"]
-            command = [sys.executable, *local_pod, *words, "--heartbeat_timeout=10"]
+            command = [sys.executable, *local_pod, *words, "--heartbeat_timeout=20"]
         env = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
