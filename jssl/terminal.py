@@ -8,7 +8,6 @@ Every number is in `metrics.jsonl` as well.
 import io
 import os
 import select
-import stat
 import sys
 import threading
 from typing import TextIO
@@ -88,14 +87,13 @@ def guard_streams() -> None:
     """Puts a `Terminal` in the place of standard output and error, where they are not a screen."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if _holds_up(stream):
+        if _can_fail(stream):
             stream.flush()
             setattr(sys, name, Terminal(stream.fileno()))
 
 
-def _holds_up(stream: TextIO | None) -> bool:
+def _can_fail(stream: TextIO | None) -> bool:
     try:
-        mode = os.fstat(stream.fileno()).st_mode
+        return os.fstat(stream.fileno()) is not None and not stream.isatty()
     except (AttributeError, OSError, ValueError):  # no stream, or one in memory
         return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)

@@ -76,3 +76,5 @@ def test_a_command_whose_reader_is_gone_ends_as_ever(tmp_path):
         assert subprocess.run(words, stdout=write, stderr=file, cwd=tmp_path).returncode == 0
     os.close(write)
     assert error.read_text() == ""
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(words, stdout=full, stderr=full, cwd=tmp_path).returncode == 0

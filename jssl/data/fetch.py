@@ -99,9 +99,9 @@ def plain_errors() -> Iterator[None]:
         code = int(gone[1])
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         raise UserError(
-            f"A worker process that reads data {how}. SIGKILL mostly means that the machine ran out "
-            "of memory: try a smaller --config.data.workers. The same command resumes from the "
-            "last checkpoint."
+            f"A worker process that reads data {how}. SIGKILL mostly means that the machine ran "
+            "out of memory: try a smaller --config.data.workers. The same command resumes from "
+            "the last checkpoint."
         ) from None
 
 
