@@ -10,16 +10,16 @@ from soak import runs
 WORKERS = "--config.data.workers=1"
 # kind -> its share of a hundred
 KINDS = {
-    "KILL at any moment": 22,
-    "KILL during a save": 22,
+    "KILL at any moment": 24,
+    "KILL during a save": 24,
     "KILL while a data worker reads": 8,
     "KILL of the data worker": 8,
     "TERM at any moment": 12,
-    "TERM during a save": 8,
+    "TERM during a save": 10,
     "TERM, KILL up to 0.3 s later": 6,
-    "KILL of one of 2 processes": 7,
-    "TERM of one of 2 processes": 4,
-    "KILL of one of 4 processes": 3,
+    "KILL of one of 2 processes": 4,
+    "TERM of one of 2 processes": 2,
+    "KILL of one of 4 processes": 2,
 }
 
 
@@ -83,7 +83,7 @@ def strike(lab, kind, process, place, name, pod):
     """Disturbs a run once, in the way of `kind`; False when the run had ended before."""
     _, life = lab.whole(name, pod=pod)
     before = runs.newest(place)
-    moment = time.monotonic() + lab.dice.uniform(0.0, life)
+    moment = time.monotonic() + lab.dice.uniform(0.0, 0.8 * life)
     begun, victim = time.monotonic(), process.pid
     while True:
         if process.poll() is not None:
