@@ -24,11 +24,11 @@ KINDS = {
 
 
 def deal(kills, dice):
-    """So many kinds, in their shares, in random order; those of pods behind."""
+    """So many kinds, in their shares, in random order; those of pods first."""
     total = sum(KINDS.values())
     order = [k for k, share in KINDS.items() for _ in range(max(1, round(share * kills / total)))]
     dice.shuffle(order)
-    return sorted(order, key=lambda kind: (" 4 " in kind, " 2 " in kind))
+    return sorted(order, key=lambda kind: -pod_of(kind))
 
 
 def pod_of(kind):

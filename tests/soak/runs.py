@@ -16,7 +16,7 @@ from jssl import checkpoint, digests, experiment, workdir
 
 logging.set_verbosity(logging.ERROR)
 STEPS = 24
-PATIENCE = 240  # seconds after which a run that does not end counts as hung
+PATIENCE = 600  # seconds after which a run that does not end counts as hung
 
 
 class Failed(Exception):  # noqa: N818 (an outcome of the soak)
@@ -52,7 +52,7 @@ class Lab:
         if pod:
             local_pod = [str(ROOT / "launch/local_pod"), f"--processes={pod}"]
             local_pod += [f"--devices={devices}", "--"]
-            command = [sys.executable, *local_pod, *words, "--heartbeat_timeout=20"]
+            command = [sys.executable, *local_pod, *words]
         env = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
