@@ -1,5 +1,6 @@
 """The commands: `jssl train|evaluate|embed|export|report|fit`, also as `python -m jssl`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jssl.errors import UserError, nearest
+from jssl import terminal
+from jssl.errors import UserError, WriteError, nearest
 
 USAGE = """jssl: self-supervised vision training in JAX
 
@@ -88,10 +90,10 @@ def _train() -> None:
         raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
     folder = _need("workdir", "runs/NAME")
     _distribute()
-    from jssl import job, judge, stages
+    from jssl import job, judge, stages, workdir
 
     run = stages.run if stages.stages_of(config) else judge.train_and_judge
-    with job.together(folder):
+    with job.together(folder), workdir.write_errors(Path(folder).absolute()):
         run(config, folder)
 
 
@@ -211,9 +213,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def run() -> None:
     """Entry point of the console script: user errors end with a message and status 2."""
+    terminal.guard_streams()
+    logging.get_absl_handler().python_handler.stream = sys.stderr
     _define_flags()
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
         print(f"jssl: {error}", file=sys.stderr)
+        if isinstance(error, WriteError):
+            os._exit(2)  # at exit libraries would try to write the same again, and bury the message
         sys.exit(2)

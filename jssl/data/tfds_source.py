@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jssl.data.decode import Picture
+from jssl.data.decode import Picture, PictureError
 from jssl.errors import UserError, nearest
 
 
@@ -157,6 +157,7 @@ class TfdsSource:
         self._label = dataset.label if labelled else ""
         self._split = split
         self._info = f"{builder.info.full_name} {split}"
+        self._folder, self._prepare = builder.data_dir, prepare_command(name, data_dir)
         skip = _tfds().decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": skip})
         # (file, first, end) of every run of records: what another split of the set may share.
@@ -170,7 +171,7 @@ class TfdsSource:
 
     def encoded(self, index: int) -> dict[str, Any]:
         """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
-        record = self._records[int(index)]
+        record = self._record(int(index))
         file = record.get("file_name", record.get("id", ""))
         file = file.decode() if isinstance(file, bytes) else str(file)
         name = f"{self.name} {self._split} example {index}" + (f" ({file})" if file else "")
@@ -179,6 +180,43 @@ class TfdsSource:
             "label": np.int32(record[self._label] if self._label else -1),
             "index": np.int32(index),
         }
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._read(index)
+        except RuntimeError as error:
+            shard, first, end = self._shard_of(index)
+            what = str(error).splitlines()[0]
+        # One record is damaged, or the whole file: then its other end cannot be read either.
+        try:
+            self._read(first if index > first else end - 1)
+        except RuntimeError:
+            raise UserError(
+                f"Shard '{Path(self._folder) / shard}' of data set '{self.name}' cannot be read: "
+                f"{what}. It is cut short, damaged or gone; expected records {first} to {end - 1} "
+                f"of '{self._split}' in it. Copy it again, or delete the folder and type "
+                f"{self._prepare}"
+            ) from None
+        raise PictureError(
+            f"Picture '{self.name} {self._split} example {index}' cannot be read from shard "
+            f"'{shard}': {what}."
+        )
+
+    def _read(self, index: int) -> dict[str, Any]:
+        record = self._records[index]
+        if record["image"] is None:  # so reads a file that was cut right after its first block
+            raise RuntimeError("the record is empty")
+        return record
+
+    def _shard_of(self, index: int) -> tuple[str, int, int]:
+        """The file of an example, and which examples are in it: [first, end)."""
+        first = 0
+        for file, start, stop in self.ranges:
+            end = first + stop - start
+            if index < end:
+                return file, first, end
+            first = end
+        raise IndexError(index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.encoded(index)
