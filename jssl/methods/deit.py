@@ -129,6 +129,12 @@ def make_net(config: ConfigDict, axis_name: str | None) -> Net:
     return Net(encoder, head(), head() if config.model.distillation_token else None)
 
 
+def describe(config: ConfigDict) -> str:
+    """What tells the runs of a table apart: from whom the student learns."""
+    kind = config.deit.distillation
+    return ", no teacher" if kind == "none" else f", {kind} distillation"
+
+
 def resolve(config: ConfigDict) -> None:
     """Fills in the settings of the teacher, so that a run can be read without its workdir."""
     settings = config.deit

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import losses, models, semi, transfer
+from jssl import losses, models, semi, transfer, workdir
 from jssl.collectives import mean_value_and_grad, pmean
 from jssl.evaluate.efficient import label_subset
 from jssl.methods._common import (
@@ -126,6 +126,15 @@ def begin(config: Any, state: State) -> State:
     """The first state, with a pre-trained encoder where one is named."""
     folder = config.supervised.init_from
     return transfer.start_from(config, state, folder) if folder else state
+
+
+def describe(config: Any) -> str:
+    """What tells the runs of a table apart: the share of the labels, and where it began."""
+    s = config.supervised
+    share = f", {100 * s.label_fraction:g} % labels" if s.label_fraction < 1 else ""
+    if s.init_from:
+        return f"{share}, after {workdir.read_config(s.init_from).method}"
+    return f"{share}, from scratch" if share else ""
 
 
 def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
