@@ -68,8 +68,14 @@ def run_name(config: ConfigDict) -> str:
 
 
 def run_hash(config: ConfigDict) -> str:
-    """Hash of everything that moves a weight, but the seed: runs that differ only by it agree."""
+    """Hash of everything that moves a weight, but the seed: runs that differ only by it agree.
+
+    Of a run that another begins, the method counts and not the folder, which each seed has its own.
+    """
     flat = config_lib.flatten(config)
+    begun = flat.get("supervised.init_from")
+    if begun:
+        flat["supervised.init_from"] = f"after {workdir.read_config(begun).method}"
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)
 

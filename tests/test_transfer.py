@@ -150,6 +150,17 @@ def test_runs_of_a_table_are_told_apart():
     assert judge.run_name(config) == "deit on photos, no teacher"
 
 
+def test_seeds_are_one_row_of_a_table_whatever_their_folders_and_the_untrained_another(tmp_path):
+    config, hashes = small_config("supervised"), []
+    for method, name in (("beit", "a"), ("beit", "b"), ("deit", "c")):
+        workdir.open_workdir(tmp_path / name, small_config(method))
+        config.supervised.init_from = str(tmp_path / name)
+        hashes.append(judge.run_hash(config))
+    config.supervised.init_from = ""
+    assert hashes[0] == hashes[1]
+    assert len({*hashes, judge.run_hash(config)}) == 3
+
+
 def test_an_encoder_that_does_not_fit_names_what_differs():
     like = {"patch_embed": {"bias": jnp.zeros(4)}, "fc_norm": {"scale": jnp.zeros(4)}}
     with pytest.raises(UserError, match=r"patch_embed.bias: \[3\], expected \[4\]"):
