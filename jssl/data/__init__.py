@@ -11,6 +11,7 @@ from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
+from jssl.data.listed import ListedSource as ListedSource
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
 from jssl.data.scenes import SceneSource as SceneSource

@@ -9,7 +9,7 @@ from typing import Any
 from jssl import evaluate, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
-from jssl.protocols import frozen, robustness
+from jssl.protocols import frozen, robustness, transfer
 from jssl.protocols.subject import Settings, Subject, check_preset
 
 Row = dict[str, Any]
@@ -76,6 +76,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "grid": Protocol(frozen.grid, _grid, baseline=True),
     "layers": Protocol(frozen.layers, _layers, baseline=True),
     "robustness": Protocol(robustness.robustness, _classifier),
+    "transfer": Protocol(transfer.transfer, transfer.missing, data=transfer.described),
 }
 
 
