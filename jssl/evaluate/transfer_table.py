@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import recall_score
 
 from jssl.evaluate.average_precision import mean_average_precision
 from jssl.evaluate.embed import BACKBONE, tree_hash
 from jssl.evaluate.linear import LinearHead, logits_of
 from jssl.evaluate.logistic import REGULARIZERS
 from jssl.evaluate.logistic_table import select_logistic
-from jssl.evaluate.table import binomial_interval, metric_row
+from jssl.evaluate.table import binomial_interval, mean_per_class, metric_row
 from jssl.evaluate.transfer_sets import MAP11, PER_CLASS, TOP1
 
 Examples = tuple[Any, Any]
@@ -27,16 +26,6 @@ class Parts(NamedTuple):
     train: Examples
     validation: Examples
     test: Examples
-
-
-def mean_per_class(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over the classes of the share of their examples that is right.
-
-    Example:
-        >>> mean_per_class(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
-        0.5
-    """
-    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
 def transfer_score(head: LinearHead, features: Any, labels: Any, *, metric: str) -> float:

@@ -35,16 +35,13 @@ def transfer(subject: Subject) -> list[Row]:
     """A row for each data set of `--source`; of the network, the untrained net and raw pixels."""
     names = evaluate.transfer_names(subject.settings.source)
     sources = {name: _sources(name, subject.settings.data_dir) for name in names}  # none missing
-    compiled = {
-        kind: jax.jit(
-            evaluate.select_feature(
-                evaluate.small_pixels if kind == RAW else subject.embed,
-                evaluate.BACKBONE if kind == RAW else subject.settings.feature,
-            )
-        )
-        for kind in KINDS
+    network = jax.jit(evaluate.select_feature(subject.embed, subject.settings.feature))
+    pixels = jax.jit(evaluate.select_feature(evaluate.small_pixels, evaluate.BACKBONE))
+    owners = {
+        "trained": lambda: subject.state,
+        "untrained": lambda: subject.untrained,
+        RAW: lambda: None,
     }
-    owners = {"trained": subject.state, "untrained": subject.untrained, RAW: None}
     rows = []
     for name, parts in sources.items():
         known = TRANSFER_SETS[name]
@@ -52,10 +49,10 @@ def transfer(subject: Subject) -> list[Row]:
         classes = parts[0].num_classes if labels[0] is None else labels[0].shape[1]
         sizes = evaluate.check_sizes(name, tuple(map(len, parts)), classes)
         sets = {}
-        for kind, embed in compiled.items():
+        for kind in KINDS:
             say(f"{name}: embedding, {kind}")
             found = [
-                _embed(subject, embed, owners[kind], source, several)
+                _embed(subject, pixels if kind == RAW else network, owners[kind](), source, several)
                 for source, several in zip(parts, labels, strict=True)
             ]
             if len(found) == 2:
