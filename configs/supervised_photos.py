@@ -5,14 +5,15 @@ Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
 Numbers:   the results table of README.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/supervised_photos.py --workdir=runs/supervised_photos
-Switches:  smoke, epochs=N, seed=N
+Switches:  smoke, epochs=N, seed=N, labels=SHARE of every class, init=WORKDIR of any other run with
+           an encoder, to fine-tune: configs/supervised_photos.py:labels=0.1,init=runs/simclr_photos
 """
 
-from jssl import config
+from jssl import config, transfer
 
 
 def get_config(arg=""):
-    s = config.switches(arg, smoke=False, epochs=4.0, seed=0)
+    s = config.switches(arg, smoke=False, epochs=4.0, seed=0, labels=1.0, init="")
     c = config.base("supervised", preset="cifar")
     c.seed = s.seed
     c.epochs = s.epochs
@@ -23,6 +24,10 @@ def get_config(arg=""):
     c.augment.normalize = "none"
     c.optim.warmup_epochs = 0.5
     c.checkpoint.every_steps = 50
+    c.supervised.label_fraction = s.labels
     if s.smoke:
         config.smoke(c)
+    if s.init:
+        c.supervised.init_from = s.init
+        transfer.as_trained(c, s.init)
     return c

@@ -63,11 +63,12 @@ def build(config: ConfigDict) -> Experiment:
     train_source = data.make_source(config.data, "train")
     _check_fields(config, train_source)
     probe_source = data.make_source(config.data, "probe")
+    test_part = getattr(methods.load(config.method), "test_part", None)
+    test_source = None if test_part is None else test_part(config, train_source)
     train_part = getattr(methods.load(config.method), "train_part", None)
     if train_part is not None:  # labels that it does not have are not probed with either
         train_source = probe_source = train_part(config, train_source)
-    test_source = None
-    if data.has_split(config.data, "test"):
+    if test_source is None and data.has_split(config.data, "test"):
         test_source = data.make_source(config.data, "test")
     section = config[config.method]
     if "num_classes" in section and section.num_classes == 0:

@@ -38,7 +38,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of linear and voc_*; 0: the preset's.")
     flags.DEFINE_integer("seed", 0, "evaluate: of what a protocol draws; the run's own stays.")
     flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")
-    flags.DEFINE_string("source", None, "evaluate, embed: data set; the run's by default.")
+    flags.DEFINE_string("source", None, "evaluate, embed: data set; transfer: some, or all12.")
     flags.DEFINE_string("data_dir", None, "evaluate, embed: where the data set lies.")
     flags.DEFINE_string("split", "test", "embed: train or test.")
     flags.DEFINE_string(

@@ -81,6 +81,25 @@ def encoder_for(config: Any, old: Any, found: PyTree, like: PyTree) -> PyTree:
     return fitted(found, like, grid=grids[0], new_grid=grids[1])
 
 
+def as_trained(config: Any, folder: str) -> None:
+    """Sets, in place, what an encoder must have as in the run that it comes from.
+
+    The model section and the normalisation of the pictures: another padding or mean would fit the
+    parameters' shapes, and spoil them unseen. Batch normalisation is over the whole batch again.
+
+    Args:
+        config: of the run that is to start, from `jssl.config.base('supervised', ...)`.
+        folder: workdir of the other.
+
+    Raises:
+        UserError: no workdir.
+    """
+    before = workdir.read_config(folder)
+    config.model.update(before.model)
+    config.model.bn_groups = 1
+    config.augment.normalize = before.augment.normalize
+
+
 def start_from(config: Any, state: TrainState, folder: str) -> TrainState:
     """The first state of a run with the encoder of another run.
 

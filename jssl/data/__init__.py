@@ -14,6 +14,7 @@ from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
 from jssl.data.landmarks import Landmarks as Landmarks
 from jssl.data.landmarks import read_landmarks as read_landmarks
+from jssl.data.listed import ListedSource as ListedSource
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
 from jssl.data.plain_pickle import read_plain_pickle as read_plain_pickle

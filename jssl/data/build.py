@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, scenes, sources, tfds_source
+from jssl.data import folder, listed, scenes, sources, tfds_source
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.errors import UserError, nearest
 
 # config.data, with the default of each key.
 DEFAULTS: dict[str, Any] = {
     # photos | digits | synthetic | synthetic_scenes | synthetic_video | arrays | folder | cifar10
-    # ... imagenet2012 | TFDS name
+    # ... imagenet2012 | fgvc_aircraft | birdsnap | TFDS name
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
@@ -81,6 +81,13 @@ def make_source(config: Any, split: str) -> sources.Source:
             training=config.train_split,
             on_error=config.on_error,
         )
+    if config.name in listed.SPLITS:
+        return listed.ListedSource(
+            config.name,
+            _listed_split(config, split),
+            data_dir=config.data_dir,
+            on_error=config.on_error,
+        )
     return tfds_source.TfdsSource(
         config.name,
         _tfds_split(config, split),
@@ -101,6 +108,11 @@ def is_tfds(name: str) -> bool:
 
 def _subfolder(config: Any, split: str) -> str:
     return config[f"{split}_split"] or (config.train_split if split == "probe" else "")
+
+
+def _listed_split(config: Any, split: str) -> str:
+    own = "test" if split == "test" else listed.LARGEST[config.name]
+    return config[f"{split}_split"] or (config.train_split if split == "probe" else "") or own
 
 
 def _tfds_split(config: Any, split: str) -> str:

@@ -8,18 +8,22 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from jssl.data.archives import prepare_archive
+from jssl.data.listed import SPLITS
 from jssl.data.tfds_source import CATALOGUE, default_data_dir, known_names, make_builder
 from jssl.errors import UserError
 
 NOTHING_TO_PREPARE = ("photos", "digits", "synthetic", "folder")
 
 
-def prepare(name: str, data_dir: str = "") -> str:
+def prepare(name: str, data_dir: str = "", archive: str = "") -> str:
     """Downloads and prepares a data set unless it is already there.
 
     Args:
-        name: a name of the catalogue, or any of TFDS with its variant, 'imagenette/160px-v2'.
+        name: a name of the catalogue, or any of TFDS with its variant, 'imagenette/160px-v2', or
+            'fgvc_aircraft' or 'birdsnap', which TFDS lacks.
         data_dir: where to; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        archive: the official archive of one that TFDS lacks.
 
     Returns:
         The folder that holds the prepared data set.
@@ -30,6 +34,13 @@ def prepare(name: str, data_dir: str = "") -> str:
     if name in NOTHING_TO_PREPARE:
         raise UserError(
             f"Data set '{name}' needs no preparing. Type --config.data.name={name} to use it."
+        )
+    if name in SPLITS:
+        return prepare_archive(name, data_dir, archive)
+    if archive:
+        raise UserError(
+            f"Data set '{name}' is prepared by TFDS; --archive is for {' and '.join(SPLITS)}. "
+            "Type the command without it."
         )
     builder = make_builder(name, data_dir)
     if builder.is_prepared():
@@ -53,16 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jssl.data.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", help="data set, e.g. cifar10")
     parser.add_argument("--data_dir", default="", help=f"where to; default {default_data_dir()}")
+    parser.add_argument("--archive", default="", help=f"official archive of {', '.join(SPLITS)}")
     parser.add_argument("--list", action="store_true", help="list the known names and stop")
     options = parser.parse_args(arguments)
     if options.list:
-        print("In jssl's catalogue:", *CATALOGUE, sep="\n  ")
+        print("In jssl's catalogue:", *CATALOGUE, *SPLITS, sep="\n  ")
         print("Others in TFDS:", *(n for n in known_names() if n not in CATALOGUE), sep="\n  ")
         return 0
     try:
         if not options.name:
             raise UserError("No data set was named. Type python -m jssl.data.prepare cifar10")
-        folder = prepare(options.name, options.data_dir)
+        folder = prepare(options.name, options.data_dir, options.archive)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

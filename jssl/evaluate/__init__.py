@@ -91,6 +91,16 @@ from jssl.evaluate.table import knn_row as knn_row
 from jssl.evaluate.table import linear_protocol as linear_protocol
 from jssl.evaluate.table import linear_row as linear_row
 from jssl.evaluate.table import mean_interval as mean_interval
+from jssl.evaluate.table import mean_per_class as mean_per_class
 from jssl.evaluate.table import metric_row as metric_row
 from jssl.evaluate.table import probe_rows as probe_rows
 from jssl.evaluate.table import table_lines as table_lines
+from jssl.evaluate.transfer_sets import TRANSFER_SETS as TRANSFER_SETS
+from jssl.evaluate.transfer_sets import TransferSet as TransferSet
+from jssl.evaluate.transfer_sets import check_sizes as check_sizes
+from jssl.evaluate.transfer_sets import split_validation as split_validation
+from jssl.evaluate.transfer_sets import transfer_names as transfer_names
+from jssl.evaluate.transfer_table import Parts as Parts
+from jssl.evaluate.transfer_table import score_interval as score_interval
+from jssl.evaluate.transfer_table import transfer_row as transfer_row
+from jssl.evaluate.transfer_table import transfer_score as transfer_score

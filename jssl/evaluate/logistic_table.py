@@ -1,6 +1,6 @@
 """The transfer protocol on frozen features: the regulariser is chosen on validation, then refit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +24,13 @@ class Selection(NamedTuple):
     Attributes:
         head: the classifier, fitted on training and validation examples together.
         regularizer: lambda that was chosen.
-        validation_top1: float64 [R], of each lambda, fitted on the training examples alone.
+        validation: float64 [R], score of each lambda, fitted on the training examples alone.
         gradient: of the refit, see `LogisticPath`.
     """
 
     head: LinearHead
     regularizer: float
-    validation_top1: np.ndarray
+    validation: np.ndarray
     gradient: float
 
 
@@ -41,16 +41,18 @@ def select_logistic(
     num_classes: int,
     regularizers: Sequence[float] = REGULARIZERS,
     reduction: str = "mean",
+    score: Callable[[LinearHead, Any, Any], float] | None = None,
 ) -> Selection:
-    """Chooses lambda by top-1 on validation examples, and fits again on both.
+    """Chooses lambda by its score on validation examples, and fits again on both.
 
     It is given no test example. Of equally good values the largest is taken.
 
     Args:
-        train, validation: features float [M,D] and labels int [M] each.
+        train, validation: features float [M,D] and labels each, as `fit_logistic` takes them.
         num_classes: K.
         regularizers: lambda, to choose from.
         reduction: 'sum' or 'mean', see `fit_logistic`.
+        score: `(head, features, labels) -> float`, the higher the better; top-1 when None.
 
     Returns:
         A `Selection`.
@@ -61,7 +63,7 @@ def select_logistic(
     Example:
         >>> x, y = np.eye(3).repeat(4, axis=0), np.arange(3).repeat(4)
         >>> found = select_logistic((x, y), (x, y), num_classes=3, regularizers=(1e-3, 1e-2))
-        >>> found.regularizer, found.validation_top1
+        >>> found.regularizer, found.validation
         (0.01, array([1., 1.]))
 
     Reference: SimCLR, https://arxiv.org/abs/2002.05709, appendix B.8; BYOL,
@@ -70,9 +72,8 @@ def select_logistic(
     path = fit_logistic(
         *train, num_classes=num_classes, regularizers=regularizers, reduction=reduction
     )
-    found = np.array(
-        [linear_accuracy(path.head(i), *validation)["top1"] for i in range(len(path.regularizers))]
-    )
+    score = score or (lambda head, x, y: linear_accuracy(head, x, y)["top1"])
+    found = np.array([score(path.head(i), *validation) for i in range(len(path.regularizers))])
     best = float(path.regularizers[found == found.max()].max())
     both = [np.concatenate(parts) for parts in zip(train, validation, strict=True)]
     refit = fit_logistic(*both, num_classes=num_classes, regularizers=(best,), reduction=reduction)
@@ -156,7 +157,7 @@ def logistic_row(
         numbers[kind] = number(scores, words, train_x.shape[1], chosen)
         numbers[kind] |= {
             "regularizer": found.regularizer,
-            "validation_top1": float(found.validation_top1.max()),
+            "validation_top1": float(found.validation.max()),
             "gradient": found.gradient,
         }
     top1 = {kind: found["top1"] for kind, found in numbers.items()}

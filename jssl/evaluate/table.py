@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
+from sklearn.metrics import recall_score
 
 from jssl.evaluate.embed import BACKBONE
 from jssl.evaluate.knn import knn_accuracy
@@ -276,7 +277,7 @@ def classifier_row(
         how: more words, such as of the crop.
 
     Returns:
-        A row of the same form.
+        A row of the same form; its number also has `mean_per_class`.
 
     Example:
         >>> row = classifier_row(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), name='toy')
@@ -285,10 +286,21 @@ def classifier_row(
     """
     correct = int(np.sum(np.argmax(logits, axis=1) == labels))
     scores = {"top1": correct / len(labels), "correct": correct, "count": len(labels)}
+    scores["mean_per_class"] = mean_per_class(np.argmax(logits, axis=1), labels)
     protocol = f"own classifier, {len(labels):,} test examples of {name}"
     protocol += f", {how}" if how else ""
     found = number(scores, "trained logits", logits.shape[1], protocol)
     return _row("own classifier", protocol, {"trained": found})
+
+
+def mean_per_class(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes of the share of their examples that is right.
+
+    Example:
+        >>> mean_per_class(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
+        0.5
+    """
+    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
 def _feature_words(kind: str, feature: str) -> str:

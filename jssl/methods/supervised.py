@@ -14,11 +14,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jssl import losses, models, semi, transfer, workdir
 from jssl.collectives import mean_value_and_grad, pmean
 from jssl.evaluate.efficient import label_subset
+from jssl.evaluate.transfer_sets import split_validation
 from jssl.methods._common import (
     apply_gradients,
     embed_function,
@@ -28,7 +30,7 @@ from jssl.methods._common import (
 from jssl.methods._mixed import CROP, OFF, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.models.vit import OFFICIAL
-from jssl.optim import TRANSFORMER, scale_by_layer
+from jssl.optim import TRANSFORMER, scale_by_layer, scale_by_name
 from jssl.types import Array, Batch, Method, Metrics, TrainState
 
 State = TrainState
@@ -40,6 +42,8 @@ DEFAULTS: dict[str, Any] = {
     **OFF,
     "label_fraction": 1.0,  # share of every class that is trained and probed with
     "init_from": "",  # workdir of a run whose encoder this one begins with
+    "head_lr": 1.0,  # the classifier learns at so many times the rate
+    "held_out": 0,  # so many train examples are not trained with, and judged on as the test split
     "layer_decay": 1.0,  # of a ViT: layer i of L + 1 learns at decay^(L + 1 - i) of the rate
 }
 
@@ -115,11 +119,28 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 def train_part(config: Any, source: Any) -> Any:
     """The examples that keep their labels."""
-    fraction = config.supervised.label_fraction
-    if fraction == 1:
+    fraction, held_out = config.supervised.label_fraction, config.supervised.held_out
+    if fraction == 1 and not held_out:
         return source
+    labels, rows = semi.labels_of(source), np.arange(len(source))
+    if held_out:
+        rows = split_validation(labels, count=held_out)[0]
+    if fraction != 1:
+        rows = rows[label_subset(labels[rows], fraction=fraction, seed=config.seed)]
+    return semi.Part(source, rows)
+
+
+def test_part(config: Any, source: Any) -> Any:
+    """The examples that are held out to choose by, None where the test split is judged on.
+
+    They do not depend on the run's seed, and are those of `--protocol=transfer` with seed 0.
+    """
+    if not config.supervised.held_out:
+        return None
     labels = semi.labels_of(source)
-    return semi.Part(source, label_subset(labels, fraction=fraction, seed=config.seed))
+    part = semi.Part(source, split_validation(labels, count=config.supervised.held_out)[1])
+    part.name = f"{source.name} (held out of train)"
+    return part
 
 
 def begin(config: Any, state: State) -> State:
@@ -156,6 +177,8 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     decay = config.supervised.layer_decay
     if decay != 1:
         tx = optax.chain(tx, scale_by_layer(decay=decay, depth=getattr(net.encoder, "depth", 0)))
+    if config.supervised.head_lr != 1:
+        tx = optax.chain(tx, scale_by_name("^classifier/", factor=config.supervised.head_lr))
     views, prepare = input_functions(config)
     inputs = mixed_inputs(config, settings, axis_name)
 

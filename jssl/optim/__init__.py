@@ -6,6 +6,7 @@ from jssl.optim.factory import build as build
 from jssl.optim.lars import lars as lars
 from jssl.optim.layers import layer_scales as layer_scales
 from jssl.optim.layers import scale_by_layer as scale_by_layer
+from jssl.optim.layers import scale_by_name as scale_by_name
 from jssl.optim.masks import EVERYTHING as EVERYTHING
 from jssl.optim.masks import EXCLUDE_NORM_AND_BIAS as EXCLUDE_NORM_AND_BIAS
 from jssl.optim.masks import TRANSFORMER as TRANSFORMER

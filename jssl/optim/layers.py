@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay: what lies deeper in a fine-tuned transformer moves less."""
+"""Learning rates by layer: a transformer's deeper layers move less, a new classifier more."""
 
 import re
 from typing import Any
@@ -81,5 +81,43 @@ def scale_by_layer(*, decay: float, depth: int) -> optax.GradientTransformation:
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
         scales = layer_scales(updates, decay=decay, depth=depth)
         return jax.tree.map(lambda u, s: u * s, updates, scales), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def scale_by_name(pattern: str, *, factor: float) -> optax.GradientTransformation:
+    """Multiplies the finished update of the parameters whose path the regex is found in.
+
+    Put after an optimiser it is a learning rate of their own, for every schedule the same multiple
+    of the others'.
+
+    Args:
+        pattern: searched in the path, joined by '/', as 'classifier/dense/kernel'.
+        factor: above 0.
+
+    Raises:
+        UserError: a factor that is not above 0; from `update`, no such parameter.
+
+    Example:
+        >>> tx = scale_by_name('^classifier/', factor=250.0)
+        >>> params = {'classifier': {'bias': 1.0}, 'encoder': 1.0}
+        >>> tx.update(params, tx.init(params), params)[0]
+        {'classifier': {'bias': 250.0}, 'encoder': 1.0}
+    """
+    if not factor > 0:
+        raise UserError(f"A multiple of the learning rate is above 0, found {factor}.")
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        found = []
+
+        def scaled(path: tuple[Any, ...], leaf: Any) -> Any:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found.append(bool(re.search(pattern, name)))
+            return leaf * factor if found[-1] else leaf
+
+        updates = jax.tree_util.tree_map_with_path(scaled, updates)
+        if not any(found):
+            raise UserError(f"No parameter's path has '{pattern}' in it.")
+        return updates, state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

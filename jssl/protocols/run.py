@@ -10,7 +10,7 @@ from typing import Any
 from jssl import evaluate, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
-from jssl.protocols import frozen, published, retrieval, robustness, sequences, voc
+from jssl.protocols import frozen, published, retrieval, robustness, sequences, transfer, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
 
 Row = dict[str, Any]
@@ -112,6 +112,12 @@ PROTOCOLS: dict[str, Protocol] = {
         name: Protocol(voc.finetuned(name), voc.lacking_finetuned, data=voc.described)
         for name in ("voc_fc68", "voc_all")
     },
+    "transfer": Protocol(
+        transfer.transfer,
+        transfer.missing,
+        data=transfer.described,
+        selects="the regulariser, on the validation split",
+    ),
 }
 
 

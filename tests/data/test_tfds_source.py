@@ -26,6 +26,8 @@ SETS = {
     "stl10": ({"train": 6, "test": 5, "unlabelled": 9}, "PNG", [(96, 96)], 10),
     "imagenette": ({"train": 12, "validation": 5}, "JPEG", [(160, 213), (240, 160)], 10),
     "imagenet2012": ({"train": 12, "validation": 5}, "JPEG", [(300, 200), (150, 333)], 1000),
+    # The public list of 1 %, TFDS imagenet2012_subset/1pct.
+    "imagenet_1pct": ({"train": 6, "validation": 5}, "JPEG", [(300, 200), (150, 333)], 1000),
 }
 
 

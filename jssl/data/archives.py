@@ -1,0 +1,80 @@
+"""The official archives of FGVC-Aircraft and Birdsnap, unpacked where `jssl.data.listed` reads."""
+
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from jssl.data.listed import LISTS, SPLITS, ListedSource, is_prepared
+from jssl.data.tfds_source import default_data_dir, prepare_command
+from jssl.errors import UserError
+
+WHERE = {
+    "fgvc_aircraft": "fgvc-aircraft-2013b.tar.gz from the page of the data set, "
+    "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    "birdsnap": "birdsnap.tgz of Birdsnap 1.1, https://thomasberg.org, whose get_birdsnap.py (for "
+    "Python 2) fetches the pictures into download/images beside it; many addresses are dead. Pack "
+    "the folder again when it is done",
+}
+
+
+def prepare_archive(name: str, data_dir: str = "", archive: str = "") -> str:
+    """Unpacks the official archive of a data set unless it is already there.
+
+    It is unpacked beside its place, looked through, and renamed when it is whole. No member may
+    lie outside, be a link to the outside or a device.
+
+    Args:
+        name: 'fgvc_aircraft' or 'birdsnap'.
+        data_dir: where to; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        archive: a tar file, compressed or not.
+
+    Returns:
+        The folder that holds it.
+
+    Raises:
+        UserError: no archive, one that cannot be read or is not this data set's, or one without
+            the pictures.
+    """
+    data_dir = data_dir or default_data_dir()
+    place = Path(data_dir).expanduser() / name
+    if not is_prepared(name, data_dir):
+        if not archive:
+            raise UserError(
+                f"Data set '{name}' is not in TFDS: it is read from its official archive, "
+                f"{WHERE[name]}. Type {prepare_command(name, data_dir)} --archive=FILE"
+            )
+        _unpack(name, Path(archive).expanduser(), place)
+    for split in SPLITS[name]:
+        source = ListedSource(name, split, data_dir=data_dir)
+        lost = f", {source.missing} that the list names are not here" if source.missing else ""
+        print(f"{name} {split}: {len(source)} pictures{lost}.")
+    return str(place)
+
+
+def _unpack(name: str, archive: Path, place: Path) -> None:
+    if place.exists():
+        raise UserError(
+            f"'{place}' exists, but lacks {' or '.join(LISTS[name])}: it was not made by this "
+            "command, which would not overwrite it. Move it away."
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(beside, filter="data")
+        lists = sorted(beside.rglob(LISTS[name][0]))
+        if len(lists) != 1:
+            raise UserError(
+                f"'{archive}' holds {len(lists)} files {LISTS[name][0]}, expected one: it is not "
+                f"the archive of '{name}', {WHERE[name]}."
+            )
+        # What the archive calls its top folder does not matter.
+        lists[0].parents[len(Path(LISTS[name][0]).parts) - 1].rename(beside / "whole")
+        (beside / "whole").rename(place)
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(
+            f"The archive '{archive}' cannot be unpacked: {error}. Expected {WHERE[name]}."
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

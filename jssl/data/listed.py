@@ -1,0 +1,171 @@
+"""FGVC-Aircraft and Birdsnap: pictures that official lists name, in a folder of their own.
+
+    DATA_DIR/fgvc_aircraft/data/  images/*.jpg  variants.txt  images_variant_{train,val,test}.txt
+    DATA_DIR/birdsnap/            species.txt  images.txt  test_images.txt  download/images/*/*.jpg
+
+`python -m jssl.data.prepare NAME --archive=FILE` makes the folder of the official archive, see
+`jssl.data.archives`. Birdsnap's archive holds addresses of pictures; those that its script could
+not fetch any more are left out here, and `missing` counts them.
+"""
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jssl.data.decode import MIN_SIDE, Picture, PictureError
+from jssl.data.tfds_source import default_data_dir, prepare_command
+from jssl.errors import UserError, nearest
+
+BANNER = 20  # rows below every picture of FGVC-Aircraft that name its owner, not part of it
+SPLITS = {
+    "fgvc_aircraft": ("train", "val", "trainval", "test"),
+    "birdsnap": ("train", "test"),
+}
+LISTS = {
+    "fgvc_aircraft": ("data/variants.txt", "data/images_variant_train.txt"),
+    "birdsnap": ("species.txt", "images.txt", "test_images.txt"),
+}
+LARGEST = {"fgvc_aircraft": "trainval", "birdsnap": "train"}  # to train on by default
+
+Rows = list[tuple[str, str]]  # (path of a picture, name of its class)
+
+
+class Trimmed(Picture):
+    """A picture whose lowest `BANNER` rows are cut off."""
+
+    __slots__ = ()
+
+    def size(self) -> tuple[int, int]:
+        """Height without the banner, and width."""
+        height, width = super().size()
+        if height < BANNER + MIN_SIDE:
+            raise PictureError(
+                f"Picture '{self.name}' is {height} pixels high; expected more than the "
+                f"{BANNER} of its banner."
+            )
+        return height - BANNER, width
+
+    def _decode(self, min_height: int, min_width: int) -> np.ndarray:
+        pixels, whole = super()._decode(min_height, min_width), super().size()[0]
+        return pixels[: len(pixels) * (whole - BANNER) // whole]
+
+
+class ListedSource:
+    """One split of a data set whose pictures are named by lists.
+
+    Args:
+        name: of `SPLITS`.
+        split: one of the splits there.
+        data_dir: where it was prepared; '' means `default_data_dir()`.
+        on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
+
+    Attributes:
+        labels: int32 [M].
+        missing: pictures of the split that the list names and the folder lacks.
+
+    Raises:
+        UserError: not prepared (names the command), unknown split, pictures that are missing where
+            none may be, or lists that do not fit each other.
+    """
+
+    def __init__(self, name: str, split: str, *, data_dir: str = "", on_error: str = "stop"):
+        if split not in SPLITS[name]:
+            raise UserError(
+                f"Data set '{name}' has no split '{split}': {nearest(split, SPLITS[name])}."
+            )
+        data_dir = data_dir or default_data_dir()
+        self._folder = Path(data_dir).expanduser() / name
+        if not is_prepared(name, data_dir):
+            raise UserError(
+                f"Data set '{name}' is not prepared in '{data_dir}'; expected '{self._folder}'. "
+                f"Type {prepare_command(name, data_dir)} --archive=FILE"
+            )
+        read = {"fgvc_aircraft": _aircraft, "birdsnap": _birdsnap}[name]
+        rows, self.class_names = read(self._folder, split)
+        found = [row for row in rows if (self._folder / row[0]).is_file()]
+        self.missing = len(rows) - len(found)
+        if self.missing and (name != "birdsnap" or not found):
+            lost = next(path for path, _ in rows if not (self._folder / path).is_file())
+            raise UserError(
+                f"Data set '{name}' lacks {self.missing} of the {len(rows)} pictures of its split "
+                f"'{split}', the first is '{self._folder / lost}'. Prepare it again: "
+                f"{prepare_command(name, data_dir)} --archive=FILE"
+            )
+        numbers = {word: i for i, word in enumerate(self.class_names)}
+        for path, word in found:
+            if word not in numbers:
+                raise UserError(
+                    f"The list of split '{split}' in '{self._folder}' gives '{path}' the class "
+                    f"'{word}': {nearest(word, numbers)}."
+                )
+        self.name, self.on_error, self.image_shape = name, on_error, None
+        self.num_classes = len(self.class_names)
+        self.labels = np.array([numbers[word] for _, word in found], np.int32)
+        self._paths = [path for path, _ in found]
+        self._split = split
+        self._kind = Trimmed if name == "fgvc_aircraft" else Picture
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def encoded(self, index: int) -> dict[str, Any]:
+        """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
+        path = self._folder / self._paths[index]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise PictureError(f"Picture '{path}' cannot be read: {error.strerror}.") from error
+        return {
+            "image": self._kind(data, str(path)),
+            "label": self.labels[index],
+            "index": np.int32(index),
+        }
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.encoded(index)
+        return {**example, "image": example["image"].pixels()}
+
+    def fingerprint(self) -> str:
+        """Changes with the names, the order and the labels of the pictures."""
+        words = [self.name, self._split, *self._paths, self.labels.tobytes().hex()]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def is_prepared(name: str, data_dir: str) -> bool:
+    """Whether the lists of a data set lie where they are looked for."""
+    folder = Path(data_dir or default_data_dir()).expanduser() / name
+    return all((folder / file).is_file() for file in LISTS[name])
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"The list '{path}' is missing: expected it from the official archive.")
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _aircraft(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
+    data = folder / "data"
+    rows = []
+    for part in ("train", "val") if split == "trainval" else (split,):
+        for line in _lines(data / f"images_variant_{part}.txt"):
+            picture, _, variant = line.strip().partition(" ")  # variants have spaces: DC-3, An-12
+            rows.append((f"data/images/{picture}.jpg", variant))
+    return rows, tuple(line.strip() for line in _lines(data / "variants.txt"))
+
+
+def _birdsnap(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
+    def table(name: str) -> list[dict[str, str]]:
+        # Names of birds have apostrophes and quotes of their own: nothing is quoted.
+        return list(csv.DictReader(_lines(folder / name), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+    species = {row["id"]: row["common"] for row in table("species.txt")}
+    test = {row["path"] for row in table("test_images.txt")}
+    rows = [
+        (f"download/images/{row['path']}", species.get(row["species_id"], row["species_id"]))
+        for row in table("images.txt")
+        if (row["path"] in test) == (split == "test")
+    ]
+    return rows, tuple(species.values())

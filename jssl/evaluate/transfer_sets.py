@@ -1,0 +1,154 @@
+"""The twelve data sets of the transfer tables of SimCLR and BYOL, after Kornblith et al."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from jssl.errors import UserError, nearest
+
+TOP1, PER_CLASS, MAP11 = "top-1", "mean per class", "11-point mAP"
+ALL12 = "all12"
+
+
+class TransferSet(NamedTuple):
+    """How a data set is judged.
+
+    Attributes:
+        metric: top-1, mean per class or 11-point mAP.
+        num_classes: K.
+        sizes: examples to train on, to choose by, and to test on.
+        train, validation, test: splits of the source. '' for validation: its examples are drawn
+            from `train`.
+        complete: False where images are known to be lost; else other sizes are an error.
+    """
+
+    metric: str
+    num_classes: int
+    sizes: tuple[int, int, int]
+    train: str = "train"
+    validation: str = ""
+    test: str = "test"
+    complete: bool = True
+
+
+# Sizes, metrics and choice of splits: BYOL, table 10. Of SUN397 and DTD it is the first official
+# split. Caltech-101 is TFDS's draw of 30 a class, with the background as a class: one of the 30
+# there is no picture, so that it has 509 and 6,085 where the table has 510 and 6,084.
+# Birdsnap is a list of addresses of which many lead nowhere any more.
+TRANSFER_SETS: dict[str, TransferSet] = {
+    "food101": TransferSet(TOP1, 101, (68_175, 7_575, 25_250), test="validation"),
+    "cifar10": TransferSet(TOP1, 10, (45_000, 5_000, 10_000)),
+    "cifar100": TransferSet(TOP1, 100, (44_933, 5_067, 10_000)),
+    "birdsnap": TransferSet(TOP1, 500, (42_405, 4_981, 2_443), complete=False),
+    "sun397": TransferSet(TOP1, 397, (15_880, 3_970, 19_850)),
+    "cars": TransferSet(TOP1, 196, (6_494, 1_650, 8_041)),
+    "fgvc_aircraft": TransferSet(PER_CLASS, 100, (3_334, 3_333, 3_333), validation="val"),
+    "voc2007": TransferSet(MAP11, 20, (2_501, 2_510, 4_952), validation="validation"),
+    "dtd": TransferSet(TOP1, 47, (1_880, 1_880, 1_880), validation="validation"),
+    "pets": TransferSet(PER_CLASS, 37, (2_940, 740, 3_669)),
+    "caltech101": TransferSet(PER_CLASS, 102, (2_550, 509, 6_085)),
+    "flowers": TransferSet(PER_CLASS, 102, (1_020, 1_020, 6_149), validation="validation"),
+}
+
+
+def transfer_names(source: str | None) -> list[str]:
+    """The data sets that `--source` names: one, some with commas between, or all12.
+
+    Raises:
+        UserError: none, or one that is not of the twelve.
+
+    Example:
+        >>> transfer_names('pets,dtd'), len(transfer_names('all12'))
+        (['pets', 'dtd'], 12)
+    """
+    names = list(TRANSFER_SETS) if source == ALL12 else [n for n in (source or "").split(",") if n]
+    for name in names:
+        if name not in TRANSFER_SETS:
+            raise UserError(
+                f"'{name}' is none of the transfer data sets: "
+                f"{nearest(name, [*TRANSFER_SETS, ALL12])}."
+            )
+    if not names:
+        raise UserError(
+            "The transfer protocol judges on other data than the run's; no --source was given. "
+            f"Type --source=pets, several with commas between, or --source={ALL12}. "
+            f"Choices: {', '.join(TRANSFER_SETS)}."
+        )
+    return names
+
+
+def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Rows to train on and rows to choose by: `count` of them, classes in proportion.
+
+    Args:
+        labels: int [M].
+        count: of the rows to choose by.
+        seed: of the draw.
+
+    Returns:
+        Two sorted int arrays that have every row once.
+
+    Raises:
+        UserError: a class of one example, or fewer to choose by than classes.
+
+    Example:
+        >>> train, validation = split_validation(np.arange(2).repeat(10), count=4)
+        >>> len(train), (validation < 10).sum()
+        (16, np.int64(2))
+
+    Reference: BYOL, https://arxiv.org/abs/2006.07733, appendix D: where there is no official
+        validation split it is drawn from the train split; which examples is not published.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    if counts.min() < 2 or min(count, len(labels) - count) < len(counts):
+        raise UserError(
+            f"{count} of {len(labels)} examples of {len(counts)} classes, the smallest of "
+            f"{counts.min()}, cannot be held out to choose by: expected 2 of a class at the least, "
+            "and both parts with as many as there are classes."
+        )
+    rows = train_test_split(
+        np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed
+    )
+    return np.sort(rows[0]), np.sort(rows[1])
+
+
+def check_sizes(name: str, found: tuple[int, ...], num_classes: int) -> tuple[int, int, int]:
+    """The sizes to use: those of the table, once the data set is seen to have them.
+
+    Args:
+        name: of `TRANSFER_SETS`.
+        found: examples in train, validation and test; train and test where validation is drawn.
+        num_classes: of the source.
+
+    Returns:
+        Examples to train on, to choose by and to test on. Of a set that is not complete any more,
+        the same share of what there is to choose by.
+
+    Raises:
+        UserError: another number of examples or classes.
+
+    Example:
+        >>> check_sizes('dtd', (1880, 1880, 1880), 47)
+        (1880, 1880, 1880)
+        >>> check_sizes('birdsnap', (4000, 200), 500)
+        (3580, 420, 200)
+    """
+    known = TRANSFER_SETS[name]
+    train, validation, test = known.sizes
+    expected = (train, validation, test) if len(found) == 3 else (train + validation, test)
+    if num_classes != known.num_classes:
+        raise UserError(
+            f"Data set '{name}' has {num_classes} classes, expected {known.num_classes}."
+        )
+    lost = not known.complete and all(f <= e for f, e in zip(found, expected, strict=True))
+    if found != expected and not lost:
+        raise UserError(
+            f"Data set '{name}' has {' + '.join(map(str, found))} examples, expected "
+            f"{' + '.join(map(str, expected))}: it is another version, or not all of it is here. "
+            f"Prepare it again: python -m jssl.data.prepare {name}"
+        )
+    if len(found) == 3:
+        return found  # type: ignore[return-value]
+    held = round(found[0] * validation / (train + validation))
+    return found[0] - held, held, found[1]
