@@ -35,7 +35,7 @@ def select_multilabel(
         definition: of average precision, see `average_precision`.
 
     Returns:
-        A `Selection`, whose `validation_top1` is the mean AP of each lambda.
+        A `Selection`, whose `validation` is the mean AP of each lambda.
 
     Raises:
         UserError, ValueError: as `fit_logistic` and `mean_average_precision`.
@@ -43,7 +43,7 @@ def select_multilabel(
     Example:
         >>> x, y = np.eye(3).repeat(4, axis=0), np.eye(3, dtype=int).repeat(4, axis=0)
         >>> found = select_multilabel((x, y), (x, y), regularizers=(1e-3, 1e-2))
-        >>> found.regularizer, found.validation_top1
+        >>> found.regularizer, found.validation
         (0.01, array([1., 1.]))
 
     Reference: BYOL, https://arxiv.org/abs/2006.07733, appendix D: one against the rest, 11 points.
@@ -120,7 +120,7 @@ def multilabel_rows(
             )
             row["numbers"][kind] |= {
                 "regularizer": chosen.regularizer,
-                "validation_map": float(chosen.validation_top1.max()),
+                "validation_map": float(chosen.validation.max()),
                 "average_precision": each,
             }
             rows.setdefault(metric, row)["numbers"].update(row["numbers"])

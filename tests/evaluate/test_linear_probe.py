@@ -234,10 +234,15 @@ def test_the_numbers_of_epochs_and_the_decay_of_the_papers():
         "moco_v3_vit": 90,
         "byol": 80,
         "cmc": 60,
+        "cmc_wide": 60,
+        "cmc_alexnet": 60,
+        "deepcluster": 90,
         "swav": 100,
+        "beit": 100,
     }
     assert {n for n, p in PRESETS.items() if p.nesterov} == {"simclr", "simclr_cifar", "byol"}
-    assert {n: p.weight_decay for n, p in PRESETS.items() if p.weight_decay} == {"swav": 1e-6}
+    decays = {n: p.weight_decay for n, p in PRESETS.items() if p.weight_decay}
+    assert decays == {"swav": 1e-6, "deepcluster": 1e-7, "beit": 1e-4}
     assert {n for n, p in PRESETS.items() if p.init == "zeros"} == {"simclr", "simclr_cifar"}
     assert all(p.momentum == 0.9 for p in PRESETS.values())
 

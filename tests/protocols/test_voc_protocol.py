@@ -176,8 +176,8 @@ def test_lambda_is_the_best_of_the_validation_images(pairs):
             precision, recall = np.cumsum(hits) / np.arange(1, len(hits) + 1), np.cumsum(hits)
             recall = recall / hits.sum()
             each.append(np.mean([precision[recall >= t].max() for t in np.arange(0, 1.1, 0.1)]))
-        assert found.validation_top1[i] == pytest.approx(np.mean(each), abs=1e-12)
-    assert found.regularizer == GRID[int(np.argmax(found.validation_top1))]
+        assert found.validation[i] == pytest.approx(np.mean(each), abs=1e-12)
+    assert found.regularizer == GRID[int(np.argmax(found.validation))]
 
 
 def test_the_loss_by_a_loop():
