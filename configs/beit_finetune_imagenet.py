@@ -3,11 +3,11 @@
 Paper:     Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254, table 1 and appendix
 Data:      ImageNet-1k through TFDS: python -m jssl.data.prepare imagenet2012 (needs the archives)
 Target:    top-1 at 224 px of base 83.2 after 800 epochs of ImageNet-1k (lecture and paper), 83.7
-           and large 86.0 after ImageNet-22k without labels (official README). These have
-           RandAugment, Mixup .8, CutMix 1 and random erasing, which this config does not.
-           Not run here.
+           and large 86.0 after ImageNet-22k without labels (official README). Augmentation is the
+           official code's: timm's rand-m9-mstd0.5-inc1, random erasing .25, Mixup .8, CutMix 1,
+           one lambda for each of 8 groups (its GPUs). Not run here.
 Hardware:  batch 1024 on 8 GPUs with 32 GB (paper)
-Command:   jssl train --config=configs/beit_finetune_imagenet.py --workdir=gs://BUCKET/beit_ft \\
+Command:   jssl train --config=configs/beit_finetune_imagenet.py --workdir=/mnt/BUCKET/beit_ft \\
            --distributed
 Switches:  smoke, init=WORKDIR of a BEiT run ('': none), model=vit_base|vit_large, labels=SHARE
 """
@@ -17,7 +17,7 @@ from jssl import config
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, init="runs/beit_imagenet", model="vit_base", labels=1.0)
-    c = config.base("supervised", preset="beit")
+    c = config.base("supervised", preset="beit_imagenet")
     c.data.name = "imagenet2012"
     c.data.host_crop = "torchvision"
     c.data.workers = 16

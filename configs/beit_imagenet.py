@@ -5,10 +5,10 @@ Data:      ImageNet-1k through TFDS: python -m jssl.data.prepare imagenet2012 (n
 Target:    ImageNet top-1 after fine-tuning at 224 px: base 83.2 (lecture and paper). The official
            log has loss 6.299 and masked top-1 .0496 after 300 epochs. Pre-trained on ImageNet-22k:
            base 83.7, large 86.0. Not run here.
-           The tokenizer is one trained here (configs/dvae_imagenet.py), not OpenAI's. The cosine
-           ends at 0 and not at 1e-5; adam's second beta is the code's .999.
+           The tokenizer is one trained here (configs/dvae_imagenet.py), not OpenAI's. Adam's
+           second beta is the code's .999.
 Hardware:  batch 2048 on 16 GPUs with 32 GB (paper)
-Command:   jssl train --config=configs/beit_imagenet.py --workdir=gs://BUCKET/beit --distributed
+Command:   jssl train --config=configs/beit_imagenet.py --workdir=/mnt/BUCKET/beit --distributed
 Switches:  smoke, tokenizer=WORKDIR, model=vit_tiny|vit_small|vit_base|vit_large, epochs=N, batch=N
 """
 

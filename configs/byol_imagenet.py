@@ -7,7 +7,7 @@ Target:    linear top-1/top-5 on frozen features of the validation set, last epo
            1000 epochs with batch 512 (lr 0.4, tau 0.9995) 73.7 top-1 (all: paper).
            Not run here.
 Hardware:  batch 4096 on 512 TPU v3 cores, about 8 hours (paper)
-Command:   jssl train --config=configs/byol_imagenet.py --workdir=gs://BUCKET/byol --distributed
+Command:   jssl train --config=configs/byol_imagenet.py --workdir=/mnt/BUCKET/byol --distributed
 Switches:  smoke, epochs=1000|300|100|40, batch=N, depth=18|34|50|101|152|200, width=1.0
 """
 

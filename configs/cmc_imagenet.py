@@ -9,7 +9,7 @@ Target:    linear top-1/top-5 on the concatenated features of both views, valida
            code measured 62.0 with the released v2 weights (its issue 35). Not run here.
 Hardware:  4 GPUs (batch statistics per GPU: model.bn_groups=4; on 8 devices type 8). The bank
            takes 1.3 GB of each device.
-Command:   jssl train --config=configs/cmc_imagenet.py --workdir=gs://BUCKET/cmc --distributed
+Command:   jssl train --config=configs/cmc_imagenet.py --workdir=/mnt/BUCKET/cmc --distributed
 Switches:  smoke, preset=v1|v2|v3|alexnet, view=Lab|YCbCr (the README: 0.5 to 1 % better),
            contrast=nce|softmax|in_batch, negatives=N, epochs=N, batch=N
 """

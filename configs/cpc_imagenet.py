@@ -9,7 +9,7 @@ Target:    linear top-1/top-5 of a linear probe on the frozen 6x6 grid, validati
            re-implementations report. depth=50 is ResNet-50's first three stacks, 1024 channels;
            the paper's 24 M parameters show that its own was wider or deeper.
 Hardware:  batch 512 on 32 TPU v3 cores
-Command:   jssl train --config=configs/cpc_imagenet.py --workdir=gs://BUCKET/cpc --distributed
+Command:   jssl train --config=configs/cpc_imagenet.py --workdir=/mnt/BUCKET/cpc --distributed
 Switches:  smoke, epochs=N, batch=N, depth=161|50
 """
 

@@ -8,7 +8,7 @@ Target:    AlexNet, linear classifiers on conv1 ... conv5 of ImageNet (table 1):
            detection 65.9. NMI between epochs .54 -> .68 (the authors' log). The paper has no
            ResNet. Not run here.
 Hardware:  AlexNet: one GPU with 16 GB, 12 days (the authors'); VGG-16 and ResNet-50: 4 to 8 GPUs
-Command:   jssl train --config=configs/deepcluster_imagenet.py --workdir=gs://BUCKET/deepcluster
+Command:   jssl train --config=configs/deepcluster_imagenet.py --workdir=/mnt/BUCKET/deepcluster
 Switches:  smoke, arch=alexnet|vgg16|resnet50, epochs=N, k=N
 """
 

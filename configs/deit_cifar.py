@@ -4,7 +4,8 @@ Paper:     Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877
 Data:      CIFAR-10/100 through TFDS: python -m jssl.data.prepare cifar10
 Target:    test top-1 of DeiT-B fine-tuned from ImageNet (paper): CIFAR-10 99.1, CIFAR-100 90.8.
            Settings of the authors (issue 45 of the official code): SGD, lr 0.01, batch 768, weight
-           decay 1e-4, 1000 epochs, no erasing, no stochastic depth. Not run here.
+           decay 1e-4, 1000 epochs, no erasing, no stochastic depth; the rest (RandAugment, Mixup,
+           CutMix, repeated augmentation, schedule) as on ImageNet. Not run here.
 Hardware:  8 GPUs or a TPU v3-8
 Command:   jssl train --config=configs/deit_cifar.py:start_from=WORKDIR --workdir=runs/deit_cifar10
 Switches:  smoke, data=cifar10|cifar100, model=tiny|small|base, start_from=WORKDIR (of

@@ -5,9 +5,9 @@ Data:      ImageNet-1k through TFDS: python -m jssl.data.prepare imagenet2012 (n
            the paper's are 250 million pictures of the internet
 Target:    the paper gives no number for its reconstructions; perplexity of the 8,192 codes far
            above 1. The paper's 3,000,000 updates are 1,200 epochs of ImageNet; its learning rate
-           goes from 1e-4 to 1.25e-6 in 1,200,000, here along a cosine to 0. Not run here.
+           goes from 1e-4 to 1.25e-6 in 1,200,000, here along a cosine over all. Not run here.
 Hardware:  batch 512 on 64 GPUs with 16 GB (paper)
-Command:   jssl train --config=configs/dvae_imagenet.py --workdir=gs://BUCKET/dvae --distributed
+Command:   jssl train --config=configs/dvae_imagenet.py --workdir=/mnt/BUCKET/dvae --distributed
 Switches:  smoke, epochs=N, batch=N, likelihood=logit_laplace|squared_error
 """
 

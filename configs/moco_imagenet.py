@@ -9,7 +9,7 @@ Target:    linear top-1 on frozen features of the validation set, last epoch: v1
            epochs, ViT-S 73.2, ViT-B 76.7 (fine-tuned by DeiT's recipe 81.4, 83.2). Not run here.
 Hardware:  v1 and v2 (batch 256): 8 GPUs; v3 (batch 4096): 16 GPUs or 32 TPU v3 cores; v3_vit:
            32 GPUs for ViT-S, 64 for ViT-B
-Command:   jssl train --config=configs/moco_imagenet.py --workdir=gs://BUCKET/moco --distributed
+Command:   jssl train --config=configs/moco_imagenet.py --workdir=/mnt/BUCKET/moco --distributed
 Switches:  smoke, preset=v1|v2|v3|v3_vit, epochs=N, batch=N, width=1.0,
            depth=18|34|50|101|152|200 of the ResNet, arch=vit_small|vit_base|vit_large of the ViT
 """

@@ -10,7 +10,8 @@ Target:    validation top-1 B0 78.8, B1 81.5, B2 82.4, B3 84.1, B4 85.3, B5 86.1
            unlabelled images B0 76.7, B7 84.7 with RandAugment. Last epoch, centre crop, averaged
            weights. Not run here.
 Hardware:  TPU v3-32 for B0; the paper's L2 took 6 days on a TPU v3-2048
-Command:   jssl train --config=configs/noisy_student_imagenet.py:unlabeled=DIR --workdir=gs://BUCKET/ns
+Command:   jssl train --config=configs/noisy_student_imagenet.py:unlabeled=DIR
+               --workdir=/mnt/BUCKET/ns
 Switches:  smoke, student=b0..b7|l2, unlabeled=DIR, generations=N, epochs=N, batch=N, fixres
 """
 

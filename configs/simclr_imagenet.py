@@ -7,7 +7,7 @@ Target:    linear top-1/top-5 on frozen features of the validation set, last epo
            epochs 69.3/89.0 (paper); v1, 100 epochs about 64.5 (official README); v2, 800 epochs
            71.7 (official README). Not run here.
 Hardware:  batch 4096 on 32 TPU v3 cores or more, or 32 GPUs
-Command:   jssl train --config=configs/simclr_imagenet.py --workdir=gs://BUCKET/simclr --distributed
+Command:   jssl train --config=configs/simclr_imagenet.py --workdir=/mnt/BUCKET/simclr --distributed
 Switches:  smoke, preset=v1|v2, epochs=N, batch=N, depth=18|34|50|101|152|200, width=1.0
 """
 

@@ -6,7 +6,7 @@ Data:      ImageNet-1k through TFDS: python -m jssl.data.prepare imagenet2012 (n
 Target:    validation top-1 about 76 (torchvision's first ResNet-50 weights: 76.16 by timm's
            results table), last epoch, centre crop. Not run here.
 Hardware:  8 GPUs or a TPU v3-8
-Command:   jssl train --config=configs/supervised_imagenet.py --workdir=gs://BUCKET/supervised
+Command:   jssl train --config=configs/supervised_imagenet.py --workdir=/mnt/BUCKET/supervised
 Switches:  smoke, epochs=N, batch=N, depth=18|34|50|101|152
 """
 

@@ -2,17 +2,22 @@
 
 A checkpoint is the flat dict of the state's leaves by path, the iterator's JSON, and a description
 of both; orbax writes it beside its place and renames it when it is whole, so that it is either
-there or not. It holds no device axis and restores onto any number of devices.
+there or not. It holds no device axis and restores onto any number of devices. Its files are
+compared with their sums before they are read.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from jssl import digests
 from jssl.errors import UserError
 from jssl.types import PyTree, TrainState
 
@@ -68,6 +73,7 @@ class Checkpoints:
             kept.append(policies.EveryNSteps(keep_every_steps))
         self.folder = Path(workdir).absolute() / "checkpoints"
         self._method = method
+        self._saving = self._compared = -1
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -76,6 +82,7 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
             ),
         )
 
@@ -83,11 +90,69 @@ class Checkpoints:
         """Step of the newest whole checkpoint, None when there is none."""
         return self._manager.latest_step()
 
+    def newest_whole(self) -> tuple[int | None, list[str]]:
+        """The newest step whose files are as they were written; damaged newer ones are set aside.
+
+        Every process of a job gets the answer of the first. Sums are read, so call it once a start.
+
+        Returns:
+            The step, None when there is no checkpoint at all; and a line for each that was set
+            aside, to be told.
+
+        Raises:
+            UserError: there are checkpoints, and all of them are damaged; nothing was moved.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged = {}
+        if jax.process_index() == 0:
+            for step in steps:
+                found = digests.damage(self.folder / str(step))
+                if not found:
+                    break
+                damaged[step] = found
+        count = len(damaged)
+        if jax.process_count() > 1:
+            count = int(multihost_utils.broadcast_one_to_all(np.int32(count)))
+        if count and count == len(steps):
+            listed = "".join(f"\n  step {step}: {_first(damaged.get(step, []))}" for step in steps)
+            raise UserError(
+                f"Every checkpoint in {self.folder} is damaged:{listed}\n"
+                "Copy a whole one back to its place, or type another --workdir to start anew."
+            )
+        lines = [self._set_aside(step, found) for step, found in damaged.items()]
+        if count:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+            self._manager.reload()
+        if not steps:
+            return None, []
+        self._compared = steps[count]
+        return steps[count], lines
+
+    def _set_aside(self, step: int, found: list[str]) -> str:
+        aside = self.folder.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        place = aside / str(step)
+        for number in itertools.count(2):
+            if not place.exists():
+                break
+            place = aside / f"{step}-{number}"
+        (self.folder / str(step)).rename(place)
+        return f"the checkpoint of step {step} is damaged ({_first(found)}); moved to {place}"
+
+    def _write_sums(self) -> None:
+        # Called when all items are written, before the folder gets its name.
+        if jax.process_index() == 0:
+            (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            digests.write_sums(folder)
+
     def save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
         """Starts to write a checkpoint; the arrays are copied before this returns."""
         if step in self._manager.all_steps():
             return
         about = {"method": self._method, "leaves": describe(state)}
+        self._manager.wait_until_finished()
+        self._saving = step
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -110,8 +175,8 @@ class Checkpoints:
             The state, and the data iterator's JSON.
 
         Raises:
-            UserError: no checkpoint, one of another method, or one of other shapes, naming the
-                first leaves that differ.
+            UserError: no checkpoint, a damaged one, one of another method, or one of other shapes,
+                naming the first leaves that differ.
         """
         step = self.latest_step() if step is None else step
         if step is None:
@@ -119,6 +184,11 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             found = ", ".join(map(str, sorted(self._manager.all_steps())))
             raise UserError(f"No checkpoint of step {step} in {self.folder}: there are {found}.")
+        if step != self._compared and (found := digests.damage(self.folder / str(step))):
+            raise UserError(
+                f"The checkpoint {self.folder / str(step)} is damaged: {_first(found)}. Whole are "
+                f"those of step {self._whole()}. Type --step=N for one of them, or copy it anew."
+            )
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         self._check(about["about"], describe(like), step)
         flat = {
@@ -139,6 +209,11 @@ class Checkpoints:
             for leaf, x in zip(jax.tree.leaves(like), raw, strict=True)
         ]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), restored["data"]
+
+    def _whole(self) -> str:
+        steps = sorted(self._manager.all_steps())
+        whole = [str(step) for step in steps if not digests.damage(self.folder / str(step))]
+        return ", ".join(whole) or "none"
 
     def _check(self, about: dict[str, Any], wanted: dict[str, list[Any]], step: int) -> None:
         found, where = about["leaves"], f"Checkpoint {self.folder / str(step)}"
@@ -169,6 +244,11 @@ class Checkpoints:
         """Waits, then frees the writer."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _first(found: list[str]) -> str:
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0]}{more}" if found else "see process 0"
 
 
 def _leaf(entry: list[Any] | None) -> str:

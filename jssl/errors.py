@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class WriteError(UserError):
+    """The disk did not take what a run wrote: it is full, read-only or failing."""
+
+
 def nearest(found: str, choices: Iterable[str]) -> str:
     """Names the choice most like `found`, for the end of an error message.
 

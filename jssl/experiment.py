@@ -213,16 +213,17 @@ def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
     return method.init(jax.random.key(config.seed), blank_batch(config, size))
 
 
-def init_state(experiment: Experiment) -> TrainState:
+def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
     """The state before training, born with the launcher's sharding.
 
-    A method that begins with a network of another run has `begin(config, state) -> state`.
+    A method that begins with a network of another run has `begin(config, state) -> state`; with
+    `begin=False` that is left out, and the state is of a net that never learnt.
     """
     config, launcher = experiment.config, experiment.launcher
     size = config.batch_size // launcher.size
     state = launcher.init(lambda: first_state(config, experiment.method, size))
-    begin = getattr(methods.load(config.method), "begin", None)
-    return state if begin is None else begin(config, state)
+    start = getattr(methods.load(config.method), "begin", None)
+    return start(config, state) if begin and start is not None else state
 
 
 def abstract_state(experiment: Experiment) -> TrainState:

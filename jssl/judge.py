@@ -37,7 +37,7 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
         return
     rows = final_rows(parts, state)
     record = {
-        "name": f"{config.method} on {config.data.name}",
+        "name": run_name(config),
         "run_hash": run_hash(config),
         "seed": config.seed,
         "epochs": int(state.step) / parts.steps_per_epoch,
@@ -61,9 +61,21 @@ def _leave(*_: Any) -> None:
     os._exit(0)
 
 
+def run_name(config: ConfigDict) -> str:
+    """Method, data set, and what the method's `describe` says that tells its runs apart."""
+    describe = getattr(methods.load(config.method), "describe", lambda config: "")
+    return f"{config.method} on {config.data.name}{describe(config)}"
+
+
 def run_hash(config: ConfigDict) -> str:
-    """Hash of everything that moves a weight, but the seed: runs that differ only by it agree."""
+    """Hash of everything that moves a weight, but the seed: runs that differ only by it agree.
+
+    Of a run that another begins, the method counts and not the folder, which each seed has its own.
+    """
     flat = config_lib.flatten(config)
+    begun = flat.get("supervised.init_from")
+    if begun:
+        flat["supervised.init_from"] = f"after {workdir.read_config(begun).method}"
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)
 
@@ -80,7 +92,7 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
     feature = config.monitor.knn_feature
     kinds = {
         "trained": (trained, state, feature),
-        "untrained": (trained, experiment.init_state(parts), feature),
+        "untrained": (trained, experiment.init_state(parts, begin=False), feature),
         "raw pixels": (pixels, None, evaluate.BACKBONE),
     }
     sets = {}

@@ -1,5 +1,6 @@
-"""The commands: `jssl train|evaluate|embed|report|fit`, also as `python -m jssl`."""
+"""The commands: `jssl train|evaluate|embed|export|report|fit`, also as `python -m jssl`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +8,16 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jssl.errors import UserError, nearest
+from jssl import terminal
+from jssl.errors import UserError, WriteError, nearest
 
 USAGE = """jssl: self-supervised vision training in JAX
 
   jssl train     --config=configs/NAME.py[:switches] --workdir=DIR [--config.key=value ...]
   jssl evaluate  --workdir=DIR [--protocol=knn,linear|all] [--k=20] [--temperature=0.1]
-                 [--feature=backbone] [--preset=simclr]
+                 [--feature=backbone] [--preset=NAME]
   jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
+  jssl export    --workdir=DIR --output=FILE.pkl [--format=detectron2]
   jssl report    --records=DIR [--readme=README.md]
   jssl fit       --config=configs/NAME.py[:switches] --topology=v5e:16x16 [--batch=auto]
                  [--output=FILE.json]
@@ -31,14 +34,19 @@ def _define_flags() -> None:
     flags.DEFINE_integer("k", 20, "evaluate: neighbours of kNN.")
     flags.DEFINE_float("temperature", 0.1, "evaluate: kNN votes weigh exp(similarity/temperature).")
     flags.DEFINE_string("feature", "backbone", "evaluate, embed: backbone or an intermediate.")
-    flags.DEFINE_string("preset", "simclr", "evaluate: preset of the linear protocol.")
-    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of the linear protocol; 0: the preset's.")
+    flags.DEFINE_string("preset", "", "evaluate: of the linear protocol; the method's by default.")
+    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of linear and voc_*; 0: the preset's.")
     flags.DEFINE_integer("seed", 0, "evaluate: of what a protocol draws; the run's own stays.")
     flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")
     flags.DEFINE_string("source", None, "evaluate, embed: data set; transfer: some, or all12.")
     flags.DEFINE_string("data_dir", None, "evaluate, embed: where the data set lies.")
     flags.DEFINE_string("split", "test", "embed: train or test.")
-    flags.DEFINE_string("output", None, "embed: the .npz to write; fit: the .json.")
+    flags.DEFINE_string(
+        "output", None, "embed: the .npz to write; export: the .pkl; fit: the .json."
+    )
+    flags.DEFINE_string(
+        "format", "detectron2", "export: whose file; a recipe is written beside it."
+    )
     flags.DEFINE_string("records", None, "report: folder of result.json files.")
     flags.DEFINE_string("readme", None, "report: file whose results table to replace.")
     flags.DEFINE_string("topology", None, "fit: CHIP:SHAPE, such as v5e:16x16, v5p:4x4x4, h100:8.")
@@ -82,10 +90,10 @@ def _train() -> None:
         raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
     folder = _need("workdir", "runs/NAME")
     _distribute()
-    from jssl import job, judge, stages
+    from jssl import job, judge, stages, workdir
 
     run = stages.run if stages.stages_of(config) else judge.train_and_judge
-    with job.together(folder):
+    with job.together(folder), workdir.write_errors(Path(folder).absolute()):
         run(config, folder)
 
 
@@ -111,6 +119,18 @@ def _embed() -> None:
         data_dir=f.data_dir,
         split=f.split,
     )
+
+
+def _export() -> None:
+    from jssl import convert
+
+    f = flags.FLAGS
+    formats = {"detectron2": convert.export_detectron2}
+    if f.format not in formats:
+        raise UserError(f"Unknown format '{f.format}': {nearest(f.format, formats)}.")
+    output = _need("output", "resnet.pkl")
+    recipe = formats[f.format](_need("workdir", "runs/NAME"), output)
+    print(f"{output}: the encoder for {f.format}; how to fine-tune it: {recipe}")
 
 
 def _report() -> None:
@@ -139,8 +159,8 @@ def _fit() -> None:
     )
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "report": _report,
-            "fit": _fit}  # fmt: skip
+COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "export": _export,
+            "report": _report, "fit": _fit}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:
@@ -193,9 +213,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def run() -> None:
     """Entry point of the console script: user errors end with a message and status 2."""
+    terminal.guard_streams()
+    logging.get_absl_handler().python_handler.stream = sys.stderr
     _define_flags()
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
         print(f"jssl: {error}", file=sys.stderr)
+        if isinstance(error, WriteError):
+            os._exit(2)  # at exit libraries would try to write the same again, and bury the message
         sys.exit(2)

@@ -56,7 +56,12 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
     """
     stop = StopSignal()
     parts = experiment.build(config)
-    folder = workdir.open_workdir(folder, config)
+    with workdir.write_errors(Path(folder).absolute()):
+        return _train(parts, workdir.open_workdir(folder, config), stop)
+
+
+def _train(parts: Any, folder: Path, stop: StopSignal) -> TrainState:
+    config = parts.config
     batches = data.train_batches(
         parts.train_source,
         batch_size=config.batch_size,
@@ -75,12 +80,14 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
         keep_every_steps=config.checkpoint.keep_every_steps,
     )
     with contextlib.closing(saved), contextlib.closing(batches):
-        if saved.latest_step() is None:
+        step, warnings = saved.newest_whole()
+        if step is None:
             state = experiment.init_state(parts)
         else:
-            state, data_state = saved.restore(experiment.abstract_state(parts))
+            state, data_state = saved.restore(experiment.abstract_state(parts), step)
             batches.restore(data_state)
         with contextlib.closing(_Run(parts, folder, saved, batches, int(state.step))) as run:
+            run.warn(warnings)
             return run.loop(state, stop)
 
 
@@ -236,7 +243,10 @@ class _Run:
         if problems := self.batches.problems.report():
             workdir.write_json(self.folder / "problems.json", problems)
             self.progress.say(f"pictures that were replaced or converted: {problems}")
-        for line in warnings:
+        self.warn(warnings)
+
+    def warn(self, lines: list[str]) -> None:
+        for line in lines:
             self.progress.say(f"WARNING {line}")
 
     def _stopped(self, done: int) -> None:

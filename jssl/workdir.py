@@ -6,12 +6,15 @@ checkpoints/     states                         result.json     the judged numbe
 pictures/        what a method shows, such as the reconstructions of a dVAE
 """
 
+import contextlib
+import errno
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jssl import config as config_lib
-from jssl.errors import UserError
+from jssl.errors import UserError, WriteError
 from jssl.types import PyTree
 
 # What may change between two starts of the same run: nothing here moves a weight.
 FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "data.workers",
         "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher",
         "deit.teacher", "deit.start_from")  # fmt: skip
+# And what may because the run could not go on otherwise: 'stop' met a picture that 'skip' replaces.
+FREE_ON_RESUME = (*FREE, "data.on_error")
 LIBRARIES = ("jssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -35,10 +40,10 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
     """Makes or re-opens the folder of a run and writes its config.
 
     Raises:
-        UserError: the folder cannot be written, or belongs to a run of another config; the
+        UserError: no folder, one that cannot be written, or one of a run of another config; the
             message lists the differing keys.
     """
-    folder = Path(workdir).absolute()
+    folder = local(workdir).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
@@ -53,7 +58,7 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
     new = config_lib.flatten(json.loads(config.to_json()))
     if path.exists():
         old = config_lib.flatten(json.loads(path.read_text()))
-        rows = [r for r in config_lib.diff(old, new) if not r.startswith(FREE)]
+        rows = [r for r in config_lib.diff(old, new) if not r.startswith(FREE_ON_RESUME)]
         if rows:
             listed = "\n".join(f"  {row}" for row in rows)
             raise UserError(
@@ -71,13 +76,34 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
     return folder
 
 
+def local(workdir: str | Path) -> Path:
+    """The path of a workdir, which is a folder of a file system.
+
+    Raises:
+        UserError: an address such as gs://bucket/run, which would be a folder named 'gs:' here.
+
+    Example:
+        >>> local('/mnt/bucket/run').as_posix()
+        '/mnt/bucket/run'
+    """
+    scheme, mark, rest = str(workdir).partition("://")
+    if not mark and not (scheme + "/").startswith(("gs:/", "s3:/")):
+        return Path(workdir)
+    rest = rest or scheme.partition(":/")[2]  # as pathlib shortens it
+    raise UserError(
+        f"'{workdir}' is an address, and a workdir is a folder that all processes see. Mount the "
+        f"bucket (gcsfuse BUCKET /mnt/BUCKET; launch/tpu_pod.sh does) and type "
+        f"--workdir=/mnt/{rest}."
+    )
+
+
 def read_config(workdir: str | Path) -> ConfigDict:
     """The resolved config that a run left in its workdir.
 
     Raises:
         UserError: there is none.
     """
-    path = Path(workdir) / "config.json"
+    path = local(workdir) / "config.json"
     stages = Path(workdir) / "stages.json"
     if stages.exists():
         last = [name for name in json.loads(stages.read_text()) if not name.endswith("labels")][-1]
@@ -98,6 +124,44 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(part, path)
+
+
+# What a disk says when it cannot take what is written.
+_NO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
+
+
+@contextlib.contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Says in plain words that the disk did not take what was written, and what is still whole.
+
+    Raises:
+        WriteError: in place of an error that has one of the disk's reasons, also where a library
+            tells it as text.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = None if isinstance(error, UserError) else _disk_reason(error)
+        if reason is None:
+            raise
+        names = [p.name for p in (folder / "checkpoints").glob("*") if p.name.isdigit()]
+        whole = f"The last whole checkpoint is of step {max(map(int, names))}. " if names else ""
+        raise WriteError(
+            f"The disk did not take what the run wrote under {folder}: {reason}. {whole}When it "
+            "can be written again, type the same command: the run resumes."
+        ) from error
+
+
+def _disk_reason(error: BaseException | None) -> str | None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        for number in _NO_WRITE:
+            words = os.strerror(number)
+            if getattr(error, "errno", None) == number or words in str(error):
+                return words
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -2,7 +2,8 @@
 # A TPU slice of a GKE cluster, by xpk (pip install xpk).
 #
 #   CLUSTER=jssl ZONE=us-west4-a TYPE=v5litepod-256 bash launch/gke_xpk.sh cluster
-#   ... NAME=simclr IMAGE=python:3.11 gke_xpk.sh start --config=... --workdir=gs://BUCKET/simclr
+#   ... BUCKET=b gke_xpk.sh storage             the bucket, at /mnt/b of every job
+#   ... NAME=simclr IMAGE=python:3.11 gke_xpk.sh start --config=... --workdir=/mnt/b/simclr
 #   ... gke_xpk.sh status | stop | delete
 #
 # A worker that is preempted makes the job start again, RESTARTS times; the run then resumes.
@@ -19,7 +20,7 @@ where=(--cluster="$CLUSTER" --zone="$ZONE")
 [ -z "${PROJECT:-}" ] || where+=(--project="$PROJECT")
 
 start() {
-  [ $# -gt 0 ] || { echo "gke_xpk: start needs --config=... --workdir=gs://..." >&2; exit 2; }
+  [ $# -gt 0 ] || { echo "gke_xpk: start needs --config=... --workdir=/mnt/BUCKET/..." >&2; exit 2; }
   local words
   words=$(printf ' %q' "$@")
   xpk workload create --workload="$NAME" "${where[@]}" --tpu-type="$TYPE" --num-slices=1 \
@@ -33,6 +34,11 @@ cluster() {
   xpk cluster create "${where[@]}" --tpu-type="$TYPE" --num-slices=1 "$capacity"
 }
 
+storage() {
+  xpk storage attach "${BUCKET:?set BUCKET, such as BUCKET=b}" "${where[@]}" --type=gcsfuse \
+    --bucket="$BUCKET" --mount-point="/mnt/$BUCKET" --readonly=false --size=1 --auto-mount=true
+}
+
 status() { xpk workload list "${where[@]}"; }
 
 stop() { xpk workload delete --workload="$NAME" "${where[@]}" --force; }
@@ -41,12 +47,12 @@ delete() { xpk cluster delete "${where[@]}" --force; }
 
 action=${1:-}
 case $action in
-  cluster | start | status | stop | delete)
+  cluster | storage | start | status | stop | delete)
     shift
     "$action" "$@"
     ;;
   *)
-    echo "gke_xpk: expected cluster, start, status, stop or delete; found '$action'" >&2
+    echo "gke_xpk: expected cluster, storage, start, status, stop or delete; found '$action'" >&2
     exit 2
     ;;
 esac

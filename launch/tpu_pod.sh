@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # A TPU pod slice by queued resources: create, install, start on every worker, resume, delete.
 #
-#   NAME=simclr ZONE=us-west4-a TYPE=v5litepod-256 bash launch/tpu_pod.sh create
-#   ... tpu_pod.sh install                      the wheel, onto every worker
-#   ... tpu_pod.sh start --config=configs/simclr_imagenet.py --workdir=gs://BUCKET/simclr
+#   NAME=simclr ZONE=us-west4-a TYPE=v5litepod-256 BUCKET=b bash launch/tpu_pod.sh create
+#   ... tpu_pod.sh install                      the wheel onto every worker, the bucket at /mnt/b
+#   ... tpu_pod.sh start --config=configs/simclr_imagenet.py --workdir=/mnt/b/simclr
 #   ... tpu_pod.sh watch --config=... --workdir=...   the same, and again after each preemption
 #   ... tpu_pod.sh status | logs | stop | delete
 #
-# Settings: NAME ZONE TYPE as above; VERSION of the VM's image; PROJECT; SPOT=0 for on-demand;
-# REPO the checkout to install (this one); POLL seconds between two looks.
+# Settings: NAME ZONE TYPE as above; BUCKET that holds the workdirs, without one install mounts
+# nothing and the workdir must lie on another file system of all workers; VERSION of the VM's
+# image; PROJECT; SPOT=0 for on-demand; REPO the checkout to install (this one); POLL seconds
+# between two looks.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 NAME=${NAME:-jssl}
@@ -16,6 +18,7 @@ ZONE=${ZONE:?set ZONE, such as ZONE=us-west4-a}
 TYPE=${TYPE:-v5litepod-32}
 SPOT=${SPOT:-1}
 POLL=${POLL:-60}
+APT=https://packages.cloud.google.com/apt
 REPO=${REPO:-$root}
 case $TYPE in
   v5lite*) version=v2-alpha-tpuv5-lite ;;
@@ -65,13 +68,26 @@ install() {
     "$wheels"/*.whl "$REPO/configs" "$NAME:"
   rm -r "$wheels"
   on_all "python3 -m venv venv && venv/bin/pip install --quiet \"\$(ls jssl-*.whl)[tpu]\""
+  [ -z "${BUCKET:-}" ] || mount_bucket
+}
+
+# Cloud Storage FUSE from Google's own packages, then the bucket as a folder of every worker.
+mount_bucket() {
+  local at=/mnt/$BUCKET
+  on_all "set -e; command -v gcsfuse > /dev/null || {
+    curl -fsS $APT/doc/apt-key.gpg | sudo tee /usr/share/keyrings/cloud.google.asc > /dev/null
+    echo \"deb [signed-by=/usr/share/keyrings/cloud.google.asc] $APT gcsfuse-\$(lsb_release -cs) main\" |
+      sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null
+    sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse
+  }
+  mountpoint -q $at || { sudo mkdir -p $at && sudo chown \"\$USER\" $at && gcsfuse --implicit-dirs $BUCKET $at; }"
 }
 
 # The workers' words are quoted once more, because a shell on the worker reads them again.
 command_of() { printf 'venv/bin/jssl train --distributed'; printf ' %q' "$@"; }
 
 start() {
-  [ $# -gt 0 ] || { say "start needs the words of jssl train: --config=... --workdir=gs://..."; exit 2; }
+  [ $# -gt 0 ] || { say "start needs the words of jssl train: --config=... --workdir=/mnt/BUCKET/..."; exit 2; }
   on_all "set -o pipefail; $(command_of "$@") 2>&1 | tee -a jssl.log"
 }
 

@@ -1,12 +1,16 @@
 """What several test files need: the small config of a method, and batches of real tiles."""
 
+import contextlib
 import importlib.util
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 
-from jssl import experiment, parallel
+from jssl import checkpoint, experiment, parallel, workdir
 from jssl.data.photos import load
+from jssl.data.tfds_source import make_builder
 
 ROOT = Path(__file__).parents[1]
 SWEPT = (0, 31, 62, 93, 124, 777)  # where the batches of tiles start that the tests of methods use
@@ -86,3 +90,43 @@ def start(config, mode, *, steps=100):
         sweep = [tiles(config.batch_size, first) for first in SWEPT]
         state, _ = method.refresh(state, lambda: map(launcher.split, map(valid, sweep)))
     return launcher, method, state, launcher.compile_step(method.train_step)
+
+
+def stored_run(config, folder, images=None):
+    """The workdir of a run that was never trained: its first state with noise, as checkpoint 1.
+
+    Args:
+        config: of the run.
+        folder: the workdir.
+        images: uint8 [B,H,W,3]; of these the classifier's logits have mean 0, so that what it says
+            differs from one to another.
+    """
+    parts = experiment.build(config)
+    state, rng = experiment.init_state(parts), np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + np.float32(0.3) * rng.normal(size=x.shape), state.params)
+    state = state.replace(params=jax.tree.map(lambda x: x.astype(np.float32), params))
+    if images is not None:
+        mean = np.asarray(jax.jit(parts.method.embed)(state, images)[1]["logits"]).mean(axis=0)
+        params = jax.tree.map(lambda x: x - mean if x.shape == mean.shape else x, state.params)
+        state = state.replace(params=params)
+    saved = checkpoint.Checkpoints(workdir.open_workdir(folder, config), method=config.method)
+    with contextlib.closing(saved):
+        saved.save(1, state, {})
+        saved.wait()
+
+
+def write_tfds(name, folder, splits):
+    """Really prepares a data set of TFDS's own builder from examples that stand in for its own.
+
+    Args:
+        name: of the data set.
+        folder: where to.
+        splits: {split: examples}, of which only the features of the builder are kept.
+    """
+    builder = make_builder(name, str(folder))
+    generators = {
+        split: ((i, {k: x[k] for k in builder.info.features}) for i, x in enumerate(examples))
+        for split, examples in splits.items()
+    }
+    with mock.patch.object(type(builder), "_split_generators", lambda *_, **__: generators):
+        builder.download_and_prepare()

@@ -1,5 +1,7 @@
 """Checkpoints: exact, whole, refused when they are of something else, on any devices."""
 
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jssl import checkpoint
+from jssl import checkpoint, digests
 from jssl.errors import UserError
 from jssl.types import TrainState
 
@@ -98,4 +100,74 @@ def test_no_checkpoint_is_said(tmp_path):
     saved = checkpoint.Checkpoints(tmp_path, method="toy")
     with pytest.raises(UserError, match="No checkpoint in"):
         saved.restore(state_of(0))
+    saved.close()
+
+
+def files_of(folder, step):
+    place = folder / "checkpoints" / str(step)
+    return [p for p in sorted(place.rglob("*")) if p.is_file() and p.parent != place]
+
+
+def flip(path, place=0):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_sums_are_those_of_sha256sum_and_name_what_changed(folder):
+    place = folder / "checkpoints" / "3"
+    check = ["sha256sum", "--check", "--strict", "--quiet", digests.SUMS]
+    assert subprocess.run(check, cwd=place).returncode == 0
+    files = files_of(folder, 3)
+    assert {p.relative_to(place).parts[0] for p in files} == {"state", "data", "about"}
+    for path in files:
+        whole, name = path.read_bytes(), path.relative_to(place).as_posix()
+        flip(path, len(whole) // 2)
+        assert digests.damage(place) == [f"{name} is not as it was written"]
+        path.write_bytes(whole[:-1])
+        assert digests.damage(place) == [f"{name} is not as it was written"]
+        path.unlink()
+        assert digests.damage(place) == [f"{name} cannot be read: No such file or directory"]
+        path.write_bytes(whole)
+        assert digests.damage(place) == []
+    sums = place / digests.SUMS
+    lines = sums.read_text().splitlines(keepends=True)
+    sums.write_text("".join(lines[:-1]))  # cut between two lines
+    assert digests.damage(place) == [f"{lines[-1].split()[1]} has no sum"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(folder):
+    flip(max(files_of(folder, 3), key=lambda p: p.stat().st_size))
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged: state/.*Whole are.* step 2\."):
+        saved.restore(state_of(0))
+    step, (line,) = saved.newest_whole()
+    assert step == 2
+    assert line.startswith("the checkpoint of step 3 is damaged (state/")
+    assert line.endswith(f"moved to {folder}/damaged/3")
+    same(saved.restore(state_of(0), step)[0], state_of(2))
+    saved.save(3, state_of(3), {"next_step": 3})  # its place is free again
+    saved.wait()
+    assert saved.newest_whole() == (3, [])
+    same(saved.restore(state_of(0))[0], state_of(3))
+    saved.close()
+    assert (folder / "damaged" / "3" / "state").is_dir()
+
+
+def test_when_all_are_damaged_none_is_moved(folder):
+    for step in (2, 3):
+        flip(files_of(folder, step)[0])
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged:\n  step 3: about/"):
+        saved.newest_whole()
+    saved.close()
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["2", "3"]
+    assert not (folder / "damaged").exists()
+
+
+def test_a_checkpoint_of_before_there_were_sums_is_read(folder):
+    (folder / "checkpoints" / "3" / digests.SUMS).unlink()
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    assert saved.newest_whole() == (3, [])
+    same(saved.restore(state_of(0))[0], state_of(3))
     saved.close()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from helpers import ROOT, get_config, small_config
 from PIL import Image
 
 from jssl import experiment, workdir
-from jssl.errors import UserError
+from jssl.errors import UserError, WriteError
 from jssl.train import train
 
 PHOTOS = f"--config={ROOT}/configs/simclr_photos.py:smoke"
@@ -50,7 +51,7 @@ def test_without_words_the_commands_are_listed(tmp_path):
     for words in ([], ["--help"]):
         status, out, _ = jssl(*words, cwd=tmp_path)
         assert status == 0
-        for command in ("train", "evaluate", "embed", "report"):
+        for command in ("train", "evaluate", "embed", "export", "report"):
             assert f"jssl {command}" in out
 
 
@@ -100,10 +101,44 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     assert "Type --workdir=DIR" in message
 
 
+@pytest.mark.parametrize("address", ["gs://b/run", Path("gs://b/run"), "s3://b/run"])
+def test_a_workdir_that_is_an_address(address):
+    with pytest.raises(UserError, match="--workdir=/mnt/b/run"):
+        workdir.open_workdir(address, small_config("simclr"))
+    with pytest.raises(UserError, match="is an address"):
+        workdir.read_config(address)
+    assert not Path("gs:").exists()
+
+
+@pytest.mark.parametrize("told_as", ["an errno", "words"])
+def test_a_disk_that_takes_no_more_is_said_with_the_last_whole_step(tmp_path, told_as):
+    for name in ("20", "100", "120.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    message = rf"under {tmp_path}: No space left on device\. .* whole checkpoint is of step 100\."
+    with pytest.raises(WriteError, match=message), workdir.write_errors(tmp_path):
+        try:
+            if told_as == "words":
+                raise ValueError(
+                    "RESOURCE_EXHAUSTED: [OS error 28: ENOSPC No space left on device]"
+                )
+            with open("/dev/full", "w") as full:
+                full.write("x")
+        except (OSError, ValueError) as error:
+            raise RuntimeError("the writer ended") from error
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    for error in (UserError("No space left on device"), KeyError("x"), FileNotFoundError(2, "x")):
+        with pytest.raises(type(error)) as caught, workdir.write_errors(tmp_path):
+            raise error
+        assert caught.value is error
+
+
 def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
     config = small_config("simclr")
     workdir.open_workdir(tmp_path, config)
     config.launch, config.log.every_steps, config.max_steps = "jit", 7, 9  # these may change
+    config.data.on_error = "skip"  # and what a run that stopped at a picture is told to type
     workdir.open_workdir(tmp_path, config)
     config.optim.lr = 0.25
     config.simclr.temperature = 0.9

@@ -7,7 +7,7 @@ import optax
 import pytest
 from helpers import get_config, small_config
 
-from jssl import checkpoint, experiment, optim, transfer, workdir
+from jssl import checkpoint, experiment, judge, optim, transfer, workdir
 from jssl.errors import UserError
 from jssl.methods import supervised
 
@@ -126,6 +126,39 @@ def test_a_run_that_averages_its_weights_starts_with_the_average(tmp_path):
         leaves = [jax.tree.leaves(tree["encoder"])[0] for tree in (found, average, current)]
         np.testing.assert_array_equal(leaves[0], leaves[1])
         assert not np.array_equal(leaves[1], leaves[2])
+    # The untrained net beside its results is none that another run has trained; its name says so.
+    config.data.name = "photos"
+    assert judge.run_name(config) == "supervised on photos, after noisy_student"
+    parts = experiment.build(config)
+    untrained = experiment.init_state(parts, begin=False).params["encoder"]
+    born = jax.jit(lambda: experiment.first_state(config, parts.method, config.batch_size))()
+    for found, expected in zip(
+        jax.tree.leaves(untrained), jax.tree.leaves(born.params["encoder"]), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    started = jax.tree.leaves(experiment.init_state(parts).params["encoder"])[0]
+    np.testing.assert_array_equal(started, jax.tree.leaves(trained.average["encoder"])[0])
+
+
+def test_runs_of_a_table_are_told_apart():
+    config = small_config("supervised")
+    config.supervised.label_fraction = 0.1
+    assert judge.run_name(config) == "supervised on photos, 10 % labels, from scratch"
+    config = small_config("deit")
+    assert judge.run_name(config) == "deit on photos, hard distillation"
+    config.deit.distillation = "none"
+    assert judge.run_name(config) == "deit on photos, no teacher"
+
+
+def test_seeds_are_one_row_of_a_table_whatever_their_folders_and_the_untrained_another(tmp_path):
+    config, hashes = small_config("supervised"), []
+    for method, name in (("beit", "a"), ("beit", "b"), ("deit", "c")):
+        workdir.open_workdir(tmp_path / name, small_config(method))
+        config.supervised.init_from = str(tmp_path / name)
+        hashes.append(judge.run_hash(config))
+    config.supervised.init_from = ""
+    assert hashes[0] == hashes[1]
+    assert len({*hashes, judge.run_hash(config)}) == 3
 
 
 def test_an_encoder_that_does_not_fit_names_what_differs():

@@ -29,7 +29,7 @@ from jssl.augment._patches import (
     patch_grid,
 )
 from jssl.augment._pixels import denormalize, normalize, to_float
-from jssl.augment._policy import rand_augment
+from jssl.augment._policy import auto_augment, rand_augment
 from jssl.augment.masking import (
     blockwise_mask,
     exact_mask,
@@ -51,6 +51,7 @@ __all__ = [
     "adjust_saturation",
     "augment_patch",
     "augment_patches",
+    "auto_augment",
     "batch_modalities",
     "batch_views",
     "blockwise_mask",

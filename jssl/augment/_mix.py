@@ -147,8 +147,9 @@ def mix_batch(
     if group_size < 1 or B % group_size:
         raise UserError(
             f"Mixup and CutMix find their partners in groups of {group_size} images, but a device "
-            f"has {B}: expected whole groups. Type --config.deit.mix_groups=N, the number of "
-            "groups in the global batch, with a multiple of the devices that divides the batch."
+            f"has {B}: expected whole groups. Type --config.deit.mix_groups=N (supervised in place "
+            "of deit where that is the method), the number of groups in the global batch, with a "
+            "multiple of the devices that divides the batch."
         )
     numbers = jnp.asarray(first) // group_size + jnp.arange(B // group_size)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jssl.augment import _blur, _boxes, _color, _geometry, _policy
+from jssl.augment import _blur, _boxes, _color, _geometry, _operations, _policy
 from jssl.errors import UserError, nearest
 
 # Every option, with its value in SimCLR. A chance (`..._p`) is one number, or one for each view.
@@ -33,11 +33,15 @@ OPTIONS: dict[str, Any] = {
     "solarize_p": 0.0,
     "solarize_threshold": 0.5,
     "policy_ops": 0,  # operations of RandAugment, before the colour; see rand_augment
+    "policy_form": "tf",  # tf | timm | autoaugment (of two operations)
     "policy_magnitude": 10.0,
     "policy_contrast": "mean",  # mean | histogram
     "policy_lengths": "relative",  # relative | pixels
     "policy_translate": 100.0,
     "policy_cutout": 40.0,
+    "policy_chance": 0.5,  # of form timm, as the deviation of its magnitude
+    "policy_deviation": 0.5,
+    "policy_fill": (128, 128, 128),  # levels of what comes from outside
     "cutout_pad": 0,  # half side of a grey square cut out of every view, pixels; 0: none
 }
 _NO_COLOR = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
@@ -114,7 +118,8 @@ _WORDS = {
     "color": _color.SEMANTICS,
     "brightness": _color.BRIGHTNESS,
     "blur_padding": tuple(_blur.PADDINGS),
-    "policy_contrast": _policy.CONTRASTS,
+    "policy_contrast": _operations.CONTRASTS,
+    "policy_form": _policy.FORMS,
     "policy_lengths": _policy.LENGTHS,
 }
 
@@ -179,9 +184,20 @@ def resolve(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any]:
     for option in ("policy_ops", "cutout_pad", "crop_pad"):
         if not isinstance(o[option], int) or o[option] < 0:
             refuse(option, "a whole number, 0 or more")
-    for option in ("policy_magnitude", "policy_translate", "policy_cutout"):
-        if not o[option] >= 0:
-            refuse(option, "a number, 0 or more")
+    for option in ("magnitude", "translate", "cutout", "deviation"):
+        if not o[f"policy_{option}"] >= 0:
+            refuse(f"policy_{option}", "a number, 0 or more")
+    if not 0 <= o["policy_chance"] <= 1:
+        refuse("policy_chance", "a chance in [0, 1]")
+    fill = o["policy_fill"]
+    if (
+        not isinstance(fill, tuple | list)
+        or len(fill) != 3
+        or not 0 <= min(fill) <= max(fill) < 256
+    ):
+        refuse("policy_fill", "three levels in 0..255")
+    if o["policy_form"] == "autoaugment" and o["policy_ops"] not in (0, _policy.PAIR):
+        refuse("policy_ops", "2: AutoAugment has pairs of operations (or 0: none)")
     for option in CHANCES:
         chances = o[option] if isinstance(o[option], tuple | list) else [o[option]] * o["views"]
         numbers = all(isinstance(p, int | float) and 0 <= p <= 1 for p in chances)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jssl.augment import _blur, _boxes, _color, _geometry, _pixels, _policy
+from jssl.augment import _blur, _boxes, _color, _geometry, _operations, _pixels, _policy
 from jssl.augment.recipes import CHANCES, resolve
 from jssl.types import Array
 
@@ -126,7 +126,7 @@ class Views:
         return x
 
     def _policy(self, x: Array, draw: Draw) -> Array:
-        """RandAugment and the square cut out, of a picture [size,3,size]."""
+        """RandAugment or AutoAugment, and the square cut out, of a picture [size,3,size]."""
         o = self.options
         if not o["policy_ops"] and not o["cutout_pad"]:
             return x
@@ -134,8 +134,8 @@ class Views:
         x = x.swapaxes(0, 1)
         x = _policy.apply_policy(x, draw.policy, _policy.Policy(*settings))
         if o["cutout_pad"]:
-            fill = _policy.FILL / 255
-            x = _policy.cut_square(x, draw.places[:2], pad=o["cutout_pad"], fill=fill)
+            fill = tuple(level / 255 for level in o["policy_fill"])
+            x = _operations.cut_square(x, draw.places[:2], pad=o["cutout_pad"], fill=fill)
         return x.swapaxes(0, 1)
 
     def _jitter(self, planes: _color.Planes, draw: Draw) -> _color.Planes:

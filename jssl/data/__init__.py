@@ -3,6 +3,7 @@
 from jssl.data.build import DEFAULTS as DEFAULTS
 from jssl.data.build import eval_transform as eval_transform
 from jssl.data.build import has_split as has_split
+from jssl.data.build import is_tfds as is_tfds
 from jssl.data.build import make_source as make_source
 from jssl.data.build import train_transform as train_transform
 from jssl.data.crop import CentreCrop as CentreCrop
@@ -11,9 +12,12 @@ from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
+from jssl.data.landmarks import Landmarks as Landmarks
+from jssl.data.landmarks import read_landmarks as read_landmarks
 from jssl.data.listed import ListedSource as ListedSource
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
+from jssl.data.plain_pickle import read_plain_pickle as read_plain_pickle
 from jssl.data.scenes import SceneSource as SceneSource
 from jssl.data.scenes import arrays_source as arrays_source
 from jssl.data.scenes import synthetic_scenes as synthetic_scenes
@@ -27,3 +31,7 @@ from jssl.data.sweep import eval_batches as eval_batches
 from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource
 from jssl.data.uniform import uniform_over_clusters as uniform_over_clusters
+from jssl.data.video import read_video as read_video
+from jssl.data.voc import VocSource as VocSource
+from jssl.data.voc import voc_labels as voc_labels
+from jssl.data.voc import voc_missing as voc_missing

@@ -96,6 +96,16 @@ def make_source(config: Any, split: str) -> sources.Source:
     )
 
 
+def is_tfds(name: str) -> bool:
+    """Whether a data set of `config.data.name` is read through TFDS.
+
+    Example:
+        >>> is_tfds('imagenet2012'), is_tfds('photos')
+        (True, False)
+    """
+    return name not in ("photos", "digits", "arrays", "folder", *SYNTHETIC)
+
+
 def _subfolder(config: Any, split: str) -> str:
     return config[f"{split}_split"] or (config.train_split if split == "probe" else "")
 

@@ -1,6 +1,8 @@
 """One example, decoded and transformed; and the account of pictures that gave trouble."""
 
 import contextlib
+import re
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -79,12 +81,28 @@ def stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Within it, a `UserError` loses the note about tracebacks that grain appends to it."""
+    """Within it, errors are said as a user can read them.
+
+    Raises:
+        UserError: as it was, without the note about tracebacks that grain appends; or in place of
+            grain's error, a worker process that is gone.
+    """
     try:
         yield
     except UserError as error:
         error.__notes__ = []
         raise
+    except RuntimeError as error:
+        gone = re.search(r"Worker process was terminated .*exit code (-?\d+)", str(error))
+        if gone is None:
+            raise
+        code = int(gone[1])
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        raise UserError(
+            f"A worker process that reads data {how}. SIGKILL mostly means that the machine ran "
+            "out of memory: try a smaller --config.data.workers. The same command resumes from "
+            "the last checkpoint."
+        ) from None
 
 
 class Problems:

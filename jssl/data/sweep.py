@@ -44,7 +44,8 @@ class EvalBatches:
         # Equal shapes for every batch, so that the step compiles once.
         padding = self._size - len(examples)
         last = examples[-1] if examples else fetch(self._source, 0, self._transform, None)
-        blank = {**last, "label": np.int32(-1), "index": np.int32(-1), NOTES: ()}
+        none = np.full_like(last["label"], -1)
+        blank = {**last, "label": none, "index": np.int32(-1), NOTES: ()}
         batch = stack(examples + [blank] * padding)
         # A replacement stands for a picture that is left out: it is judged in its own place.
         batch["mask"] = batch["index"] == np.pad(wanted, (0, padding), constant_values=-2)

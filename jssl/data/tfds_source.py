@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jssl.data.decode import Picture
+from jssl.data.decode import Picture, PictureError
 from jssl.errors import UserError, nearest
 
 
@@ -49,7 +49,7 @@ CATALOGUE: dict[str, DataSet] = {
     "food101": DataSet("food101", 224, 101, test="validation"),
     "sun397": DataSet("sun397/standard-part1-120k", 224, 397),
     "cars": DataSet("cars196", 224, 196),
-    "voc2007": DataSet("voc/2007", 224, 0),  # any number of labels each, see `multi_labels`
+    "voc2007": DataSet("voc/2007", 224, 0),  # any number of labels each: `VocSource`
     "dtd": DataSet("dtd", 224, 47),
     "pets": DataSet("oxford_iiit_pet", 224, 37),
     "caltech101": DataSet("caltech101", 224, 102),
@@ -168,8 +168,8 @@ class TfdsSource:
         self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
         self._label = dataset.label if labelled else ""
         self._split = split
-        self._features = features
         self._info = f"{builder.info.full_name} {split}"
+        self._folder, self._prepare = builder.data_dir, prepare_command(name, data_dir)
         skip = _tfds().decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": skip})
         # (file, first, end) of every run of records: what another split of the set may share.
@@ -183,7 +183,7 @@ class TfdsSource:
 
     def encoded(self, index: int) -> dict[str, Any]:
         """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
-        record = self._records[int(index)]
+        record = self._record(int(index))
         file = record.get("file_name", record.get("id", ""))
         file = file.decode() if isinstance(file, bytes) else str(file)
         name = f"{self.name} {self._split} example {index}" + (f" ({file})" if file else "")
@@ -193,26 +193,42 @@ class TfdsSource:
             "index": np.int32(index),
         }
 
-    def multi_labels(self) -> np.ndarray:
-        """Which classes each picture of VOC shows: int32 [M,K] of 1, 0, and -1.
-
-        -1 where all objects of the class are difficult to see: VOC counts them neither way.
-
-        Raises:
-            UserError: a data set without the features labels and labels_no_difficult.
-        """
-        names = "labels", "labels_no_difficult"
-        if not all(name in self._features for name in names):
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._read(index)
+        except RuntimeError as error:
+            shard, first, end = self._shard_of(index)
+            what = str(error).splitlines()[0]
+        # One record is damaged, or the whole file: then its other end cannot be read either.
+        try:
+            self._read(first if index > first else end - 1)
+        except RuntimeError:
             raise UserError(
-                f"Data set '{self.name}' has the features {', '.join(self._features)}; expected "
-                f"{' and '.join(names)}, as voc2007 has them."
-            )
-        labels = np.zeros((len(self), self._features["labels"].num_classes), np.int32)
-        for i in range(len(self)):
-            record = self._records[i]
-            labels[i, np.asarray(record["labels"], int)] = -1
-            labels[i, np.asarray(record["labels_no_difficult"], int)] = 1
-        return labels
+                f"Shard '{Path(self._folder) / shard}' of data set '{self.name}' cannot be read: "
+                f"{what}. It is cut short, damaged or gone; expected records {first} to {end - 1} "
+                f"of '{self._split}' in it. Copy it again, or delete the folder and type "
+                f"{self._prepare}"
+            ) from None
+        raise PictureError(
+            f"Picture '{self.name} {self._split} example {index}' cannot be read from shard "
+            f"'{shard}': {what}."
+        )
+
+    def _read(self, index: int) -> dict[str, Any]:
+        record = self._records[index]
+        if record["image"] is None:  # so reads a file that was cut right after its first block
+            raise RuntimeError("the record is empty")
+        return record
+
+    def _shard_of(self, index: int) -> tuple[str, int, int]:
+        """The file of an example, and which examples are in it: [first, end)."""
+        first = 0
+        for file, start, stop in self.ranges:
+            end = first + stop - start
+            if index < end:
+                return file, first, end
+            first = end
+        raise IndexError(index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.encoded(index)

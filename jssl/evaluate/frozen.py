@@ -19,7 +19,7 @@ from jssl.errors import UserError
 from jssl.evaluate import presets
 from jssl.evaluate._arrays import check_examples
 from jssl.evaluate.embed import BACKBONE, backbone_hash, embed_source, select_feature
-from jssl.evaluate.linear import LinearHead, count_right, sgd, sgd_step
+from jssl.evaluate.linear import LinearHead, count_right, sgd_step
 from jssl.parallel import AXIS_NAME
 from jssl.types import Array, PyTree
 
@@ -135,7 +135,7 @@ def evaluate_linear(
     _check_eval_mode(embed, placed, test_source, test_transform)
 
     views = augment.make_views("crop_flip", size=size, host_crop=host_crop, **dict(chosen.crop))
-    tx = sgd(momentum=chosen.momentum, nesterov=chosen.nesterov, weight_decay=chosen.weight_decay)
+    tx = presets.direction(chosen)
 
     def step_fn(head, opt_state, state, batch, key, step, rate):
         key = jax.random.fold_in(key, step)

@@ -68,6 +68,7 @@ def layer_rows(
     test_transform: Callable | None = None,
     epochs: int = 100,
     seed: int = 0,
+    pooling: str = "maps as means over places",
 ) -> list[dict[str, Any]]:
     """Fits a linear classifier to the frozen features of every layer.
 
@@ -80,6 +81,7 @@ def layer_rows(
         train_transform, test_transform: on the host, as for evaluation.
         epochs: of `fit_linear`.
         seed: of the held-out examples and of `fit_linear`.
+        pooling: in words, what the layers are; maps that `embed_fn` still gives are averaged.
 
     Returns:
         A row a layer, of the form of `jssl.evaluate.probe_rows`, each with `validation_top1`, of a
@@ -120,14 +122,14 @@ def layer_rows(
         chosen = top1(x[kept], labels[kept], x[held], labels[held])["top1"]
         scores = top1(x, labels, other, test_labels)
         rows.append({"layer": name, "validation_top1": chosen, "scores": scores, "dim": x.shape[1]})
-    return _marked(rows, epochs, len(labels), len(test_labels), test_source.name)
+    protocol = linear_protocol(
+        epochs=epochs, bank=len(labels), queries=len(test_labels), name=test_source.name
+    )
+    return _marked(rows, f"{protocol}, {pooling}")
 
 
-def _marked(
-    rows: Sequence[dict[str, Any]], epochs: int, bank: int, queries: int, name: str
-) -> list[dict[str, Any]]:
+def _marked(rows: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
     best = int(np.argmax([row["validation_top1"] for row in rows]))
-    protocol = linear_protocol(epochs=epochs, bank=bank, queries=queries, name=name)
     found = []
     for i, row in enumerate(rows):
         words = protocol

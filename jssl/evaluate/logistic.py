@@ -203,7 +203,7 @@ def _walk(x, mean, spectrum, axes, labels, grid, tolerance, *, num_classes, max_
         w, memory, previous = carry
         z = logits(w)
         residual, spread = residual_of(z)
-        memory = memory._replace(y=memory.y + (lam - previous) * penalised[None] * memory.s)
+        memory = _shifted(memory, lam - previous, penalised)
         curvature = jnp.maximum(spread, 1e-6)
 
         def precondition(g: Array) -> Array:
@@ -286,6 +286,11 @@ def _two_loops(g: Array, memory: _Memory, precondition: Any) -> Array:
 
     q, alphas = jax.lax.scan(back, g, (slots, rho))
     return jax.lax.scan(forth, precondition(q), (slots, rho, alphas), reverse=True)[0]
+
+
+def _shifted(memory: _Memory, change: Array, penalised: Array) -> _Memory:
+    """The pairs of the objective whose lambda is larger by `change`: y + change s, bias apart."""
+    return memory._replace(y=memory.y + change * penalised[None] * memory.s)
 
 
 def _remember(memory: _Memory, s: Array, y: Array) -> _Memory:

@@ -48,6 +48,8 @@ def retrieval_map(
     similarity: np.ndarray,
     positives: Sequence[Sequence[int]],
     junk: Sequence[Sequence[int]] | None = None,
+    *,
+    num_positive: Sequence[int] | None = None,
 ) -> tuple[float, np.ndarray]:
     """Mean average precision of queries on a database, as Oxford5k and Paris6k define it.
 
@@ -60,6 +62,8 @@ def retrieval_map(
             equal ones rank in the database's order.
         positives: for each query, the columns of its positives.
         junk: for each query, the columns of its junk, or None.
+        num_positive: for each query, how many positives its ground truth lists, where the database
+            lacks some: they count as never found, as in `compute_ap`. None: those of `positives`.
 
     Returns:
         The mean over the queries that have positives, and float64 [Q], the average precision of
@@ -90,7 +94,8 @@ def retrieval_map(
     if np.any(np.isnan(similarity)):
         raise ValueError("retrieval_map found similarities that are not a number.")
     each = []
-    for row, good, bad in zip(similarity, positives, junk, strict=True):
+    counts = [len({*good}) for good in positives] if num_positive is None else num_positive
+    for row, good, bad, count in zip(similarity, positives, junk, counts, strict=True):
         good, bad = {int(i) for i in good}, {int(i) for i in bad}
         outside = [i for i in good | bad if not 0 <= i < len(row)]
         if outside or good & bad:
@@ -101,7 +106,7 @@ def retrieval_map(
         order = np.argsort(-row, kind="stable")
         order = order[~np.isin(order, list(bad))]
         ranks = np.flatnonzero(np.isin(order, list(good)))
-        each.append(trapezoid_ap(ranks, num_positive=len(good)) if good else np.nan)
+        each.append(trapezoid_ap(ranks, num_positive=count) if count else np.nan)
     if np.all(np.isnan(each)):
         raise ValueError("retrieval_map expects a query with positives, found none.")
     return float(np.nanmean(each)), np.array(each)
@@ -140,16 +145,27 @@ def revisited_map(
         Radenovic et al., Revisiting Oxford and Paris, CVPR 2018,
         https://arxiv.org/abs/1803.11285, section 3.3.
     """
-    both = _joined(easy, hard)
-    roles = {
-        "easy": (easy, _joined(junk, hard)),
-        "medium": (both, junk),
-        "hard": (hard, _joined(junk, easy)),
-    }
+    roles = revisited_roles(easy, hard, junk)
     return {
         name: retrieval_map(similarity, positives, left_out)[0]
         for name, (positives, left_out) in roles.items()
         if any(len(p) for p in positives) or name == "medium"
+    }
+
+
+def revisited_roles(
+    easy: Sequence[Sequence[int]], hard: Sequence[Sequence[int]], junk: Sequence[Sequence[int]]
+) -> dict[str, tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]]:
+    """What counts as positive and what is left out at each difficulty, see `revisited_map`.
+
+    Example:
+        >>> revisited_roles(easy=[[1]], hard=[[3]], junk=[[0]])["medium"]
+        ([[1, 3]], [[0]])
+    """
+    return {
+        "easy": (easy, _joined(junk, hard)),
+        "medium": (_joined(easy, hard), junk),
+        "hard": (hard, _joined(junk, easy)),
     }
 
 

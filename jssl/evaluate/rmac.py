@@ -117,23 +117,50 @@ def fit_whitening(regions: Iterable[Array], *, dim: int, floor: float = 1e-5) ->
         DeepCluster's eval_retrieval.py, which leaves out the division by M - 1: the unit length
         after it hides the difference.
     """
-    count, total, squares = 0, 0.0, 0.0
+    moments = RegionMoments()
     for batch in regions:
-        if np.ndim(batch) != 3 or (count and batch.shape[2] != len(total)):
-            raise ValueError(f"fit_whitening expects regions [B,R,C], found {np.shape(batch)}.")
-        x = np.asarray(batch, np.float64).reshape(-1, batch.shape[2])
-        count, total, squares = count + len(x), total + x.sum(axis=0), squares + x.T @ x
-    if count < 2:
-        raise ValueError(f"fit_whitening expects at least two regions, found {count}.")
-    if not 1 <= dim <= len(total):
-        raise ValueError(f"fit_whitening expects dim between 1 and {len(total)}, found {dim}.")
-    mean = total / count
-    # Unit vectors in float64: the mean takes no digits that matter.
-    variances, directions = np.linalg.eigh((squares - count * np.outer(mean, mean)) / (count - 1))
-    variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
-    raised = np.maximum(variances, floor * variances[0])
-    arrays = mean, directions / np.sqrt(raised), raised
-    return pca_lib.PCA(*(jnp.asarray(array, jnp.float32) for array in arrays))
+        moments.add(batch)
+    return moments.whitening(dim=dim, floor=floor)
+
+
+class RegionMoments:
+    """What `fit_whitening` keeps of the regions, for one who meets those of two networks in turn.
+
+    Example:
+        >>> moments = RegionMoments()
+        >>> moments.add(np.array([[[2.0, 0.0], [-2.0, 0.0]], [[0.0, 1.0], [0.0, -1.0]]]))
+        >>> moments.whitening(dim=1).variances.shape, moments.count
+        ((1,), 4)
+    """
+
+    def __init__(self) -> None:
+        self.count, self.total, self.squares = 0, np.zeros(0), np.zeros((0, 0))
+
+    def add(self, regions: Array) -> None:
+        """Takes in regions [B,R,C] of `region_max`."""
+        if np.ndim(regions) != 3 or (self.count and regions.shape[2] != len(self.total)):
+            raise ValueError(f"fit_whitening expects regions [B,R,C], found {np.shape(regions)}.")
+        x = np.asarray(regions, np.float64).reshape(-1, regions.shape[2])
+        if not self.count:
+            self.total, self.squares = 0.0, 0.0
+        self.count, self.total = self.count + len(x), self.total + x.sum(axis=0)
+        self.squares = self.squares + x.T @ x
+
+    def whitening(self, *, dim: int, floor: float = 1e-5) -> pca_lib.PCA:
+        """As `fit_whitening`."""
+        count, total, squares = self.count, self.total, self.squares
+        if count < 2:
+            raise ValueError(f"fit_whitening expects at least two regions, found {count}.")
+        if not 1 <= dim <= len(total):
+            raise ValueError(f"fit_whitening expects dim between 1 and {len(total)}, found {dim}.")
+        mean = total / count
+        # Unit vectors in float64: the mean takes no digits that matter.
+        covariance = (squares - count * np.outer(mean, mean)) / (count - 1)
+        variances, directions = np.linalg.eigh(covariance)
+        variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
+        raised = np.maximum(variances, floor * variances[0])
+        arrays = mean, directions / np.sqrt(raised), raised
+        return pca_lib.PCA(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
 def rmac_vectors(

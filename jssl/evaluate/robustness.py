@@ -139,11 +139,21 @@ def flip_rate(predictions: np.ndarray, *, noise: bool, difficulty: int = 1) -> f
     Reference:
         Hendrycks and Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261, section 4.3.
     """
+    return float(np.mean(sequence_flips(predictions, noise=noise, difficulty=difficulty)))
+
+
+def sequence_flips(predictions: np.ndarray, *, noise: bool, difficulty: int = 1) -> np.ndarray:
+    """`flip_rate` of each sequence: float64 [S].
+
+    Example:
+        >>> sequence_flips(np.array([[0, 1, 1], [2, 2, 2]]), noise=False)
+        array([0.5, 0. ])
+    """
     predictions = np.asarray(predictions)
     if predictions.ndim != 2:
         raise ValueError(f"flip_rate expects predictions [S,T], found {predictions.shape}.")
     before, after = _transitions("flip_rate", predictions, noise, difficulty)
-    return float(np.mean(before != after))
+    return np.mean(before != after, axis=1)
 
 
 def top5_distance(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> float:
@@ -173,6 +183,17 @@ def top5_distance(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> fl
     Reference:
         Hendrycks and Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261, section 4.3.
     """
+    return float(np.mean(sequence_distances(logits, noise=noise, difficulty=difficulty)))
+
+
+def sequence_distances(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> np.ndarray:
+    """`top5_distance` of each sequence: float64 [S].
+
+    Example:
+        >>> still, swapped = [9, 8, 7, 6, 5, 4, 3], [8, 9, 7, 6, 5, 4, 3]
+        >>> sequence_distances(np.array([[still, still], [still, swapped]]), noise=False)
+        array([0., 2.])
+    """
     logits = np.asarray(logits)
     if logits.ndim != 3 or logits.shape[2] < 6:
         raise ValueError(f"top5_distance expects logits [S,T,K] with K > 5, found {logits.shape}.")
@@ -181,7 +202,7 @@ def top5_distance(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> fl
     best, _ = _transitions("top5_distance", order[..., :5], noise, difficulty)
     _, later = _transitions("top5_distance", ranks, noise, difficulty)
     sigma = np.take_along_axis(later, np.broadcast_to(best, (*later.shape[:2], 5)), axis=2)
-    return float(np.mean(np.sum(np.abs(np.minimum(sigma, 5) - np.arange(5)), axis=2)))
+    return np.mean(np.sum(np.abs(np.minimum(sigma, 5) - np.arange(5)), axis=2), axis=1)
 
 
 def mfr(flip_rates: Mapping[str, float]) -> float:

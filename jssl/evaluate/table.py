@@ -265,13 +265,16 @@ def linear_row(record: Mapping[str, Any], *, kind: str = "trained") -> dict[str,
     return _row("linear", record["protocol"], {kind: found})
 
 
-def classifier_row(logits: np.ndarray, labels: np.ndarray, *, name: str) -> dict[str, Any]:
+def classifier_row(
+    logits: np.ndarray, labels: np.ndarray, *, name: str, how: str = ""
+) -> dict[str, Any]:
     """A row of what a network's own classifier says, without a probe.
 
     Args:
         logits: float [M,K] of the test split.
         labels: int [M].
         name: of the data set.
+        how: more words, such as of the crop.
 
     Returns:
         A row of the same form; its number also has `mean_per_class`.
@@ -285,6 +288,7 @@ def classifier_row(logits: np.ndarray, labels: np.ndarray, *, name: str) -> dict
     scores = {"top1": correct / len(labels), "correct": correct, "count": len(labels)}
     scores["mean_per_class"] = mean_per_class(np.argmax(logits, axis=1), labels)
     protocol = f"own classifier, {len(labels):,} test examples of {name}"
+    protocol += f", {how}" if how else ""
     found = number(scores, "trained logits", logits.shape[1], protocol)
     return _row("own classifier", protocol, {"trained": found})
 

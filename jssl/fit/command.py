@@ -186,5 +186,6 @@ def _slug(text: str) -> str:
 
 
 def load(folder: str | Path) -> list[dict[str, Any]]:
-    """The records in a folder, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    """The records of this command in a folder, in the order of their names."""
+    found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    return [record for record in found if "topology" in record]

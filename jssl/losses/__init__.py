@@ -11,6 +11,7 @@ from jssl.losses.cmc import nce_softmax as nce_softmax
 from jssl.losses.cmc import view_pairs as view_pairs
 from jssl.losses.contrastive import nt_xent as nt_xent
 from jssl.losses.contrastive import nt_xent_with_top1 as nt_xent_with_top1
+from jssl.losses.cpc import directions_info_nce as directions_info_nce
 from jssl.losses.cpc import patch_info_nce as patch_info_nce
 from jssl.losses.cpc import patch_info_nce_with_top1 as patch_info_nce_with_top1
 from jssl.losses.cpc import patch_labels as patch_labels
@@ -32,6 +33,7 @@ from jssl.losses.regression import symmetric_regression as symmetric_regression
 
 __all__ = [
     "cross_entropy",
+    "directions_info_nce",
     "hard_distillation",
     "in_batch_scores",
     "info_nce",

@@ -148,3 +148,53 @@ def patch_info_nce_with_top1(
     loss = cross_entropy(logits, labels).reshape(B, -1)
     top1 = top_k_correct(logits, labels, k=1).astype(jnp.float32).reshape(B, -1)
     return jnp.mean(loss, axis=1), jnp.mean(top1, axis=1)
+
+
+def directions_info_nce(
+    found: dict[str, tuple[dict[int, Array], Array]],
+    *,
+    scale: float = 0.1,
+    groups: int = 1,
+    axis_name: str | None = None,
+) -> tuple[Array, Array]:
+    """CPC's loss: the sum over the offsets of each direction, the mean over the directions.
+
+    The paper's listing is one direction: within it the offsets are summed, each the cross entropy
+    of its predictions (the mean, as everywhere, though the listing does not say), and a range from
+    `steps_to_ignore` to `steps_to_predict` is the offsets one larger. How directions are weighed
+    against each other it does not say; here they count alike, so that chance is ln(N h w) for each
+    offset however many there are.
+
+    Args:
+        found: of each direction {offset: predictions [B,h-offset,w,d]} and targets [B,h,w,d],
+            turned so that it goes down.
+        scale: of the predictions.
+        groups: see `patch_info_nce`.
+        axis_name: the batch axis, or None on one device.
+
+    Returns:
+        float32 [] loss in nats, float32 [] top-1 in [0, 1]: means over this device's images.
+
+    Raises:
+        ValueError: as `patch_info_nce`, and no direction at all.
+
+    Example:
+        >>> p, t = {1: jnp.zeros((2, 2, 3, 4)), 2: jnp.zeros((2, 1, 3, 4))}, jnp.ones((2, 3, 3, 4))
+        >>> loss, _ = directions_info_nce({'down': (p, t), 'up': (p, t)})
+        >>> print(f'{loss:.4f}')  # 2 ln 18
+        5.7807
+
+    Reference:
+        Hénaff et al., ICML 2020, https://arxiv.org/abs/1905.09272, appendix.
+    """
+    if not found:
+        raise ValueError("CPC's loss of no direction: expected at least one.")
+    scores = [
+        patch_info_nce_with_top1(
+            p, targets, offset=offset, scale=scale, groups=groups, axis_name=axis_name
+        )
+        for predictions, targets in found.values()
+        for offset, p in predictions.items()
+    ]
+    loss = sum(jnp.mean(loss) for loss, _ in scores) / len(found)
+    return loss, sum(jnp.mean(top1) for _, top1 in scores) / len(scores)

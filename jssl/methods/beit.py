@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 800.0,
         "model": {"name": "vit_base", **OFFICIAL["beit"]},
         "augment": {"name": "beit", "size": 224, "normalize": "half"},
-        "optim": {**_OPTIM, "lr": 1.5e-3, "warmup_epochs": 10.0},
+        "optim": {**_OPTIM, "lr": 1.5e-3, "end_lr": 1e-5, "warmup_epochs": 10.0},
     },
     "small": {  # ours, for tiles of 32 px and a tokenizer of 4 px
         "batch_size": 32,

@@ -273,15 +273,9 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
 
         def loss_fn(params: PyTree) -> tuple[Array, Array]:
             found, _ = net.apply({"params": params}, patches, train=True)
-            scores = [
-                losses.patch_info_nce_with_top1(
-                    p, targets, offset=k, scale=s.scale, groups=groups, axis_name=axis_name
-                )
-                for predictions, targets in found.values()
-                for k, p in predictions.items()
-            ]
-            loss = sum(jnp.mean(loss) for loss, _ in scores) / len(found)
-            return loss, sum(jnp.mean(top1) for _, top1 in scores) / len(scores)
+            return losses.directions_info_nce(
+                found, scale=s.scale, groups=groups, axis_name=axis_name
+            )
 
         (loss, top1), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
         new = apply_gradients(state, grads, {}, tx, average=state.average)

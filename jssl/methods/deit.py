@@ -28,10 +28,11 @@ import optax
 from ml_collections import ConfigDict
 
 from jssl import augment, experiment, losses, models, transfer, workdir
-from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean
+from jssl.collectives import mean_value_and_grad, pmean
 from jssl.data.pipeline import repeated, shuffled
 from jssl.errors import UserError, nearest
 from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.methods._mixed import CROP, IMAGENET_FILL, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.optim import TRANSFORMER
 from jssl.state import ema
@@ -62,10 +63,8 @@ DEFAULTS: dict[str, Any] = {
 
 _OPTIM = {"name": "adamw", "lr": 2.5e-4, "lr_scaling": "linear", "schedule": "cosine",
           "warmup_epochs": 5.0, "weight_decay": 0.05, "rules": TRANSFORMER}  # fmt: skip
-_CROP = {"sampler": "torchvision", "antialias": True}
-# Two operations of the TensorFlow form, always applied, where the paper has timm's
-# rand-m9-mstd0.5-inc1: each with chance 1/2, of a magnitude around 9.
-_RAND = {"policy_ops": 2, "policy_magnitude": 9.0}
+# By epochs and one behind, from 1e-6 and to 1e-5, whatever the batch: see `jssl.optim`.
+OFFICIAL_SCHEDULE = {"schedule": "cosine_epochs", "start_lr": 1e-6, "end_lr": 1e-5}
 PRESETS: dict[str, dict[str, Any]] = {
     "imagenet": {
         "batch_size": 1024,
@@ -75,15 +74,15 @@ PRESETS: dict[str, dict[str, Any]] = {
             "name": "crop_flip",
             "size": 224,
             "normalize": "imagenet",
-            "options": {**_CROP, **_RAND},
+            "options": {**CROP, **RAND_AUGMENT, "policy_fill": IMAGENET_FILL},
         },
-        "optim": _OPTIM,  # 5e-4 B / 512
+        "optim": {**_OPTIM, **OFFICIAL_SCHEDULE},  # 5e-4 B / 512
     },
     "small": {  # ours, for a data set of tiles
         "batch_size": 64,
         "epochs": 30.0,
         "model": {"name": "vit_tiny", "width": 0.5, "depth": 4, "patch_size": 4},
-        "augment": {"name": "crop_flip", "size": 32, "normalize": "none", "options": _CROP},
+        "augment": {"name": "crop_flip", "size": 32, "normalize": "none", "options": CROP},
         "optim": {**_OPTIM, "lr": 1e-3, "lr_scaling": "none", "warmup_epochs": 2.0},
         "deit": {"repeated_augmentation": 1},
     },
@@ -128,6 +127,12 @@ def make_net(config: ConfigDict, axis_name: str | None) -> Net:
 
     encoder = models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype))
     return Net(encoder, head(), head() if config.model.distillation_token else None)
+
+
+def describe(config: ConfigDict) -> str:
+    """What tells the runs of a table apart: from whom the student learns."""
+    kind = config.deit.distillation
+    return ", no teacher" if kind == "none" else f", {kind} distillation"
 
 
 def resolve(config: ConfigDict) -> None:
@@ -230,34 +235,9 @@ def make_teacher(config: ConfigDict) -> tuple[Method, ConfigDict] | None:
 
 
 def make_inputs(config: ConfigDict, axis_name: str | None) -> Any:
-    """The function `(key, batch) -> (x, targets)` of a step: cropped, normalised, erased, mixed."""
-    settings, K = config.deit, config.deit.num_classes
-    views, prepare = input_functions(config)
-
-    def inputs(key: Array, batch: Batch) -> tuple[Array, Array]:
-        """What both networks see, normalised, and the soft targets of the step."""
-        crop_key, erase_key, mix_key = jax.random.split(key, 3)
-        B = len(batch["image"])
-        first = global_index(B, axis_name)
-        x = prepare(views(crop_key, batch["image"], first)[0])
-        if settings.erasing_p:
-            keys = jax.vmap(lambda i: jax.random.fold_in(erase_key, i))(first + jnp.arange(B))
-            x = jax.vmap(lambda k, v: augment.random_erasing(k, v, p=settings.erasing_p))(keys, x)
-        smoothing = settings.label_smoothing
-        targets = (1 - smoothing) * jax.nn.one_hot(batch["label"], K) + smoothing / K
-        if not settings.mixup_alpha and not settings.cutmix_alpha:
-            return x, targets
-        return augment.mix_batch(
-            mix_key,
-            x,
-            targets,
-            group_size=B * axis_size(axis_name) // settings.mix_groups,
-            first=first,
-            mixup_alpha=settings.mixup_alpha,
-            cutmix_alpha=settings.cutmix_alpha,
-        )
-
-    return inputs
+    """The function `(key, batch) -> (x, targets)` of a step; both networks see x."""
+    inputs = mixed_inputs(config, config.deit, axis_name)
+    return lambda key, batch: inputs(jax.random.split(key, 3), batch)
 
 
 def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:

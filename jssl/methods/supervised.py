@@ -4,9 +4,11 @@ He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, trained as the bag of tr
 2019, https://arxiv.org/abs/1812.01187) does: SGD with Nesterov momentum, warm-up and cosine.
 
 With `init_from` it is fine-tuning: the encoder begins as that of another run's checkpoint, and for
-a ViT deeper layers may move less (`layer_decay`), as BEiT's official code has it.
+a ViT deeper layers may move less (`layer_decay`), as BEiT's official code has it. Random erasing,
+Mixup and CutMix are DeiT's (jssl/methods/_mixed.py), and off by default.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -15,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import losses, models, semi, transfer
-from jssl.collectives import global_index, mean_value_and_grad, pmean
+from jssl import losses, models, semi, transfer, workdir
+from jssl.collectives import mean_value_and_grad, pmean
 from jssl.evaluate.efficient import label_subset
 from jssl.evaluate.transfer_sets import split_validation
 from jssl.methods._common import (
@@ -25,6 +27,7 @@ from jssl.methods._common import (
     first_state,
     input_functions,
 )
+from jssl.methods._mixed import CROP, OFF, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.models.vit import OFFICIAL
 from jssl.optim import TRANSFORMER, scale_by_layer, scale_by_name
@@ -36,7 +39,7 @@ CLASSIFIER = True  # its own: the table at the end judges it too
 
 DEFAULTS: dict[str, Any] = {
     "num_classes": 0,  # 0: as many as the data set has
-    "label_smoothing": 0.0,
+    **OFF,
     "label_fraction": 1.0,  # share of every class that is trained and probed with
     "init_from": "",  # workdir of a run whose encoder this one begins with
     "head_lr": 1.0,  # the classifier learns at so many times the rate
@@ -62,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": {"name": "crop_flip", "size": 32, "normalize": "cifar10"},
         "optim": {**_OPTIM, "weight_decay": 5e-4},
     },
-    "beit": {  # fine-tuning of BEiT-B, but for RandAugment, Mixup, CutMix and random erasing
+    "beit": {  # fine-tuning of BEiT-B, but for what `beit_imagenet` adds
         "batch_size": 1024,
         "epochs": 100.0,
         "model": {"name": "vit_base", **OFFICIAL["beit_finetune"]},
@@ -77,6 +80,18 @@ PRESETS: dict[str, dict[str, Any]] = {
             "rules": TRANSFORMER,
         },
         "supervised": {"label_smoothing": 0.1, "layer_decay": 0.65},
+    },
+}
+# The official code's fine-tuning of a network that has seen no labels yet: DeiT's augmentation.
+PRESETS["beit_imagenet"] = {
+    **PRESETS["beit"],
+    "augment": {**PRESETS["beit"]["augment"], "options": {**CROP, **RAND_AUGMENT}},
+    "optim": {**PRESETS["beit"]["optim"], "end_lr": 1e-6},
+    "supervised": {
+        **PRESETS["beit"]["supervised"],
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "erasing_p": 0.25,
     },
 }
 
@@ -134,6 +149,15 @@ def begin(config: Any, state: State) -> State:
     return transfer.start_from(config, state, folder) if folder else state
 
 
+def describe(config: Any) -> str:
+    """What tells the runs of a table apart: the share of the labels, and where it began."""
+    s = config.supervised
+    share = f", {100 * s.label_fraction:g} % labels" if s.label_fraction < 1 else ""
+    if s.init_from:
+        return f"{share}, after {workdir.read_config(s.init_from).method}"
+    return f"{share}, from scratch" if share else ""
+
+
 def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
     """Makes the pure functions of supervised training.
 
@@ -144,8 +168,11 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
 
     Returns:
         A `Method`; its step logs `loss` (cross entropy, nats), `train_top1` in [0, 1] on the
-        augmented images, and `grad_norm`. `embed` names the `logits` among its intermediates.
+        augmented images against the unmixed label, and `grad_norm`. `embed` names the `logits`
+        among its intermediates.
     """
+    # a workdir of before may lack some
+    settings = SimpleNamespace(**{**DEFAULTS, **config.supervised})
     net = make_net(config, axis_name)
     decay = config.supervised.layer_decay
     if decay != 1:
@@ -153,6 +180,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     if config.supervised.head_lr != 1:
         tx = optax.chain(tx, scale_by_name("^classifier/", factor=config.supervised.head_lr))
     views, prepare = input_functions(config)
+    inputs = mixed_inputs(config, settings, axis_name)
 
     def init(key: Array, batch: Batch) -> State:
         images = views(key, batch["image"], jnp.int32(0))[0]
@@ -161,18 +189,16 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        first = global_index(len(batch["image"]), axis_name)
-        x = prepare(views(key, batch["image"], first)[0])
-        rngs = {"stochastic_depth": jax.random.fold_in(key, 2**31 - 1)}  # no image's key
+        drop_key, erase_key, mix_key = (jax.random.fold_in(key, 2**31 - i) for i in (1, 2, 3))
+        rngs = {"stochastic_depth": drop_key}  # none of these is an image's key
+        x, targets = inputs((key, erase_key, mix_key), batch)
 
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, _, _), updated = net.apply(
                 variables, x, train=True, rngs=rngs, mutable=["batch_stats"]
             )
-            loss = losses.cross_entropy(
-                logits, batch["label"], label_smoothing=config.supervised.label_smoothing
-            )
+            loss = losses.cross_entropy(logits, targets)
             top1 = losses.top_k_correct(logits, batch["label"], k=1)
             return jnp.mean(loss), (updated.get("batch_stats", {}), jnp.mean(top1))
 

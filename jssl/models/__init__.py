@@ -83,7 +83,7 @@ _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
         for name in REGNET_SIZES
     },
     **{
-        name: (functools.partial(make_vit, name), ("width", "stochastic_depth", *_VIT))
+        name: (functools.partial(make_vit, name), ("width", "stochastic_depth", "dropout", *_VIT))
         for name in VIT_SIZES
     },
 }

@@ -12,6 +12,7 @@ MoCo v3: Chen et al., ICCV 2021, https://arxiv.org/abs/2104.02057: fixed sin-cos
          random patch embedding that is never trained.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.errors import UserError, nearest
-from jssl.models.noise import row_numbers, stochastic_depth
+from jssl.models.noise import dropout, row_numbers, stochastic_depth
 from jssl.models.position import relative_position_index, sincos_position_embedding, table_length
 from jssl.models.vit_init import INITS, Init, kernel_init, patch_inits, token_init
 from jssl.types import Array
@@ -72,6 +73,18 @@ _WORDS = {
 }
 _EPSILON = 1e-6  # of every layer normalisation
 _MLP_RATIO = 4
+_DROPOUT = 2**31 - 1  # folded into the key of stochastic depth; the number of no branch
+
+
+Drop = Callable[[Array, int], Array]
+
+
+def dropped(key: Array | None, x: Array, rate: float, rows: Any, place: int) -> Array:
+    """Dropout at a place of the network, of which each has its own number; none without a key."""
+    if key is None or rate == 0:
+        return x
+    key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), place)
+    return dropout(key, x, rate=rate, rows=rows)
 
 
 class Block(nn.Module):
@@ -81,6 +94,7 @@ class Block(nn.Module):
         heads: of the attention.
         number: of the block, from 0.
         drop_rate: of stochastic depth, for either branch on its own.
+        dropout: rate, after the attention and after both layers of the perceptron.
         grid: of a relative position bias of its own; None: it has none.
         layer_scale, qkv_bias, vit_init, dtype: see `ViT`.
     """
@@ -88,6 +102,7 @@ class Block(nn.Module):
     heads: int
     number: int = 0
     drop_rate: float = 0.0
+    dropout: float = 0.0
     grid: tuple[int, int] | None = None
     layer_scale: float = 0.0
     qkv_bias: str = "all"
@@ -101,8 +116,12 @@ class Block(nn.Module):
         """`bias` [1,heads,N,N] is added to the attention logits; without `key` nothing drops."""
         if self.grid is not None:
             bias = bias_of_table(self, self.grid, self.heads)
+
+        def drop(y: Array, place: int) -> Array:
+            return dropped(key, y, self.dropout, rows, 3 * self.number + place)
+
         for i, branch in enumerate((self._attention, self._mlp), start=1):
-            y = branch(self._norm(f"norm{i}")(x), bias)
+            y = branch(self._norm(f"norm{i}")(x), bias, drop)
             if self.layer_scale:
                 init = nn.initializers.constant(self.layer_scale)
                 gamma = self.param(f"gamma{i}", init, (x.shape[-1],), jnp.float32)
@@ -113,7 +132,7 @@ class Block(nn.Module):
             x = x + y
         return x
 
-    def _attention(self, x: Array, bias: Array | None) -> Array:
+    def _attention(self, x: Array, bias: Array | None, drop: Drop) -> Array:
         B, N, D = x.shape
         qkv = self._dense(3 * D, "qkv", use_bias=self.qkv_bias == "all")(x)
         if self.qkv_bias == "no_key":
@@ -126,11 +145,11 @@ class Block(nn.Module):
         q, k, v = jnp.moveaxis(qkv.reshape(B, N, 3, self.heads, D // self.heads), 2, 0)
         # Scaled by 1 / sqrt(D / heads); logits and softmax are float32 whatever the dtype.
         y = jax.nn.dot_product_attention(q, k, v, bias=bias)
-        return self._dense(D, "proj")(y.reshape(B, N, D))
+        return drop(self._dense(D, "proj")(y.reshape(B, N, D)), 0)
 
-    def _mlp(self, x: Array, _: Any) -> Array:
+    def _mlp(self, x: Array, _: Any, drop: Drop) -> Array:
         y = nn.gelu(self._dense(_MLP_RATIO * x.shape[-1], "fc1")(x), approximate=False)
-        return self._dense(x.shape[-1], "fc2")(y)
+        return drop(self._dense(x.shape[-1], "fc2")(drop(y, 1)), 2)
 
     def _dense(self, features: int, name: str, use_bias: bool = True) -> nn.Dense:
         init = kernel_init(self.vit_init, name, self.number)
@@ -169,6 +188,8 @@ class ViT(nn.Module):
         mask_token: learn one; `mask` of a call says where it stands.
         freeze_patches: no gradient reaches the patch embedding. Keep weight decay off it too.
         stochastic_depth: drop rate of the last block, from 0 of the first linearly.
+        dropout: rate of single values, after the positions, each attention and each layer of the
+            perceptrons (timm's drop_rate); its key is that of stochastic depth.
         vit_init: whose initialisers: 'deit' | 'beit' | 'beit_finetune' | 'moco_v3'.
         remat: compute each block again in the backward pass, for less memory on TPU and GPU;
             XLA's CPU backend schedules the recomputation too early to save any.
@@ -189,6 +210,7 @@ class ViT(nn.Module):
     mask_token: bool = False
     freeze_patches: bool = False
     stochastic_depth: float = 0.0
+    dropout: float = 0.0
     vit_init: str = "deit"
     remat: bool = False
     axis_name: str | None = None
@@ -202,7 +224,7 @@ class ViT(nn.Module):
 
         Args:
             x: float [B,H,W,C], normalised as the method wants it.
-            train: draw stochastic depth.
+            train: draw stochastic depth and dropout.
             rows: int32 [B], the number of each image in the global batch, by which its drops are
                 drawn; None: this device's run of them.
             mask: bool [B,h*w] or [B,h,w]: the patches that the mask token replaces.
@@ -235,6 +257,7 @@ class ViT(nn.Module):
         if self.relative_bias == "shared":
             bias = bias_of_table(self, grid, self.heads)
         key, rows = self._drop_key(B, train, rows)
+        x = dropped(key, x, self.dropout, rows, 3 * self.depth)
         named = {}
         make = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
@@ -242,6 +265,7 @@ class ViT(nn.Module):
                 heads=self.heads,
                 number=i,
                 drop_rate=self.stochastic_depth * i / max(self.depth - 1, 1),
+                dropout=self.dropout,
                 grid=grid if self.relative_bias == "own" else None,
                 layer_scale=self.layer_scale,
                 qkv_bias=self.qkv_bias,
@@ -292,13 +316,14 @@ class ViT(nn.Module):
         return last(mean).astype(jnp.float32), named
 
     def _drop_key(self, B: int, train: bool, rows: Array | None) -> tuple[Any, Any]:
-        if not train or self.stochastic_depth == 0 or self.is_initializing():
+        rates = (self.stochastic_depth, self.dropout)
+        if not train or not any(rates) or self.is_initializing():
             return None, None
         if not self.has_rng("stochastic_depth"):
             raise UserError(
                 "A ViT in training draws which branches to drop, and found no key for it. "
                 "Expected apply(..., rngs={'stochastic_depth': key}); or switch it off: type "
-                "--config.model.stochastic_depth=0."
+                "--config.model.stochastic_depth=0 --config.model.dropout=0."
             )
         return self.make_rng("stochastic_depth"), row_numbers(rows, B, self.axis_name)
 

@@ -19,8 +19,11 @@ DEFAULTS: dict[str, Any] = {
     "name": "lars",  # a key of OPTIMISERS
     "lr": 0.3,  # base; the peak is this, scaled
     "lr_scaling": "linear",  # linear: lr B/256 | sqrt: lr sqrt(B) | none
-    "schedule": "cosine",  # after the warm-up: cosine (to 0) | constant | step | exponential
-    "warmup_epochs": 10.0,  # linear from 0
+    # after the warm-up: cosine | constant | step | exponential; or cosine_epochs, see `by_epochs`
+    "schedule": "cosine",
+    "warmup_epochs": 10.0,  # linear from start_lr
+    "start_lr": 0.0,  # absolute, as end_lr: not scaled
+    "end_lr": 0.0,  # of a cosine
     "boundaries": (),  # step: the epochs at which lr is multiplied by step_factor
     "step_factor": 0.1,
     "decay_epochs": 2.4,  # exponential: lr is multiplied by step_factor every so many epochs
@@ -113,7 +116,7 @@ def build(
             `DEFAULTS`, whose values the others take.
         batch_size: global, over all devices.
         steps_per_epoch: updates in an epoch.
-        total_steps: updates in the run; the cosine reaches 0 there.
+        total_steps: updates in the run; the cosine reaches end_lr there.
 
     Returns:
         tx: an optax transformation. Its state is a pytree of arrays; its `init` applies
@@ -148,6 +151,8 @@ def build(
         boundaries=c.boundaries,
         factor=c.step_factor,
         decay_epochs=c.decay_epochs,
+        start=c.start_lr,
+        end=c.end_lr,
     )
     tx = OPTIMISERS[c.name](
         schedule, c, masks.mask(c.rules, what="decay"), masks.mask(c.rules, what="adapt")
@@ -161,7 +166,8 @@ def _clip(norm: float) -> Tx:
 
 def _check_ranges(c: SimpleNamespace) -> None:
     for name, value in vars(c).items():
-        if name in ("lr", "warmup_epochs", "weight_decay", "eps", "clip_norm") and not value >= 0:
+        counted = ("lr", "start_lr", "end_lr", "warmup_epochs", "weight_decay", "eps", "clip_norm")
+        if name in counted and not value >= 0:
             raise UserError(f"optim.{name} expects a number >= 0, found {value}.")
         if name in ("momentum", "rms_decay") and not 0 <= value < 1:
             raise UserError(f"optim.{name} expects a number in [0,1), found {value}.")

@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jssl.errors import UserError, nearest
+from jssl.types import Array
 
 # base learning rate and global batch size -> peak learning rate
 SCALINGS = {
@@ -14,7 +16,7 @@ SCALINGS = {
     "sqrt": lambda lr, batch_size: lr * math.sqrt(batch_size),  # SimCLR, appendix B.1
     "none": lambda lr, batch_size: lr,
 }
-SCHEDULES = ("cosine", "constant", "step", "exponential")
+SCHEDULES = ("cosine", "cosine_epochs", "constant", "step", "exponential")
 
 
 def scale(lr: float, *, batch_size: int, scaling: str) -> float:
@@ -64,20 +66,24 @@ def make_schedule(
     boundaries: Sequence[float] = (),
     factor: float = 0.1,
     decay_epochs: float = 2.4,
+    start: float = 0.0,
+    end: float = 0.0,
 ) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then 'cosine' to 0, 'constant', 'step' or 'exponential'.
+    """Linear warm-up to the peak, then 'cosine', 'constant', 'step' or 'exponential'.
 
     With w warm-up steps and S in total, the learning rate of step s = 0, 1, ... is
 
-        peak s / w                                     s < w
-        peak (1 + cos(pi (s - w) / (S - w))) / 2       'cosine'
+        start + (peak - start) s / w                   s < w
+        end + (peak - end) (1 + cos(pi (s - w) / (S - w))) / 2       'cosine'
         peak                                           'constant'
         peak factor^(boundaries at or before s)        'step'
         peak factor^floor(s / d)                       'exponential', d steps in decay_epochs
 
+    and 'cosine_epochs' is `by_epochs`.
+
     Args:
-        name: 'cosine', 'constant', 'step' or 'exponential'; the last counts its stairs from the
-            start of the run, as EfficientNet does, and the warm-up hides the first of them.
+        name: one of `SCHEDULES`; 'exponential' counts its stairs from the start of the run, as
+            EfficientNet does, and the warm-up hides the first of them.
         peak: learning rate at the end of the warm-up.
         warmup_epochs: length of the warm-up; 0 for none. w is rounded to whole steps.
         steps_per_epoch: updates in an epoch; may be a fraction.
@@ -85,6 +91,8 @@ def make_schedule(
         boundaries: for 'step', increasing epochs counted from the start of the run.
         factor: the multiplier at each boundary of 'step', and stair of 'exponential'.
         decay_epochs: for 'exponential', the length of a stair; > 0, may be a fraction.
+        start, end: the first rate of a warm-up, and the last of a cosine; not scaled with the
+            batch.
 
     Returns:
         A function from the step, int [], to the learning rate, a float32 [] or a float.
@@ -124,9 +132,23 @@ def make_schedule(
             f"optim.boundaries are the epochs at which schedule 'step' multiplies by step_factor; "
             f"found schedule '{name}' and boundaries {tuple(boundaries)}."
         )
-
+    if end and not name.startswith("cosine"):
+        raise UserError(
+            f"optim.end_lr is where a cosine ends; found schedule '{name}' and end_lr {end}. Type "
+            "--config.optim.end_lr=0."
+        )
+    if name == "cosine_epochs":
+        return by_epochs(
+            peak=peak,
+            start=start,
+            end=end,
+            warmup_epochs=warmup_epochs,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+        )
     if name == "cosine":
-        after = optax.cosine_decay_schedule(peak, total_steps - warmup)
+        alpha = end / peak if peak else 0.0
+        after = optax.cosine_decay_schedule(peak, total_steps - warmup, alpha)
     elif name == "exponential":
         after = _stairs(peak, decay_epochs * steps_per_epoch, factor, warmup)
     elif name == "step":
@@ -135,7 +157,60 @@ def make_schedule(
         after = optax.constant_schedule(peak)
     if warmup == 0:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+    return optax.join_schedules([optax.linear_schedule(start, peak, warmup), after], [warmup])
+
+
+def by_epochs(
+    *,
+    peak: float,
+    start: float,
+    end: float,
+    warmup_epochs: float,
+    steps_per_epoch: float,
+    total_steps: int,
+) -> optax.Schedule:
+    """The course of DeiT's official code: one rate an epoch, and that of the epoch before.
+
+    timm's scheduler is asked after epoch t for the rate at t, so that epoch t + 1 has it and the
+    first two have the same. With E epochs in all and w of warm-up,
+
+        rate(t) = start + (peak - start) t / w                     t < w
+                  end + (peak - end) (1 + cos(pi t / E)) / 2       t >= w, from t and not t - w
+
+    Args:
+        peak: where the warm-up would arrive.
+        start, end: at t = 0, and at t = E.
+        warmup_epochs: w; 0 for none.
+        steps_per_epoch, total_steps: updates in an epoch, and in the run.
+
+    Returns:
+        A function from the step, int [], to the learning rate, float32 [].
+
+    Example:
+        >>> lr = by_epochs(peak=1.0, start=0.0, end=0.1, warmup_epochs=2, steps_per_epoch=10,
+        ...                total_steps=40)
+        >>> [round(float(lr(step)), 3) for step in (0, 10, 19, 20, 30)]
+        [0.0, 0.0, 0.0, 0.5, 0.55]
+
+    Reference:
+        https://github.com/facebookresearch/deit, main.py; timm 0.3.2, scheduler/cosine_lr.py.
+    """
+    epochs = math.ceil(total_steps / steps_per_epoch)
+    whole = total_steps / steps_per_epoch  # E; a run may stop in the middle of an epoch
+
+    def rate(t: int) -> float:
+        if t < warmup_epochs:
+            return start + (peak - start) * t / warmup_epochs
+        return end + (peak - end) * (1 + math.cos(math.pi * t / whole)) / 2
+
+    # The step with which each epoch but the first begins; compared as whole numbers.
+    begins = np.array([math.ceil(e * steps_per_epoch) for e in range(1, epochs)], np.int32)
+    rates = np.array([rate(max(e - 1, 0)) for e in range(epochs)], np.float32)
+
+    def schedule(step: Array | int) -> Array:
+        return jnp.asarray(rates)[jnp.sum(begins <= jnp.asarray(step)[..., None], axis=-1)]
+
+    return schedule
 
 
 def _stairs(peak: float, stair: float, factor: float, warmup: int) -> optax.Schedule:

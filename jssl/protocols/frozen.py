@@ -41,18 +41,24 @@ def linear(subject: Subject) -> list[Row]:
     """The papers' linear protocol: a frozen network, augmented images, SGD by a preset."""
     settings = subject.settings
     check_preset(settings.preset)
+    own = evaluate.own_preset(subject.config)
+    preset = settings.preset or own or "simclr"
+    crop = evaluate.crop_ranges(evaluate.PRESETS[preset])
+    host_crop = bool(subject.data.host_crop)
     train, test = subject.halves
     result = evaluate.evaluate_linear(
-        subject.embed,
+        subject.probed,
         subject.state,
         train,
         test,
         size=subject.size,
-        preset=settings.preset,
+        preset=preset,
         epochs=settings.epochs,
         feature=settings.feature,
-        host_crop=bool(subject.data.host_crop),
-        train_transform=data.train_transform(subject.data, train, size=subject.size, views=1),
+        host_crop=host_crop,
+        train_transform=data.train_transform(
+            subject.data, train, size=subject.size, views=1, **(crop if host_crop else {})
+        ),
         test_transform=subject.transform(test),
         workers=subject.data.workers,
         progress=lambda entry: say(
@@ -60,7 +66,13 @@ def linear(subject: Subject) -> list[Row]:
             f"test top-1 {100 * entry['test_top1']:.1f} %"
         ),
     )
-    return [evaluate.linear_row(result.record)]
+    whose = f"the preset of {subject.config.method} is {own}"
+    if preset == own:
+        whose = f"that of {subject.config.method}'s authors"
+    elif not own:
+        whose = f"{subject.config.method} has none of its own"
+    words = f"{result.record['protocol']}; {whose}"
+    return [evaluate.linear_row({**result.record, "protocol": words})]
 
 
 def logistic(subject: Subject) -> list[Row]:
@@ -78,8 +90,9 @@ def logistic(subject: Subject) -> list[Row]:
 def layers(subject: Subject) -> list[Row]:
     """A linear classifier on the cached features of every layer."""
     train, test = subject.halves
+    pooled = subject.probed is not subject.embed
     return evaluate.layer_rows(
-        subject.embed,
+        subject.probed,
         subject.state,
         train,
         test,
@@ -88,6 +101,7 @@ def layers(subject: Subject) -> list[Row]:
         test_transform=subject.transform(test),
         epochs=_cached_epochs(subject),
         seed=subject.settings.seed,
+        **({"pooling": evaluate.POOLED} if pooled else {}),
     )
 
 

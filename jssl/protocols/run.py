@@ -1,6 +1,7 @@
 """`jssl evaluate`: the protocols by name, the record that each leaves, and the model's card."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from jssl import evaluate, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
-from jssl.protocols import frozen, robustness, transfer
+from jssl.protocols import frozen, published, retrieval, robustness, sequences, transfer, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
 
 Row = dict[str, Any]
@@ -28,12 +29,15 @@ class Protocol:
         baseline: whether the untrained net and raw pixels are probed beside it; not where its own
             rows hold them, or where it is no probe of features.
         data: what the record says of the examples.
+        selects: what is chosen by labels, and of which examples, in words; '' where nothing is. It
+            is never the test split: a test poisons its labels, and nothing else may change.
     """
 
     run: Callable[[Subject], list[Row]]
     missing: Callable[[Subject], str]
     baseline: bool = False
     data: Callable[[Subject], dict[str, Any]] = lambda subject: _halves(subject)
+    selects: str = ""
 
 
 def _halves(subject: Subject) -> dict[str, Any]:
@@ -48,6 +52,8 @@ def _halves(subject: Subject) -> dict[str, Any]:
 
 
 def _labels(subject: Subject) -> str:
+    if subject.settings.source in retrieval.SETS:
+        return "a labelled data set: another --source"
     train, test = subject.halves
     if min(train.num_classes, test.num_classes) < 2:
         return f"labels in both splits of '{test.name}'"
@@ -69,14 +75,49 @@ def _classifier(subject: Subject) -> str:
     return _labels(subject)
 
 
+def _published(name: str, run: Callable[..., list[Row]]) -> Protocol:
+    lacks = functools.partial(published.lacks, name=name)
+    return Protocol(run, lacks, data=functools.partial(published.describe, name=name))
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(frozen.knn, _labels),
     "linear": Protocol(frozen.linear, _labels, baseline=True),
-    "logistic": Protocol(frozen.logistic, _labels),
+    "logistic": Protocol(
+        frozen.logistic, _labels, selects="the regulariser, on a fifth of the train split"
+    ),
     "grid": Protocol(frozen.grid, _grid, baseline=True),
-    "layers": Protocol(frozen.layers, _layers, baseline=True),
+    "layers": Protocol(
+        frozen.layers,
+        _layers,
+        baseline=True,
+        selects="the layer named best, on a fifth of the train split",
+    ),
     "robustness": Protocol(robustness.robustness, _classifier),
-    "transfer": Protocol(transfer.transfer, transfer.missing, data=transfer.described),
+    **{
+        name: _published(name, functools.partial(published.subset, name=name))
+        for name in ("imagenet_a", "imagenet_r", "imagenet_v2")
+    },
+    "imagenet_c": _published("imagenet_c", published.imagenet_c),
+    "imagenet_p": Protocol(sequences.imagenet_p, sequences.lacks, data=sequences.describe),
+    "cifar10_c": _published("cifar10_c", published.cifar10_c),
+    "retrieval": Protocol(retrieval.retrieval, retrieval.lacking, data=retrieval.described),
+    "voc": Protocol(
+        voc.frozen,
+        voc.lacking,
+        data=voc.described,
+        selects="the regulariser, on the validation split",
+    ),
+    **{
+        name: Protocol(voc.finetuned(name), voc.lacking_finetuned, data=voc.described)
+        for name in ("voc_fc68", "voc_all")
+    },
+    "transfer": Protocol(
+        transfer.transfer,
+        transfer.missing,
+        data=transfer.described,
+        selects="the regulariser, on validation examples",
+    ),
 }
 
 
@@ -132,6 +173,7 @@ def _write(subject: Subject, name: str, rows: Sequence[Row]) -> None:
         "protocol": name,
         "method": subject.config.method,
         "data": PROTOCOLS[name].data(subject),
+        "selects": PROTOCOLS[name].selects,
         "seed": subject.settings.seed,
         "run_seed": subject.config.seed,
         "checkpoint": {"step": int(subject.state.step), "sha256": subject.sha256},
@@ -139,9 +181,59 @@ def _write(subject: Subject, name: str, rows: Sequence[Row]) -> None:
         "rows": list(rows),
         "versions": workdir.versions(),
     }
+    check_record(record)
     folder = subject.folder / FOLDER
     folder.mkdir(exist_ok=True)
     workdir.write_json(folder / f"{name}.json", record)
+
+
+def check_record(record: dict[str, Any]) -> None:
+    """Raises unless a record says what its numbers are of: a mistake in a protocol, not a user's.
+
+    Every number has a value, its 95 % interval and its protocol in words, and is of as many
+    examples as the record's `data` say that there are.
+
+    Args:
+        record: as it is written; `data` may hold sets within sets.
+
+    Raises:
+        ValueError: naming the protocol, the row and what it lacks.
+
+    Example:
+        >>> number = {'top1': 0.5, 'ci95': [0.1, 0.9], 'count': 2, 'protocol': 'toy'}
+        >>> record = {'protocol': 'knn', 'data': {'name': 'toy', 'examples': 2},
+        ...           'rows': [{'probe': 'kNN', 'numbers': {'trained': number}}]}
+        >>> check_record(record)
+        >>> check_record({**record, 'data': {'name': 'toy', 'examples': 3}})
+        Traceback (most recent call last):
+        ...
+        ValueError: Protocol 'knn', row kNN: a number of 2 examples, but the data say 3.
+    """
+    sizes = sorted(_integers(record["data"]))
+    where = f"Protocol '{record['protocol']}'"
+    if not record["rows"]:
+        raise ValueError(f"{where} has no rows.")
+    for row in record["rows"]:
+        for number in row["numbers"].values():
+            lacking = [key for key in ("ci95", "count", "protocol") if not number.get(key)]
+            if "top1" not in number and "value" not in number:
+                lacking.append("value")
+            if lacking or len(number["ci95"]) != 2:
+                raise ValueError(f"{where}, row {row['probe']}: no {', '.join(lacking)}.")
+            if number["count"] not in sizes:
+                raise ValueError(
+                    f"{where}, row {row['probe']}: a number of {number['count']:,} examples, but "
+                    f"the data say {' or '.join(f'{size:,}' for size in sizes)}."
+                )
+
+
+def _integers(data: Any) -> set[int]:
+    """All the numbers of examples in what a record says of its data."""
+    if isinstance(data, dict):
+        return set().union(*map(_integers, data.values()))
+    if isinstance(data, list | tuple):
+        return set().union(*map(_integers, data))
+    return {data} if isinstance(data, int) else set()
 
 
 def card(subject: Subject, rows: Sequence[Row], lacking: dict[str, str]) -> str:

@@ -23,8 +23,9 @@ class Settings(NamedTuple):
     Attributes:
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
-        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`.
-        epochs: of the linear protocols; 0 takes the preset's, or the final table's.
+        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' takes the method's own.
+        epochs: of the linear protocols and of VOC's fine-tuning; 0 takes the preset's, or the final
+            table's.
         step: which checkpoint, the newest by default.
         source, data_dir: another data set than the run's.
         seed: of whatever a protocol draws: held-out examples, corruptions, classifiers.
@@ -33,7 +34,7 @@ class Settings(NamedTuple):
     k: int = 20
     temperature: float = 0.1
     feature: str = evaluate.BACKBONE
-    preset: str = "simclr"
+    preset: str = ""
     epochs: float = 0.0
     step: int | None = None
     source: str | None = None
@@ -107,6 +108,17 @@ class Subject:
         image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), "uint8")
         return {k: v.shape for k, v in jax.eval_shape(self.embed, self.state, image)[1].items()}
 
+    @functools.cached_property
+    def logits(self) -> Callable[..., Any]:
+        """The run's own classifier, compiled: `(state, images) -> float32 [B,K]`."""
+        return jax.jit(evaluate.select_feature(self.embed, "logits"))
+
+    @property
+    def probed(self) -> Callable[..., Any]:
+        """`embed` as probes of single layers see it: AlexNet's maps pooled as DeepCluster does."""
+        alexnet = self.config.model.name == "alexnet"
+        return evaluate.pooled_maps(self.embed) if alexnet else self.embed
+
     @property
     def grid_feature(self) -> str | None:
         """The intermediate that is a grid of patches, where the method has one."""
@@ -153,6 +165,6 @@ def data_config(config: ConfigDict, source: str | None, data_dir: str | None) ->
 
 
 def check_preset(name: str) -> None:
-    """Raises UserError for a linear preset that there is not."""
-    if name not in evaluate.PRESETS:
+    """Raises UserError for a linear preset that there is not; '' is the method's own."""
+    if name and name not in evaluate.PRESETS:
         raise UserError(f"Unknown linear preset '{name}': {nearest(name, evaluate.PRESETS)}.")

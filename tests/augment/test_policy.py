@@ -10,7 +10,8 @@ from helpers import ROOT, tiles
 from PIL import Image, ImageEnhance, ImageOps
 
 from jssl.augment import make_views, rand_augment
-from jssl.augment._policy import OPERATIONS, Policy, apply_policy, cut_square, operation
+from jssl.augment._operations import NOTHING, OPERATIONS, cut_square, operation
+from jssl.augment._policy import Policy, apply_policy, tf_arguments
 from jssl.errors import UserError
 
 GOLDEN = np.load(ROOT / "tests" / "golden" / "policy_tf.npz")
@@ -21,11 +22,21 @@ ROUNDED = {"autocontrast": 0.02, "contrast": 0.01, "brightness": 0.01, "color": 
            "sharpness": 0.03}  # fmt: skip
 
 
-def outputs(policy, u=(0.0, 20.5 / 37, 7.5 / 29), picture=PICTURE):
+# [3,37,29] and what does not vary between tests is compiled once
+compiled = jax.jit(operation, static_argnames="style")
+
+
+def outputs(policy, places=(20.5 / 37, 7.5 / 29), picture=PICTURE, names=OPERATIONS):
     levels = jnp.asarray(picture.transpose(2, 0, 1), jnp.int32)
-    one = jax.jit(lambda kind: operation(levels, kind, jnp.array(u, jnp.float32), policy))
-    found = {name: np.asarray(one(jnp.int32(i))) for i, name in enumerate(OPERATIONS)}
-    return {name: x.transpose(1, 2, 0) for name, x in found.items()}
+    arguments = jax.tree.map(
+        jnp.asarray, tf_arguments(policy.magnitude, policy, *picture.shape[:2])
+    )
+    style, places = policy.style(*picture.shape[:2]), jnp.array(places, jnp.float32)
+    found = {
+        name: compiled(levels, jnp.int32(OPERATIONS.index(name)), arguments, places, style=style)
+        for name in names
+    }
+    return {name: np.asarray(x).transpose(1, 2, 0) for name, x in found.items()}
 
 
 def close(found, expected, share, name, level=1):
@@ -34,9 +45,10 @@ def close(found, expected, share, name, level=1):
     assert (apart > 0).mean() <= share, name
 
 
-@pytest.mark.parametrize("magnitude", [5, 13, 27])
+@pytest.mark.parametrize("magnitude", [2, 5, 13, 27])
 def test_official_operations_are_tensorflows(magnitude):
-    """27 also shows that negative shifts and thresholds above 255 change nothing."""
+    """27 also shows that negative shifts and thresholds above 255 change nothing, and 2 that a
+    shift of 8 bits is one of 7."""
     policy = Policy(magnitude, "histogram", "pixels", translate=10.0, cutout=40.0)
     found = outputs(policy)
     recorded = GOLDEN[f"m{magnitude}"]
@@ -44,6 +56,11 @@ def test_official_operations_are_tensorflows(magnitude):
         # A level of the smoothed picture, cut and not rounded, counts |1 - factor| times.
         level = math.ceil(abs(0.9 - 0.18 * magnitude)) if name == "sharpness" else 1
         close(found[name], expected, ROUNDED.get(name, 0), name, level)
+    levels = jnp.asarray(PICTURE.transpose(2, 0, 1), jnp.int32)
+    arguments = jax.tree.map(jnp.asarray, tf_arguments(magnitude, policy, 37, 29))
+    style = policy.style(37, 29)
+    same = compiled(levels, jnp.int32(NOTHING), arguments, jnp.zeros(2), style=style)
+    np.testing.assert_array_equal(same, levels)
     if magnitude == 27:
         for name in ("posterize", "solarize"):
             np.testing.assert_array_equal(found[name], PICTURE)
@@ -108,8 +125,8 @@ def test_lengths_are_pixels_or_a_share_of_600():
 
 
 def test_the_square_is_cut_at_the_edges():
-    x = jnp.ones((1, 6, 6))
-    cut = np.asarray(cut_square(x, jnp.array([0.0, 0.99]), pad=2, fill=0.0)[0])
+    x = jnp.ones((3, 6, 6))
+    cut = np.asarray(cut_square(x, jnp.array([0.0, 0.99]), pad=2, fill=(0, 0, 0))[0])
     assert set(zip(*np.nonzero(cut == 0), strict=True)) == {
         (r, c) for r in (0, 1) for c in (3, 4, 5)
     }

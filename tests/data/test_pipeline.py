@@ -109,7 +109,7 @@ def test_restore_in_the_middle_of_an_epoch(step):
     assert_same(take(batches(start_step=step), 2), expected[step : step + 2])
 
 
-def test_workers_give_the_same_batches_and_survive_sigterm():
+def test_workers_give_the_same_batches_survive_sigterm_and_are_missed_when_killed():
     expected = take(batches(), 12)
     parallel = batches(workers=2, start_step=2)
     assert_same([next(parallel) for _ in range(3)], expected[2:5])
@@ -119,6 +119,9 @@ def test_workers_give_the_same_batches_and_survive_sigterm():
     for child in children:  # as a cluster does to the whole group
         os.kill(child, signal.SIGTERM)
     assert_same([next(parallel) for _ in range(5)], expected[5:10])
+    os.kill(children[0], signal.SIGKILL)  # as the kernel does when memory is short
+    with pytest.raises(UserError, match="worker process that reads data was killed by SIGKILL"):
+        [next(parallel) for _ in range(20)]
     start = time.monotonic()
     parallel.close()
     assert time.monotonic() - start < 15

@@ -4,6 +4,8 @@ The builders are TFDS's own; only where they would download, a few pictures stan
 """
 
 import io
+import os
+import shutil
 import sys
 from unittest import mock
 
@@ -142,6 +144,46 @@ def test_a_damaged_record_is_named(tmp_path, encode):
     message = rf"'imagenette train example {bad}' cannot be decoded"
     with pytest.raises(data.PictureError, match=message):
         source[bad]
+
+
+@pytest.fixture
+def shard(prepared, tmp_path):
+    """A copy of the 12 records of CIFAR-10, to be damaged: (settings, file)."""
+    shutil.copytree(prepared / "cifar10", tmp_path / "cifar10")
+    (file,) = tmp_path.glob("cifar10/*/*train.array_record*")
+    return config("cifar10", tmp_path, on_error="skip"), file
+
+
+@pytest.mark.parametrize("share", [0.99, 0.5, 0.0, None])
+def test_a_shard_that_is_cut_short_or_gone_stops_the_run_by_name(shard, share):
+    settings, file = shard
+    source = data.make_source(settings, "train")
+    if share is None:
+        file.unlink()
+    else:
+        os.truncate(file, int(share * file.stat().st_size))
+    message = (
+        rf"^Shard '{file}' of data set 'cifar10' cannot be read: .*expected records 0 to 11 of "
+        rf"'train' in it.*jssl.data.prepare cifar10 --data_dir={settings.data_dir}$"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        source[7]
+    assert not isinstance(caught.value, data.PictureError)  # so that nothing is skipped
+
+
+def test_a_flipped_bit_in_a_shard_damages_one_record(shard):
+    settings, file = shard
+    record = data.make_source(settings, "train").encoded(7)["image"].data
+    whole = bytearray(file.read_bytes())
+    whole[whole.index(record[100:200])] ^= 16
+    file.write_bytes(whole)
+    source = data.make_source(settings, "train")
+    message = rf"'cifar10 train example 7' cannot be read from shard '{file.name}': .*mismatch"
+    with pytest.raises(data.PictureError, match=message):
+        source[7]
+    batches = data.train_batches(source, batch_size=12, seed=0)
+    assert sorted(next(batches)["index"].tolist()) == [0, 1, 2, 3, 4, 5, 6, 8, 8, 9, 10, 11]
+    batches.close()
 
 
 def test_not_prepared_names_the_exact_command(tmp_path, monkeypatch):

@@ -257,7 +257,7 @@ def unlabelled(source):
     ("options", "said"),
     [
         ({"preset": "simcrl"}, "Unknown linear preset 'simcrl': did you mean 'simclr'?"),
-        ({"preset": "lr30"}, "Choices: byol, cmc, moco, moco_v3"),
+        ({"preset": "lr30"}, "Choices: beit, byol, cmc, cmc_alexnet, cmc_wide, deepcluster, moco"),
         ({"feature": "poled"}, "no feature 'poled': did you mean 'pooled'?"),
         ({"batch_size": 481}, "481 is larger than the 480 examples"),
     ],

@@ -67,7 +67,7 @@ def test_shellcheck(path):
 
 
 POD = {"NAME": "run", "ZONE": "us-west4-a", "TYPE": "v5litepod-256", "POLL": "0"}
-TRAIN = ["--config=configs/simclr_imagenet.py", "--workdir=gs://b/with space"]
+TRAIN = ["--config=configs/simclr_imagenet.py", "--workdir=/mnt/b/with space"]
 QUEUED = ["gcloud", "compute", "tpus", "queued-resources"]
 VM = ["gcloud", "compute", "tpus", "tpu-vm"]
 AT = ["--zone=us-west4-a"]
@@ -93,7 +93,35 @@ def test_tpu_pod_installs_and_starts_on_all_workers(shell):
     (start,), _ = shell("tpu_pod.sh", "start", *TRAIN, **POD)
     assert start[:8] == [*VM, "ssh", "run", *AT, "--worker=all"]
     assert "venv/bin/jssl train --distributed --config=configs/simclr_imagenet.py" in start[-1]
-    assert r"--workdir=gs://b/with\ space" in start[-1]
+    assert r"--workdir=/mnt/b/with\ space" in start[-1]
+
+
+def test_tpu_pod_mounts_the_bucket_on_all_workers_once(shell, tmp_path):
+    lines, _ = shell("tpu_pod.sh", "install", answers=["ACTIVE"], **POD, BUCKET="b")
+    *_, mount = lines
+    assert mount[:8] == [*VM, "ssh", "run", *AT, "--worker=all"] and len(lines) == 5
+    # What a worker is told runs as shell: gcsfuse is installed where it is absent, then mounts.
+    done = tmp_path / "done"
+    bin_dir = tmp_path / "worker"
+    bin_dir.mkdir()
+    for name in ("curl", "sudo", "lsb_release", "gcsfuse", "mountpoint"):
+        status = 1 if name == "mountpoint" else 0
+        path = bin_dir / name
+        path.write_text(f'#!/bin/bash\necho "{name} $*" >> {done}\nexit {status}\n')
+        path.chmod(0o755)
+    told = mount[-1].removeprefix("--command=")
+    env = {"PATH": f"{bin_dir}:/usr/bin:/bin", "USER": "me"}
+    assert subprocess.run(["bash", "-c", told], env=env).returncode == 0
+    assert done.read_text().splitlines() == [
+        "mountpoint -q /mnt/b", "sudo mkdir -p /mnt/b", "sudo chown me /mnt/b",
+        "gcsfuse --implicit-dirs b /mnt/b",
+    ]  # fmt: skip
+    done.unlink()
+    (bin_dir / "gcsfuse").unlink()
+    (bin_dir / "mountpoint").write_text("#!/bin/bash\nexit 0\n")
+    assert subprocess.run(["bash", "-c", told], env=env).returncode == 0
+    steps = done.read_text().splitlines()
+    assert "sudo apt-get -qq install -y gcsfuse" in steps
 
 
 def verbs(lines):
@@ -141,6 +169,10 @@ def test_gke(shell):
     assert start[8:11] == ["--max-restarts=50", "--base-docker-image=python:3.11",
                            f"--script-dir={ROOT}"]  # fmt: skip
     assert "jssl train --distributed --config=configs/simclr_imagenet.py" in start[-1]
+    (storage,), _ = shell("gke_xpk.sh", "storage", BUCKET="b", **env)
+    assert storage == ["xpk", "storage", "attach", "b", "--cluster=c", "--zone=z",
+                       "--type=gcsfuse", "--bucket=b", "--mount-point=/mnt/b", "--readonly=false",
+                       "--size=1", "--auto-mount=true"]  # fmt: skip
     (stop,), _ = shell("gke_xpk.sh", "stop", **env)
     assert stop[:3] == ["xpk", "workload", "delete"]
 

@@ -87,38 +87,82 @@ def test_initialisers_and_decay(hard):
     assert found["head/dense/bias"] == "none"
 
 
-# Each row of the lecture's ablation: the settings it changes, and what shows it in behaviour.
+# Each row of the lecture's ablation: the setting it changes, to what and from what.
 ROWS = {
     "optim.name": ("sgd", "adamw"),
     "augment.options.policy_ops": (0, 2),
+    "augment.options.policy_form": ("autoaugment", "timm"),
     "deit.mixup_alpha": (0.0, 0.8),
     "deit.cutmix_alpha": (0.0, 1.0),
     "deit.erasing_p": (0.0, 0.25),
     "model.stochastic_depth": (0.0, 0.1),
+    "model.dropout": (0.1, 0.0),
     "deit.repeated_augmentation": (1, 3),
     "deit.ema_decay": (0.99996, 0.0),
 }
 SWITCHES = {
     "optim.name": "optim=sgd",
-    "augment.options.policy_ops": "randaugment=false",
+    "augment.options.policy_ops": "rand=none",
+    "augment.options.policy_form": "rand=autoaugment",
     "deit.mixup_alpha": "mixup=false",
     "deit.cutmix_alpha": "cutmix=false",
     "deit.erasing_p": "erasing=false",
     "model.stochastic_depth": "stochastic_depth=false",
+    "model.dropout": "dropout",
     "deit.repeated_augmentation": "repeated=false",
     "deit.ema_decay": "ema",
 }
 
 
+BESIDES = {  # and what belongs to it
+    "optim.name": {"optim.lr", "optim.weight_decay"},
+    "augment.options.policy_form": {"augment.options.policy_translate"},
+}
+
+
+def moved(switch, arg=""):
+    """The keys that a switch changes, with their values."""
+    before = config_lib.flatten(get_config("deit_imagenet", arg))
+    after = config_lib.flatten(get_config("deit_imagenet", f"{arg},{switch}"))
+    return {k: (after[k], before[k]) for k in before if before[k] != after[k]}
+
+
 def test_a_row_of_the_ablation_is_one_switch():
-    default = config_lib.flatten(get_config("deit_imagenet"))
-    for key, (changed, usual) in ROWS.items():
-        other = config_lib.flatten(get_config("deit_imagenet", SWITCHES[key]))
-        assert (default[key], other[key]) == (usual, changed)
-        moved = {k for k in default if default[k] != other[k]}
-        assert moved == {key} | (
-            {"optim.lr", "optim.weight_decay"} if key == "optim.name" else set()
-        )
+    for key, values in ROWS.items():
+        found = moved(SWITCHES[key])
+        assert found[key] == values
+        assert found.keys() == {key} | BESIDES.get(key, set())
+    # of fine-tuning too
+    found = moved("optim=sgd", "size=384,start_from=somewhere")
+    assert found.keys() == {"optim.name"} | BESIDES["optim.name"]
+    assert set(moved("mixup=false,cutmix=false")) == {"deit.mixup_alpha", "deit.cutmix_alpha"}
+
+
+def test_the_other_switches_of_deits_augmentation_and_schedule():
+    fill, form = "augment.options.policy_fill", "augment.options.policy_form"
+    assert moved("rand=tf") == {
+        form: ("tf", "timm"), fill: ((128, 128, 128), (124, 116, 104)),
+    }  # fmt: skip
+    assert moved("schedule=paper") == {
+        "optim.schedule": ("cosine", "cosine_epochs"),
+        "optim.start_lr": (0.0, 1e-6),
+        "optim.end_lr": (0.0, 1e-5),
+    }
+    for switch in ("rand=tim", "schedule=offical"):
+        with pytest.raises(UserError, match="did you mean '(timm|official)'"):
+            get_config("deit_imagenet", switch)
+
+
+def test_the_official_schedule_of_a_run_and_of_fine_tuning():
+    """ImageNet at batch 1024: 1,251 steps, peak 1e-3; at 384 px, batch 512, constant 5e-6."""
+    c = get_config("deit_imagenet")
+    _, lr = optim.build(c.optim, batch_size=1024, steps_per_epoch=1251, total_steps=300 * 1251)
+    first = [float(lr(epoch * 1251)) for epoch in range(4)]
+    step = (1e-3 - 1e-6) / 5
+    np.testing.assert_allclose(first, [1e-6, 1e-6, 1e-6 + step, 1e-6 + 2 * step], rtol=1e-6)
+    c = get_config("deit_imagenet", "start_from=somewhere,batch=512")
+    _, lr = optim.build(c.optim, batch_size=512, steps_per_epoch=2502, total_steps=30 * 2502)
+    np.testing.assert_allclose([float(lr(e * 2502)) for e in (0, 6, 29)], [1e-6, 5e-6, 5e-6])
 
 
 def test_what_the_switches_do_to_the_inputs():

@@ -322,6 +322,32 @@ def test_stochastic_depth_is_per_image_and_branch_and_linear_in_the_block():
         net.apply({"params": params}, jnp.zeros((3, 4, 4, 3)), True)
 
 
+def test_dropout_is_where_timm_has_it(monkeypatch):
+    """After the positions, each attention and both layers of each perceptron, all drawn apart."""
+    seen = []
+
+    def remembered(key, x, *, rate, rows):
+        seen.append((x.shape, rate, tuple(jax.random.key_data(key).tolist()), rows.tolist()))
+        return x
+
+    monkeypatch.setattr(vit, "dropout", remembered)
+    net, x = TINY.clone(dropout=0.1, position="none"), images(2, 8)
+    params = {"params": random_params(net, 8)}
+    trained, _ = net.apply(params, x, True, rngs={"stochastic_depth": jax.random.key(0)})
+    tokens, wide = (2, 5, 16), (2, 5, 64)
+    assert [shape for shape, *_ in seen] == [tokens, *[tokens, wide, tokens] * 2]
+    assert {rate for _, rate, *_ in seen} == {0.1}
+    assert len({key for _, _, key, _ in seen}) == 7 and seen[0][3] == [0, 1]
+    judged, _ = net.apply(params, x, False)
+    assert len(seen) == 7  # not in evaluation
+    np.testing.assert_array_equal(trained, judged)
+    monkeypatch.undo()
+    trained, _ = net.apply(params, x, True, rngs={"stochastic_depth": jax.random.key(0)})
+    assert not np.allclose(trained, judged, atol=1e-3)
+    with pytest.raises(UserError, match="--config.model.dropout=0"):
+        net.apply(params, x, True)
+
+
 def test_four_devices_are_one():
     net = TINY.clone(stochastic_depth=0.5)
     four, params, x = net.clone(axis_name="d"), random_params(net), images(8)

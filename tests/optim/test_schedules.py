@@ -5,8 +5,9 @@ import math
 import jax
 import numpy as np
 import pytest
+from helpers import ROOT
 
-from jssl import optim
+from jssl import config, optim
 from jssl.errors import UserError
 
 
@@ -102,6 +103,57 @@ def test_stairs_of_efficientnet_are_counted_from_the_start():
         )  # fmt: skip
 
 
+def deit(**changes):
+    options = {"peak": 1e-3, "warmup_epochs": 5, "start": 1e-6, "end": 1e-5}
+    options |= {"steps_per_epoch": 7, "total_steps": 2100, **changes}
+    return jax.jit(jax.vmap(optim.make_schedule("cosine_epochs", **options)))
+
+
+def test_deits_schedule_by_hand():
+    """Epochs 0 and 1 are alike, the warm-up never arrives, the cosine begins at t = 5 and not 0."""
+    rates = deit()(np.arange(2100)).reshape(300, 7)
+    assert (rates == rates[:, :1]).all()  # one rate an epoch
+    step = (1e-3 - 1e-6) / 5
+    expected = [1e-6, 1e-6, *(1e-6 + i * step for i in range(1, 5))]
+    expected.append(1e-5 + 0.99e-3 * (1 + math.cos(math.pi * 5 / 300)) / 2)
+    np.testing.assert_allclose(rates[:7, 0], expected, rtol=1e-6)
+    assert float(rates[6, 0]) == pytest.approx(9.993217e-4, rel=1e-6)
+    last = 1e-5 + 0.99e-3 * (1 + math.cos(math.pi * 298 / 300)) / 2
+    assert float(rates[299, 0]) == pytest.approx(last, rel=1e-5)
+
+
+def test_deits_schedule_is_timms():
+    """The rates of timm's scheduler, stepped as DeiT's main.py does: tests/reference."""
+    golden = np.load(ROOT / "tests" / "golden" / "schedule_timm.npz")
+    for epochs, peak in ((300, 1e-3), (30, 2.5e-4)):
+        found = deit(peak=peak, total_steps=7 * epochs)(np.arange(epochs) * 7)
+        np.testing.assert_allclose(found, golden[f"e{epochs}"], rtol=1e-6)
+
+
+def test_epochs_of_deits_schedule_need_not_be_whole():
+    """Of 2.5 steps: the epochs begin with steps 0, 3, 5, 8; a run may end in the first."""
+    rates = deit(steps_per_epoch=2.5, total_steps=25, warmup_epochs=2)(np.arange(10))
+    assert [int(i) for i in np.nonzero(np.diff(rates))[0] + 1] == [5, 8]
+    np.testing.assert_allclose(rates[5:8], 1e-6 + (1e-3 - 1e-6) / 2, rtol=1e-6)
+    short = deit(total_steps=4, warmup_epochs=0.0, peak=0.5)(np.arange(4))
+    np.testing.assert_allclose(short, 0.5, rtol=1e-6)
+
+
+def test_ends_of_warm_up_and_cosine():
+    """BEiT's floor 1e-5 and the dVAE's 1.25e-6 are reached, and half way lies the mean."""
+    for peak, end in ((1.5e-3, 1e-5), (1e-4, 1.25e-6)):
+        lr = optim.make_schedule(
+            "cosine", peak=peak, warmup_epochs=1, steps_per_epoch=10, total_steps=110,
+            start=1e-6, end=end,
+        )  # fmt: skip
+        found = [float(lr(step)) for step in (0, 5, 10, 60, 110)]
+        expected = [1e-6, (1e-6 + peak) / 2, peak, (peak + end) / 2, end]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for method in ("beit", "dvae"):
+        c = config.base(method, preset="imagenet").optim
+        assert c.end_lr == {"beit": 1e-5, "dvae": 1.25e-6}[method] and c.schedule == "cosine"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -113,6 +165,8 @@ def test_stairs_of_efficientnet_are_counted_from_the_start():
         ({"boundaries": (3, 4)}, r"found schedule 'cosine' and boundaries \(3, 4\)"),
         ({"name": "step", "boundaries": (4, 3)}, r"increasing .* found \(4, 3\)"),
         ({"name": "step", "boundaries": (4, 4)}, r"found \(4, 4\)"),
+        ({"name": "constant", "end": 1e-5}, "end_lr is where a cosine ends; found schedule 'const"),
+        ({"name": "cosine_epochs", "warmup_epochs": 10}, "it must be shorter"),
         ({"name": "step", "boundaries": (1, 4)}, r"after the 2 of warm-up, found \(1, 4\)"),
     ],
 )

@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "policy_tf.npz"
-MAGNITUDES = (5, 13, 27)
+MAGNITUDES = (2, 5, 13, 27)
 CENTRE = (20, 7)
 TRANSLATE = 10
 NAMES = ("autocontrast", "equalize", "invert", "posterize", "solarize", "contrast", "brightness",

@@ -1,0 +1,242 @@
+"""A run's ResNet as the .pkl that detectron2 starts from, and MoCo's recipe of detection beside it.
+
+Key names as https://github.com/facebookresearch/moco, detection/convert-pretrain-to-detectron2.py:
+
+    conv1, bn1          stem.conv1, stem.conv1.norm
+    layerN.B.convC      resN+1.B.convC
+    layerN.B.bnC        resN+1.B.convC.norm
+    ....downsample.0/1  resN+1.B.shortcut, .shortcut.norm
+"""
+
+import io
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jssl.augment._pixels import STATISTICS
+from jssl.convert.torchvision import torchvision_resnet
+from jssl.errors import UserError, nearest
+from jssl.models.resnet import DEPTHS
+from jssl.transfer import trained_network
+from jssl.types import PyTree
+
+NETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # detectron2's depths
+
+
+def detectron2_name(name: str) -> str:
+    """Detectron2's name of a tensor of torchvision's ResNet.
+
+    Example:
+        >>> detectron2_name('layer1.0.downsample.1.weight'), detectron2_name('bn1.bias')
+        ('res2.0.shortcut.norm.weight', 'stem.conv1.norm.bias')
+    """
+    group = re.match(r"layer(\d)\.", name)
+    prefix, rest = "stem.", name
+    if group is not None:
+        prefix, rest = f"res{int(group[1]) + 1}.", name[group.end() :]
+    rest = rest.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    return prefix + re.sub(r"\bbn(\d)", r"conv\1.norm", rest)
+
+
+def detectron2_model(params: PyTree, batch_stats: PyTree) -> dict[str, np.ndarray]:
+    """An encoder under detectron2's names.
+
+    Args:
+        params, batch_stats: see `torchvision_resnet`.
+
+    Returns:
+        Name -> float32, kernels [out,in,h,w].
+
+    Example:
+        >>> params = {'conv_init': {'kernel': np.zeros((7, 7, 3, 64))}}
+        >>> list(detectron2_model(params, {}))
+        ['stem.conv1.weight']
+
+    Reference: the script at the top of this file.
+    """
+    found = torchvision_resnet(params, batch_stats)
+    return {detectron2_name(name): x for name, x in found.items()}
+
+
+def export_detectron2(folder: str | Path, output: str | Path) -> Path:
+    """Writes a run's ResNet for detectron2, and how MoCo fine-tunes it, as FILE.md beside it.
+
+    The averaged weights where the run judges those.
+
+    Args:
+        folder: workdir of the run.
+        output: the file; ends with .pkl.
+
+    Returns:
+        The path of the recipe.
+
+    Raises:
+        UserError: another ending, no workdir or checkpoint, a network that detectron2 lacks, or a
+            folder that cannot be written.
+    """
+    output = Path(output)
+    if output.suffix != ".pkl":
+        raise UserError(f"Detectron2 reads .pkl, found '{output}'. Type --output={output}.pkl.")
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    config, params, batch_stats = trained_network(str(folder), sharding=sharding)
+    check(config)
+    if "encoder" not in params:
+        raise UserError(
+            f"The run in '{folder}' is of method '{config.method}', whose parameters "
+            f"{sorted(params)} have no 'encoder'. Type another --workdir."
+        )
+    model = detectron2_model(params["encoder"], batch_stats["encoder"])
+    content = {"model": model, "__author__": "jssl", "matching_heuristics": True}
+    recipe_path = output.with_suffix(".md")
+    _write(output, _pickled(content))
+    _write(recipe_path, recipe(config, output.name, len(model)).encode())
+    return recipe_path
+
+
+def check(config: Any) -> None:
+    """Raises UserError for a run whose network detectron2 does not have."""
+    model = config.model
+    if model.name not in NETS:
+        raise UserError(f"Detectron2 has no '{model.name}': {nearest(model.name, NETS)}.")
+    basic = not DEPTHS[model.name][0]
+    wanted = {
+        "stem": ("imagenet",),
+        "norm": ("bn",),
+        "sobel": (False,),
+        "stage_sizes": ((),),
+        "stem_width_fixed": (False, True),
+        # A basic block whose shape stays has no projection there.
+        "shortcut": ("when_needed",) if basic else ("when_needed", "always"),
+    }
+    for key, values in wanted.items():
+        found = tuple(model[key]) if key == "stage_sizes" else model[key]
+        if found not in values:
+            raise UserError(
+                f"Detectron2's {model.name} has another form: found model.{key}={found!r}, "
+                f"expected {values[0]!r}. Export a run with --config.model.{key}={values[0]!r}."
+            )
+
+
+def recipe(config: Any, file: str, tensors: int) -> str:
+    """MoCo's recipe of detection for this network, in Markdown.
+
+    Args:
+        config: of the run.
+        file: name of the .pkl.
+        tensors: how many it holds.
+    """
+    model = config.model
+    basic, depth = not DEPTHS[model.name][0], int(model.name.removeprefix("resnet"))
+    mean, std = ([round(255 * x, 3) for x in part] for part in STATISTICS[config.augment.normalize])
+    stem = 64 if model.stem_width_fixed else round(64 * model.width)
+    notes = [
+        f"* Of the run: method {config.method}, data {config.data.name}, images of "
+        f"{config.augment.size} px normalised as '{config.augment.normalize}', which is where "
+        "PIXEL_MEAN and PIXEL_STD come from; channels RGB; the stride is in the 3x3 convolution.",
+    ]
+    if "same" in (model.padding, model.pool_padding):
+        notes.append(
+            "* It was trained with TensorFlow's padding (model.padding or pool_padding 'same'), "
+            "detectron2 pads evenly: maps are shifted by up to a pixel at each strided layer."
+        )
+    if model.bn_epsilon != 1e-5:
+        notes.append(f"* Its batch normalisation has epsilon {model.bn_epsilon:g}, not 1e-5.")
+    if basic:
+        notes.append("* Res5ROIHeads has bottleneck blocks: with this net take an FPN model.")
+    return f"""# {file}: {model.name} for detectron2
+
+{tensors} tensors under detectron2's names: `{{"model": ..., "__author__": "jssl",
+"matching_heuristics": True}}`, arrays of numpy. Detectron2 has no TPU or JAX path: fine-tuning runs
+there, on GPUs.
+
+{chr(10).join(notes)}
+
+## PASCAL VOC: Faster R-CNN, C4
+
+As detection/ of https://github.com/facebookresearch/moco: train on 2007 and 2012 trainval, judged
+on 2007 test by COCO-style AP, AP50 and AP75; the mean of five runs. `Res5ROIHeadsExtraNorm` is of
+its `train_net.py`: one more batch normalisation after res5.
+
+```yaml
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  WEIGHTS: "{file}"
+  MASK_ON: False
+  PIXEL_MEAN: {mean}
+  PIXEL_STD: {std}
+  RPN:
+    PRE_NMS_TOPK_TEST: 6000
+    POST_NMS_TOPK_TEST: 1000
+  ROI_HEADS:
+    NAME: "Res5ROIHeadsExtraNorm"
+    NUM_CLASSES: 20
+  BACKBONE:
+    FREEZE_AT: 0
+  RESNETS:
+    DEPTH: {depth}
+    NORM: "naiveSyncBN"
+    STRIDE_IN_1X1: False
+    STEM_OUT_CHANNELS: {stem}
+    WIDTH_PER_GROUP: {round(64 * model.width)}
+    RES2_OUT_CHANNELS: {round((64 if basic else 256) * model.width)}
+INPUT:
+  FORMAT: "RGB"
+  MIN_SIZE_TRAIN: (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+  MIN_SIZE_TEST: 800
+DATASETS:
+  TRAIN: ("voc_2007_trainval", "voc_2012_trainval")
+  TEST: ("voc_2007_test",)
+TEST:
+  PRECISE_BN:
+    ENABLED: True
+SOLVER:
+  IMS_PER_BATCH: 16
+  BASE_LR: 0.02
+  STEPS: (18000, 22000)
+  MAX_ITER: 24000
+  WARMUP_ITERS: 100
+```
+
+Published with ResNet-50, AP50 / AP / AP75: supervised 81.3 / 53.5 / 58.8, MoCo v1 81.5 / 55.9 /
+62.6, MoCo v2 (200 epochs) 82.4 / 57.0 / 63.6, MoCo v2 (800) 82.5 / 57.4 / 64.0.
+
+## COCO
+
+The same but `MASK_ON: True`, the default 80 classes, `coco_2017_train` and `coco_2017_val`,
+`MIN_SIZE_TRAIN: (640, 672, 704, 736, 768, 800)`; 2x: `STEPS: (120000, 160000)`, `MAX_ITER: 180000`,
+the default warm-up.
+"""
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays so that every version of numpy reads them: 2 has moved what 1 looks for."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is np.ndarray:
+            return np.ndarray, (value.shape, value.dtype.str, bytearray(value.tobytes()))
+        return NotImplemented
+
+
+def _pickled(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=4).dump(content)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Beside its place first, renamed when it is whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
+            "disk with room. Type another --output."
+        ) from error

@@ -1,0 +1,63 @@
+"""What the files of a checkpoint were when it was written, to be compared before it is read.
+
+The formats below a checkpoint do not all check what they read: one flipped bit in an array comes
+back as another number. So every checkpoint carries `SHA256SUMS`, written before it gets its name;
+`sha256sum -c SHA256SUMS` in its folder compares by hand.
+"""
+
+import hashlib
+from pathlib import Path
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path) -> None:
+    """Writes the sums of all files in the sub-folders of a checkpoint, its items.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / 'state').mkdir()
+        >>> _ = (folder / 'state' / 'a').write_text('abc')
+        >>> write_sums(folder)
+        >>> (folder / SUMS).read_text()[:8], damage(folder)
+        ('ba7816bf', [])
+        >>> _ = (folder / 'state' / 'a').write_text('abd')
+        >>> damage(folder)
+        ['state/a is not as it was written']
+    """
+    lines = [f"{_sum(folder / name)}  {name}\n" for name in _names(folder)]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def has_sums(folder: Path) -> bool:
+    """Whether a checkpoint carries sums; those of older versions do not."""
+    return (folder / SUMS).is_file()
+
+
+def damage(folder: Path) -> list[str]:
+    """What is wrong with the files of a checkpoint, a line for each; [] also without sums."""
+    if not has_sums(folder):
+        return []
+    found, listed = [], set()
+    for line in (folder / SUMS).read_text(errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        listed.add(name)
+        try:
+            if _sum(path) != digest:
+                found.append(f"{name} is not as it was written")
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror}")
+    # Sums that were cut short or changed themselves lack a file.
+    return found + [f"{name} has no sum" for name in _names(folder) if name not in listed]
+
+
+def _names(folder: Path) -> list[str]:
+    # Files beside the items are the checkpoint library's own, which it still adds to.
+    return sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/**/*") if p.is_file())
+
+
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,147 @@
+"""Oxford and Paris as their archives lie: ground truth by hand, a pickle that may run nothing."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from jssl.data.landmarks import CORRUPT, read_landmarks
+from jssl.data.plain_pickle import read_plain_pickle
+from jssl.errors import UserError
+
+NAMES = [f"all_souls_{i:06d}" for i in range(6)]
+
+
+def lay_out(root):
+    """Empty images: nothing is opened. The second query has two positives that are not there."""
+    for folder, names in {
+        "oxford5k/jpg": NAMES,
+        "paris6k/jpg/paris/louvre": ["paris_louvre_000136", "paris_louvre_000001"],
+        "paris6k/jpg/paris/pantheon": ["paris_pantheon_000002", "paris_pantheon_000003"],
+    }.items():
+        (root / folder).mkdir(parents=True)
+        for name in names:
+            (root / folder / f"{name}.jpg").write_bytes(b"")
+    files = {
+        "oxford5k/gt/all_souls_1_query.txt": "oxc1_all_souls_000003 136.5 34.1 648.5 955.7\n",
+        "oxford5k/gt/all_souls_1_good.txt": "all_souls_000003\nall_souls_000005\n",
+        "oxford5k/gt/all_souls_1_ok.txt": "all_souls_000001\n",
+        "oxford5k/gt/all_souls_1_junk.txt": "all_souls_000000\n",
+        "paris6k/gt/louvre_1_query.txt": "paris_louvre_000001 0 1 20 30\n",
+        "paris6k/gt/louvre_1_good.txt": "paris_louvre_000136\n",
+        "paris6k/gt/louvre_1_ok.txt": "paris_pantheon_000003\nparis_pompidou_000467\n",
+        "paris6k/gt/louvre_1_junk.txt": "",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return lay_out(tmp_path)
+
+
+def test_original_ground_truth(root):
+    found = read_landmarks("oxford5k", root)
+    assert [p.stem for p in found.images] == NAMES
+    (query,) = found.queries
+    assert query.path.name == "all_souls_000003.jpg"
+    assert query.roi == (136.5, 34.1, 648.5, 955.7)
+    assert found.lists == {"positive": [[1, 3, 5]], "junk": [[0]]} and found.num_positive == [3]
+    # Whitening is learnt on Paris, without its corrupt image.
+    assert len(found.other_images) == 3 and found.corrupt == ()
+
+
+def test_corrupt_images_of_paris_are_left_out_and_still_count_as_listed(root):
+    found = read_landmarks("paris6k", root)
+    assert [p.stem[6:] for p in found.images] == [
+        "louvre_000001", "pantheon_000002", "pantheon_000003"
+    ]  # fmt: skip
+    assert found.corrupt == ("paris_louvre_000136",) and len(CORRUPT) == 20
+    assert found.lists["positive"] == [[2]] and found.num_positive == [3]
+    assert found.fingerprint() != read_landmarks("oxford5k", root).fingerprint()
+
+
+def truth(**changes):
+    entry = {"bbx": [1.0, 2.0, 30.0, 40.0], "easy": np.array([0, 2]), "hard": [1]}
+    entry["junk"] = np.array([], int)
+    entry |= changes
+    return {"imlist": NAMES[:4], "qimlist": [NAMES[5]], "gnd": [entry], "_ids": np.float64(3)}
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_revisited_ground_truth_of_any_pickle_protocol(root, protocol):
+    path = root / "oxford5k" / "gnd_roxford5k.pkl"
+    path.write_bytes(pickle.dumps(truth(), protocol=protocol))
+    found = read_landmarks("roxford5k", root)
+    assert [p.stem for p in found.images] == NAMES[:4]  # the query is not in the database
+    assert found.queries[0].path.stem == NAMES[5]
+    assert found.queries[0].roi == (1.0, 2.0, 30.0, 40.0)
+    assert found.lists == {"easy": [[0, 2]], "hard": [[1]], "junk": [[]]}
+    assert found.num_positive is None
+
+
+class Malicious:
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (os.system, ("touch {}",)),
+        (eval, ("open('{}', 'w')",)),
+        (np.ndarray, ((2,), np.dtype("O"))),
+        (getattr, ("{}", "upper")),
+    ],
+    ids=["system", "eval", "objects", "getattr"],
+)
+@pytest.mark.parametrize("protocol", [0, 4])
+def test_a_malicious_pickle_is_refused_and_runs_nothing(root, call, protocol):
+    ran = root / "ran"
+    function, values = call
+    values = tuple(v.format(ran) if isinstance(v, str) else v for v in values)
+    path = root / "oxford5k" / "gnd_roxford5k.pkl"
+    path.write_bytes(pickle.dumps(truth(junk=Malicious(function, values)), protocol=protocol))
+    with pytest.raises(UserError, match="not a pickle of plain values: found"):
+        read_landmarks("roxford5k", root)
+    assert not ran.exists()
+    pickle.loads(pickle.dumps(Malicious(os.mkdir, (str(ran),))))  # what would have happened
+    assert ran.exists()
+
+
+def test_arrays_of_objects_and_damage_are_refused(tmp_path):
+    path = tmp_path / "x.pkl"
+    for content in (pickle.dumps(np.array([[], None], object)), pickle.dumps([1, 2])[:-4], b"\x80"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="not a pickle of plain values"):
+            read_plain_pickle(path)
+    values = {"a": (1.5, [np.arange(6).reshape(2, 3), np.array(["x"])]), "b": {1: b"\xff", 2: None}}
+    path.write_bytes(pickle.dumps(values, protocol=2))
+    found = read_plain_pickle(path)
+    np.testing.assert_array_equal(found["a"][1][0], values["a"][1][0])
+    assert found["b"] == values["b"] and found["a"][1][1].tolist() == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("oxford", None, "did you mean 'roxford5k'|did you mean 'oxford5k'"),
+        ("roxford5k", None, r"gnd_roxford5k.pkl of http.*--source=roxford5k --data_dir=DIR"),
+        ("oxford5k", "paris6k/jpg", "paris6k/jpg' with|no .jpg images.*paris_1-v1.tgz"),
+        ("oxford5k", "oxford5k/gt/all_souls_1_junk.txt", "all_souls_1_junk.txt'"),
+        ("oxford5k", "oxford5k/jpg/all_souls_000005.jpg", "1 images.*'all_souls_000005'"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_not_there_is_named(root, name, change, said):
+    if change:
+        (root / change).rename(root / "away")
+    with pytest.raises(UserError, match=said):
+        read_landmarks(name, root)

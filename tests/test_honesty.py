@@ -1,0 +1,167 @@
+"""What every protocol owes: a whole record, each example once, and no choice by the test split."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from helpers import ROOT, small_config, stored_run
+
+from jssl import data, evaluate, protocols
+from jssl.evaluate import corruptions, linear, logistic_table
+from jssl.protocols import frozen
+from jssl.protocols.run import PROTOCOLS, check_record
+
+SCORES = ("top1", "top5", "correct", "ci95", "value", "errors", "best_top1", "best_epoch")
+CLASSIFIERS = ("linear", "logistic", "layers")  # these fit one
+HERE = ("knn", "linear", "logistic", "layers", "robustness")  # what one supervised run allows
+SETTINGS = protocols.Settings(source="synthetic", epochs=1, preset="simclr_cifar", seed=3)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = small_config("supervised", launch="jit", max_steps=1)
+    config.supervised.num_classes = 10
+    stored_run(config, folder, data.photos_source("test").images[:64])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few():
+    """The trained net alone, two regularisers and one corruption: seconds and not minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        row = logistic_table.logistic_row
+        short = {**row.__kwdefaults__, "regularizers": (1e-2, 1.0)}
+        patch.setattr(row, "__kwdefaults__", short)
+        patch.setattr(frozen, "KINDS", ("trained",))
+        patch.setattr(frozen.knn, "__defaults__", (("trained",),))
+        patch.setattr(frozen, "baselines", lambda subject: [])
+        brightness = corruptions.CONSTANTS["cifar"]["brightness"]
+        patch.setattr(corruptions, "CONSTANTS", {"cifar": {"brightness": brightness}})
+        yield
+
+
+@pytest.fixture(scope="module")
+def halves():
+    whole = data.synthetic_source("train", size=32, num_examples=1024)
+    test = data.synthetic_source("test", size=32, num_examples=1024)
+    rows = np.arange(0, 1024, 4)
+    train = data.ArraySource("synthetic", whole.images[rows], whole.labels[rows], num_classes=10)
+    rng = np.random.default_rng(0)
+    poisoned = data.ArraySource(
+        "synthetic", test.images, rng.permutation(test.labels), num_classes=10
+    )
+    return {"clean": (train, test), "poisoned": (train, poisoned)}
+
+
+@pytest.fixture(scope="module")
+def judged(run, few, halves):
+    """(name, 'clean' | 'poisoned') -> (record, the kernels of all classifiers judged)."""
+    found, kept, loaded = {}, linear.count_right, protocols.Subject(run, SETTINGS)._loaded
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, sources in halves.items():
+            subject = protocols.Subject(run, SETTINGS)
+            subject.__dict__.update({"_loaded": loaded, "halves": sources})
+            patch.setattr(protocols.run, "Subject", lambda *_, subject=subject: subject)
+            for name in HERE if kind == "clean" else CLASSIFIERS:
+                heads = []
+
+                def spy(head, x, y, heads=heads):
+                    heads.append(np.asarray(head.kernel).tobytes())
+                    return kept(head, x, y)
+
+                patch.setattr(linear, "count_right", spy)
+                patch.setattr(evaluate.frozen, "count_right", spy)
+                protocols.evaluate_run(run, protocols=[name], settings=SETTINGS)
+                path = run / "evaluation" / f"{name}.json"
+                found[name, kind] = json.loads(path.read_text()), heads
+    return found
+
+
+def without_scores(value):
+    if isinstance(value, dict):
+        return {k: without_scores(v) for k, v in value.items() if k not in SCORES}
+    return [without_scores(v) for v in value] if isinstance(value, list) else value
+
+
+def numbers(record):
+    return [number for row in record["rows"] for number in row["numbers"].values()]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_record_says_what_its_numbers_are_of(run, judged, halves, name):
+    record, _ = judged[name, "clean"]
+    train, test = halves["clean"]
+    subject = protocols.Subject(run, SETTINGS)
+    assert (record["protocol"], record["seed"]) == (name, 3)
+    assert record["data"] == {
+        "name": "synthetic", "split": "test", "examples": len(test),
+        "fingerprint": test.fingerprint(), "train_examples": len(train),
+    }  # fmt: skip
+    assert record["checkpoint"]["sha256"] == evaluate.backbone_hash(subject.state)
+    assert record["settings"]["source"] == "synthetic" and record["versions"]["libraries"]
+    for number in numbers(record):
+        low, high = number["ci95"]
+        value = number.get("value", number.get("top1"))
+        assert 0 <= low <= value <= high <= 1 and high - low < 0.3
+        assert number["count"] == len(test)
+        assert f"{len(test)} test examples of synthetic" in number["protocol"]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_poisoned_test_labels_change_the_scores_and_nothing_else(judged, name):
+    (clean, heads), (poisoned, other) = judged[name, "clean"], judged[name, "poisoned"]
+    for record in (clean, poisoned):
+        record["data"].pop("fingerprint", None)
+    assert without_scores(clean) == without_scores(poisoned)
+    assert heads == other and len(heads) > 0
+    first, second = ([n.get("top1", n.get("value")) for n in numbers(r)] for r in (clean, poisoned))
+    assert first != second
+
+
+def test_each_protocol_that_selects_is_poisoned_somewhere():
+    assert (
+        {name for name in HERE if PROTOCOLS[name].selects}
+        == {"logistic", "layers"}
+        < set(CLASSIFIERS)
+    )
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    for name, protocol in PROTOCOLS.items():
+        if name not in HERE:
+            tested = [text for text in texts if f'"{name}"' in text]
+            assert tested, f"no test judges a run by '{name}'"
+            if protocol.selects:
+                assert any("poison" in text for text in tested), f"'{name}' is not poisoned"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ci95": None}, "row kNN: no ci95"),
+        ({"protocol": ""}, "row kNN: no protocol"),
+        ({"top1": None}, ""),
+        ({"count": 11}, "a number of 11 examples, but the data say 4 or 10"),
+    ],
+)
+def test_a_number_that_does_not_say_what_it_is_is_not_written(change, said):
+    number = {"top1": 0.5, "ci95": [0.2, 0.8], "count": 10, "protocol": "words"}
+    record = {"protocol": "x", "data": {"name": "a", "parts": {"one": 10, "two": [4]}}}
+    changed = {**number, **change}
+    if change.get("top1", 0) is None:
+        changed.pop("top1")
+        said = "row kNN: no value"
+    record["rows"] = [{"probe": "kNN", "numbers": {"trained": number, "untrained": changed}}]
+    with pytest.raises(ValueError, match=said):
+        check_record(record)
+
+
+def test_a_protocol_cannot_write_a_number_without_its_interval(run, monkeypatch):
+    bare = [{"probe": "kNN", "protocol": "", "numbers": {"trained": {"top1": 0.5, "count": 7}}}]
+    broken = dataclasses.replace(PROTOCOLS["knn"], run=lambda subject: bare)
+    monkeypatch.setitem(PROTOCOLS, "knn", broken)
+    path = run / "evaluation" / "knn.json"
+    path.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="Protocol 'knn', row kNN: no ci95, protocol"):
+        protocols.evaluate_run(run, protocols=["knn"], settings=SETTINGS)
+    assert not path.exists()
