@@ -116,7 +116,7 @@ PROTOCOLS: dict[str, Protocol] = {
         transfer.transfer,
         transfer.missing,
         data=transfer.described,
-        selects="the regulariser, on validation examples",
+        selects="the regulariser, on the validation split",
     ),
 }
 
