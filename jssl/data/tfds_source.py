@@ -49,7 +49,7 @@ CATALOGUE: dict[str, DataSet] = {
     "food101": DataSet("food101", 224, 101, test="validation"),
     "sun397": DataSet("sun397/standard-part1-120k", 224, 397),
     "cars": DataSet("cars196", 224, 196),
-    "voc2007": DataSet("voc/2007", 224, 0),  # any number of labels each, see `multi_labels`
+    "voc2007": DataSet("voc/2007", 224, 0),  # any number of labels each: `VocSource`
     "dtd": DataSet("dtd", 224, 47),
     "pets": DataSet("oxford_iiit_pet", 224, 37),
     "caltech101": DataSet("caltech101", 224, 102),
@@ -168,7 +168,6 @@ class TfdsSource:
         self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
         self._label = dataset.label if labelled else ""
         self._split = split
-        self._features = features
         self._info = f"{builder.info.full_name} {split}"
         self._folder, self._prepare = builder.data_dir, prepare_command(name, data_dir)
         skip = _tfds().decode.SkipDecoding()
@@ -230,27 +229,6 @@ class TfdsSource:
                 return file, first, end
             first = end
         raise IndexError(index)
-
-    def multi_labels(self) -> np.ndarray:
-        """Which classes each picture of VOC shows: int32 [M,K] of 1, 0, and -1.
-
-        -1 where all objects of the class are difficult to see: VOC counts them neither way.
-
-        Raises:
-            UserError: a data set without the features labels and labels_no_difficult.
-        """
-        names = "labels", "labels_no_difficult"
-        if not all(name in self._features for name in names):
-            raise UserError(
-                f"Data set '{self.name}' has the features {', '.join(self._features)}; expected "
-                f"{' and '.join(names)}, as voc2007 has them."
-            )
-        labels = np.zeros((len(self), self._features["labels"].num_classes), np.int32)
-        for i in range(len(self)):
-            record = self._records[i]
-            labels[i, np.asarray(record["labels"], int)] = -1
-            labels[i, np.asarray(record["labels_no_difficult"], int)] = 1
-        return labels
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.encoded(index)

@@ -27,8 +27,13 @@ def missing(subject: Subject) -> str:
 def described(subject: Subject) -> Row:
     """What the record says of the data; each row has the fingerprints of its own."""
     names = evaluate.transfer_names(subject.settings.source)
-    tests = {name: TRANSFER_SETS[name].sizes[2] for name in names}
-    return {"name": subject.settings.source, "split": "test", "published_examples": tests}
+    sources = {name: _sources(name, subject.settings.data_dir) for name in names}
+    return {
+        "name": subject.settings.source,
+        "split": "test",
+        "parts": {name: len(parts[-1]) for name, parts in sources.items()},
+        "train_examples": {name: sum(map(len, parts[:-1])) for name, parts in sources.items()},
+    }
 
 
 def transfer(subject: Subject) -> list[Row]:
@@ -45,16 +50,12 @@ def transfer(subject: Subject) -> list[Row]:
     rows = []
     for name, parts in sources.items():
         known = TRANSFER_SETS[name]
-        labels = [source.multi_labels() if known.metric == MAP11 else None for source in parts]
-        classes = parts[0].num_classes if labels[0] is None else labels[0].shape[1]
-        sizes = evaluate.check_sizes(name, tuple(map(len, parts)), classes)
+        sizes = evaluate.check_sizes(name, tuple(map(len, parts)), parts[0].num_classes)
         sets = {}
         for kind in KINDS:
             say(f"{name}: embedding, {kind}")
-            found = [
-                _embed(subject, pixels if kind == RAW else network, owners[kind](), source, several)
-                for source, several in zip(parts, labels, strict=True)
-            ]
+            embed = pixels if kind == RAW else network
+            found = [_embed(subject, embed, owners[kind](), source) for source in parts]
             if len(found) == 2:
                 found = [*_drawn(found[0], sizes[1], subject.settings.seed), found[1]]
             sets[kind] = evaluate.Parts(*found)
@@ -80,7 +81,10 @@ def _sources(name: str, data_dir: str | None) -> list[Any]:
     found = []
     for split in filter(None, (known.train, known.validation, known.test)):
         config.train_split = split
-        found.append(data.make_source(config, "train"))
+        if known.metric == MAP11:
+            found.append(data.VocSource(split, data_dir=config.data_dir))
+        else:
+            found.append(data.make_source(config, "train"))
     return found
 
 
@@ -89,13 +93,12 @@ def _words(name: str, test: Any) -> str:
     return f"{name} (not among them {lost:,} that are lost)" if lost else name
 
 
-def _embed(subject: Subject, embed: Any, state: Any, source: Any, several: Any) -> Examples:
+def _embed(subject: Subject, embed: Any, state: Any, source: Any) -> Examples:
     crop = CentreCrop(subject.size, resize=subject.size)
     there = source.image_shape == (subject.size, subject.size, 3)
-    x, y, _ = evaluate.embed_source(
+    return evaluate.embed_source(
         embed, state, source, batch_size=BATCH, transform=None if there else crop
-    )
-    return x, y if several is None else several
+    )[:2]
 
 
 def _drawn(found: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
