@@ -11,7 +11,9 @@ HEAD = ("fault", "met", "required", "outcome", "what the user reads")
 def row(fault, entry):
     """The cells of one kind of fault."""
     outcomes = ", ".join(f"{count} x {what}" for what, count in entry["outcomes"].items())
-    words = (entry["failures"] or entry["words"] or [""])[0]
+    words = (entry["words"] or [""])[0]
+    if entry["failures"]:  # the end of a log says most
+        words = entry["failures"][0].strip().splitlines()[-1]
     return [fault, str(entry["run"]), entry["expected"], outcomes, cell(words)]
 
 
