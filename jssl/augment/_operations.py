@@ -14,7 +14,8 @@ a sixth that does nothing:
 On one CPU core at 224 px (tests/benchmarks/bench_policy.py, one run): crop and flip take 0.70 ms an
 image, with two operations 0.98; under vmap two operations take 7.2 ms this way and 12.0 ms as a
 switch over 16, and 1.4 s against 5.8 s to compile. In Pillow's form, with its dear bicubic, a
-switch over 16 takes 2.6 times as long under vmap, and 4.5 times as long to compile.
+switch over 16 took 2.6 times as long under vmap, and 4.5 times as long to compile (one run of 32
+images, on a core that other work shared).
 """
 
 from typing import NamedTuple
