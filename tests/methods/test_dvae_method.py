@@ -37,7 +37,8 @@ def test_beta_of_the_mean_is_that_of_the_papers_sum():
 def stepped():
     """Two steps of a run of 4: tau falls in 4, beta rises in 2."""
     c = small_config("dvae")
-    config.apply(c, {"dvae": {"temperature_share": 1.0, "beta": 6.0, "beta_share": 0.5,
+    config.apply(c, {"dvae": {"temperature": (1.0, 0.1), "temperature_share": 1.0,
+                              "beta": 6.0, "beta_share": 0.5,
                               "likelihood": "logit_laplace"}})  # fmt: skip
     launcher, method, state, step = start(c, "jit", steps=4)
     first = jax.tree.map(jnp.copy, state)
