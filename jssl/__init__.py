@@ -8,4 +8,5 @@ embed, state = jssl.load_encoder('runs/simclr_photos')   # a trained network
 from jssl.errors import UserError as UserError
 from jssl.experiment import load_encoder as load_encoder
 from jssl.types import Method as Method
+from jssl.types import RunLengths as RunLengths
 from jssl.types import TrainState as TrainState

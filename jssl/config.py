@@ -68,7 +68,7 @@ def common() -> dict[str, Any]:
         },
         # Filled in from the data when a run is built, for schedules and for state whose size is
         # that of the data set; a workdir keeps them, so that its state can be restored.
-        "run": {"num_examples": 1, "steps_per_epoch": 1, "total_steps": 1},
+        "run": {"num_examples": 0, "steps_per_epoch": 0, "total_steps": 0},
     }
 
 
@@ -103,12 +103,30 @@ def base(method: str, *, preset: str) -> ConfigDict:
     config.optim = ConfigDict(optim.DEFAULTS)
     config.optim.eps = placeholder(float)
     for name, value in augment.OPTIONS.items():
-        kind = float if name.endswith("_p") else int if value is None else type(value)
+        # A chance is one number, or one for each view.
+        kind = object if name.endswith("_p") else int if value is None else type(value)
         config.augment.options[name] = placeholder(kind)
     config[method] = ConfigDict(module.DEFAULTS)
     config.lock()
     apply(config, module.PRESETS[preset])
     return config
+
+
+def optional(key: str) -> bool:
+    """Whether a flat key may be None: the recipe's or the optimiser's own value."""
+    return key == "optim.eps" or key.startswith("augment.options.")
+
+
+def keys_named(name: str) -> list[str]:
+    """The flat keys whose last part is a name, or begins with it: what a wrong flag may have meant.
+
+    Example:
+        >>> keys_named('lr'), keys_named('batch'), keys_named('nothing')
+        (['optim.lr'], ['batch_size'], [])
+    """
+    keys = flatten(base("simclr", preset="v1"))
+    exact = [key for key in keys if key.rpartition(".")[2] == name]
+    return exact or [key for key in keys if key.rpartition(".")[2].startswith(f"{name}_")][:3]
 
 
 def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") -> None:

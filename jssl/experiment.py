@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jssl import augment, checkpoint, data, methods, optim, parallel, workdir
 from jssl.errors import UserError
-from jssl.types import Batch, Method, TrainState
+from jssl.types import Batch, Method, RunLengths, TrainState
 
 
 class Experiment(NamedTuple):
@@ -169,7 +169,8 @@ def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, A
         steps_per_epoch=config.run.steps_per_epoch,
         total_steps=config.run.total_steps,
     )
-    return methods.load(config.method).make(config, tx, axis_name=axis_name), schedule
+    lengths = RunLengths(**config.run)
+    return methods.load(config.method).make(config, tx, lengths, axis_name=axis_name), schedule
 
 
 def extra_fields(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], str]]:

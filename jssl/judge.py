@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import data, evaluate, experiment, methods, protocols, workdir
+from jssl import data, evaluate, experiment, methods, protocols, versions, workdir
 from jssl.experiment import Experiment
 from jssl.metrics import say
 from jssl.train import train
@@ -44,7 +44,7 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
         "steps": int(state.step),
         "minutes": (time.monotonic() - started) / 60,
         "rows": rows,
-        "versions": workdir.versions(),
+        "versions": versions.collect(),
     }
     if jax.process_index() == 0:
         workdir.write_json(Path(folder) / "result.json", record)

@@ -1,95 +1,22 @@
-"""The commands: `jssl train|evaluate|embed|export|report|fit`, also as `python -m jssl`."""
+"""The commands: `jssl train|evaluate|embed|export|report|compile`, also as `python -m jssl`."""
 
+import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
-
-from jssl import terminal
 from jssl.errors import UserError, WriteError, nearest
 
-USAGE = """jssl: self-supervised vision training in JAX
-
-  jssl train     --config=configs/NAME.py[:switches] --workdir=DIR [--config.key=value ...]
-  jssl evaluate  --workdir=DIR [--protocol=knn,linear|all] [--k=20] [--temperature=0.1]
-                 [--feature=backbone] [--preset=NAME]
-  jssl embed     --workdir=DIR --output=FILE.npz [--source=NAME] [--split=test]
-  jssl export    --workdir=DIR --output=FILE.pkl [--format=detectron2]
-  jssl report    --records=DIR [--readme=README.md]
-  jssl fit       --config=configs/NAME.py[:switches] --topology=v5e:16x16 [--batch=auto]
-                 [--output=FILE.json]
-
-Every run leaves its config, versions, parameter table, metrics and checkpoints in the workdir;
-the same command resumes it. `jssl --helpfull` lists every flag.
-"""
+Flags = argparse.Namespace
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
-    config_flags.DEFINE_config_file("config", None, "Config file, configs/NAME.py:switches.")
-    flags.DEFINE_list("protocol", ["knn", "linear"], "evaluate: which protocols; all: the card.")
-    flags.DEFINE_integer("k", 20, "evaluate: neighbours of kNN.")
-    flags.DEFINE_float("temperature", 0.1, "evaluate: kNN votes weigh exp(similarity/temperature).")
-    flags.DEFINE_string("feature", "backbone", "evaluate, embed: backbone or an intermediate.")
-    flags.DEFINE_string("preset", "", "evaluate: of the linear protocol; the method's by default.")
-    flags.DEFINE_float("epochs", 0.0, "evaluate: epochs of linear and voc_*; 0: the preset's.")
-    flags.DEFINE_integer("seed", 0, "evaluate: of what a protocol draws; the run's own stays.")
-    flags.DEFINE_integer("step", None, "evaluate, embed: checkpoint; the newest by default.")
-    flags.DEFINE_string("source", None, "evaluate, embed: data set; transfer: some, or all12.")
-    flags.DEFINE_string("data_dir", None, "evaluate, embed: where the data set lies.")
-    flags.DEFINE_string("split", "test", "embed: train or test.")
-    flags.DEFINE_string(
-        "output", None, "embed: the .npz to write; export: the .pkl; fit: the .json."
-    )
-    flags.DEFINE_string(
-        "format", "detectron2", "export: whose file; a recipe is written beside it."
-    )
-    flags.DEFINE_string("records", None, "report: folder of result.json files.")
-    flags.DEFINE_string("readme", None, "report: file whose results table to replace.")
-    flags.DEFINE_string("topology", None, "fit: CHIP:SHAPE, such as v5e:16x16, v5p:4x4x4, h100:8.")
-    flags.DEFINE_string("batch", "", "fit: examples a device, or auto; the config's by default.")
-    flags.DEFINE_integer("examples", 0, "fit: in the train split, where the data are not here.")
-    flags.DEFINE_bool("distributed", False, "train: join the job that the cluster describes.")
-    flags.DEFINE_string("coordinator", None, "train: host:port of process 0, for a job by hand.")
-    flags.DEFINE_integer("processes", None, "train: number of processes of that job.")
-    flags.DEFINE_integer("process", None, "train: which of them this is.")
-    flags.DEFINE_integer("init_timeout", 300, "train: seconds to wait for the others to start.")
-    flags.DEFINE_integer("heartbeat_timeout", 30, "train: silent so many seconds, one is dead.")
-    flags.DEFINE_integer("shutdown_timeout", 60, "train: seconds to wait for the others to end.")
-
-
-def _need(name: str, example: str) -> str:
-    value = getattr(flags.FLAGS, name)
-    if not value:
-        raise UserError(f"--{name} is missing. Type --{name}={example}.")
-    return value
-
-
-def _distribute() -> None:
-    """Joins the job, when the flags say that there is one."""
-    import jax
-
-    f = flags.FLAGS
-    timeouts = {
-        "initialization_timeout": f.init_timeout,
-        "heartbeat_timeout_seconds": f.heartbeat_timeout,
-        "shutdown_timeout_seconds": f.shutdown_timeout,
-    }
-    if f.coordinator is not None:
-        jax.distributed.initialize(f.coordinator, f.processes, f.process, **timeouts)
-    elif f.distributed:
-        jax.distributed.initialize(**timeouts)
-
-
-def _train() -> None:
-    config = flags.FLAGS.config
-    if config is None:
-        raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
-    folder = _need("workdir", "runs/NAME")
-    _distribute()
+def _train(flags: Flags) -> None:
+    need(flags, "config", "configs/simclr_photos.py")
+    folder = need(flags, "workdir", "runs/NAME")
+    config = read_config(flags)
+    _distribute(flags)
     from jssl import job, judge, stages, workdir
 
     run = stages.run if stages.stages_of(config) else judge.train_and_judge
@@ -97,127 +24,377 @@ def _train() -> None:
         run(config, folder)
 
 
-def _evaluate() -> None:
+def _distribute(flags: Flags) -> None:
+    """Joins the job, when the flags say that there is one."""
+    import jax
+
+    timeouts = {
+        "initialization_timeout": flags.init_timeout,
+        "heartbeat_timeout_seconds": flags.heartbeat_timeout,
+        "shutdown_timeout_seconds": flags.shutdown_timeout,
+    }
+    if flags.coordinator is not None:
+        jax.distributed.initialize(flags.coordinator, flags.processes, flags.process, **timeouts)
+    elif flags.distributed:
+        jax.distributed.initialize(**timeouts)
+
+
+def _evaluate(flags: Flags) -> None:
     from jssl import protocols
 
-    f = flags.FLAGS
-    folder = _need("workdir", "runs/NAME")
-    settings = {name: getattr(f, name) for name in protocols.Settings._fields}
-    protocols.evaluate_run(folder, protocols=f.protocol, settings=protocols.Settings(**settings))
+    folder = need(flags, "workdir", "runs/NAME")
+    given = {k: v for k, v in vars(flags).items() if k in protocols.Settings._fields}
+    given = {k: v for k, v in given.items() if v is not None}
+    names = [name.strip() for name in flags.protocol.split(",")]
+    protocols.check_settings(names, given)
+    protocols.evaluate_run(folder, protocols=names, settings=protocols.Settings(**given))
 
 
-def _embed() -> None:
+def _embed(flags: Flags) -> None:
     from jssl import protocols
 
-    f = flags.FLAGS
     protocols.embed_run(
-        _need("workdir", "runs/NAME"),
-        output=_need("output", "features.npz"),
-        feature=f.feature,
-        step=f.step,
-        source=f.source,
-        data_dir=f.data_dir,
-        split=f.split,
+        need(flags, "workdir", "runs/NAME"),
+        output=need(flags, "output", "features.npz"),
+        feature=flags.feature,
+        step=flags.step,
+        source=flags.source,
+        data_dir=flags.data_dir,
+        split=flags.split,
     )
 
 
-def _export() -> None:
+def _export(flags: Flags) -> None:
     from jssl import convert
 
-    f = flags.FLAGS
     formats = {"detectron2": convert.export_detectron2}
-    if f.format not in formats:
-        raise UserError(f"Unknown format '{f.format}': {nearest(f.format, formats)}.")
-    output = _need("output", "resnet.pkl")
-    recipe = formats[f.format](_need("workdir", "runs/NAME"), output)
-    print(f"{output}: the encoder for {f.format}; how to fine-tune it: {recipe}")
+    if flags.format not in formats:
+        raise UserError(f"Unknown format '{flags.format}': {nearest(flags.format, formats)}.")
+    output = need(flags, "output", "resnet.pkl")
+    recipe = formats[flags.format](need(flags, "workdir", "runs/NAME"), output)
+    print(f"{output}: the encoder for {flags.format}; how to fine-tune it: {recipe}")
 
 
-def _report() -> None:
+def _report(flags: Flags) -> None:
     from jssl import report
 
-    report.report(_need("records", "configs/results"), readme=flags.FLAGS.readme)
+    report.report(need(flags, "records", "configs/results"), readme=flags.readme)
 
 
-def _fit() -> None:
-    f = flags.FLAGS
-    if f.config is None:
-        raise UserError("--config is missing. Type --config=configs/simclr_imagenet.py.")
+def _compile(flags: Flags) -> None:
+    need(flags, "config", "configs/simclr_imagenet.py")
+    topology_text = need(flags, "topology", "v5e:16x16")
     from jssl.fit import command, devices
 
-    topology = devices.prepare(_need("topology", "v5e:16x16"))
-    words = [w.partition("=")[2] for w in sys.argv if w.startswith("--config=")]
-    name = words[-1].replace(".py", "").removeprefix("configs/") if words else f.config.method
-    changed = [w.removeprefix("--config.") for w in sys.argv if w.startswith("--config.")]
+    topology = devices.prepare(topology_text)
+    config = read_config(flags)
+    name = flags.config.replace(".py", "").removeprefix("configs/")
     command.fit(
-        f.config,
-        name=" ".join([name, *changed]),
+        config,
+        name=" ".join([name, *(f"{key}={value}" for key, value in flags.settings)]),
         topology=topology,
-        batch=f.batch,
-        examples=f.examples,
-        output=f.output,
+        batch=flags.batch,
+        examples=flags.examples,
+        output=flags.output,
     )
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "embed": _embed, "export": _export,
-            "report": _report, "fit": _fit}  # fmt: skip
+class Command(NamedTuple):
+    """A command: what it does, its flags as for `argparse`, and whether it takes `--config`."""
+
+    run: Callable[[Flags], None]
+    purpose: str
+    flags: dict[str, dict[str, Any]]
+    config: bool = False
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command named by the first word."""
-    if len(argv) < 2:
-        print(USAGE)
+_WORKDIR = {"workdir": {"metavar": "DIR", "help": "folder of the run"}}
+_CHECKPOINT = {
+    "step": {"type": int, "metavar": "N", "help": "checkpoint; the newest by default"},
+    "source": {"metavar": "NAME", "help": "data set; that of the run by default"},
+    "data_dir": {"metavar": "DIR", "help": "where the data set lies"},
+}
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        _train,
+        "trains a config, or resumes its run",
+        {
+            **_WORKDIR,
+            "distributed": {"type": bool, "help": "join the job that the cluster describes"},
+            "coordinator": {"metavar": "HOST:PORT", "help": "process 0, for a job by hand"},
+            "processes": {"type": int, "metavar": "N", "help": "number of processes of that job"},
+            "process": {"type": int, "metavar": "N", "help": "which of them this is"},
+            "init_timeout": {
+                "type": int,
+                "default": 300,
+                "metavar": "SECONDS",
+                "help": "wait so long for the others to start",
+            },
+            "heartbeat_timeout": {
+                "type": int,
+                "default": 30,
+                "metavar": "SECONDS",
+                "help": "a process that is silent so long is dead",
+            },
+            "shutdown_timeout": {
+                "type": int,
+                "default": 60,
+                "metavar": "SECONDS",
+                "help": "wait so long for the others to end",
+            },
+        },
+        config=True,
+    ),
+    "evaluate": Command(
+        _evaluate,
+        "judges a run by protocols",
+        {
+            **_WORKDIR,
+            "protocol": {"default": "knn,linear", "help": "names with commas, or all"},
+            "k": {"type": int, "metavar": "N", "help": "neighbours of kNN"},
+            "temperature": {"type": float, "help": "of kNN's weights exp(similarity/temperature)"},
+            "feature": {"metavar": "NAME", "help": "backbone or an intermediate"},
+            "preset": {"metavar": "NAME", "help": "of the linear protocol; the method's own"},
+            "epochs": {"type": float, "help": "of linear and voc_*; the preset's by default"},
+            "seed": {"type": int, "help": "of what a protocol draws; the run's own stays"},
+            **_CHECKPOINT,
+        },
+    ),
+    "embed": Command(
+        _embed,
+        "writes the features of a data set",
+        {
+            **_WORKDIR,
+            "output": {"metavar": "FILE.npz", "help": "the file to write"},
+            "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
+            "split": {"default": "test", "help": "train or test"},
+            **_CHECKPOINT,
+        },
+    ),
+    "export": Command(
+        _export,
+        "writes a trained encoder for another library",
+        {
+            **_WORKDIR,
+            "output": {"metavar": "FILE.pkl", "help": "the file to write"},
+            "format": {"default": "detectron2", "help": "whose file; a recipe lies beside it"},
+        },
+    ),
+    "report": Command(
+        _report,
+        "makes the table of results",
+        {
+            "records": {"metavar": "DIR", "help": "folder of result.json files"},
+            "readme": {"metavar": "FILE", "help": "file whose results table is replaced"},
+        },
+    ),
+    "compile": Command(
+        _compile,
+        "compiles a config for hardware that is not there: memory, time, traffic",
+        {
+            "topology": {"metavar": "CHIP:SHAPE", "help": "v5e:16x16, v5p:4x4x4, h100:8"},
+            "batch": {"default": "", "help": "examples a device, or auto; the config's"},
+            "examples": {
+                "type": int,
+                "default": 0,
+                "metavar": "N",
+                "help": "in the train split, where the data are not here",
+            },
+            "output": {"metavar": "FILE.json", "help": "the record to write"},
+        },
+        config=True,
+    ),
+}
+ALIASES = {"fit": "compile"}  # older names
+
+
+def usage() -> str:
+    """The text of `jssl --help`."""
+    rows = "\n".join(f"  jssl {name:<10}{c.purpose}" for name, c in COMMANDS.items())
+    return f"""jssl: self-supervised vision training in JAX
+
+{rows}
+
+  jssl train --config=configs/NAME.py[:switches] --workdir=DIR [--config.KEY=VALUE ...]
+
+Every run leaves its config, versions, parameter table, metrics and checkpoints in the workdir;
+the same command resumes it. `jssl COMMAND --help` lists the flags of a command."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. `{self.prog} --help` lists the flags.")
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"expected true or false, found '{text}'")
+    return text.lower() in ("true", "1")
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """The parser of a command's own flags."""
+    command = COMMANDS[name]
+    made = _Parser(
+        prog=f"jssl {name}",
+        description=f"{command.purpose.capitalize()}.",
+        allow_abbrev=False,
+        epilog="Any key of the config: --config.KEY=VALUE." if command.config else None,
+    )
+    if command.config:
+        made.add_argument("--config", metavar="FILE.py[:switches]", help="the config file")
+    for flag, options in command.flags.items():
+        if options.get("type") is bool:
+            options = {**options, "type": _boolean, "nargs": "?", "const": True, "default": False}
+            made.add_argument(f"--{flag}", **options, metavar="BOOL")
+            made.add_argument(
+                f"--no{flag}", dest=flag, action="store_false", help=argparse.SUPPRESS
+            )
+        else:
+            made.add_argument(f"--{flag}", **options)
+    made.add_argument(
+        "--verbosity", type=int, default=-1, metavar="N", help="0: what libraries tell as well"
+    )
+    return made
+
+
+def parse(name: str, words: Sequence[str]) -> Flags:
+    """Reads the flags of a command.
+
+    Args:
+        name: of the command.
+        words: what follows it on the command line.
+
+    Returns:
+        A value for each flag; `settings` holds the (key, value) of each `--config.KEY=VALUE`.
+
+    Raises:
+        UserError: a flag that this command does not have, saying what to type.
+    """
+    own, settings, words = [], [], _double_dashes(words)
+    while words:
+        word = words.pop(0)
+        if word.startswith(("--config.", "--noconfig.")):
+            key, given, value = word.partition("=")
+            if word.startswith("--noconfig."):  # as absl's flags had it
+                key, given, value = key.replace("--noconfig.", "--config.", 1), "=", "False"
+            elif not given:
+                given, value = ("=", words.pop(0)) if words and words[0][:2] != "--" else ("", "")
+            if not given:  # a bool may stand alone
+                value = "True"
+            settings.append((key.removeprefix("--config."), value))
+        else:
+            own.append(word)
+    if settings and not COMMANDS[name].config:
+        raise UserError(
+            f"jssl {name} takes no --config.{settings[0][0]}: a run keeps the settings that it was "
+            "trained with."
+        )
+    flags, rest = parser(name).parse_known_args(own)
+    if rest:
+        raise UserError("\n".join(_unknown(name, word) for word in rest))
+    flags.settings = settings
+    return flags
+
+
+def _double_dashes(words: Sequence[str]) -> list[str]:
+    """Flags with one dash, as absl takes them, get two."""
+    one = [w.startswith("-") and w[1:2].isalpha() and len(w.partition("=")[0]) > 2 for w in words]
+    return [f"-{w}" if single else w for w, single in zip(words, one, strict=True)]
+
+
+def _unknown(name: str, word: str) -> str:
+    """What to type instead of a flag that a command does not have."""
+    if not word.startswith("-"):
+        return f"Unexpected word '{word}' after 'jssl {name}'. Flags begin with --."
+    flag = word.lstrip("-").partition("=")[0]
+    value = word.partition("=")[2] or "VALUE"
+    command = COMMANDS[name]
+    message = f"jssl {name} has no flag --{flag}"
+    same = flag.replace("-", "_")
+    if same in command.flags or command.config and same == "config":
+        return f"{message}: type --{same}={value}."
+    if command.config:
+        from jssl import config
+
+        keys = config.keys_named(same)
+        if keys:
+            return f"{message}: type {' or '.join(f'--config.{k}={value}' for k in keys)}."
+    owners = [f"jssl {other}" for other, c in COMMANDS.items() if same in c.flags]
+    if owners:
+        message += f"; it belongs to {', '.join(owners)}"
+    return f"{message}: {nearest(flag, command.flags)}."
+
+
+def need(flags: Flags, name: str, example: str) -> str:
+    """The value of a flag that must be given."""
+    value = getattr(flags, name)
+    if not value:
+        raise UserError(f"--{name} is missing. Type --{name}={example}.")
+    return value
+
+
+def read_config(flags: Flags) -> Any:
+    """The config of `--config` with every `--config.KEY=VALUE` set."""
+    from jssl import config_file
+
+    config = config_file.load(flags.config)
+    for key, value in flags.settings:
+        config_file.override(config, key, value)
+    return config
+
+
+def version() -> str:
+    """`jssl VERSION (commit COMMIT)`."""
+    from jssl import versions
+
+    return f"jssl {versions.jssl_version()} (commit {versions.jssl_commit()})"
+
+
+def main(words: Sequence[str]) -> None:
+    """Runs the command named by the first word.
+
+    Raises:
+        UserError: a mistake on the command line or in what it names.
+    """
+    words = list(words)
+    if not words or words[0] in ("--help", "-h", "--helpfull", "-help", "help"):
+        print(usage())
         return
-    if len(argv) > 2:
-        raise UserError(f"Unexpected word '{argv[2]}' after '{argv[1]}'. Flags begin with --.")
-    if argv[1] not in COMMANDS:
-        raise UserError(f"Unknown command '{argv[1]}': {nearest(argv[1], COMMANDS)}.")
-    COMMANDS[argv[1]]()
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses the flags; whatever is wrong with them is the user's to mend."""
-    if "--help" in argv:
-        print(USAGE)
-        sys.exit(0)
-    for word in argv:
-        if word.startswith("--config="):
-            path = word.removeprefix("--config=").split(":")[0]
-            if not Path(path).is_file():
-                raise UserError(
-                    f"There is no config file '{path}' here ({Path.cwd()}): "
-                    f"{nearest(path, map(str, Path('configs').glob('*.py')))}."
-                )
-    try:
-        words = flags.FLAGS(list(argv))
-        if not flags.FLAGS["verbosity"].present:
-            # Orbax and grain tell every step of theirs at INFO; --verbosity=0 brings it back.
-            logging.set_verbosity(logging.WARNING)
-        return words
-    except (flags.Error, AttributeError, TypeError, UserError) as error:
-        # ml_collections wraps what a config file raises: what it said first is what helps.
-        chain: list[BaseException] = [error]
-        while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
-            chain.append(deeper)
-        for cause in reversed(chain):
-            if isinstance(cause, UserError):
-                raise cause from None
-        if isinstance(error, flags.Error):
+    if words[0] in ("--version", "-version"):
+        print(version())
+        return
+    if words[0].startswith("-"):  # flags before the command, as absl allowed
+        place = next((i for i, w in enumerate(words) if w in {*COMMANDS, *ALIASES}), None)
+        if place is None:
             raise UserError(
-                f"{str(error).splitlines()[0]}. `jssl --helpfull` lists the flags."
-            ) from None
-        key = str(error).strip('"').replace("\\'", "'").replace("\\n", " ")
-        given = [w for w in argv if w.startswith("--config.")]
-        raise UserError(f"A --config flag names an unknown key: {key} Given: {given}.") from None
+                f"Found '{words[0]}' where a command is expected: {nearest('', COMMANDS)}."
+            )
+        words.insert(0, words.pop(place))
+    name = ALIASES.get(words[0], words[0])
+    if name not in COMMANDS:
+        raise UserError(f"Unknown command '{name}': {nearest(name, COMMANDS)}.")
+    flags = parse(name, ["--help" if w in ("-help", "--helpfull") else w for w in words[1:]])
+    _quiet(flags.verbosity)
+    COMMANDS[name].run(flags)
+
+
+def _quiet(verbosity: int) -> None:
+    """Orbax and grain tell every step of theirs at INFO; --verbosity=0 brings it back."""
+    from absl import logging
+
+    logging.use_absl_handler()
+    logging.get_absl_handler().python_handler.stream = sys.stderr
+    logging.set_verbosity(verbosity)
 
 
 def run() -> None:
     """Entry point of the console script: user errors end with a message and status 2."""
+    from jssl import terminal
+
     terminal.guard_streams()
-    logging.get_absl_handler().python_handler.stream = sys.stderr
-    _define_flags()
     try:
-        app.run(main, flags_parser=_parse)
+        main(sys.argv[1:])
     except UserError as error:
         print(f"jssl: {error}", file=sys.stderr)
         if isinstance(error, WriteError):

@@ -37,6 +37,7 @@ from jssl import (
     parallel,
     pseudo_labels,
     semi,
+    versions,
     workdir,
 )
 from jssl import config as config_lib
@@ -270,7 +271,7 @@ def _record(
         "steps": sum(steps),
         "minutes": sum(done["minutes"] for done in finished.values()),
         "rows": rows,
-        "versions": workdir.versions(),
+        "versions": versions.collect(),
     }
 
 

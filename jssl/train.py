@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import shlex
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, data, experiment, metrics, workdir
+from jssl import checkpoint, data, experiment, metrics, versions, workdir
 from jssl.errors import UserError
 from jssl.monitor import make_inspection, make_monitor, monitor_protocol
 from jssl.types import TrainState
@@ -89,13 +87,6 @@ def _train(parts: Any, folder: Path, stop: StopSignal) -> TrainState:
         with contextlib.closing(_Run(parts, folder, saved, batches, int(state.step))) as run:
             run.warn(warnings)
             return run.loop(state, stop)
-
-
-def command() -> str:
-    """The words that started this process, as one would type them."""
-    program = Path(sys.argv[0]).name
-    words = ["python", "-m", "jssl"] if program == "__main__.py" else [program]
-    return shlex.join([*words, *sys.argv[1:]])
 
 
 class _Run:
@@ -253,6 +244,6 @@ class _Run:
         self.saved.wait()
         self.progress.say(
             f"Asked to stop: the state after step {done} is saved in {self.folder}.\n"
-            f"To resume, type the same command again: {command()}"
+            f"To resume, type the same command again: {versions.command()}"
         )
         raise SystemExit(0)

@@ -44,6 +44,24 @@ class TrainState:
     opt_state: PyTree
 
 
+class RunLengths(NamedTuple):
+    """The lengths of a run, which schedules and the sizes of banks are made of.
+
+    Attributes:
+        num_examples: in the train split.
+        steps_per_epoch: updates in one epoch.
+        total_steps: updates in the whole run.
+
+    Example:
+        >>> RunLengths(num_examples=50_000, steps_per_epoch=97, total_steps=97_000).total_steps
+        97000
+    """
+
+    num_examples: int
+    steps_per_epoch: int
+    total_steps: int
+
+
 class Method(NamedTuple):
     """A training method as pure functions; hyper-parameters are closed over by its `make`.
 

@@ -8,12 +8,8 @@ pictures/        what a method shows, such as the reconstructions of a dVAE
 
 import contextlib
 import errno
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jssl import config as config_lib
+from jssl import versions
 from jssl.errors import UserError, WriteError
 from jssl.types import PyTree
 
@@ -33,7 +30,6 @@ FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "dat
         "deit.teacher", "deit.start_from")  # fmt: skip
 # And what may because the run could not go on otherwise: 'stop' met a picture that 'skip' replaces.
 FREE_ON_RESUME = (*FREE, "data.on_error")
-LIBRARIES = ("jssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
@@ -72,7 +68,7 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
         )
     if jax.process_index() == 0:
         write_json(path, json.loads(config.to_json()))
-        write_json(folder / "versions.json", versions())
+        write_json(folder / "versions.json", versions.collect())
     return folder
 
 
@@ -169,50 +165,6 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     if jax.process_index() == 0:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(picture).save(path)
-
-
-def versions() -> dict[str, Any]:
-    """Libraries, git revision, devices and machine of this process."""
-    return {
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "python": platform.python_version(),
-        "git": git_revision(),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "processes": jax.process_count(),
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
-        "command": " ".join(sys.argv),
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def git_revision() -> str:
-    """The revision of the checkout that runs, `-dirty` when changed; 'unknown' outside git.
-
-    The package's own folder is asked first; an installed wheel lies in none, and then it is the
-    checkout that the command was started in, whose configs it runs.
-    """
-    for folder in (Path(__file__).parent, Path.cwd()):
-        try:
-            done = subprocess.run(
-                ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
-            return done.stdout.strip()
-    return "unknown"
 
 
 def parameter_table(params: PyTree) -> str:

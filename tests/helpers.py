@@ -29,6 +29,7 @@ def small_config(method, **updates):
     """The method's `photos` smoke config: every method has one."""
     config = get_config(f"{method}_photos", "smoke")
     config.update(updates)
+    config.run.update({"num_examples": 4096, "steps_per_epoch": 100, "total_steps": 100})
     if "num_classes" in config[method]:
         config[method].num_classes = 16
     return config

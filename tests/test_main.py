@@ -1,6 +1,7 @@
 """What a user sees: commands, mistakes caught before anything is compiled, and what to type."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from helpers import ROOT, get_config, small_config
 from PIL import Image
 
-from jssl import experiment, workdir
+from jssl import experiment, main, workdir
 from jssl.errors import UserError, WriteError
 from jssl.train import train
 
 PHOTOS = f"--config={ROOT}/configs/simclr_photos.py:smoke"
+TRAIN = ["train", "--workdir=w", PHOTOS]
 
 
 def jssl(*words, cwd):
@@ -24,35 +26,104 @@ def jssl(*words, cwd):
     return done.returncode, done.stdout, done.stderr
 
 
+MISTAKES = [
+    (["tran"], "Unknown command 'tran': did you mean 'train'?"),
+    (["train"], "--config is missing. Type --config=configs/simclr_photos.py."),
+    (["train", PHOTOS], "--workdir is missing. Type --workdir=runs/NAME."),
+    (["train", "--config=nope.py", "--workdir=w"], "There is no config file 'nope.py'"),
+    ([*TRAIN, "--seed=3"], "jssl train has no flag --seed: type --config.seed=3."),
+    ([*TRAIN, "--epochs", "3"], "jssl train has no flag --epochs: type --config.epochs="),
+    ([*TRAIN, "--seed=3", "--batch=64"], "no flag --batch: type --config.batch_size=64."),
+    ([*TRAIN, "--lr=3"], "type --config.optim.lr=3"),
+    ([*TRAIN, "--data-dir=x"], "type --config.data.data_dir=x"),
+    ([*TRAIN, "--wrkdir=w"], "has no flag --wrkdir: did you mean 'workdir'?"),
+    ([*TRAIN, "--protocol=knn"], "no flag --protocol; it belongs to jssl evaluate"),
+    ([*TRAIN, "more"], "Unexpected word 'more' after 'jssl train'"),
+    ([*TRAIN[:-1], f"{PHOTOS},epoch=3"], "Unknown switch ':epoch': did you mean 'epochs'?"),
+    ([*TRAIN, "--config.optim.lrr=1"], "--config.optim.lrr: did you mean 'lr'?"),
+    ([*TRAIN, "--config.batch-size=8"], "did you mean --config.batch_size?"),
+    ([*TRAIN, "--config.lr=8"], "did you mean --config.optim.lr?"),
+    ([*TRAIN, "--config.optim.lr=x"], "--config.optim.lr expects a number, found 'x'"),
+    ([*TRAIN, "--config.seed=1.5"], "--config.seed expects a whole number, found '1.5'"),
+    ([*TRAIN, "--config.optim=1"], "names a section: type one of its keys"),
+    ([*TRAIN, "--config.seed.x=1"], "'seed' has no keys"),
+    ([*TRAIN, "--config.method=byol"], "--config.method cannot be set"),
+    ([*TRAIN, "--config.preset=v2"], "--config.preset cannot be set"),
+    ([*TRAIN, "--config.run.total_steps=9"], "--config.run.total_steps cannot be set"),
+    ([*TRAIN, "--processes=x"], "argument --processes: invalid int value: 'x'"),
+    (["evaluate"], "--workdir is missing"),
+    (["evaluate", "--workdir=nowhere"], "is not the workdir of a run"),
+    (["evaluate", "--workdir=w", "--split=test"], "no flag --split; it belongs to jssl embed"),
+    (["evaluate", "--workdir=w", "--config.seed=1"], "takes no --config.seed: a run keeps"),
+    (["evaluate", "--workdir=w", "--protocol=kn"], "Unknown protocol 'kn': did you mean 'knn'?"),
+    (["evaluate", "--workdir=w", "--protocol=logistic", "--k=3"], "--k says nothing about"),
+    (["evaluate", "--workdir=w", "--protocol=knn", "--epochs=3"], "--epochs says nothing about"),
+    (["evaluate", "--workdir=w", "--k=0"], "--k expects 1 or more, found 0"),
+    (["evaluate", "--workdir=w", "--seed=-1"], "--seed expects 0 or more, found -1"),
+    (["evaluate", "--workdir=w", "--temperature=0"], "--temperature expects a number above 0"),
+    (["evaluate", "--workdir=w", "--protocol=layers", "--epochs=0.5"], "takes whole epochs"),
+    (["embed", "--workdir=w"], "--output is missing"),
+    (["embed", "--workdir=w", "--k=3"], "no flag --k; it belongs to jssl evaluate"),
+    (["report", "--workdir=w"], "no flag --workdir; it belongs to jssl train, jssl evaluate"),
+    (["fit", "--seed=3", PHOTOS], "jssl compile has no flag --seed: type --config.seed=3."),
+]
+
+
 @pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["tran"], "Unknown command 'tran': did you mean 'train'?"),
-        (["train"], "--config is missing. Type --config=configs/simclr_photos.py."),
-        (["train", PHOTOS], "--workdir is missing. Type --workdir=runs/NAME."),
-        (["train", "--config=nope.py", "--workdir=w"], "There is no config file 'nope.py'"),
-        (["train", f"{PHOTOS},epoch=3"], "Unknown switch ':epoch': did you mean 'epochs'?"),
-        (["train", PHOTOS, "--config.optim.lrr=1"], 'Did you mean "lr" instead of "lrr"?'),
-        (["train", PHOTOS, "--config.optim.lr=x"], "could not convert string to float: 'x'"),
-        (["train", PHOTOS, "--wrkdir=w"], "Unknown command line flag 'wrkdir'. Did you mean"),
-        (["evaluate", "--workdir=nowhere"], "is not the workdir of a run"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else " ".join(value)[-25:],
+    ("words", "said"), MISTAKES, ids=[" ".join(words)[-25:] for words, _ in MISTAKES]
 )
-def test_mistakes_end_with_one_message_and_status_2(words, said, tmp_path):
-    status, _, error = jssl(*words, cwd=tmp_path)
-    assert status == 2
-    assert error.startswith("jssl: ")
-    assert said in error
-    assert "Traceback" not in error
+def test_mistakes_are_refused_before_anything_is_read(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        main.main(words)
+    assert said in str(error.value)
+    assert not any(tmp_path.iterdir())
 
 
-def test_without_words_the_commands_are_listed(tmp_path):
-    for words in ([], ["--help"]):
-        status, out, _ = jssl(*words, cwd=tmp_path)
-        assert status == 0
-        for command in ("train", "evaluate", "embed", "export", "report"):
+def test_a_mistake_ends_with_one_message_and_status_2(tmp_path):
+    status, _, error = jssl(*TRAIN, "--seed=3", cwd=tmp_path)
+    assert (status, error) == (2, "jssl: jssl train has no flag --seed: type --config.seed=3.\n")
+
+
+def test_the_commands_are_listed(capsys):
+    for words in ([], ["--help"], ["--helpfull"]):
+        main.main(words)
+        out = capsys.readouterr().out
+        for command in main.COMMANDS:
             assert f"jssl {command}" in out
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_a_command_has_a_help_of_its_own(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main([command, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: jssl {command}" in out
+    for flag in main.COMMANDS[command].flags:
+        assert f"--{flag}" in out
+    assert ("--config.KEY=VALUE" in out) == main.COMMANDS[command].config
+
+
+def test_the_version_has_the_commit_of_jssl(capsys):
+    main.main(["--version"])
+    assert re.fullmatch(r"jssl \d+\.\d+\.\d+ \(commit (unknown|\w+(-dirty)?)\)\n",
+                        capsys.readouterr().out)  # fmt: skip
+
+
+def test_older_spellings_of_flags():
+    """As absl took them: one dash, a value after a blank, a negated bool, `fit`."""
+    flags = main.parse("train", ["-workdir=w", "--config", "a b.py", "--nodistributed"])
+    assert (flags.workdir, flags.config, flags.distributed) == ("w", "a b.py", False)
+    assert main.parse("train", ["--distributed"]).distributed
+    assert main.parse("train", ["--distributed=false"]).distributed is False
+    settings = ["--config.optim.lr", "-1", "--noconfig.log.tensorboard", "--config.beit.exact"]
+    assert main.parse("train", settings).settings == [
+        ("optim.lr", "-1"),
+        ("log.tensorboard", "False"),
+        ("beit.exact", "True"),
+    ]
+    assert main.ALIASES["fit"] == "compile"
 
 
 def refused(config, folder="unused"):

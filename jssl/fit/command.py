@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import workdir
+from jssl import versions, workdir
 from jssl.errors import UserError
 from jssl.fit import devices as devices_lib
 from jssl.fit import roofline, search, step
@@ -107,7 +107,7 @@ def record(
         "memory": compiled.memory,
         "compile_seconds": round(compiled.seconds, 1),
         "least": step.least_bytes(config, devices),
-        "versions": workdir.versions()["libraries"],
+        "versions": versions.collect()["libraries"],
     }
     if compiled.flops is None:
         return found

@@ -5,10 +5,38 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jssl import augment
-from jssl.types import Array, PyTree, TrainState
+from jssl.errors import UserError
+from jssl.types import Array, PyTree, RunLengths, TrainState
+
+
+def check_make(name: str, config: Any, lengths: RunLengths) -> None:
+    """Checks what `make` of a method was given.
+
+    Args:
+        name: of the method.
+        config: the whole config.
+        lengths: of the run.
+
+    Raises:
+        UserError: a config of another method, or lengths that are not three positive integers.
+    """
+    if config.get("method") != name:
+        raise UserError(
+            f"{name}.make found a config of method '{config.get('method')}'. Expected one of "
+            f"jssl.config.base('{name}', preset=...)."
+        )
+    whole = isinstance(lengths, RunLengths) and all(
+        isinstance(v, (int, np.integer)) and v > 0 for v in lengths
+    )
+    if not whole:
+        raise UserError(
+            f"{name}.make found lengths={lengths!r}. Expected positive integers: "
+            "jssl.types.RunLengths(num_examples=..., steps_per_epoch=..., total_steps=...)."
+        )
 
 
 def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array], Array]]:

@@ -27,12 +27,12 @@ import optax
 from jssl import augment, checkpoint, experiment, losses, models, workdir
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
 from jssl.models.dvae import Encoder, map_pixels
 from jssl.models.vit import OFFICIAL
 from jssl.models.vit_init import token_init
 from jssl.optim import TRANSFORMER
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 1  # of one example in a step
 RANDOM = "random"
@@ -194,12 +194,19 @@ def masks(config: Any, key: Array, rows: Array) -> tuple[Array, Array, Array]:
     return jax.vmap(one)(rows)
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes BEiT's pure functions.
 
     Args:
         config: from `jssl.config.base('beit', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -212,6 +219,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     Raises:
         UserError: a network that is no ViT with a mask token; sizes that do not fit.
     """
+    check_make("beit", config, lengths)
     settings = config.beit
     net, tokenizer = make_net(config, axis_name), make_tokenizer(config)
     views, prepare = input_functions(config)

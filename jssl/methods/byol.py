@@ -29,11 +29,17 @@ import optax
 
 from jssl import losses, models
 from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean, psum
-from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    embed_function,
+    first_state,
+    input_functions,
+)
 from jssl.models.heads import Projector
 from jssl.models.resnet import KERNEL_INITS
 from jssl.state import cosine_momentum, ema
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 2  # of one example in a step
 LABELS_OPTIONAL = True  # without them there is no online classifier
@@ -180,12 +186,19 @@ def labelled_mean(values: Array, labelled: Array, axis_name: str | None) -> Arra
     return total * axis_size(axis_name) / jnp.maximum(count, 1)
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes BYOL's pure functions.
 
     Args:
         config: from `jssl.config.base('byol', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -194,6 +207,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         `augmented_train_top1` in [0, 1], on the augmented first view of training examples: not a
         score of the representation. Examples whose label is negative do not take part in these.
     """
+    check_make("byol", config, lengths)
     settings = config.byol
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
@@ -249,7 +263,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         (_, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
         new = apply_gradients(state, grads, batch_stats, tx, target_batch_stats=target_batch_stats)
         tau = cosine_momentum(
-            state.step, base=settings.ema_momentum, total_steps=config.run.total_steps
+            state.step, base=settings.ema_momentum, total_steps=lengths.total_steps
         )
         new = new.replace(target=ema(state.target, target_part(new.params), momentum=tau))
         metrics = {

@@ -36,10 +36,10 @@ from jssl import state as leaves
 from jssl.augment import modalities
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
 from jssl.models.heads import Projector
 from jssl.optim.masks import EVERYTHING
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 
 @flax.struct.dataclass
@@ -193,15 +193,22 @@ def _check(config: Any) -> None:
         )
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes CMC's pure functions.
 
     `embed(state, images)` takes a picture [B,H,W,3] and gives the features of all views that are
     made of it, side by side; given a mapping of all arrays of a batch, those of every view.
 
     Args:
-        config: from `jssl.config.base('cmc', preset=...)`; `run.num_examples` sizes the bank.
+        config: from `jssl.config.base('cmc', preset=...)`.
         tx: the optimiser.
+        lengths: of the run; `num_examples` is the size of the bank.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -212,6 +219,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     Raises:
         UserError: a word, number or combination in `config.cmc` that cannot work.
     """
+    check_make("cmc", config, lengths)
     _check(config)
     settings, views = config.cmc, tuple(config.cmc.views)
     net = make_net(config, axis_name)
@@ -225,7 +233,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     of_image = tuple(view for view in views if modalities.VIEWS[view].field == "image")
     pairs = losses.view_pairs(len(views), graph=settings.graph)
     in_batch = settings.contrast == "in_batch"
-    num_examples = config.run.num_examples
+    num_examples = lengths.num_examples
     negatives = config.batch_size - 1 if in_batch else settings.num_negatives
 
     def split(arrays: Mapping[str, Array], chosen: tuple[str, ...]) -> dict[str, Array]:

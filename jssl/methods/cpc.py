@@ -33,11 +33,11 @@ import optax
 from jssl import augment, losses, models
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError
-from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
 from jssl.models.conv import Conv
 from jssl.models.pixelcnn import PixelCNN
 from jssl.state.ema import ema
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 
 @flax.struct.dataclass
@@ -227,7 +227,13 @@ def whole_map(config: Any) -> Callable[[PyTree, Array], Array]:
     return lambda params, images: net.apply({"params": params}, prepare(images), method=Net.whole)
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes CPC's pure functions.
 
     `embed` cuts the images without augmentation and gives the mean of the grid [B,D], and the
@@ -236,6 +242,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     Args:
         config: from `jssl.config.base('cpc', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -245,6 +252,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     Raises:
         UserError: what cannot work in `config.cpc`, `config.model` and `config.augment.size`.
     """
+    check_make("cpc", config, lengths)
     s = config.cpc
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)

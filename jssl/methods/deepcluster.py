@@ -36,9 +36,9 @@ from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.data import uniform_over_clusters
 from jssl.errors import UserError
 from jssl.methods import _clusters
-from jssl.methods._common import embed_function, first_state, input_functions
+from jssl.methods._common import check_make, embed_function, first_state, input_functions
 from jssl.models.heads import Linear
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 1  # of one example in a step
 
@@ -118,18 +118,19 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, Linear(config.deepcluster.num_clusters))
 
 
-def check(config: Any, features: int) -> None:
+def check(config: Any, examples: int, features: int) -> None:
     """Refuses what cannot be clustered, before anything is compiled.
 
     Args:
         config: the whole config.
+        examples: M, of the train split.
         features: D, their dimension.
 
     Raises:
         UserError: more clusters than examples, more principal directions than features or
             examples.
     """
-    settings, examples = config.deepcluster, config.run.num_examples
+    settings = config.deepcluster
     leaves.check_clusters(settings.num_clusters, examples, flag="--config.deepcluster.num_clusters")
     largest = min(features, examples - 1)
     if not 1 <= settings.pca_dim <= largest:
@@ -140,12 +141,19 @@ def check(config: Any, features: int) -> None:
         )
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes the pure functions of DeepCluster.
 
     Args:
         config: from `jssl.config.base('deepcluster', preset='v1')`.
         tx: the trunk's optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -156,7 +164,8 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     Raises:
         UserError: as `check`; a network without a last ReLU.
     """
-    settings, num_examples = config.deepcluster, config.run.num_examples
+    check_make("deepcluster", config, lengths)
+    settings, num_examples = config.deepcluster, lengths.num_examples
     k = settings.num_clusters
     net, top_layer = make_net(config, axis_name), Linear(k)
     views, prepare = input_functions(config)
@@ -169,7 +178,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         images = views(key, batch["image"], jnp.int32(0))[0]
         variables = make_net(config, None).init(key, prepare(images), train=True)
         trunk, top = _split(variables["params"])
-        check(config, features=top["dense"]["kernel"].shape[0])
+        check(config, num_examples, features=top["dense"]["kernel"].shape[0])
         state = first_state(
             State,
             key,

@@ -39,9 +39,15 @@ from jssl import state as leaves
 from jssl.collectives import all_gather, global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError
 from jssl.methods import _clusters
-from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    embed_function,
+    first_state,
+    input_functions,
+)
 from jssl.models.heads import Projector
-from jssl.types import Array, Batch, Method, Metrics, TrainState
+from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 VIEWS = 2  # of one example in a step, besides its small crops
 NEVER, BEFORE_ALL = -2, -1  # epochs of a bank's rows
@@ -135,17 +141,17 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, projector)
 
 
-def check(config: Any) -> None:
+def check(config: Any, lengths: RunLengths) -> None:
     """Refuses what cannot be clustered, before anything is compiled.
 
     Raises:
         UserError: no head, more clusters than examples in an epoch, crops made on the host.
     """
-    settings, run = config.deepcluster_v2, config.run
+    settings = config.deepcluster_v2
     flag = "--config.deepcluster_v2.num_clusters"
     if not settings.num_clusters:
         raise UserError(f"DeepCluster v2 needs a head: type {flag}='(3000,3000,3000)'.")
-    examples = min(run.num_examples, run.steps_per_epoch * config.batch_size)
+    examples = min(lengths.num_examples, lengths.steps_per_epoch * config.batch_size)
     for k in settings.num_clusters:
         leaves.check_clusters(k, examples, flag=flag)
     if config.data.host_crop:
@@ -156,12 +162,19 @@ def check(config: Any) -> None:
         )
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes the pure functions of DeepCluster v2.
 
     Args:
         config: from `jssl.config.base('deepcluster_v2', preset='v2' | 'cifar')`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -172,8 +185,9 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     Raises:
         UserError: as `check`.
     """
-    settings, num_examples = config.deepcluster_v2, config.run.num_examples
-    num_clusters, steps_per_epoch = tuple(settings.num_clusters), config.run.steps_per_epoch
+    check_make("deepcluster_v2", config, lengths)
+    settings, num_examples = config.deepcluster_v2, lengths.num_examples
+    num_clusters, steps_per_epoch = tuple(settings.num_clusters), lengths.steps_per_epoch
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
     small_fn = None
@@ -190,7 +204,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         return [jax.vmap(prepare)(x) for x in made]
 
     def init(key: Array, batch: Batch) -> State:
-        check(config)
+        check(config, lengths)
         images = views(key, batch["image"], jnp.int32(0))[0]
         variables = make_net(config, None).init(key, prepare(images), train=True)
         dim = settings.proj_dim

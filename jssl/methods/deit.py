@@ -27,16 +27,16 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jssl import augment, experiment, losses, models, transfer, workdir
+from jssl import augment, experiment, losses, methods, models, transfer, workdir
 from jssl.collectives import mean_value_and_grad, pmean
 from jssl.data.pipeline import repeated, shuffled
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
 from jssl.methods._mixed import CROP, IMAGENET_FILL, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.optim import TRANSFORMER
 from jssl.state import ema
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 1  # of one example in a step
 CLASSIFIER = True  # its own: the table at the end judges it too
@@ -203,8 +203,8 @@ def _without_optimiser(teacher: TrainState) -> TrainState:
     return teacher.replace(opt_state={}, key=jnp.int32(0), step=jnp.int32(0), **others)
 
 
-def make_teacher(config: ConfigDict) -> tuple[Method, ConfigDict] | None:
-    """The teacher's pure functions and settings; None without distillation.
+def make_teacher(config: ConfigDict, lengths: RunLengths) -> tuple[Method, ConfigDict] | None:
+    """Makes the teacher's pure functions and reads its settings; None without distillation.
 
     Raises:
         UserError: a distillation or teacher that cannot be.
@@ -231,7 +231,8 @@ def make_teacher(config: ConfigDict) -> tuple[Method, ConfigDict] | None:
             f"The teacher '{settings.teacher}' of method '{own.method}' has {classes} classes, the "
             f"student {settings.num_classes}: expected a classifier of the same data set."
         )
-    return experiment.make_method(own, axis_name=None)[0], own
+    # It is never trained: no optimiser, and the lengths of the student's run do for it.
+    return methods.load(own.method).make(own, optax.identity(), lengths), own
 
 
 def make_inputs(config: ConfigDict, axis_name: str | None) -> Any:
@@ -240,12 +241,19 @@ def make_inputs(config: ConfigDict, axis_name: str | None) -> Any:
     return lambda key, batch: inputs(jax.random.split(key, 3), batch)
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes the pure functions of DeiT.
 
     Args:
         config: from `jssl.config.base('deit', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -254,8 +262,9 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         teacher `distillation_loss` and `agreement`, how often the student says what it does.
         `embed` names the `logits`.
     """
+    check_make("deit", config, lengths)
     settings = config.deit
-    teacher = make_teacher(config)
+    teacher = make_teacher(config, lengths)
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
     inputs = make_inputs(config, axis_name)

@@ -24,9 +24,9 @@ from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
 from jssl.evaluate.codes import codebook_report, codebook_warnings
 from jssl.evaluate.reconstructions import constant_patch_error, picture_grid
-from jssl.methods._common import apply_gradients, first_state, input_functions
+from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
 from jssl.models.dvae import Decoder, Encoder, gumbel_softmax, map_pixels, unmap_pixels
-from jssl.types import Array, Batch, Method, Metrics, TrainState
+from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
 VIEWS = 1  # of one example in a step
@@ -166,12 +166,19 @@ def temperature_at(step: Array, *, first: float, last: float, steps: int) -> Arr
     return last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes the dVAE's pure functions.
 
     Args:
         config: from `jssl.config.base('dvae', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -184,11 +191,12 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         UserError: an unknown likelihood, a temperature that is not positive, a `model` section
             that says something else.
     """
+    check_make("dvae", config, lengths)
     settings = config.dvae
     _check(config)
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
-    total = config.run.total_steps
+    total = lengths.total_steps
     tau_steps = max(1, round(settings.temperature_share * total))
     beta_steps = max(1, round(settings.beta_share * total))
     scale = kl_coefficient(beta=1.0, downsampling=2 ** (settings.groups - 1))

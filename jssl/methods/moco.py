@@ -30,10 +30,16 @@ import optax
 from jssl import losses, models, optim
 from jssl.collectives import all_gather, axis_size, global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    embed_function,
+    first_state,
+    input_functions,
+)
 from jssl.models.heads import Projector
 from jssl.state import check_queue_size, ema, enqueue, random_queue, unit_rows
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 2  # of one example in a step: the query's and the key's
 
@@ -177,12 +183,19 @@ def _divisor(batch_size: int, at_most: int) -> int:
     return max(n for n in range(1, at_most + 1) if batch_size % n == 0)
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes the pure functions of MoCo v1 and v2.
 
     Args:
         config: from `jssl.config.base('moco', preset='v1' | 'v2' | 'cifar')`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -192,6 +205,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
     Raises:
         UserError: as `check`; an unknown head.
     """
+    check_make("moco", config, lengths)
     check(config)
     settings = config.moco
     net = make_net(config, axis_name)

@@ -27,11 +27,17 @@ import optax
 
 from jssl import losses, models
 from jssl.collectives import global_index, mean_value_and_grad, pmean
-from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    embed_function,
+    first_state,
+    input_functions,
+)
 from jssl.models.heads import Projector
 from jssl.models.vit import OFFICIAL
 from jssl.state import cosine_momentum, ema
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 2  # of one example in a step
 
@@ -142,18 +148,26 @@ def without_predictor(tree: PyTree) -> PyTree:
     return {name: part for name, part in tree.items() if name != "predictor"}
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes MoCo v3's pure functions.
 
     Args:
         config: from `jssl.config.base('moco_v3', preset='v3')`, or 'v3_vit'.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
         A `Method`; its step logs `loss` (4 T ln N at uniform logits), `contrastive_top1` in
         [0, 1] (1 / N by chance), `ema_momentum` and `grad_norm`.
     """
+    check_make("moco_v3", config, lengths)
     settings = config.moco_v3
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
@@ -184,7 +198,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         x_a, x_b = map(prepare, views(key, batch["image"], global_index(size, axis_name)))
 
         momentum = cosine_momentum(
-            state.step, base=settings.ema_momentum, total_steps=config.run.total_steps
+            state.step, base=settings.ema_momentum, total_steps=lengths.total_steps
         )
         target = ema(state.target, without_predictor(state.params), momentum=momentum)
         k_a, target_batch_stats = forward(target, state.target_batch_stats, x_a, Net.project)

@@ -31,12 +31,18 @@ import optax
 from jssl import losses, models, pseudo_labels, semi
 from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, embed_function, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    embed_function,
+    first_state,
+    input_functions,
+)
 from jssl.models.efficientnet import OFFICIAL, EfficientNet, classifier_init
 from jssl.models.heads import Linear
 from jssl.models.noise import dropout
 from jssl.state import ema, warmup_momentum
-from jssl.types import Array, Batch, Method, Metrics, PyTree, TrainState
+from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 1  # of one example in a step
 WEIGHTINGS = ("lecture", "ratio")
@@ -250,12 +256,19 @@ def frozen(params: PyTree, blocks: int) -> PyTree:
     return jax.tree_util.tree_map_with_path(still, params)
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes the pure functions of a teacher's or student's training.
 
     Args:
         config: from `jssl.config.base('noisy_student', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -265,6 +278,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         and `agreement`, how often the student says what the teacher does. `embed` is that of the
         averaged network in evaluation mode and names its `logits`.
     """
+    check_make("noisy_student", config, lengths)
     settings = config.noisy_student
     _check(settings)
     net = make_net(config, axis_name)

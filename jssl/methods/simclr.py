@@ -23,12 +23,13 @@ from jssl import losses, models
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.methods._common import (
     apply_gradients,
+    check_make,
     embed_function,
     first_state,
     input_functions,
 )
 from jssl.models.heads import Projector
-from jssl.types import Array, Batch, Method, Metrics, TrainState
+from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState  # SimCLR remembers nothing but its network
 VIEWS = 2  # of one example in a step
@@ -106,18 +107,26 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, projector)
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes SimCLR's pure functions.
 
     Args:
         config: from `jssl.config.base('simclr', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
         A `Method`; its step logs `loss`, `contrastive_top1` in [0, 1] (1 / N by chance)
         and `grad_norm`.
     """
+    check_make("simclr", config, lengths)
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
 

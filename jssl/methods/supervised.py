@@ -23,6 +23,7 @@ from jssl.evaluate.efficient import label_subset
 from jssl.evaluate.transfer_sets import split_validation
 from jssl.methods._common import (
     apply_gradients,
+    check_make,
     embed_function,
     first_state,
     input_functions,
@@ -31,7 +32,7 @@ from jssl.methods._mixed import CROP, OFF, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.models.vit import OFFICIAL
 from jssl.optim import TRANSFORMER, scale_by_layer, scale_by_name
-from jssl.types import Array, Batch, Method, Metrics, TrainState
+from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
 VIEWS = 1  # of one example in a step
@@ -158,12 +159,19 @@ def describe(config: Any) -> str:
     return f"{share}, from scratch" if share else ""
 
 
-def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Method:
+def make(
+    config: Any,
+    tx: optax.GradientTransformation,
+    lengths: RunLengths,
+    *,
+    axis_name: str | None = None,
+) -> Method:
     """Makes the pure functions of supervised training.
 
     Args:
         config: from `jssl.config.base('supervised', preset=...)`.
         tx: the optimiser.
+        lengths: of the run, counted before it begins.
         axis_name: the batch axis, None on one device.
 
     Returns:
@@ -171,6 +179,7 @@ def make(config: Any, tx: optax.GradientTransformation, *, axis_name: str | None
         augmented images against the unmixed label, and `grad_norm`. `embed` names the `logits`
         among its intermediates.
     """
+    check_make("supervised", config, lengths)
     # a workdir of before may lack some
     settings = SimpleNamespace(**{**DEFAULTS, **config.supervised})
     net = make_net(config, axis_name)

@@ -98,8 +98,9 @@ def make_schedule(
         A function from the step, int [], to the learning rate, a float32 [] or a float.
 
     Raises:
-        UserError: unknown name; a warm-up as long as the run; boundaries that are not
-            increasing, lie in the warm-up, or belong to another schedule; a stair of no length.
+        UserError: unknown name; a run of no steps; a warm-up as long as the run; boundaries that
+            are not increasing, lie in the warm-up, or belong to another schedule; a stair of no
+            length.
 
     Example:
         >>> lr = make_schedule('cosine', peak=4.8, warmup_epochs=10, steps_per_epoch=10,
@@ -114,6 +115,11 @@ def make_schedule(
     """
     if name not in SCHEDULES:
         raise UserError(f"Unknown optim.schedule '{name}': {nearest(name, SCHEDULES)}.")
+    if not (steps_per_epoch > 0 and total_steps > 0):
+        raise UserError(
+            f"A schedule found steps_per_epoch={steps_per_epoch} and total_steps={total_steps}: "
+            "expected the lengths of the run, both above 0."
+        )
     warmup = round(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup < total_steps:
         raise UserError(

@@ -55,6 +55,7 @@ def linear(subject: Subject) -> list[Row]:
         preset=preset,
         epochs=settings.epochs,
         feature=settings.feature,
+        seed=settings.seed,
         host_crop=host_crop,
         train_transform=data.train_transform(
             subject.data, train, size=subject.size, views=1, **(crop if host_crop else {})

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jssl import evaluate, workdir
+from jssl import evaluate, versions, workdir
 from jssl.errors import UserError, nearest
 from jssl.evaluate.layers import LAYER
 from jssl.protocols import frozen, published, retrieval, robustness, sequences, transfer, voc
@@ -29,12 +29,14 @@ class Protocol:
         baseline: whether the untrained net and raw pixels are probed beside it; not where its own
             rows hold them, or where it is no probe of features.
         data: what the record says of the examples.
+        uses: the settings that it reads, besides `step`; another one is refused.
         selects: what is chosen by labels, and of which examples, in words; '' where nothing is. It
             is never the test split: a test poisons its labels, and nothing else may change.
     """
 
     run: Callable[[Subject], list[Row]]
     missing: Callable[[Subject], str]
+    uses: tuple[str, ...] = ()
     baseline: bool = False
     data: Callable[[Subject], dict[str, Any]] = lambda subject: _halves(subject)
     selects: str = ""
@@ -77,48 +79,109 @@ def _classifier(subject: Subject) -> str:
 
 def _published(name: str, run: Callable[..., list[Row]]) -> Protocol:
     lacks = functools.partial(published.lacks, name=name)
-    return Protocol(run, lacks, data=functools.partial(published.describe, name=name))
+    return Protocol(
+        run, lacks, ("data_dir", "seed"), data=functools.partial(published.describe, name=name)
+    )
 
 
+_DATA = ("source", "data_dir")
+_KNN = ("k", "temperature")  # with a baseline too: it is kNN of the untrained net
 PROTOCOLS: dict[str, Protocol] = {
-    "knn": Protocol(frozen.knn, _labels),
-    "linear": Protocol(frozen.linear, _labels, baseline=True),
-    "logistic": Protocol(
-        frozen.logistic, _labels, selects="the regulariser, on a fifth of the train split"
+    "knn": Protocol(frozen.knn, _labels, (*_KNN, *_DATA, "feature")),
+    "linear": Protocol(
+        frozen.linear,
+        _labels,
+        (*_KNN, *_DATA, "feature", "preset", "epochs", "seed"),
+        baseline=True,
     ),
-    "grid": Protocol(frozen.grid, _grid, baseline=True),
+    "logistic": Protocol(
+        frozen.logistic,
+        _labels,
+        (*_DATA, "feature", "seed"),
+        selects="the regulariser, on a fifth of the train split",
+    ),
+    "grid": Protocol(frozen.grid, _grid, (*_KNN, *_DATA, "epochs"), baseline=True),
     "layers": Protocol(
         frozen.layers,
         _layers,
+        (*_KNN, *_DATA, "epochs", "seed"),
         baseline=True,
         selects="the layer named best, on a fifth of the train split",
     ),
-    "robustness": Protocol(robustness.robustness, _classifier),
+    "robustness": Protocol(robustness.robustness, _classifier, (*_DATA, "seed")),
     **{
         name: _published(name, functools.partial(published.subset, name=name))
         for name in ("imagenet_a", "imagenet_r", "imagenet_v2")
     },
     "imagenet_c": _published("imagenet_c", published.imagenet_c),
-    "imagenet_p": Protocol(sequences.imagenet_p, sequences.lacks, data=sequences.describe),
+    "imagenet_p": Protocol(
+        sequences.imagenet_p, sequences.lacks, ("data_dir", "seed"), data=sequences.describe
+    ),
     "cifar10_c": _published("cifar10_c", published.cifar10_c),
-    "retrieval": Protocol(retrieval.retrieval, retrieval.lacking, data=retrieval.described),
+    "retrieval": Protocol(
+        retrieval.retrieval,
+        retrieval.lacking,
+        (*_DATA, "feature", "seed"),
+        data=retrieval.described,
+    ),
     "voc": Protocol(
         voc.frozen,
         voc.lacking,
+        ("data_dir", "feature", "seed"),
         data=voc.described,
         selects="the regulariser, on the validation split",
     ),
     **{
-        name: Protocol(voc.finetuned(name), voc.lacking_finetuned, data=voc.described)
+        name: Protocol(
+            voc.finetuned(name),
+            voc.lacking_finetuned,
+            ("data_dir", "epochs", "seed"),
+            data=voc.described,
+        )
         for name in ("voc_fc68", "voc_all")
     },
     "transfer": Protocol(
         transfer.transfer,
         transfer.missing,
+        (*_DATA, "feature", "seed"),
         data=transfer.described,
         selects="the regulariser, on the validation split",
     ),
 }
+
+
+def check_settings(protocols: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Checks the protocols and the flags that were typed, before anything is read.
+
+    Args:
+        protocols: names of `PROTOCOLS`, or 'all'.
+        given: of the fields of `Settings`, those that were typed.
+
+    Raises:
+        UserError: an unknown protocol; a flag that none of the protocols reads; a value out of its
+            range.
+    """
+    for name in protocols:
+        if name != ALL and name not in PROTOCOLS:
+            raise UserError(f"Unknown protocol '{name}': {nearest(name, [*PROTOCOLS, ALL])}.")
+    used = {"step"}.union(*(PROTOCOLS[name].uses for name in protocols if name != ALL))
+    for name in given:
+        if ALL not in protocols and name not in used:
+            readers = [n for n, p in PROTOCOLS.items() if name in p.uses]
+            raise UserError(
+                f"--{name} says nothing about --protocol={','.join(protocols)}: it is read by "
+                f"{', '.join(readers)}. Leave it out."
+            )
+    for name, lowest in (("k", 1), ("epochs", 0), ("seed", 0), ("step", 0)):
+        if given.get(name, lowest) < lowest:
+            raise UserError(f"--{name} expects {lowest} or more, found {given[name]}.")
+    if not given.get("temperature", 1.0) > 0:
+        raise UserError(f"--temperature expects a number above 0, found {given['temperature']}.")
+    cached = [name for name in ("grid", "layers") if name in protocols]
+    if cached and given.get("epochs", 0) % 1:
+        raise UserError(
+            f"--protocol={cached[0]} takes whole epochs, found --epochs={given['epochs']:g}."
+        )
 
 
 def evaluate_run(
@@ -140,9 +203,8 @@ def evaluate_run(
         UserError: unknown protocol, preset or feature, no labels, no checkpoint.
     """
     settings = settings or Settings()
-    for name in protocols:
-        if name != ALL and name not in PROTOCOLS:
-            raise UserError(f"Unknown protocol '{name}': {nearest(name, [*PROTOCOLS, ALL])}.")
+    changed = {k: v for k, v in settings._asdict().items() if v != Settings._field_defaults[k]}
+    check_settings(protocols, changed)
     if "linear" in protocols or ALL in protocols:
         check_preset(settings.preset)
     subject = Subject(folder, settings)
@@ -179,7 +241,7 @@ def _write(subject: Subject, name: str, rows: Sequence[Row]) -> None:
         "checkpoint": {"step": int(subject.state.step), "sha256": subject.sha256},
         "settings": subject.settings._asdict(),
         "rows": list(rows),
-        "versions": workdir.versions(),
+        "versions": versions.collect(),
     }
     check_record(record)
     folder = subject.folder / FOLDER
@@ -238,14 +300,14 @@ def _integers(data: Any) -> set[int]:
 
 def card(subject: Subject, rows: Sequence[Row], lacking: dict[str, str]) -> str:
     """The model's card in Markdown: what it is, every number with its protocol, what is absent."""
-    config, versions = subject.config, workdir.versions()
+    config, made = subject.config, versions.collect()
     lines = [
         f"# {config.method} trained on {config.data.name}",
         "",
         f"Step {int(subject.state.step):,}, seed {config.seed}, images of {subject.size} px. "
         f"Network sha256 `{subject.sha256}`.",
-        f"Judged with jssl of git {versions['git']}, jax {versions['libraries']['jax']}, on "
-        f"{versions['devices']}. The records are in `{FOLDER}/`.",
+        f"Judged with jssl of git {made['git']}, jax {made['libraries']['jax']}, on "
+        f"{made['devices']}. The records are in `{FOLDER}/`.",
         "",
         "| probe | features | metric | % | 95 % interval | protocol |",
         "|---|---|---|---|---|---|",

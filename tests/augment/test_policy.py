@@ -151,7 +151,9 @@ def test_one_at_a_time_and_vmap_agree():
     together = jax.jit(jax.vmap(rand_augment))(keys, images)
     one = jax.jit(rand_augment)
     for key, image, found in zip(keys, images, together, strict=True):
-        np.testing.assert_array_equal(one(key, image), found)
+        # A value at the border of two levels may round to the other in another program.
+        difference = np.abs(np.asarray(one(key, image)) - found)
+        assert difference.max() < 1.01 / 255 and np.mean(difference > 1e-6) < 1e-3
     assert float(jnp.min(together)) >= 0 and float(jnp.max(together)) <= 1
 
 

@@ -162,10 +162,11 @@ def test_a_batch_in_four_parts_is_the_whole(whole):
     key = jax.random.key(3)
     assert views.shape == (2, 8, 16, 16, 3)
     parts = [step(key, images[i : i + 2], jnp.int32(40 + i)) for i in range(0, 8, 2)]
-    np.testing.assert_array_equal(views, np.concatenate(parts, axis=1))
+    # Up to rounding, as another batch size is another program.
+    np.testing.assert_allclose(views, np.concatenate(parts, axis=1), atol=2e-6)
     # and the offset and the key do matter
-    assert not np.array_equal(views, step(key, images, jnp.int32(41)))
-    assert not np.array_equal(views, step(jax.random.key(4), images, jnp.int32(40)))
+    assert not np.allclose(views, step(key, images, jnp.int32(41)), atol=0.1)
+    assert not np.allclose(views, step(jax.random.key(4), images, jnp.int32(40)), atol=0.1)
     # example i is that of its key, alone
     alone = jax.jit(fn)(jax.random.fold_in(key, 43), images[3])
     np.testing.assert_allclose(views[:, 3], alone, atol=2e-6)
@@ -179,7 +180,7 @@ def test_four_devices_make_the_views_of_one(whole):
         devices=jax.devices()[:4],
     )(jax.random.key(3), images.reshape(4, 2, *images.shape[1:]), jnp.arange(40, 48, 2))
     spread = np.asarray(spread).swapaxes(0, 1).reshape(views.shape)
-    np.testing.assert_array_equal(spread, views)
+    np.testing.assert_allclose(spread, views, atol=2e-6)  # two programs: equal up to rounding
 
 
 def test_what_accelerators_run_equals_what_the_cpu_runs():

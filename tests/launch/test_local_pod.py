@@ -14,12 +14,8 @@ def test_the_flags_of_the_job_reach_jax(monkeypatch):
     seen = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: seen.update(k, args=a))
 
-    class Flags:
-        coordinator, processes, process, distributed = "h:1", 4, 2, False
-        init_timeout, heartbeat_timeout, shutdown_timeout = 7, 8, 9
-
-    monkeypatch.setattr(main.flags, "FLAGS", Flags)
-    main._distribute()
+    words = ["--coordinator=h:1", "--processes=4", "--process=2", "--init_timeout=7"]
+    main._distribute(main.parse("train", [*words, "--heartbeat_timeout=8", "--shutdown_timeout=9"]))
     assert seen == {
         "args": ("h:1", 4, 2),
         "initialization_timeout": 7,

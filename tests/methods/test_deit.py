@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import get_config, small_config, tiles
 
-from jssl import checkpoint, data, experiment, losses, optim
+from jssl import RunLengths, checkpoint, data, experiment, losses, optim
 from jssl import config as config_lib
 from jssl.data.pipeline import repeated
 from jssl.errors import UserError
@@ -40,7 +40,7 @@ def test_the_loss_is_the_lectures_equation(hard):
     _, method, state, _, metrics = hard
     batch = tiles(16)
     _, named = jax.jit(method.embed)(state, batch["image"])
-    own = deit.make_teacher(hard[0])[0]
+    own = deit.make_teacher(hard[0], RunLengths(**hard[0].run))[0]
     teacher = np.asarray(own.embed(state.teacher, batch["image"])[1]["logits"])
 
     def cross_entropy(logits, labels):

@@ -236,7 +236,9 @@ def test_evaluation_draws_nothing(tiny):
     net, variables, x = tiny
     without = evaluate(net.clone(stochastic_depth=0.0), variables, x)[0]
     np.testing.assert_array_equal(evaluate(net, variables, x)[0], without)
-    assert len(np.unique(without, axis=0)) == 1
+    # Equal images give equal rows up to rounding: threads may split the rows of a batch unevenly,
+    # and then sums are taken in another order.
+    np.testing.assert_allclose(without, np.broadcast_to(without[:1], without.shape), rtol=1e-5)
     with pytest.raises(UserError, match=r"rngs=\{'stochastic_depth': key\}"):
         net.apply(variables, x, True, mutable=["batch_stats"])
 

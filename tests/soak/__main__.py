@@ -69,9 +69,9 @@ class Count:
     def write(self, *, finished=False):
         if not self.options.output:
             return
-        from jssl import workdir
+        from jssl import versions, workdir
 
-        found = workdir.versions()
+        found = versions.collect()
         record = {
             "date": datetime.date.today().isoformat(),
             "minutes": round((time.monotonic() - self.begun) / 60, 1),
