@@ -27,8 +27,8 @@ def _blocks(everyone: Array, block: int) -> tuple[Array, Array]:
     return jnp.swapaxes(parts, 0, 1), jnp.arange(count * block).reshape(count, block)
 
 
-def _logits(z: Array, part: Array, temperature: float) -> Array:
-    return jnp.einsum("vbd,wnd->vbwn", z, part, precision="highest") / temperature
+def _logits(z: Array, part: Array) -> Array:
+    return jnp.einsum("vbd,wnd->vbwn", z, part, precision="highest")
 
 
 def _masks(example: Array, place: Array, N: int) -> tuple[Array, Array, Array]:
@@ -39,17 +39,14 @@ def _masks(example: Array, place: Array, N: int) -> tuple[Array, Array, Array]:
     return jnp.logical_and(same, same_view) | padding, jnp.logical_and(same, ~same_view), padding
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def sums(
-    z: Array, everyone: Array, example: Array, temperature: float, block: int
-) -> tuple[Array, Array, Array]:
-    """What NT-Xent needs of the logits `z . everyone / temperature`.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def sums(z: Array, everyone: Array, example: Array, block: int) -> tuple[Array, Array, Array]:
+    """What NT-Xent needs of the logits `z . everyone`.
 
     Args:
-        z: float32 [2,B,D], this device's embeddings.
+        z: float32 [2,B,D], this device's embeddings, divided by the temperature.
         everyone: float32 [2,N,D], the candidates.
         example: int32 [B], each one's place among N.
-        temperature: T.
         block: candidates at a time.
 
     Returns:
@@ -62,7 +59,7 @@ def sums(
     def body(carry, inputs):
         top, total, positive, rival = carry
         part, place = inputs
-        logits = _logits(z, part, temperature)
+        logits = _logits(z, part)
         left_out, is_positive, padding = _masks(example, place, N)
         kept = jnp.where(left_out, -jnp.inf, logits)
         higher = jnp.maximum(top, jnp.max(kept, axis=(2, 3)))
@@ -80,12 +77,12 @@ def sums(
     return top + jnp.log(total), positive, rival
 
 
-def _forward(z: Array, everyone: Array, example: Array, temperature: float, block: int):
-    out = sums(z, everyone, example, temperature, block)
+def _forward(z: Array, everyone: Array, example: Array, block: int):
+    out = sums(z, everyone, example, block)
     return out, (z, everyone, example, out[0])
 
 
-def _backward(temperature: float, block: int, residuals: Any, cotangents: Any):
+def _backward(block: int, residuals: Any, cotangents: Any):
     z, everyone, example, total = residuals
     g_total, g_positive, _ = (g[:, :, None, None] for g in cotangents)
     N = everyone.shape[1]
@@ -93,9 +90,9 @@ def _backward(temperature: float, block: int, residuals: Any, cotangents: Any):
     def body(grad, inputs):
         part, place = inputs
         left_out, is_positive, _ = _masks(example, place, N)
-        kept = jnp.where(left_out, -jnp.inf, _logits(z, part, temperature))
+        kept = jnp.where(left_out, -jnp.inf, _logits(z, part))
         softmax = jnp.exp(kept - total[:, :, None, None])
-        g = (g_total * softmax + jnp.where(is_positive, g_positive, 0.0)) / temperature
+        g = g_total * softmax + jnp.where(is_positive, g_positive, 0.0)
         grad += jnp.einsum("vbwn,wnd->vbd", g, part, precision="highest")
         return grad, jnp.einsum("vbwn,vbd->wnd", g, z, precision="highest")
 

@@ -14,14 +14,14 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     with label smoothing e. The mean over examples is the caller's.
 
     Args:
-        logits: [B,K] float.
+        logits: [B,K] float; -inf masks a class, which then takes no part in the smoothing.
         labels: int [B] in [0,K), or float [B,K], each row a distribution.
         label_smoothing: e in [0,1), the weight of the uniform distribution.
 
     Returns:
-        float32 [B], in nats; ln K at uniform logits. NaN where an integer label is outside
-        [0,K), such as the -1 of an unlabelled example: values cannot be checked under jit, and
-        NaN stops a run.
+        float32 [B], in nats; ln K at uniform logits; inf where the label itself is masked. NaN
+        where an integer label is outside [0,K), such as the -1 of an unlabelled example: values
+        cannot be checked under jit, and NaN stops a run.
 
     Raises:
         ValueError: shapes or dtypes other than these, smoothing outside [0,1).
@@ -37,13 +37,17 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
         smoothing: its u(k) = 1/K includes the true class.
     """
     soft = _check("cross_entropy", logits, labels, soft_allowed=True)
-    if not 0.0 <= label_smoothing < 1.0:
+    known = not isinstance(label_smoothing, jax.Array)
+    if known and not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"cross_entropy expects label_smoothing in [0,1), found {label_smoothing}")
     log_p = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
     K = log_p.shape[1]
     target = jnp.asarray(labels, jnp.float32) if soft else jax.nn.one_hot(labels, K)
-    target = (1.0 - label_smoothing) * target + label_smoothing / K
-    loss = -jnp.sum(target * log_p, axis=1)
+    # Classes that are masked with -inf have no part in the smoothing: K counts the others.
+    allowed = jnp.logical_not(jnp.isneginf(logits))
+    uniform = allowed / jnp.maximum(jnp.sum(allowed, axis=1, keepdims=True), 1)
+    target = (1.0 - label_smoothing) * target + label_smoothing * uniform
+    loss = -jnp.sum(jnp.where(target > 0, target * log_p, 0.0), axis=1)  # 0 ln 0 = 0
     return loss if soft else jnp.where(_in_range(labels, K), loss, jnp.nan)
 
 

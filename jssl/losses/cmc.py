@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jssl.collectives import all_gather, global_index, pmean
 from jssl.errors import UserError, nearest
+from jssl.losses._checks import not_positive
 from jssl.types import Array
 
 GRAPHS = ("core", "full")
@@ -263,5 +264,5 @@ def _check(scores: Array, temperature: float) -> None:
         raise ValueError(
             f"Scores are [...,B,K+1] with one negative or more; found {jnp.shape(scores)}."
         )
-    if not temperature > 0:
+    if not_positive(temperature):
         raise ValueError(f"Expected temperature > 0, found {temperature} with {scores.shape}.")

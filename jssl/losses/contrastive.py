@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jssl.collectives import all_gather, global_index
 from jssl.losses import _streamed
+from jssl.losses._checks import not_positive
 from jssl.losses.classification import top_k_correct
 from jssl.types import Array
 
@@ -124,7 +125,7 @@ def nt_xent_with_top1(
     example = global_index(B, axis_name) + jnp.arange(B)  # [B], each one's place among N
     if 4 * B * N > _HELD:
         block = max(1, _BLOCK // (4 * B))
-        total, positive, rival = _streamed.sums(z, everyone, example, temperature, block)
+        total, positive, rival = _streamed.sums(z / temperature, everyone, example, block)
         found = (positive > rival).astype(jnp.float32)
         return _FORMS[form] * jnp.mean(total - positive, axis=0), jnp.mean(found, axis=0)
     # [view, example, view of candidate, candidate]; 'highest': TPUs would multiply in bfloat16.
@@ -157,7 +158,7 @@ def _check(z_a: Array, z_b: Array, temperature: float, form: str) -> None:
     if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         found = " and ".join(dtype.name for dtype in dtypes)
         raise ValueError(f"nt_xent expects float embeddings, found {found} of {shapes}.")
-    if not temperature > 0:
+    if not_positive(temperature):
         raise ValueError(f"nt_xent expects temperature > 0, found {temperature} with {shapes}.")
     if form not in _FORMS:
         raise ValueError(f"nt_xent expects form 'paper' or 'official', found '{form}'.")

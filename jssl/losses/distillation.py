@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.errors import nearest
+from jssl.losses._checks import not_positive
 from jssl.losses.classification import cross_entropy
 from jssl.types import Array
 
@@ -27,7 +28,7 @@ def soft_distillation(
 
     Args:
         student_logits: Z_s, float [B,K].
-        teacher_logits: Z_t, float [B,K].
+        teacher_logits: Z_t, float [B,K]; a class at -inf has probability 0 and adds nothing.
         temperature: tau > 0.
         reduction: 'batchmean': this formula, whose mean over examples is the paper's; 'official':
             divided by K.
@@ -50,7 +51,7 @@ def soft_distillation(
         https://github.com/facebookresearch/deit, losses.py.
     """
     _check("soft_distillation", student_logits, teacher_logits)
-    if not temperature > 0:
+    if not_positive(temperature):
         raise ValueError(f"soft_distillation expects temperature > 0, found {temperature}.")
     if reduction not in REDUCTIONS:
         raise ValueError(
@@ -60,7 +61,9 @@ def soft_distillation(
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits, jnp.float32))
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(jnp.asarray(student_logits, jnp.float32) / temperature)
-    loss = temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
+    p = jnp.exp(log_p)  # 0 ln 0 = 0: classes that the teacher masks with -inf do not count
+    terms = jnp.where(p > 0, p * (log_p - log_q), 0.0)
+    loss = temperature**2 * jnp.sum(terms, axis=1)
     return loss / log_q.shape[1] if reduction == "official" else loss
 
 

@@ -73,7 +73,7 @@ def kl_to_uniform(logits: Array) -> Array:
     divides the whole bound by its number of values 3 H W, see `jssl.methods.dvae.kl_coefficient`.
 
     Args:
-        logits: float [...,K] of the encoder.
+        logits: float [...,K] of the encoder; -inf for a code that cannot be.
 
     Returns:
         float32 [...], nats; 0 at uniform logits, ln K where one code has all.
@@ -91,7 +91,9 @@ def kl_to_uniform(logits: Array) -> Array:
     if jnp.ndim(logits) < 1:
         raise ValueError("kl_to_uniform expects logits [...,K], found a scalar.")
     log_q = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32), axis=-1)
-    return jnp.sum(jnp.exp(log_q) * log_q, axis=-1) + jnp.log(jnp.float32(logits.shape[-1]))
+    q = jnp.exp(log_q)
+    entropy = -jnp.sum(q * jnp.where(q > 0, log_q, 0.0), axis=-1)  # 0 ln 0 = 0
+    return -entropy + jnp.log(jnp.float32(logits.shape[-1]))
 
 
 def _same(name: str, *arrays: Array) -> None:

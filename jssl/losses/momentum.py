@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.collectives import all_gather, global_index
+from jssl.losses._checks import not_positive
 from jssl.losses.classification import cross_entropy, top_k_correct
 from jssl.types import Array
 
@@ -208,5 +209,5 @@ def _check(name: str, temperature: float, **arrays: Array) -> None:
         raise ValueError(f"{name} expects a queue [K,D] of the queries' D, found {found}.")
     if not all(jnp.issubdtype(jnp.result_type(v), jnp.floating) for v in arrays.values()):
         raise ValueError(f"{name} expects float arrays, found {found}.")
-    if not temperature > 0:
+    if not_positive(temperature):
         raise ValueError(f"{name} expects temperature > 0, found {temperature} with {found}.")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.collectives import axis_size, psum
+from jssl.losses._checks import not_positive
 from jssl.losses.classification import cross_entropy, top_k_correct
 from jssl.types import Array
 
@@ -86,7 +87,7 @@ def prototype_cross_entropy_with_top1(
     """
     shapes = jnp.shape(features), jnp.shape(prototypes), jnp.shape(labels)
     fits = len(shapes[0]) == 3 and len(shapes[1]) == 2 and shapes[2] == shapes[0][1:2]
-    if not fits or shapes[0][2] != shapes[1][1] or not temperature > 0:
+    if not fits or shapes[0][2] != shapes[1][1] or not_positive(temperature):
         raise ValueError(
             "prototype_cross_entropy expects features [V,B,D], prototypes [K,D], labels [B] and a "
             f"positive temperature; found {shapes[0]}, {shapes[1]}, {shapes[2]} and {temperature}."
