@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jssl import augment, checkpoint, data, methods, optim, parallel, workdir
+from jssl import augment, checkpoint, checks, data, methods, optim, parallel, workdir
 from jssl.errors import UserError
 from jssl.types import Batch, Method, RunLengths, TrainState
 
@@ -54,6 +54,7 @@ def build(config: ConfigDict) -> Experiment:
     Raises:
         UserError: what cannot work, before any compilation.
     """
+    checks.check(config)
     resolve = getattr(methods.load(config.method), "resolve", None)
     if resolve is not None:  # settings that lie in another run's workdir
         resolve(config)

@@ -336,11 +336,12 @@ def need(flags: Flags, name: str, example: str) -> str:
 
 def read_config(flags: Flags) -> Any:
     """The config of `--config` with every `--config.KEY=VALUE` set."""
-    from jssl import config_file
+    from jssl import checks, config_file
 
     config = config_file.load(flags.config)
     for key, value in flags.settings:
         config_file.override(config, key, value)
+    checks.check(config)
     return config
 
 

@@ -31,6 +31,7 @@ from ml_collections import ConfigDict
 
 from jssl import (
     checkpoint,
+    checks,
     data,
     evaluate,
     experiment,
@@ -63,6 +64,7 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     Returns:
         The record that is written to `result.json`.
     """
+    checks.check(config)
     stages = plan(config, folder)
     folder = workdir.open_workdir(folder, config)
     _write(folder / "stages.json", [stage.name for stage in stages])

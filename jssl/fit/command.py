@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import versions, workdir
+from jssl import checks, versions, workdir
 from jssl.errors import UserError
 from jssl.fit import devices as devices_lib
 from jssl.fit import roofline, search, step
@@ -42,6 +42,7 @@ def fit(
         UserError: a config that cannot be split over the topology, before compiling; data of
             unknown size; a batch that is neither a number nor 'auto'; no batch that fits.
     """
+    checks.check(config)
     devices = devices_lib.open_devices(topology)
     if batch not in ("", "auto") and not (batch.isdigit() and int(batch)):
         raise UserError(f"--batch={batch}: expected a number of examples a device, or auto.")
