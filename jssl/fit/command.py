@@ -6,8 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl import config as config_lib
 from jssl import checks, versions, workdir
+from jssl import config as config_lib
 from jssl.errors import UserError
 from jssl.fit import devices as devices_lib
 from jssl.fit import roofline, search, step

@@ -37,6 +37,7 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.models.heads import Projector
+from jssl.models.plain import classifier_input
 from jssl.models.resnet import KERNEL_INITS
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
@@ -135,7 +136,9 @@ class Net(nn.Module):
         q = z if self.predictor is None else self.predictor(z, train=train)
         named = {**named, "projection": z, "prediction": q}
         if self.classifier is not None:
-            named["logits"] = self.classifier(jax.lax.stop_gradient(h))
+            named["logits"] = self.classifier(
+                jax.lax.stop_gradient(classifier_input(self.encoder, h))
+            )
         return q, h, named
 
     def project(self, images: Array, train: bool) -> Array:

@@ -102,7 +102,7 @@ def _around_last_relu(h: Array, named: dict[str, Array]) -> tuple[Array, Array]:
     clustered is the average of the last block's sum.
     """
     if "last_sum" not in named:
-        return h, nn.relu(h)
+        return h, nn.relu(h)  # as `classifier_input`
     return jnp.mean(named.pop("last_sum").astype(jnp.float32), axis=(1, 2)), h
 
 

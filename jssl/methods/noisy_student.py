@@ -41,6 +41,7 @@ from jssl.methods._common import (
 from jssl.models.efficientnet import OFFICIAL, EfficientNet, classifier_init
 from jssl.models.heads import Linear
 from jssl.models.noise import dropout
+from jssl.models.plain import classifier_input
 from jssl.state import ema, warmup_momentum
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -152,9 +153,9 @@ class Net(nn.Module):
         noisy = train and not self.is_initializing()
         extra = {"rows": rows} if isinstance(self.encoder, EfficientNet) else {}
         h, named = self.encoder(images, train=train, **extra)
-        kept = h
+        kept = classifier_input(self.encoder, h)
         if noisy and self.dropout:
-            kept = dropout(self.make_rng("dropout"), h, rate=self.dropout, rows=rows)
+            kept = dropout(self.make_rng("dropout"), kept, rate=self.dropout, rows=rows)
         logits = self.classifier(kept)
         return logits, h, {**named, "logits": logits}
 

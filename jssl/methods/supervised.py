@@ -30,6 +30,8 @@ from jssl.methods._common import (
 )
 from jssl.methods._mixed import CROP, OFF, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
+from jssl.models.noise import dropout, row_numbers
+from jssl.models.plain import PlainNet, classifier_input
 from jssl.models.vit import OFFICIAL
 from jssl.optim import TRANSFORMER, scale_by_layer, scale_by_name
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
@@ -105,8 +107,20 @@ class Net(nn.Module):
 
     def __call__(self, images: Array, train: bool):
         h, intermediates = self.encoder(images, train=train)
-        logits = self.classifier(h)
+        logits = self.classifier(self._drop(classifier_input(self.encoder, h), train))
         return logits, h, {**intermediates, "logits": logits}
+
+    def _drop(self, x: Array, train: bool) -> Array:
+        """VGG drops the input of its last two dense layers, the classifier's too; AlexNet does not.
+
+        Simonyan and Zisserman, ICLR 2015, https://arxiv.org/abs/1409.1556, section 3.1.
+        """
+        encoder = self.encoder
+        vgg = isinstance(encoder, PlainNet) and not encoder.dropout_first
+        if not train or not vgg or not encoder.dropout or self.is_initializing():
+            return x
+        rows = row_numbers(None, len(x), encoder.axis_name)
+        return dropout(self.make_rng("dropout"), x, rate=encoder.dropout, rows=rows)
 
 
 def make_net(config: Any, axis_name: str | None) -> Net:
@@ -198,8 +212,10 @@ def make(
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        drop_key, erase_key, mix_key = (jax.random.fold_in(key, 2**31 - i) for i in (1, 2, 3))
-        rngs = {"stochastic_depth": drop_key}  # none of these is an image's key
+        # None of these is an image's key.
+        keys = [jax.random.fold_in(key, 2**31 - i) for i in (1, 2, 3, 4)]
+        drop_key, erase_key, mix_key, dropout_key = keys
+        rngs = {"stochastic_depth": drop_key, "dropout": dropout_key}
         x, targets = inputs((key, erase_key, mix_key), batch)
 
         def loss_fn(params):

@@ -66,6 +66,15 @@ def sobel(x: Array) -> Array:
     return jax.lax.stop_gradient(jnp.stack(channels, axis=-1))
 
 
+def classifier_input(encoder: nn.Module, h: Array) -> Array:
+    """What a linear classifier on top of an encoder is given, [B,D].
+
+    AlexNet and VGG end in a dense layer BEFORE its ReLU, and a classifier comes after it. Every
+    other encoder ends in features that a classifier takes as they are.
+    """
+    return nn.relu(h) if isinstance(encoder, PlainNet) else h
+
+
 class PlainNet(nn.Module):
     """Convolutions one after another and two dense layers; its last ReLU belongs to the head.
 
