@@ -14,6 +14,7 @@ DEFAULTS: dict[str, Any] = {
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
+    "layout": "auto",  # of a folder: auto | splits | classes | flat
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
     "test_split": "",  # the split that is judged on
     "tile": 32,  # photos: side of a tile, 32 | 64 | 96
@@ -31,6 +32,7 @@ SYNTHETIC = {
     "synthetic_scenes": scenes.synthetic_scenes,
     "synthetic_video": scenes.synthetic_video,
 }
+WITHOUT_PREPARING = ("photos", "digits", "arrays", "folder", *SYNTHETIC)
 
 
 def make_source(config: Any, split: str) -> sources.Source:
@@ -76,9 +78,9 @@ def make_source(config: Any, split: str) -> sources.Source:
             )
         return folder.FolderSource(
             config.data_dir,
-            part,
-            subfolder=_subfolder(config, split),
-            training=config.train_split,
+            split,
+            splits=_subfolders(config),
+            layout=config.layout,
             on_error=config.on_error,
         )
     if config.name in listed.SPLITS:
@@ -100,14 +102,14 @@ def is_tfds(name: str) -> bool:
     """Whether a data set of `config.data.name` is read through TFDS.
 
     Example:
-        >>> is_tfds('imagenet2012'), is_tfds('photos')
-        (True, False)
+        >>> is_tfds('imagenet2012'), is_tfds('photos'), is_tfds('birdsnap')
+        (True, False, False)
     """
-    return name not in ("photos", "digits", "arrays", "folder", *SYNTHETIC)
+    return name not in (*WITHOUT_PREPARING, *listed.SPLITS)
 
 
-def _subfolder(config: Any, split: str) -> str:
-    return config[f"{split}_split"] or (config.train_split if split == "probe" else "")
+def _subfolders(config: Any) -> dict[str, str]:
+    return {split: config[f"{split}_split"] for split in SPLITS}
 
 
 def _listed_split(config: Any, split: str) -> str:
@@ -126,7 +128,7 @@ def has_split(config: Any, split: str) -> bool:
     """Whether the data set has the split; only a folder of pictures may lack 'test'."""
     if config.name != "folder" or not config.data_dir:
         return True
-    return folder.has_split(config.data_dir, split, _subfolder(config, split))
+    return folder.has_split(config.data_dir, split, _subfolders(config), config.layout)
 
 
 def train_transform(

@@ -224,7 +224,7 @@ def _prepared(name: str, folder: str) -> bool:
 def _part(name: str, folder: str, kind: str, severity: int) -> Any:
     about = SETS[name]
     if name == "imagenet_c" and _archive(folder).is_dir():
-        return _ByFolder(str(_archive(folder)), "test", subfolder=f"{kind}/{severity}")
+        return _ByFolder(_archive(folder) / kind / str(severity))
     return _tfds(f"{about.tfds}/{about.kinds[kind]}_{severity}", about, folder)
 
 
@@ -235,8 +235,9 @@ def _tfds(name: str, about: PublishedSet, folder: str) -> Any:
 class _ByFolder(FolderSource):
     """Pictures in folders that are named after ImageNet's synsets, of which some may be absent."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, folder: Path):
+        super().__init__(str(folder), "train", layout="classes")
+        self.name = f"folder:{folder.parents[1].name}"
         numbers = {name: i for i, name in enumerate(synsets())}
         for name in self.class_names:
             if name not in numbers:
@@ -245,7 +246,8 @@ class _ByFolder(FolderSource):
                     "expected names such as 'n01440764'. Unpack the archives there again."
                 )
         own = np.array([numbers[name] for name in self.class_names], np.int32)
-        self._labels, self.num_classes = own[self._labels], len(numbers)
+        self.labels, self.num_classes = own[self.labels], len(numbers)
+        self.class_names = tuple(numbers)
 
 
 def synsets() -> list[str]:
