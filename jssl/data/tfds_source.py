@@ -164,6 +164,7 @@ class TfdsSource:
         self.name = name
         self.on_error = on_error
         self.num_classes = features[dataset.label].num_classes if labelled else 0
+        self.class_names = tuple(features[dataset.label].names) if labelled else ()
         shape = features["image"].shape
         self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
         self._label = dataset.label if labelled else ""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jssl import data, evaluate
+from jssl import data, evaluate, workdir
 from jssl.data import tfds_source
 from jssl.data.decode import Picture
 from jssl.data.folder import FolderSource
@@ -84,7 +84,7 @@ def lacks(subject: Subject, name: str) -> str:
     about, folder = SETS[name], directory(subject)
     if words := lacks_classifier(subject, about.logits):
         return words
-    if name == "cifar10_c" and subject.config.data.name != "cifar10":
+    if name == "cifar10_c" and subject.config.data.name.partition(":")[0] != "cifar10":
         return f"a run that was trained on cifar10, this one was on '{subject.config.data.name}'"
     if name == "imagenet_c" and _archive(folder).is_dir():
         absent = [f"{kind}/{s}" for kind in about.kinds for s in SEVERITIES
@@ -265,6 +265,12 @@ def _classify(
             f"{about.examples:,}. A number on a part of it is not the set's: prepare or unpack it "
             "again."
         )
+    data.check_same(
+        workdir.read_classes(subject.folder),
+        data.class_names(source),
+        what=f"The run's own classifier and '{source.name}'",
+        advice="Judge a run that was trained on these classes.",
+    )
     logits, labels, _ = evaluate.embed_source(
         subject.logits, subject.state, source, batch_size=BATCH, transform=transform
     )

@@ -91,8 +91,26 @@ class Subject:
 
     @functools.cached_property
     def halves(self) -> tuple[Any, Any]:
-        """The labelled train and test split."""
-        return data.make_source(self._data, "probe"), data.make_source(self._data, "test")
+        """The labelled train and test split; refused where their numbers mean other classes."""
+        train, test = data.make_source(self._data, "probe"), data.make_source(self._data, "test")
+        data.check_same(
+            data.class_names(test),
+            data.class_names(train),
+            what=f"The train and the test split of '{test.name}'",
+            advice="Type another --source.",
+        )
+        return train, test
+
+    def other_classes(self, source: Any) -> str:
+        """How the classes of the run's own classifier differ from those of a source, in words.
+
+        Args:
+            source: what the classifier is to judge.
+
+        Returns:
+            '' where they are the same, as far as that is known.
+        """
+        return other_classes(self.folder, self.config, self._data, source)
 
     @property
     def num_classes(self) -> int:
@@ -162,6 +180,26 @@ def data_config(config: ConfigDict, source: str | None, data_dir: str | None) ->
     if data_dir is not None:
         chosen.data_dir = data_dir
     return chosen
+
+
+def other_classes(folder: str | Path, config: ConfigDict, chosen: ConfigDict, source: Any) -> str:
+    """How the classes that a run was trained on differ from those of a source, in words.
+
+    Args:
+        folder: the workdir of the run.
+        config: of the run.
+        chosen: the `data` section that the source is of.
+        source: labelled examples.
+
+    Returns:
+        '' where they are the same, or where both are of the same data set and have no names.
+    """
+    own, names = workdir.read_classes(folder), data.class_names(source)
+    if own and names:
+        return data.difference(names, own)
+    if source.num_classes and chosen.name != config.data.name:
+        return f"no names to tell by that {chosen.name} has the classes of {config.data.name}"
+    return ""
 
 
 def check_preset(name: str) -> None:
