@@ -7,13 +7,13 @@ of https://github.com/google-research/noisystudent, filter_unlabel.py.
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jssl.data.plain_npz import read_npz
 from jssl.errors import UserError
 
 BINS = 100  # thresholds are hundredths
@@ -181,16 +181,16 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
     Raises:
         UserError: no file, not such a file, or another provenance: each entry that differs.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[name] for name in ("indices", "probs", "copies")]
-            provenance = json.loads(str(file["provenance"]))
-    except FileNotFoundError:
+    if not Path(path).exists():
         raise UserError(
             f"There are no pseudo-labels '{path}': a teacher has to label first. Type the command "
             "of the whole run, or --config.noisy_student.pseudo_labels=FILE."
-        ) from None
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        )
+    try:
+        file = read_npz(path)
+        arrays = [file[name] for name in ("indices", "probs", "copies")]
+        provenance = json.loads(str(file["provenance"]))
+    except (UserError, KeyError, ValueError) as error:
         raise UserError(f"'{path}' is no file of pseudo-labels: {error}. Label again.") from None
     rows = [
         f"  {key}: labels {provenance.get(key, 'absent')}, here {value}"

@@ -32,7 +32,6 @@ SYNTHETIC = {
     "synthetic_scenes": scenes.synthetic_scenes,
     "synthetic_video": scenes.synthetic_video,
 }
-WITHOUT_PREPARING = ("photos", "digits", "arrays", "folder", *SYNTHETIC)
 
 
 def make_source(config: Any, split: str) -> sources.Source:
@@ -105,7 +104,7 @@ def is_tfds(name: str) -> bool:
         >>> is_tfds('imagenet2012'), is_tfds('photos'), is_tfds('birdsnap')
         (True, False, False)
     """
-    return name not in (*WITHOUT_PREPARING, *listed.SPLITS)
+    return name not in (*tfds_source.OWN, *tfds_source.OFFICIAL)
 
 
 def _subfolders(config: Any) -> dict[str, str]:
