@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jssl import data, evaluate, experiment, methods, workdir
 from jssl.errors import UserError, nearest
+from jssl.metrics import say
 from jssl.types import TrainState
 
 RAW = "raw pixels"
@@ -192,14 +193,23 @@ def other_classes(folder: str | Path, config: ConfigDict, chosen: ConfigDict, so
         source: labelled examples.
 
     Returns:
-        '' where they are the same, or where both are of the same data set and have no names.
+        '' where they are the same, or cannot be compared; then that is said.
     """
-    own, names = workdir.read_classes(folder), data.class_names(source)
-    if own and names:
-        return data.difference(names, own)
-    if source.num_classes and chosen.name != config.data.name:
-        return f"no names to tell by that {chosen.name} has the classes of {config.data.name}"
-    return ""
+    own, names = workdir.read_classes(folder) or _names_of_data(config), data.class_names(source)
+    if source.num_classes and chosen != config.data and not (own and names):
+        say(
+            f"The classes of {source.name if own else config.data.name} have no names: the labels "
+            f"of {source.name} are compared with the run's classifier by number alone."
+        )
+    return data.difference(names, own)
+
+
+def _names_of_data(config: ConfigDict) -> tuple[str, ...] | None:
+    """Of a run that an older version left: the names in its data, where they are here."""
+    try:
+        return data.class_names(data.make_source(config.data, "train"))
+    except (UserError, AttributeError, KeyError):
+        return None
 
 
 def check_preset(name: str) -> None:
