@@ -190,6 +190,7 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
         file = read_npz(path)
         arrays = [file[name] for name in ("indices", "probs", "copies")]
         provenance = json.loads(str(file["provenance"]))
+        _check_arrays(*arrays, provenance)
     except (UserError, KeyError, ValueError) as error:
         raise UserError(f"'{path}' is no file of pseudo-labels: {error}. Label again.") from None
     rows = [
@@ -204,3 +205,12 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
             "those after it."
         )
     return PseudoLabels(*arrays, provenance)
+
+
+def _check_arrays(indices: Any, probs: Any, copies: Any, provenance: Any) -> None:
+    whole = all(x.dtype.kind in "iu" and x.ndim == 1 for x in (indices, copies))
+    if not whole or probs.dtype.kind != "f" or probs.ndim != 2:
+        shown = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (indices, probs, copies))
+        raise ValueError(f"expected indices [M], probs [M,K] and copies [M], found {shown}")
+    if not len(indices) == len(probs) == len(copies) or not isinstance(provenance, dict):
+        raise ValueError("arrays of different lengths, or no provenance")

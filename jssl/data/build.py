@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, listed, scenes, sources, tfds_source
+from jssl.data import folder, layout, listed, scenes, sources, tfds_source
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.errors import UserError, nearest
 
@@ -58,6 +58,9 @@ def make_source(config: Any, split: str) -> sources.Source:
             f"Unknown policy data.on_error='{config.on_error}': "
             f"{nearest(config.on_error, POLICIES)}."
         )
+    how = config.get("layout", DEFAULTS["layout"])  # older workdirs have no such key
+    if how not in layout.LAYOUTS:
+        raise UserError(f"Unknown data.layout='{how}': {nearest(how, layout.LAYOUTS)}.")
     part = "test" if split == "test" else "train"
     if config.name == "photos":
         return sources.photos_source(part, tile=config.tile)
@@ -79,7 +82,7 @@ def make_source(config: Any, split: str) -> sources.Source:
             config.data_dir,
             split,
             splits=_subfolders(config),
-            layout=config.layout,
+            layout=how,
             on_error=config.on_error,
         )
     if config.name in listed.SPLITS:
@@ -127,7 +130,8 @@ def has_split(config: Any, split: str) -> bool:
     """Whether the data set has the split; only a folder of pictures may lack 'test'."""
     if config.name != "folder" or not config.data_dir:
         return True
-    return folder.has_split(config.data_dir, split, _subfolders(config), config.layout)
+    how = config.get("layout", DEFAULTS["layout"])
+    return folder.has_split(config.data_dir, split, _subfolders(config), how)
 
 
 def train_transform(

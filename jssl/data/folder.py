@@ -58,7 +58,7 @@ class FolderSource:
         layout: str = "auto",
         on_error: str = "stop",
     ):
-        splits, folder = splits or {}, Path(root).expanduser()
+        splits, folder = _normal(splits), Path(root).expanduser()
         self.name = f"folder:{Path(root).name}"
         self.on_error = on_error
         self.image_shape = None  # pictures differ in size
@@ -122,7 +122,7 @@ def has_split(
     root: str, split: str, splits: Mapping[str, str] | None = None, layout: str = "auto"
 ) -> bool:
     """Whether a folder of pictures has a split; every folder has 'train'."""
-    splits, folder = splits or {}, Path(root).expanduser()
+    splits, folder = _normal(splits), Path(root).expanduser()
     if split != "test":
         return True
     found = find_layout(folder, layout, splits.values())
@@ -131,6 +131,11 @@ def has_split(
     except UserError:
         return False
     return True
+
+
+def _normal(splits: Mapping[str, str] | None) -> dict[str, str]:
+    """Names of splits as folders are listed: 'val' for 'val/' and './val'."""
+    return {split: name and os.path.normpath(name) for split, name in (splits or {}).items()}
 
 
 def _subfolder(splits: Mapping[str, str], split: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jssl.data.walk import JUNK, Passed, Walk, printable
+from jssl.data.walk import ENDINGS, JUNK, Passed, Walk, printable
 from jssl.errors import UserError, nearest
 
 LAYOUTS = ("auto", "splits", "classes", "flat")
@@ -118,11 +118,12 @@ def _folders(root: Path) -> list[str]:
 
 def _guess(root: Path) -> str:
     folders = _folders(root)
+    pictures = (p for p in root.iterdir() if p.name.lower().endswith(ENDINGS) and p.is_file())
+    if folders and set(folders) <= set(KNOWN) and all(p.name[0] == "." for p in pictures):
+        return "splits"  # nothing else to think of: the folders are not read twice
     whole = Walk(root, strict=False)
     beside = len(whole.groups.get("", ()))
     filled = [name for name in folders if whole.groups.get(name)]
-    if folders and set(folders) <= set(KNOWN) and not beside:
-        return "splits"
     known = [name for name in filled if name in KNOWN]
     if known and len(known) == len(filled) and not beside:
         return "splits"

@@ -148,13 +148,19 @@ def test_a_named_split_is_a_word_of_the_user(fill):
     deep = fill("images/mine/cat", "images/mine/dog", "images/other/cat", "images/other/dog")
     shutil.rmtree(deep / "mine")
     shutil.rmtree(deep / "other")
-    found = source(deep, train_split="images/mine", test_split="images/other")
+    found = source(deep, train_split="images/mine/", test_split="./images/other")
     assert found.class_names == ("cat", "dog") and len(found) == 4
 
 
 def test_an_unknown_layout_is_named(fill):
     root = fill("cat", "dog")
     assert "data.layout='class': did you mean 'classes'?" in refused(root, layout="class")
+    assert "Unknown data.layout='': Choices: auto, classes" in refused(root, layout="")
+    older = config(root)
+    del older["layout"]  # of a workdir of an older version
+    assert len(data.make_source(older, "train")) == 4 and not data.has_split(older, "test")
+    with pytest.raises(UserError, match="Unknown data.layout='flt'"):  # of any data set
+        data.make_source(ConfigDict({**DEFAULTS, "layout": "flt"}), "train")
     assert "holds no pictures: found 2 folders, which data.layout=flat" in refused(
         root, layout="flat"
     )
