@@ -1,6 +1,7 @@
 """The official archives of FGVC-Aircraft and Birdsnap, unpacked where `jssl.data.listed` reads."""
 
 import gzip
+import io
 import lzma
 import shutil
 import tarfile
@@ -66,6 +67,9 @@ def _unpack(name: str, archive: Path, place: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(beside, filter="data")
+            plain = isinstance(tar.fileobj, io.BufferedReader)  # others have an end of their own
+            if plain and archive.stat().st_size < tar.offset + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it has no end")
         lists = sorted(beside.rglob(LISTS[name][0]))
         if len(lists) != 1:
             raise UserError(

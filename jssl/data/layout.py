@@ -184,4 +184,17 @@ def _refuse(
         + ". Type "
         + " or ".join(f"--config.data.layout={kind}" for kind, _ in readings)
         + "."
+        + _labelled(whole, filled)
+    )
+
+
+def _labelled(whole: Walk, filled: Sequence[str]) -> str:
+    """What to type where training pictures without labels lie beside labelled ones."""
+    inner = {name for name in filled if any(p.count(os.sep) > 1 for p in whole.groups[name])}
+    others = sorted(inner - set(KNOWN))
+    if "train" not in filled or "train" in inner or not others:
+        return ""
+    return (
+        f" To train without labels and probe with those of '{printable(others[0])}' type "
+        f"--config.data.probe_split={printable(others[0])}."
     )

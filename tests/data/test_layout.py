@@ -76,6 +76,7 @@ def test_unlabelled_training_with_a_labelled_probe(fill):
     train, probe, test = (source(root, s, probe_split="labelled") for s in ("train", "probe",
                                                                             "test"))  # fmt: skip
     assert (train.num_classes, train.class_names, train.labels.tolist()) == (0, (), [-1] * 5)
+    assert refused(root).endswith("of 'labelled' type --config.data.probe_split=labelled.")
     assert probe.class_names == test.class_names == ("cat", "dog")
     assert probe.labels.tolist() == test.labels.tolist() == [0, 0, 1, 1]
 

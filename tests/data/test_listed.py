@@ -198,6 +198,18 @@ def test_an_archive_that_is_cut_short(tmp_path, compress, aircraft_files):
         assert "\n" not in message and not list((tmp_path / "sets").glob(".*"))
 
 
+def test_a_tar_that_is_cut_between_two_files(tmp_path, bird_files):
+    """Nothing in it is damaged: pictures would be missing, and none could tell why."""
+    whole = gzip.decompress(pack(tmp_path / "b.tar.gz", bird_files).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        places = [member.offset for member in tar.getmembers()]
+    (tmp_path / "cut.tar").write_bytes(whole)
+    prepare("birdsnap", str(tmp_path / "whole"), str(tmp_path / "cut.tar"))
+    (tmp_path / "cut.tar").write_bytes(whole[: places[-1]])
+    with pytest.raises(UserError, match="is cut short or damaged, as of a broken download: it has"):
+        prepare("birdsnap", str(tmp_path / "sets"), str(tmp_path / "cut.tar"))
+
+
 def test_lists_in_latin_1(tmp_path, aircraft_files, encode):
     words = ("Fokker é", "An-12", "Cessna 172")
     files = {
