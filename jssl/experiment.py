@@ -40,6 +40,12 @@ class Experiment(NamedTuple):
     steps_per_epoch: int
     total_steps: int
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes of the data; None where not known, () where there are no labels."""
+        names = data.class_names(self.train_source)
+        return data.class_names(self.probe_source) if names == () else names
+
 
 def build(config: ConfigDict) -> Experiment:
     """Checks a config at every edge, and makes the parts of its run.
@@ -72,6 +78,7 @@ def build(config: ConfigDict) -> Experiment:
     if test_source is None and data.has_split(config.data, "test"):
         test_source = data.make_source(config.data, "test")
     section = config[config.method]
+    _check_classes(section, train_source, probe_source, test_source)
     if "num_classes" in section and section.num_classes == 0:
         labelled = train_source.num_classes >= 2
         optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
@@ -104,6 +111,26 @@ def build(config: ConfigDict) -> Experiment:
         steps_per_epoch,
         total_steps,
     )
+
+
+def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
+    """Refuses splits, and another run's classifier, whose numbers mean other classes."""
+    names = data.class_names(train) or data.class_names(probe)
+    for other, split in ((probe, "probe"), (test, "test")):
+        data.check_same(
+            data.class_names(other),
+            names,
+            what=f"The {split} split of '{other.name if other else ''}' and its training data",
+            advice=f"Type another --config.data.{split}_split.",
+        )
+    teacher = section.get("teacher", "")
+    if teacher and Path(teacher).is_dir():
+        data.check_same(
+            workdir.read_classes(teacher),
+            names,
+            what=f"The teacher in '{teacher}' and data set '{train.name}'",
+            advice="Give a teacher that was trained on this data set.",
+        )
 
 
 def host_transform(parts: Experiment) -> Any:

@@ -27,6 +27,7 @@ class Subset:
             np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
         )
         self.name, self.num_classes = source.name, source.num_classes
+        self.class_names = getattr(source, "class_names", None)
         self.image_shape, self.on_error = source.image_shape, source.on_error
         if hasattr(source, "encoded"):
             self.encoded = lambda i: {**source.encoded(int(self._where[i])), "index": np.int32(i)}

@@ -7,13 +7,13 @@ of https://github.com/google-research/noisystudent, filter_unlabel.py.
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jssl.data.plain_npz import read_npz
 from jssl.errors import UserError
 
 BINS = 100  # thresholds are hundredths
@@ -181,16 +181,17 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
     Raises:
         UserError: no file, not such a file, or another provenance: each entry that differs.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[name] for name in ("indices", "probs", "copies")]
-            provenance = json.loads(str(file["provenance"]))
-    except FileNotFoundError:
+    if not Path(path).exists():
         raise UserError(
             f"There are no pseudo-labels '{path}': a teacher has to label first. Type the command "
             "of the whole run, or --config.noisy_student.pseudo_labels=FILE."
-        ) from None
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        )
+    try:
+        file = read_npz(path)
+        arrays = [file[name] for name in ("indices", "probs", "copies")]
+        provenance = json.loads(str(file["provenance"]))
+        _check_arrays(*arrays, provenance)
+    except (UserError, KeyError, ValueError) as error:
         raise UserError(f"'{path}' is no file of pseudo-labels: {error}. Label again.") from None
     rows = [
         f"  {key}: labels {provenance.get(key, 'absent')}, here {value}"
@@ -204,3 +205,12 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
             "those after it."
         )
     return PseudoLabels(*arrays, provenance)
+
+
+def _check_arrays(indices: Any, probs: Any, copies: Any, provenance: Any) -> None:
+    whole = all(x.dtype.kind in "iu" and x.ndim == 1 for x in (indices, copies))
+    if not whole or probs.dtype.kind != "f" or probs.ndim != 2:
+        shown = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (indices, probs, copies))
+        raise ValueError(f"expected indices [M], probs [M,K] and copies [M], found {shown}")
+    if not len(indices) == len(probs) == len(copies) or not isinstance(provenance, dict):
+        raise ValueError("arrays of different lengths, or no provenance")

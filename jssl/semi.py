@@ -6,7 +6,7 @@ which is keyed by (seed, epoch, index): so they are the same for any number of p
 and restarts.
 """
 
-import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,36 +21,21 @@ from jssl.evaluate.efficient import label_subset
 from jssl.pseudo_labels import PseudoLabels
 
 
-class Part:
+class Part(data.Rows):
     """Some rows of a source, as a source.
 
     Attributes:
-        rows: int64 [M], which.
         pool: of a student, the unlabelled images to draw from, else None.
         tag: what else makes it another data set: part of the fingerprint.
     """
 
     def __init__(self, source: Any, rows: np.ndarray, *, pool: Any = None, tag: str = ""):
-        self.source, self.rows = source, np.asarray(rows, np.int64)
+        super().__init__(source, rows)
         self.pool, self.tag = pool, tag
-        self.name, self.num_classes = source.name, source.num_classes
-        self.image_shape, self.on_error = source.image_shape, source.on_error
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.source[int(self.rows[index])], "index": np.int32(index)}
-
-    def encoded(self, index: int) -> dict[str, Any]:
-        """The example, its picture not decoded where the source can leave it so."""
-        read = getattr(self.source, "encoded", self.source.__getitem__)
-        return {**read(int(self.rows[index])), "index": np.int32(index)}
 
     def fingerprint(self) -> str:
-        """The source's, and that of the rows."""
-        rows = hashlib.sha256(self.rows.tobytes()).hexdigest()[:12]
-        return f"{self.source.fingerprint()}[{len(self)} rows {rows}]{self.tag}"
+        """The source's, that of the rows, and the tag."""
+        return super().fingerprint() + self.tag
 
 
 class Halves(NamedTuple):
@@ -178,6 +163,13 @@ def with_labels(halves: Halves, labels: PseudoLabels, *, num_classes: int) -> Pa
             f"The pseudo-labels are of examples {labels.indices.min()} to {labels.indices.max()}, "
             f"but '{halves.unlabelled.name}' has {count}. Label again."
         )
+    names = json.loads(labels.provenance.get("classes", "null"))
+    data.check_same(
+        names,
+        data.class_names(halves.labelled),
+        what=f"The pseudo-labels and data set '{halves.labelled.name}'",
+        advice="Label again with a teacher of this data set.",
+    )
     check_disjoint(halves.labelled, halves.unlabelled, labels.indices)
     places = np.repeat(np.arange(len(labels.indices)), labels.copies)
     pool = Pool(Part(halves.unlabelled, labels.indices[places]), labels.probs, places)

@@ -200,6 +200,12 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
             "nothing to label. Type --config.noisy_student.label_fraction=0.1, or name other "
             "images: --config.noisy_student.unlabeled_name=NAME."
         )
+    data.check_same(
+        workdir.read_classes(stage.network),
+        data.class_names(halves.labelled),
+        what=f"The teacher in '{stage.network}' and data set '{halves.labelled.name}'",
+        advice="Give a teacher that was trained on this data set.",
+    )
     launcher = parallel.make_launcher(config.launch)
     embed, state = experiment.load_encoder(stage.network, sharding=launcher.sharding)
     teacher = workdir.read_config(stage.network)
@@ -239,6 +245,8 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
         seed=config.seed,
     )
     indices = np.concatenate([part.indices for part in parts])
+    if names := data.class_names(halves.labelled):
+        provenance["classes"] = json.dumps(names)
     labels = pseudo_labels.PseudoLabels(indices, probs, copies, provenance)
     _only_first(lambda: pseudo_labels.save(place / LABELS, labels))
     _only_first(lambda: [path.unlink() for path in place.glob("part-*.npz")])

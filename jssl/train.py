@@ -55,7 +55,7 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
     stop = StopSignal()
     parts = experiment.build(config)
     with workdir.write_errors(Path(folder).absolute()):
-        return _train(parts, workdir.open_workdir(folder, config), stop)
+        return _train(parts, workdir.open_workdir(folder, config, classes=parts.class_names), stop)
 
 
 def _train(parts: Any, folder: Path, stop: StopSignal) -> TrainState:
@@ -164,6 +164,7 @@ class _Run:
             f"{parts.total_steps:,} steps of {config.batch_size}, launch {config.launch} over "
             f"{parts.launcher.size} device(s), workdir {self.folder}"
         )
+        self.progress.say(f"data: {data.describe(parts.train_source)}")
         if self.first:
             self.progress.say(f"resumed at step {self.first}")
         if self.watch is not None:

@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and what every run leaves in it.
 
 config.json      the resolved config            versions.json   libraries, git, devices
+classes.json     names of the classes, by number
 parameters.txt   the table of parameters        metrics.jsonl   every logged number
 checkpoints/     states                         result.json     the judged numbers at the end
 pictures/        what a method shows, such as the reconstructions of a dVAE
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jssl import config as config_lib
-from jssl import versions
+from jssl import data, versions
 from jssl.errors import UserError, WriteError
 from jssl.types import PyTree
 
@@ -30,14 +31,26 @@ FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "dat
         "deit.teacher", "deit.start_from")  # fmt: skip
 # And what may because the run could not go on otherwise: 'stop' met a picture that 'skip' replaces.
 FREE_ON_RESUME = (*FREE, "data.on_error")
+CLASSES = "classes.json"
+_MEND_CLASSES = (
+    "Expected the names of the classes, a list of text. Copy it again, or delete it and start the "
+    "run again: it writes it."
+)
 
 
-def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
+def open_workdir(
+    workdir: str | Path, config: ConfigDict, *, classes: tuple[str, ...] | None = None
+) -> Path:
     """Makes or re-opens the folder of a run and writes its config.
 
+    Args:
+        workdir: the folder.
+        config: of the run.
+        classes: names of the classes of its data, by number; None or () where there are none.
+
     Raises:
-        UserError: no folder, one that cannot be written, or one of a run of another config; the
-            message lists the differing keys.
+        UserError: no folder, one that cannot be written, or one of a run of another config or
+            on data of other classes; the message lists the differing keys.
     """
     folder = local(workdir).absolute()
     try:
@@ -66,7 +79,15 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
             f"The workdir {folder} holds checkpoints, but no config.json to tell whose they are. "
             "Type another --workdir."
         )
+    data.check_same(
+        classes,
+        read_classes(folder),
+        what=f"The data of this run and that of the run in {folder}",
+        advice="Type another --workdir, or give the data that the run began with.",
+    )
     if jax.process_index() == 0:
+        if classes:
+            write_json(folder / CLASSES, list(classes))
         write_json(path, json.loads(config.to_json()))
         write_json(folder / "versions.json", versions.collect())
     return folder
@@ -113,6 +134,27 @@ def read_config(workdir: str | Path) -> ConfigDict:
             "Type the --workdir that `jssl train` was given."
         )
     return ConfigDict(json.loads(path.read_text())).lock()
+
+
+def read_classes(workdir: str | Path) -> tuple[str, ...] | None:
+    """Names of the classes that a run was trained or probed with, by number.
+
+    Returns:
+        None where they are not known: data without names, or a run of an older version.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = local(workdir) / CLASSES
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' cannot be read: {error}. {_MEND_CLASSES}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"'{path}' holds no list of names. {_MEND_CLASSES}")
+    return tuple(names)
 
 
 def write_json(path: Path, value: Any) -> None:

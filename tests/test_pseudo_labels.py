@@ -172,7 +172,12 @@ def test_no_file_and_another_file(tmp_path):
     np.savez(tmp_path / "q.npz", x=np.zeros(2))
     (tmp_path / "r.npz").write_bytes(b"nonsense")
     np.savez(tmp_path / "s.npz", indices=np.array([{}], object))
-    for name in ("q", "r", "s"):
+    whole = {"indices": np.arange(2), "probs": np.zeros((2, 3)), "copies": np.ones(2, int)}
+    for name, wrong in (("t", {"probs": np.zeros(2)}), ("u", {"indices": np.zeros(2)}),
+                        ("v", {"copies": np.ones(3, int)})):  # fmt: skip
+        np.savez(tmp_path / f"{name}.npz", **{**whole, **wrong}, provenance=np.array("{}"))
+    np.savez(tmp_path / "w.npz", **whole, provenance=np.array("[1]"))
+    for name in "qrstuvw":
         with pytest.raises(UserError, match="is no file of pseudo-labels"):
             pseudo_labels.load(tmp_path / f"{name}.npz", expected={})
     with pytest.raises(UserError, match="cannot be written"):

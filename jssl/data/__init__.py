@@ -6,6 +6,9 @@ from jssl.data.build import has_split as has_split
 from jssl.data.build import is_tfds as is_tfds
 from jssl.data.build import make_source as make_source
 from jssl.data.build import train_transform as train_transform
+from jssl.data.classes import check_same as check_same
+from jssl.data.classes import class_names as class_names
+from jssl.data.classes import difference as difference
 from jssl.data.crop import CentreCrop as CentreCrop
 from jssl.data.crop import HostCrop as HostCrop
 from jssl.data.decode import Picture as Picture
@@ -27,6 +30,8 @@ from jssl.data.sources import Source as Source
 from jssl.data.sources import digits_source as digits_source
 from jssl.data.sources import photos_source as photos_source
 from jssl.data.sources import synthetic_source as synthetic_source
+from jssl.data.subset import Rows as Rows
+from jssl.data.subset import describe as describe
 from jssl.data.sweep import eval_batches as eval_batches
 from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource

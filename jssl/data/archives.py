@@ -1,8 +1,12 @@
 """The official archives of FGVC-Aircraft and Birdsnap, unpacked where `jssl.data.listed` reads."""
 
+import gzip
+import io
+import lzma
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 from jssl.data.listed import LISTS, SPLITS, ListedSource, is_prepared
@@ -63,6 +67,9 @@ def _unpack(name: str, archive: Path, place: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(beside, filter="data")
+            plain = isinstance(tar.fileobj, io.BufferedReader)  # others have an end of their own
+            if plain and archive.stat().st_size < tar.offset + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it has no end")
         lists = sorted(beside.rglob(LISTS[name][0]))
         if len(lists) != 1:
             raise UserError(
@@ -72,6 +79,12 @@ def _unpack(name: str, archive: Path, place: Path) -> None:
         # What the archive calls its top folder does not matter.
         lists[0].parents[len(Path(LISTS[name][0]).parts) - 1].rename(beside / "whole")
         (beside / "whole").rename(place)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, tarfile.ReadError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"The archive '{archive}' is cut short or damaged, as of a broken download: {what}. "
+            f"Fetch it again; expected {WHERE[name]}."
+        ) from error
     except (OSError, tarfile.TarError) as error:
         raise UserError(
             f"The archive '{archive}' cannot be unpacked: {error}. Expected {WHERE[name]}."

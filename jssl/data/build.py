@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, listed, scenes, sources, tfds_source
+from jssl.data import folder, layout, listed, scenes, sources, tfds_source
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.errors import UserError, nearest
 
@@ -14,6 +14,7 @@ DEFAULTS: dict[str, Any] = {
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
+    "layout": "auto",  # of a folder: auto | splits | classes | flat
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
     "test_split": "",  # the split that is judged on
     "tile": 32,  # photos: side of a tile, 32 | 64 | 96
@@ -57,6 +58,9 @@ def make_source(config: Any, split: str) -> sources.Source:
             f"Unknown policy data.on_error='{config.on_error}': "
             f"{nearest(config.on_error, POLICIES)}."
         )
+    how = config.get("layout", DEFAULTS["layout"])  # older workdirs have no such key
+    if how not in layout.LAYOUTS:
+        raise UserError(f"Unknown data.layout='{how}': {nearest(how, layout.LAYOUTS)}.")
     part = "test" if split == "test" else "train"
     if config.name == "photos":
         return sources.photos_source(part, tile=config.tile)
@@ -76,9 +80,9 @@ def make_source(config: Any, split: str) -> sources.Source:
             )
         return folder.FolderSource(
             config.data_dir,
-            part,
-            subfolder=_subfolder(config, split),
-            training=config.train_split,
+            split,
+            splits=_subfolders(config),
+            layout=how,
             on_error=config.on_error,
         )
     if config.name in listed.SPLITS:
@@ -100,14 +104,14 @@ def is_tfds(name: str) -> bool:
     """Whether a data set of `config.data.name` is read through TFDS.
 
     Example:
-        >>> is_tfds('imagenet2012'), is_tfds('photos')
-        (True, False)
+        >>> is_tfds('imagenet2012'), is_tfds('photos'), is_tfds('birdsnap')
+        (True, False, False)
     """
-    return name not in ("photos", "digits", "arrays", "folder", *SYNTHETIC)
+    return name not in (*tfds_source.OWN, *tfds_source.OFFICIAL)
 
 
-def _subfolder(config: Any, split: str) -> str:
-    return config[f"{split}_split"] or (config.train_split if split == "probe" else "")
+def _subfolders(config: Any) -> dict[str, str]:
+    return {split: config[f"{split}_split"] for split in SPLITS}
 
 
 def _listed_split(config: Any, split: str) -> str:
@@ -126,7 +130,8 @@ def has_split(config: Any, split: str) -> bool:
     """Whether the data set has the split; only a folder of pictures may lack 'test'."""
     if config.name != "folder" or not config.data_dir:
         return True
-    return folder.has_split(config.data_dir, split, _subfolder(config, split))
+    how = config.get("layout", DEFAULTS["layout"])
+    return folder.has_split(config.data_dir, split, _subfolders(config), how)
 
 
 def train_transform(

@@ -4,26 +4,28 @@
     pictures/train/cat/1.jpg  pictures/val/...   the same, with splits
     pictures/1.jpg  pictures/2.jpg               no labels: label -1, num_classes 0
     pictures/train/1.jpg  pictures/val/2.jpg     no labels, with splits
+    pictures/train/1.jpg  pictures/labelled/cat/2.jpg  pictures/val/cat/3.jpg
 
-Classes are numbered in the order of their names, those of the training split for every split. Class
-folders are searched to any depth. Files whose names begin with a dot, and files that are not
-pictures by their ending, are passed over.
+Classes belong to the folder, not to a split: they are those of all its splits, numbered in the
+order of their names in Unicode's normal form NFC. See `jssl.data.layout` for how a layout is
+recognised, and `jssl.data.walk` for what is passed over.
 """
 
-import collections
 import hashlib
 import os
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jssl.data.decode import Picture, PictureError
-from jssl.errors import UserError, nearest
+from jssl.data.layout import find_layout, find_split
+from jssl.data.walk import ENDINGS, Passed, Walk, merged, printable
+from jssl.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Names of the sub-folder that holds a split, the first one found.
-SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test", "validation")}
+SHOWN = 10  # classes that are named
 
 
 class FolderSource:
@@ -31,15 +33,20 @@ class FolderSource:
 
     Args:
         root: the folder, `config.data.data_dir`.
-        split: 'train' or 'test'.
-        subfolder: name of the split's sub-folder; '' looks for train, and for val, test or
-            validation, and takes `root` itself as training data when it has none of them.
-        training: the training split's sub-folder, whose classes number those of every split.
+        split: 'train', 'probe' or 'test'.
+        splits: sub-folder of each split by these names; '' looks for train, and for val, test or
+            validation; that of 'probe' is then the train split's.
+        layout: of `jssl.data.layout.LAYOUTS`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
 
+    Attributes:
+        class_names: of all splits of the folder; () for a split without labels.
+        num_classes: as many; 0 without labels.
+        labels: int32 [M].
+
     Raises:
-        UserError: no such folder, no pictures, one class only, pictures beside class folders, no
-            sub-folder for the split, or a class that the training split lacks.
+        UserError: no such folder, a layout that is not certain, no pictures, one class only,
+            pictures beside class folders, or no sub-folder for the split.
     """
 
     def __init__(
@@ -47,32 +54,37 @@ class FolderSource:
         root: str,
         split: str,
         *,
-        subfolder: str = "",
-        training: str = "",
+        splits: Mapping[str, str] | None = None,
+        layout: str = "auto",
         on_error: str = "stop",
     ):
+        splits, folder = _normal(splits), Path(root).expanduser()
         self.name = f"folder:{Path(root).name}"
         self.on_error = on_error
         self.image_shape = None  # pictures differ in size
-        self._base = _split_folder(Path(root).expanduser(), split, subfolder)
-        self.class_names = _classes(self._base)
-        if split != "train" and self.class_names:
-            self.class_names = self._classes_of_training(
-                Path(root).expanduser() / (training or "train")
-            )
+        found = find_layout(folder, layout, splits.values())
+        own = find_split(found, folder, split, _subfolder(splits, split))
+        several = [os.path.realpath(path) for path in found.splits.values()]
+        walks = {name: Walk(path, several) for name, path in found.splits.items()}
+        _check(walks[own], found.kind)
+        for walk in walks.values():
+            _leave_out(walk, found.kind)
+        everywhere = {name: _by_class(walk) for name, walk in walks.items()}
+        names = tuple(sorted({word for split in everywhere.values() for word in split if word}))
+        _check_classes(walks[own], everywhere[own], names, split)
+        self._base = found.splits[own]
+        here = everywhere[own]
+        self.class_names = () if set(here) == {""} else names
         self.num_classes = len(self.class_names)
+        numbers = {word: i for i, word in enumerate(names)} | {"": -1}
         # Paths relative to the base, sorted: the same order on every machine.
-        self._paths, self._labels = _list(self._base, self.class_names)
-
-    def _classes_of_training(self, training: Path) -> tuple[str, ...]:
-        names = _classes(training) if training.is_dir() else self.class_names
-        for name in self.class_names:
-            if name not in names:
-                raise UserError(
-                    f"Folder '{self._base}' has the class '{name}', which the training folder "
-                    f"'{training}' lacks: {nearest(name, names)}."
-                )
-        return names
+        self._paths = [path for word in sorted(here) for path in here[word]]
+        self.labels = np.repeat(
+            np.array([numbers[word] for word in sorted(here)], np.int32),
+            [len(here[word]) for word in sorted(here)],
+        )
+        self._own_names = tuple(word for word in sorted(here) if word)
+        self._description = _describe(folder, found.kind, everywhere, names, found.passed, walks)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -86,7 +98,7 @@ class FolderSource:
             raise PictureError(f"Picture '{path}' cannot be read: {error.strerror}.") from error
         return {
             "image": Picture(data, str(path)),
-            "label": self._labels[index],
+            "label": self.labels[index],
             "index": np.int32(index),
         }
 
@@ -95,81 +107,126 @@ class FolderSource:
         return {**example, "image": example["image"].pixels()}
 
     def fingerprint(self) -> str:
-        """Changes with the names and the order of the files; their content is not read."""
-        return hashlib.sha256("\n".join(self._paths).encode()).hexdigest()[:16]
+        """Changes with the names, the order and the labels of the files, not with their content."""
+        words = [path.replace("\\", "\\\\").replace("\n", "\\n") for path in self._paths]
+        if self.class_names != self._own_names:  # the folders alone do not tell the labels
+            words += ["", *self.class_names]
+        return hashlib.sha256(os.fsencode("\n".join(words))).hexdigest()[:16]
+
+    def description(self) -> str:
+        """What was read and what was passed over, in one line."""
+        return self._description
 
 
-def has_split(root: str, split: str, subfolder: str = "") -> bool:
+def has_split(
+    root: str, split: str, splits: Mapping[str, str] | None = None, layout: str = "auto"
+) -> bool:
     """Whether a folder of pictures has a split; every folder has 'train'."""
-    base = Path(root).expanduser()
-    names = (subfolder,) if subfolder else SPLIT_FOLDERS[split]
-    return split == "train" or any((base / name).is_dir() for name in names)
+    splits, folder = _normal(splits), Path(root).expanduser()
+    if split != "test":
+        return True
+    found = find_layout(folder, layout, splits.values())
+    try:
+        find_split(found, folder, split, splits.get(split, ""))
+    except UserError:
+        return False
+    return True
 
 
-def _split_folder(root: Path, split: str, subfolder: str) -> Path:
-    if not root.is_dir():
+def _normal(splits: Mapping[str, str] | None) -> dict[str, str]:
+    """Names of splits as folders are listed: 'val' for 'val/' and './val'."""
+    return {split: name and os.path.normpath(name) for split, name in (splits or {}).items()}
+
+
+def _subfolder(splits: Mapping[str, str], split: str) -> str:
+    return splits.get(split, "") or (splits.get("train", "") if split == "probe" else "")
+
+
+def _by_class(walk: Walk) -> dict[str, list[str]]:
+    """Pictures by the name of their class in NFC; the same name in NFC and NFD is one class."""
+    folders: dict[str, dict[str, list[str]]] = {}
+    for name, paths in walk.groups.items():
+        folders.setdefault(unicodedata.normalize("NFC", name), {})[name] = paths
+    return {word: merged(groups) for word, groups in folders.items()}
+
+
+def _check(walk: Walk, kind: str) -> None:
+    """Refuses a split without pictures, and one that holds pictures and class folders."""
+    pictures, groups = walk.groups.get("", []), {**walk.groups}
+    groups.pop("", None)
+    if not (walk.count() if kind == "splits" else len(groups if kind == "classes" else pictures)):
+        most = walk.endings.most_common(5)
+        found = ", ".join(f"{n} x '{printable(ending)}'" for ending, n in most)
+        if walk.count():
+            found = f"{len(groups)} folders" if kind == "flat" else f"{len(pictures)} pictures"
+            found += f", which data.layout={kind} passes over"
         raise UserError(
-            f"Folder '{root}' does not exist; expected a folder of pictures. "
-            "Type --config.data.data_dir=FOLDER."
+            f"Folder '{walk.base}' holds no pictures: found {found or 'no files'}; expected files "
+            f"that end in {' '.join(ENDINGS)}. Type --config.data.data_dir=FOLDER."
         )
-    names = (subfolder,) if subfolder else SPLIT_FOLDERS[split]
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    other = [name for name in SPLIT_FOLDERS["test"] if (root / name).is_dir()]
-    if split == "train" and not subfolder and not other:
-        return root
-    found = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())[:10]) or "none"
-    raise UserError(
-        f"Folder '{root}' has no sub-folder {' or '.join(names)} for the {split} split; found "
-        f"sub-folders: {found}. Make one, or type --config.data.{split}_split=SUBFOLDER."
-    )
-
-
-def _visible(folder: Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-
-
-def _classes(base: Path) -> tuple[str, ...]:
-    """Names of the class folders, () for a flat folder; refuses what is neither."""
-    entries = _visible(base)
-    folders = tuple(e.name for e in entries if e.is_dir())
-    pictures = [e.name for e in entries if e.is_file() and e.name.lower().endswith(ENDINGS)]
-    if folders and pictures:
+    if kind == "splits" and pictures and groups:
         raise UserError(
-            f"Folder '{base}' holds {len(pictures)} pictures (such as '{pictures[0]}') beside "
-            f"{len(folders)} folders (such as '{folders[0]}'); expected either one sub-folder a "
-            "class and no pictures beside them, or pictures only (no labels). Move one of the two."
+            f"Folder '{walk.base}' holds {len(pictures)} pictures (such as "
+            f"'{printable(pictures[0])}') beside {len(groups)} folders (such as "
+            f"'{printable(min(groups))}'); expected either one sub-folder a class and no pictures "
+            "beside them, or pictures only (no labels). Move one of the two."
         )
-    return folders
 
 
-def _list(base: Path, classes: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
-    paths: list[str] = []
-    labels: list[int] = []
-    others: collections.Counter = collections.Counter()
-    for label, name in enumerate(classes or ("",)):
-        for folder, folders, files in os.walk(base / name, followlinks=True):
-            folders[:] = sorted(f for f in folders if not f.startswith(".")) if classes else []
-            for file in sorted(f for f in files if not f.startswith(".")):
-                if file.lower().endswith(ENDINGS):
-                    paths.append(os.path.relpath(os.path.join(folder, file), base))
-                    labels.append(label if classes else -1)
-                else:
-                    others[Path(file).suffix or file] += 1
-    if not paths:
-        found = ", ".join(f"{n} x '{ending}'" for ending, n in others.most_common(5)) or "no files"
+def _leave_out(walk: Walk, kind: str) -> None:
+    """Drops what the layout passes over, and counts it."""
+    labelled = kind == "classes" or (kind == "splits" and set(walk.groups) != {""})
+    if labelled:
+        beside = walk.groups.pop("", [])
+        if beside:
+            walk.passed.add("pictures beside the class folders", beside[0], len(beside))
+    for name in walk.folders:
+        if name not in walk.groups:
+            walk.passed.add("folders without pictures", name)
+        elif not labelled:
+            walk.passed.add("folders beside the pictures", name)
+            del walk.groups[name]
+
+
+def _check_classes(
+    walk: Walk, here: Mapping[str, list[str]], names: tuple[str, ...], split: str
+) -> None:
+    populated = [word for word in sorted(here) if word]
+    if len(populated) == 1 and (split != "test" or len(names) == 1):
+        name = populated[0]
         raise UserError(
-            f"Folder '{base}' holds no pictures: found {found}; expected files that end in "
-            f"{' '.join(ENDINGS)}. Type --config.data.data_dir=FOLDER."
+            f"Folder '{walk.base}' holds one class: found {len(here[name])} pictures, all in "
+            f"'{name}'; expected two sub-folders or more, one a class. For pictures without labels "
+            f"name the flat folder that holds them. Type --config.data.data_dir={walk.base / name}"
         )
-    populated = sorted(set(labels))
-    if classes and len(populated) < 2:
-        name = classes[populated[0]]
-        raise UserError(
-            f"Folder '{base}' holds one class: found {len(paths)} pictures, all in '{name}'; "
-            "expected two sub-folders or more, one a class. For pictures without labels name the "
-            f"flat folder that holds them. Type --config.data.data_dir={base / name}"
-        )
-    return paths, np.asarray(labels, np.int32)
+
+
+def _describe(
+    root: Path,
+    kind: str,
+    splits: Mapping[str, Mapping[str, list[str]]],
+    names: tuple[str, ...],
+    top: Passed,
+    walks: Mapping[str, Walk],
+) -> str:
+    parts, passed = [], Passed()
+    passed.update(top)
+    for name, here in splits.items():
+        passed.update(walks[name].passed, name)
+        words = f"{name} ".lstrip() + f"{sum(map(len, here.values())):,} pictures"
+        if set(here) <= {""}:
+            words += " without labels"
+        elif lacking := [word for word in names if word not in here]:
+            words += f" of {len(here)} classes, none of {_listed(lacking)}"
+        else:
+            words += f" of {len(here)} classes"
+        parts.append(words)
+    classes = f"{len(names)} classes: {_listed(names)}" if names else "no classes"
+    said = passed.words()
+    end = f"passed over: {said}" if said else "nothing passed over"
+    return f"folder '{printable(root.name)}' read as {kind}: {'; '.join(parts)}; {classes}; {end}"
+
+
+def _listed(names: Any) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(printable, names[:SHOWN])) + more

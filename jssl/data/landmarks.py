@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jssl.data.plain_pickle import read_plain_pickle
+from jssl.data.text import read_text
 from jssl.errors import UserError, nearest
 
 # Of Paris: empty or damaged in the published archives, and left out by everyone.
@@ -167,7 +168,7 @@ def _original(name: str, truth: Path, images: dict[str, Path]) -> Landmarks:
     places = {stem: i for i, stem in enumerate(images)}
     queries, positives, junk, counts = [], [], [], []
     for path in sorted(truth.rglob("*_query.txt")):
-        words = path.read_text().split()
+        words = read_text(path)[0].split()
         if len(words) != 5:
             raise UserError(
                 f"'{path}' holds {' '.join(words)[:80]!r}; expected an image and four numbers, "
@@ -193,7 +194,7 @@ def _names(query: Path, role: str) -> set[str]:
     path = query.with_name(query.name.replace("_query.txt", f"_{role}.txt"))
     if not path.is_file():
         raise UserError(f"There is no '{path}', beside '{query.name}'. Unpack the archive again.")
-    return set(path.read_text().split())
+    return set(read_text(path)[0].split())
 
 
 def _revisited(name: str, truth: Path, images: dict[str, Path]) -> Landmarks:

@@ -10,12 +10,14 @@ not fetch any more are left out here, and `missing` counts them.
 
 import csv
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jssl.data.decode import MIN_SIDE, Picture, PictureError
+from jssl.data.text import read_text
 from jssl.data.tfds_source import default_data_dir, prepare_command
 from jssl.errors import UserError, nearest
 
@@ -28,6 +30,7 @@ LISTS = {
     "fgvc_aircraft": ("data/variants.txt", "data/images_variant_train.txt"),
     "birdsnap": ("species.txt", "images.txt", "test_images.txt"),
 }
+_PATTERNS = {"fgvc_aircraft": "data/images_variant_*.txt", "birdsnap": "*images.txt"}
 LARGEST = {"fgvc_aircraft": "trainval", "birdsnap": "train"}  # to train on by default
 
 Rows = list[tuple[str, str]]  # (path of a picture, name of its class)
@@ -85,6 +88,9 @@ class ListedSource:
             )
         read = {"fgvc_aircraft": _aircraft, "birdsnap": _birdsnap}[name]
         rows, self.class_names = read(self._folder, split)
+        lists = (path for path in self._folder.glob(_PATTERNS[name]) if path.is_file())
+        self._latin = sorted(path.name for path in lists if read_text(path)[1] == "latin-1")
+        rows = [(_on_disk(self._folder, path), word) for path, word in rows]
         found = [row for row in rows if (self._folder / row[0]).is_file()]
         self.missing = len(rows) - len(found)
         if self.missing and (name != "birdsnap" or not found):
@@ -128,10 +134,18 @@ class ListedSource:
         example = self.encoded(index)
         return {**example, "image": example["image"].pixels()}
 
+    def description(self) -> str:
+        """What was read and what is missing, in one line."""
+        lists = f"lists in Latin-1: {', '.join(self._latin)}" if self._latin else "lists in UTF-8"
+        return (
+            f"{self.name} {self._split}: {len(self):,} pictures of {self.num_classes} classes, "
+            f"{self.missing:,} that the lists name are not here; {lists}"
+        )
+
     def fingerprint(self) -> str:
         """Changes with the names, the order and the labels of the pictures."""
         words = [self.name, self._split, *self._paths, self.labels.tobytes().hex()]
-        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode("\n".join(words))).hexdigest()[:16]
 
 
 def is_prepared(name: str, data_dir: str) -> bool:
@@ -143,7 +157,18 @@ def is_prepared(name: str, data_dir: str) -> bool:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"The list '{path}' is missing: expected it from the official archive.")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in read_text(path)[0].splitlines() if line.strip()]
+
+
+def _on_disk(folder: Path, path: str) -> str:
+    """The path as the disk has it: names from an old archive may be bytes of Latin-1 there."""
+    if path.isascii() or (folder / path).is_file():
+        return path
+    try:
+        old = os.fsdecode(path.encode("latin-1"))
+    except UnicodeEncodeError:
+        return path
+    return old if (folder / old).is_file() else path
 
 
 def _aircraft(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
@@ -159,8 +184,27 @@ def _aircraft(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
 def _birdsnap(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
     def table(name: str) -> list[dict[str, str]]:
         # Names of birds have apostrophes and quotes of their own: nothing is quoted.
-        return list(csv.DictReader(_lines(folder / name), delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows = csv.DictReader(_lines(folder / name), delimiter="\t", quoting=csv.QUOTE_NONE)
+        lacking = [key for key in columns[name] if key not in (rows.fieldnames or ())]
+        if lacking:
+            raise UserError(
+                f"The list '{folder / name}' lacks the column {lacking[0]}: found "
+                f"{', '.join(rows.fieldnames or ['nothing'])}. Unpack the official archive again."
+            )
+        found = list(rows)
+        for number, row in enumerate(found, 2):
+            if any(row[key] is None for key in columns[name]):
+                raise UserError(
+                    f"The list '{folder / name}' ends in the middle of line {number}. Unpack the "
+                    "official archive again."
+                )
+        return found
 
+    columns = {
+        "species.txt": ("id", "common"),
+        "images.txt": ("path", "species_id"),
+        "test_images.txt": ("path",),
+    }
     species = {row["id"]: row["common"] for row in table("species.txt")}
     test = {row["path"] for row in table("test_images.txt")}
     rows = [

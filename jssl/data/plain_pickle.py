@@ -7,7 +7,10 @@ names.
 """
 
 import io
+import math
 import pickle
+import pickletools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +18,80 @@ import numpy as np
 
 from jssl.errors import UserError
 
-_KINDS = "biufSU"  # of arrays: bool, int, float and text; no objects
+# Of arrays: bool, int, float, complex, bytes and text of a fixed width; no objects, no structures.
+_PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
+_SCALARS = (bool, int, float, complex, str, bytes, bytearray, type(None), np.generic)
 
 
-_ARRAY = "numpy's ndarray"  # stands for the class where a pickle names it
+class _Class:
+    """Stands for numpy's ndarray where a pickle names the class."""
+
+    def __call__(self, *values: Any) -> None:
+        raise pickle.UnpicklingError("an array that is made in a way of its own")
 
 
-def _blank(kind: Any, shape: Any = (0,), typecode: Any = b"b") -> np.ndarray:
-    """An empty array, whose content the pickle then sets."""
-    if kind is not _ARRAY:
-        raise pickle.UnpicklingError("an array of a class of its own")
-    return np.empty(0, np.int8)
+class _DType:
+    """What a pickle makes a dtype of: a name, then its byte order. numpy's own would trust more."""
+
+    def __init__(self, name: Any, *options: Any):
+        text = name.decode("latin-1") if isinstance(name, bytes) else name
+        if not isinstance(text, str) or not _PLAIN.fullmatch(text):
+            raise pickle.UnpicklingError(f"an array of {name!r}")
+        self.value = np.dtype(text)
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1].decode("latin-1") if isinstance(state[1], bytes) else state[1]
+        sizes, flags = (-1, self.value.itemsize), ((), (0,), (8,))  # 8: text begins as zeros
+        plain = order in ("<", ">", "=", "|") and not any(state[2:5]) and state[5] in sizes
+        if not plain or tuple(state[7:]) not in flags:
+            raise pickle.UnpicklingError(f"an array of {self.value} with {state!r}")
+        self.value = self.value.newbyteorder(order)
 
 
-def _dtype(name: Any, *options: Any) -> np.dtype:
-    text = name.decode("ascii") if isinstance(name, bytes) else name
-    if not isinstance(text, str) or np.dtype(text).kind not in _KINDS:
-        raise pickle.UnpicklingError(f"an array of {name!r}")
-    return np.dtype(text)
+class _Array:
+    """What a pickle makes an array of: a blank one, then its content."""
+
+    def __init__(self, kind: Any, shape: Any = (0,), typecode: Any = b"b"):
+        if not isinstance(kind, _Class):
+            raise pickle.UnpicklingError("an array of a class of its own")
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        shape, dtype, fortran, raw = state[-4:]  # the first of five is a version
+        array = _from_bytes(raw, dtype, shape, "F" if fortran else "C")
+        # As numpy does here, and does not in `_from_buffer`: the machine's own byte order.
+        self.value = array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _from_bytes(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    if not isinstance(dtype, _DType):
+        raise pickle.UnpicklingError(f"an array of {dtype!r}")
+    data = raw.encode("latin-1") if isinstance(raw, str) else raw  # of Python 2
+    if not isinstance(data, bytes | bytearray):
+        raise pickle.UnpicklingError(f"an array whose content is a {type(raw).__name__}")
+    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise pickle.UnpicklingError(f"an array of the shape {shape!r}")
+    expected = math.prod(shape) * dtype.value.itemsize
+    if len(data) != expected or order not in ("C", "F"):
+        raise pickle.UnpicklingError(
+            f"an array {list(shape)} of {dtype.value} in {len(data)} bytes, not {expected}"
+        )
+    # A copy, so that it owns its memory and may be written to.
+    return np.ndarray(shape, dtype.value, data, order=order).copy(order="K")
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None) -> _Array:
+    if not isinstance(shape, tuple):
+        shape = (shape,)
+    found = _Array(_Class())
+    # 'K': the order of the axes in memory is told beside it.
+    array = _from_bytes(data, dtype, shape, "C" if order == "K" else order)
+    found.value = array if order != "K" or axes is None else array.transpose(axes)
+    return found
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.kind not in _KINDS:
-        raise pickle.UnpicklingError(f"a number of {dtype!r}")
-    data = raw.encode("latin-1") if isinstance(raw, str) else raw
-    return np.frombuffer(data, dtype, count=1)[0]
-
-
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or dtype.kind not in _KINDS:
-        raise pickle.UnpicklingError(f"an array of {dtype!r}")
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+    return _from_bytes(raw, dtype, (), "C")[()]
 
 
 def _bytes(text: Any, encoding: Any = "latin1") -> bytes:
@@ -62,22 +108,69 @@ def _no_bytes(*values: Any) -> bytes:
     return b""
 
 
-_NAMES: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _ARRAY, ("numpy", "dtype"): _dtype}
+def _byte_array(*values: Any) -> bytearray:
+    """How it writes an array of bytes: of these, or of a text and its encoding."""
+    return bytearray(_bytes(*values) if len(values) == 2 else values[0] if values else b"")
+
+
+_NAMES: dict[tuple[str, str], Any] = {("numpy", "dtype"): _DType}
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _NAMES |= {(_module, "_reconstruct"): _blank, (_module, "scalar"): _scalar}
+    _NAMES |= {(_module, "_reconstruct"): _Array, (_module, "scalar"): _scalar}
 for _module in ("numpy.core.numeric", "numpy._core.numeric"):
     _NAMES[_module, "_frombuffer"] = _from_buffer
 _NAMES["_codecs", "encode"] = _bytes
-_NAMES["__builtin__", "bytes"] = _NAMES["builtins", "bytes"] = _no_bytes
+for _module in ("__builtin__", "builtins"):
+    _NAMES |= {(_module, "bytes"): _no_bytes, (_module, "bytearray"): _byte_array}
+    _NAMES |= {(_module, kind.__name__): kind for kind in (complex, set, frozenset)}
 
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy", "ndarray"):
+            return _Class()
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name}")
         found = _NAMES[module, name]
         # A new function each time: a pickle may set attributes of what it is given.
-        return (lambda *values: found(*values)) if callable(found) else found
+        return lambda *values: found(*values)
+
+
+def _check(data: bytes) -> None:
+    """Refuses a pickle that asks for memory which its length does not explain.
+
+    The reader makes room for the largest number of the memo and for the length that is stated
+    before it reads on: nine bytes may ask for gigabytes.
+    """
+    for operation, argument, _ in pickletools.genops(data):  # refuses text that ends too early
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            raise pickle.UnpicklingError(f"the number {argument} of a value in {len(data)} bytes")
+
+
+def _plain(value: Any, made: dict[int, Any]) -> Any:
+    """The value with arrays in place of what stood for them; refuses what is not plain."""
+    if isinstance(value, _Array):
+        if value.value is None:
+            raise pickle.UnpicklingError("an array without content")
+        return value.value
+    if isinstance(value, _DType):
+        return value.value
+    if type(value) in _SCALARS or isinstance(value, np.generic):
+        return value
+    if id(value) in made:
+        return made[id(value)]
+    if type(value) is list:
+        made[id(value)] = value
+        value[:] = [_plain(item, made) for item in value]
+    elif type(value) is dict:
+        made[id(value)] = value
+        found = {_plain(key, made): _plain(item, made) for key, item in value.items()}
+        value.clear()
+        value.update(found)
+    elif type(value) in (tuple, set, frozenset):
+        made[id(value)] = type(value)(_plain(item, made) for item in value)
+    else:
+        raise pickle.UnpicklingError(f"a {type(value).__name__} in place of a value")
+    return made[id(value)]
 
 
 def read_plain_pickle(path: str | Path) -> Any:
@@ -104,7 +197,9 @@ def read_plain_pickle(path: str | Path) -> Any:
     Reference: https://docs.python.org/3/library/pickle.html, Restricting Globals.
     """
     try:
-        return _Reader(io.BytesIO(Path(path).read_bytes()), encoding="latin-1").load()
+        data = Path(path).read_bytes()
+        _check(data)
+        return _plain(_Reader(io.BytesIO(data), encoding="latin-1").load(), {})
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
     except Exception as error:  # a damaged pickle raises many kinds

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 
 from jssl.data.archives import prepare_archive
 from jssl.data.listed import SPLITS
-from jssl.data.tfds_source import CATALOGUE, default_data_dir, known_names, make_builder
+from jssl.data.tfds_source import (
+    CATALOGUE,
+    OWN,
+    default_data_dir,
+    known_names,
+    make_builder,
+)
 from jssl.errors import UserError
-
-NOTHING_TO_PREPARE = ("photos", "digits", "synthetic", "folder")
 
 
 def prepare(name: str, data_dir: str = "", archive: str = "") -> str:
@@ -31,7 +35,7 @@ def prepare(name: str, data_dir: str = "", archive: str = "") -> str:
     Raises:
         UserError: unknown name, TensorFlow is missing, or files that must be fetched by hand.
     """
-    if name in NOTHING_TO_PREPARE:
+    if name in OWN:
         raise UserError(
             f"Data set '{name}' needs no preparing. Type --config.data.name={name} to use it."
         )

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from jssl.data.classes import check_same, normalized
+from jssl.data.plain_npz import read_npz
 from jssl.data.sources import ArraySource, Example, check_split
 from jssl.errors import UserError
 
 SEGMENTS = 4  # labels of 'synthetic_scenes'
 FLOW_FRAMES = 10  # fields of flow of 'synthetic_video'
+MAX_CLASSES = 1_000_000  # a larger label is a mistake: a classifier of so many fits nowhere
 
 
 class SceneSource(ArraySource):
@@ -36,8 +39,9 @@ class SceneSource(ArraySource):
         *,
         num_classes: int,
         arrays: Mapping[str, np.ndarray],
+        class_names: tuple[str, ...] | None = None,
     ):
-        super().__init__(name, images, labels, num_classes=num_classes)
+        super().__init__(name, images, labels, num_classes=num_classes, class_names=class_names)
         for key, array in arrays.items():
             if array.shape[:3] != images.shape[:3]:
                 raise UserError(
@@ -125,14 +129,15 @@ def synthetic_video(split: str, *, size: int = 32, num_examples: int = 1024) -> 
 def arrays_source(folder: str, split: str) -> SceneSource:
     """A user's own arrays: FOLDER/train.npz and FOLDER/test.npz, read without pickle.
 
-    Each holds 'image' uint8 [M,H,W,3], perhaps 'label' int [M], and any further arrays [M,H,W,...].
+    Each holds 'image' uint8 [M,H,W,3], perhaps 'label' int [M] from 0, 'class_names' str [K], and
+    any further arrays [M,H,W,...]. Classes are those of both files.
 
     Args:
         folder: where the two files lie.
         split: 'train' or 'test'.
 
     Raises:
-        UserError: no such file, or no pictures in it.
+        UserError: no such file, one that is damaged, no pictures in it, or labels that are none.
     """
     check_split("arrays", split)
     path = Path(folder) / f"{split}.npz"
@@ -141,19 +146,73 @@ def arrays_source(folder: str, split: str) -> SceneSource:
             f"Data set 'arrays' needs the files train.npz and test.npz; '{path}' is not there. "
             "Type --config.data.data_dir=FOLDER."
         )
-    with np.load(path) as held:
-        arrays = {key: held[key] for key in held.files}
+    arrays = read_npz(path)
     image = arrays.get("image", np.zeros(0))
-    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3:
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
         held = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in sorted(arrays.items()))
         raise UserError(
             f"'{path}' holds {held or 'nothing'}: expected image uint8 [M,H,W,3], and perhaps "
             "label, int [M]. Write it again with numpy.savez."
         )
     images = arrays.pop("image")
-    labels = arrays.pop("label", np.full(len(images), -1))
-    classes = int(labels.max(initial=-1)) + 1
-    return SceneSource("arrays", images, labels, num_classes=classes, arrays=arrays)
+    labels, names = _labels(path, arrays, len(images))
+    for key, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise UserError(
+                f"Array '{key}' of '{path}' is of {array.dtype}: expected numbers, [M,H,W,...]."
+            )
+    if labels is None:
+        return SceneSource("arrays", images, np.full(len(images), -1), num_classes=0, arrays=arrays)
+    classes = max(int(labels.max()) + 1, len(names or ()))
+    other = path.with_name("train.npz" if split == "test" else "test.npz")
+    if other.is_file():
+        theirs, their_names = _labels(other, read_npz(other, ("label", "class_names")), None)
+        if theirs is not None:
+            classes = max(classes, int(theirs.max(initial=-1)) + 1)
+            check_same(
+                their_names,
+                names,
+                what=f"'{other}' and '{path}'",
+                advice="Write both with the same class_names.",
+            )
+            names = names or their_names
+    if names is not None and len(names) < classes:
+        raise UserError(
+            f"'{path}' has {len(names)} class_names for labels up to {classes - 1}: expected one "
+            "name a class. Write it again with numpy.savez."
+        )
+    return SceneSource(
+        "arrays", images, labels, num_classes=classes, class_names=names, arrays=arrays
+    )
+
+
+def _labels(
+    path: Path, arrays: dict[str, np.ndarray], count: int | None
+) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Takes labels [M] and names of classes out of the arrays of a file; None without them."""
+    labels, names = arrays.pop("label", None), arrays.pop("class_names", None)
+    if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
+        raise UserError(
+            f"'{path}' holds class_names {names.dtype} {list(names.shape)}: expected text [K]."
+        )
+    names = None if names is None else normalized(names.tolist())
+    if labels is None:
+        return None, names
+    said = f"'{path}' holds label {labels.dtype} {list(labels.shape)}"
+    end = "Write it again with numpy.savez; leave label out for pictures without labels."
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or count not in (None, len(labels)):
+        size = "" if count is None else f" with M={count}"
+        value = labels.flat[0] if labels.size else "none"
+        raise UserError(
+            f"{said} (the first is {value}): expected integers [M]{size}, one a picture. {end}"
+        )
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high >= MAX_CLASSES:
+        raise UserError(
+            f"{said} with the value {low if low < 0 else high}: expected numbers of classes from 0 "
+            f"to {MAX_CLASSES - 1:,} at most. {end}"
+        )
+    return labels.astype(np.int32), names
 
 
 def _waves(name: str, split: str, size: int, num_examples: int):

@@ -19,6 +19,8 @@ class Source(Protocol):
     Attributes:
         name: of the data set, as in `config.data.name`.
         num_classes: number of labels; 0 when there are none (every label is then -1).
+        class_names: of the labels, by number; None where they are not known, () without labels.
+            They belong to the data set: labels of all its splits mean the same.
         image_shape: (H, W, 3) when all pictures have it, None when they differ.
         on_error: 'stop' or 'skip': what the pipeline does with a picture that cannot be used.
 
@@ -28,6 +30,7 @@ class Source(Protocol):
 
     name: str
     num_classes: int
+    class_names: tuple[str, ...] | None
     image_shape: tuple[int, int, int] | None
     on_error: str
 
@@ -54,7 +57,7 @@ class ArraySource:
         labels: Any,
         *,
         num_classes: int,
-        class_names: tuple[str, ...] = (),
+        class_names: tuple[str, ...] | None = None,
     ):
         labels = np.asarray(labels, np.int32)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -65,7 +68,7 @@ class ArraySource:
             raise ValueError(f"labels must be [M] with M={len(images)}; found {list(labels.shape)}")
         self.name = name
         self.num_classes = num_classes
-        self.class_names = class_names
+        self.class_names = class_names if num_classes else ()
         self.images = images
         self.labels = labels
         self.image_shape = tuple(images.shape[1:])

@@ -60,6 +60,11 @@ CATALOGUE: dict[str, DataSet] = {
 }
 
 
+# Data sets that are read in a way of their own, and not through TFDS.
+OWN = ("photos", "digits", "synthetic", "synthetic_scenes", "synthetic_video", "arrays", "folder")
+OFFICIAL = ("fgvc_aircraft", "birdsnap")  # of their authors' archives
+
+
 def default_data_dir() -> str:
     """Where TFDS data lies when the config does not say: $TFDS_DATA_DIR or its usual folder."""
     return os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets").expanduser())
@@ -73,19 +78,28 @@ def known_names() -> list[str]:
 def find(name: str) -> DataSet:
     """The catalogue's entry, or one made for any other data set of TFDS, such as 'food101'.
 
+    Args:
+        name: of the catalogue or of TFDS, perhaps with a version: 'cifar10:3.0.2'.
+
     Raises:
-        UserError: a name that TFDS lacks, naming the nearest.
+        UserError: a name that TFDS lacks, naming the nearest, or a version that is none.
 
     Example:
         >>> find('cifar10').num_classes, find('stl10').train
         (10, 'unlabelled')
     """
-    if name in CATALOGUE:
-        return CATALOGUE[name]
+    base, colon, version = name.partition(":")
+    if colon and not re.fullmatch(r"\d+(\.(\d+|\*)){2}", version):
+        raise UserError(
+            f"Data set '{name}' is of version '{version}': expected three numbers. "
+            f"Type {base}:1.0.0 with numbers of a version, or {base} for the newest."
+        )
+    if base in CATALOGUE:
+        return CATALOGUE[base]._replace(tfds=CATALOGUE[base].tfds + colon + version)
     known = known_names()
-    if name.split("/")[0] not in known:
-        own = ("photos", "digits", "synthetic", "folder", "fgvc_aircraft", "birdsnap")
-        close = nearest(name, [*own, *known]).split(" Choices")[0]
+    if base.split("/")[0] not in known:
+        own = (*OWN, *OFFICIAL)
+        close = nearest(base, [*own, *known]).split(" Choices")[0]
         hint = f"{close} " if close.startswith("did you mean") else ""
         raise UserError(
             f"Unknown data set '{name}': {hint}Choices: {', '.join([*own, *CATALOGUE])}, or any "
@@ -101,6 +115,14 @@ def make_builder(name: str, data_dir: str) -> Any:
     data_dir = data_dir or default_data_dir()
     try:
         return _tfds().builder(dataset.tfds, data_dir=data_dir, file_format="array_record")
+    except AssertionError as error:
+        if "cannot be loaded at version" not in str(error):
+            raise
+        known = str(error).rpartition("only: ")[2]
+        raise UserError(
+            f"Data set '{name}' is not of a version that TFDS has: it has {known} Type "
+            f"{name.partition(':')[0]} for the newest."
+        ) from error
     except ValueError as error:
         if "File format is already set" in str(error):
             raise UserError(
@@ -109,8 +131,9 @@ def make_builder(name: str, data_dir: str) -> Any:
                 f"{prepare_command(name, data_dir + '_array_record')}"
             ) from error
         if "BuilderConfig" in str(error):
-            variants = _tfds().builder_cls(name.split("/")[0]).builder_configs
-            known = [f"{name.split('/')[0]}/{variant}" for variant in variants]
+            base = re.split("[/:]", name)[0]
+            variants = _tfds().builder_cls(base).builder_configs
+            known = [f"{base}/{variant}" for variant in variants]
             raise UserError(
                 f"Data set '{name}' is not a variant of TFDS: {nearest(name, known)}."
             ) from error
@@ -160,10 +183,15 @@ class TfdsSource:
                     f"{nearest(part, builder.info.splits)}. "
                     "Type for example --config.data.test_split=SPLIT."
                 )
-        labelled = dataset.label in features and "unlabel" not in split
+        # Of other features, such as numbers to predict or several labels, no class can be read.
+        label = features[dataset.label] if dataset.label in features else None
+        labelled = isinstance(label, _tfds().features.ClassLabel) and "unlabel" not in split
         self.name = name
         self.on_error = on_error
-        self.num_classes = features[dataset.label].num_classes if labelled else 0
+        self.num_classes = label.num_classes if labelled else 0
+        names = tuple(label.names) if labelled else ()
+        # A builder that was given no names calls its classes by their numbers.
+        self.class_names = None if names and names == tuple(map(str, range(len(names)))) else names
         shape = features["image"].shape
         self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
         self._label = dataset.label if labelled else ""

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from jssl import augment, data, losses
+from jssl.data import Rows as Rows
 from jssl.errors import UserError
 from jssl.evaluate.embed import embed_source
 from jssl.models.conv import Conv
@@ -70,27 +71,6 @@ class EfficientFit(NamedTuple):
     rows: np.ndarray
     frozen: dict[str, Any]
     finetuned: dict[str, Any]
-
-
-class Rows:
-    """Some examples of a source, as a source."""
-
-    def __init__(self, source: Any, rows: np.ndarray):
-        self._source, self._rows = source, rows
-        self.name, self.num_classes = source.name, source.num_classes
-        self.image_shape, self.on_error = source.image_shape, source.on_error
-        if hasattr(source, "encoded"):
-            self.encoded = lambda i: {**source.encoded(int(rows[i])), "index": np.int32(i)}
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self._source[int(self._rows[index])], "index": np.int32(index)}
-
-    def fingerprint(self) -> str:
-        """The source's, and how many of it."""
-        return f"{self._source.fingerprint()}[{len(self)} of them]"
 
 
 def label_subset(labels: Any, *, fraction: float, seed: int = 0) -> np.ndarray:

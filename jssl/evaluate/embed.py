@@ -215,7 +215,8 @@ def save_npz(
         features: float [M,D].
         labels: int [M].
         indices: int [M].
-        source: what was embedded; its name and fingerprint are kept.
+        source: what was embedded; its name, fingerprint and `class_names` (str [K], none where
+            they are not known) are kept.
         feature: which feature it is.
         step: of the checkpoint.
         backbone_sha256: from `backbone_hash`.
@@ -240,6 +241,7 @@ def save_npz(
         "features": np.asarray(features, np.float32),
         "labels": np.asarray(labels, np.int32),
         "indices": np.asarray(indices, np.int32),
+        "class_names": np.array(data.class_names(source) or (), np.str_),
         "feature": np.array(str(feature)),
         "source": np.array(str(source.name)),
         "fingerprint": np.array(str(source.fingerprint())),

@@ -55,9 +55,8 @@ def lengths(config: ConfigDict, examples: int) -> None:
             if not examples and config.data.name not in EXAMPLES:
                 raise
             examples = examples or EXAMPLES[config.data.name]
-            classes = (
-                CATALOGUE[config.data.name].num_classes if config.data.name in CATALOGUE else 0
-            )
+            name = config.data.name.partition(":")[0]  # without a version
+            classes = CATALOGUE[name].num_classes if name in CATALOGUE else 0
     if section.get("num_classes") == 0:
         section.num_classes = classes
         optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)

@@ -6,7 +6,8 @@ import jax
 from tqdm import tqdm
 
 from jssl import data, evaluate, experiment, workdir
-from jssl.protocols.subject import data_config
+from jssl.errors import UserError
+from jssl.protocols.subject import data_config, other_classes
 
 
 def embed_run(
@@ -32,6 +33,13 @@ def embed_run(
     config = workdir.read_config(folder)
     chosen = data_config(config, source, data_dir)
     found = data.make_source(chosen, split)
+    words = other_classes(folder, config, chosen, found) if feature == "logits" else ""
+    if words:
+        raise UserError(
+            f"The logits of the run in '{folder}' and the labels of '{found.name}' are of other "
+            f"classes: found {words}; expected the same names in the same order. Type "
+            "--feature=backbone, or another --source."
+        )
     embed, state = experiment.load_encoder(folder, step=step)
     with tqdm(total=len(found), unit="image", disable=None) as bar:
         features, labels, indices = evaluate.embed_source(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jssl import data, evaluate
+from jssl import data, evaluate, workdir
 from jssl.data import tfds_source
 from jssl.data.decode import Picture
 from jssl.data.folder import FolderSource
@@ -84,7 +84,7 @@ def lacks(subject: Subject, name: str) -> str:
     about, folder = SETS[name], directory(subject)
     if words := lacks_classifier(subject, about.logits):
         return words
-    if name == "cifar10_c" and subject.config.data.name != "cifar10":
+    if name == "cifar10_c" and subject.config.data.name.partition(":")[0] != "cifar10":
         return f"a run that was trained on cifar10, this one was on '{subject.config.data.name}'"
     if name == "imagenet_c" and _archive(folder).is_dir():
         absent = [f"{kind}/{s}" for kind in about.kinds for s in SEVERITIES
@@ -224,7 +224,7 @@ def _prepared(name: str, folder: str) -> bool:
 def _part(name: str, folder: str, kind: str, severity: int) -> Any:
     about = SETS[name]
     if name == "imagenet_c" and _archive(folder).is_dir():
-        return _ByFolder(str(_archive(folder)), "test", subfolder=f"{kind}/{severity}")
+        return _ByFolder(_archive(folder) / kind / str(severity))
     return _tfds(f"{about.tfds}/{about.kinds[kind]}_{severity}", about, folder)
 
 
@@ -235,8 +235,9 @@ def _tfds(name: str, about: PublishedSet, folder: str) -> Any:
 class _ByFolder(FolderSource):
     """Pictures in folders that are named after ImageNet's synsets, of which some may be absent."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, folder: Path):
+        super().__init__(str(folder), "train", layout="classes")
+        self.name = f"folder:{folder.parents[1].name}"
         numbers = {name: i for i, name in enumerate(synsets())}
         for name in self.class_names:
             if name not in numbers:
@@ -245,7 +246,8 @@ class _ByFolder(FolderSource):
                     "expected names such as 'n01440764'. Unpack the archives there again."
                 )
         own = np.array([numbers[name] for name in self.class_names], np.int32)
-        self._labels, self.num_classes = own[self._labels], len(numbers)
+        self.labels, self.num_classes = own[self.labels], len(numbers)
+        self.class_names = tuple(numbers)
 
 
 def synsets() -> list[str]:
@@ -263,6 +265,12 @@ def _classify(
             f"{about.examples:,}. A number on a part of it is not the set's: prepare or unpack it "
             "again."
         )
+    data.check_same(
+        workdir.read_classes(subject.folder),
+        data.class_names(source),
+        what=f"The run's own classifier and '{source.name}'",
+        advice="Judge a run that was trained on these classes.",
+    )
     logits, labels, _ = evaluate.embed_source(
         subject.logits, subject.state, source, batch_size=BATCH, transform=transform
     )

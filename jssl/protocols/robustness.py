@@ -3,12 +3,18 @@
 from typing import Any
 
 from jssl import evaluate
+from jssl.errors import UserError
 from jssl.protocols.subject import Subject
 
 
 def robustness(subject: Subject) -> list[dict[str, Any]]:
     """Top-1 errors along the severities of corruptions that are regenerated on the device."""
     _, test = subject.halves
+    if "logits" in subject.outputs and (words := subject.other_classes(test)):
+        raise UserError(
+            f"The run's own classifier and data set '{test.name}' have other classes: found "
+            f"{words}; expected the same names in the same order. Type another --source."
+        )
     found = evaluate.robustness_record(
         subject.embed,
         subject.state,

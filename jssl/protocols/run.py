@@ -74,7 +74,10 @@ def _layers(subject: Subject) -> str:
 def _classifier(subject: Subject) -> str:
     if "logits" not in subject.outputs:
         return "a classifier of its own: a run of supervised, noisy_student or deit"
-    return _labels(subject)
+    if words := _labels(subject):
+        return words
+    words = subject.other_classes(subject.halves[1])
+    return f"a data set of the classifier's own classes, found {words}" if words else ""
 
 
 def _published(name: str, run: Callable[..., list[Row]]) -> Protocol:

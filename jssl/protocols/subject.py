@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jssl import data, evaluate, experiment, methods, workdir
 from jssl.errors import UserError, nearest
+from jssl.metrics import say
 from jssl.types import TrainState
 
 RAW = "raw pixels"
@@ -91,8 +92,26 @@ class Subject:
 
     @functools.cached_property
     def halves(self) -> tuple[Any, Any]:
-        """The labelled train and test split."""
-        return data.make_source(self._data, "probe"), data.make_source(self._data, "test")
+        """The labelled train and test split; refused where their numbers mean other classes."""
+        train, test = data.make_source(self._data, "probe"), data.make_source(self._data, "test")
+        data.check_same(
+            data.class_names(test),
+            data.class_names(train),
+            what=f"The train and the test split of '{test.name}'",
+            advice="Type another --source.",
+        )
+        return train, test
+
+    def other_classes(self, source: Any) -> str:
+        """How the classes of the run's own classifier differ from those of a source, in words.
+
+        Args:
+            source: what the classifier is to judge.
+
+        Returns:
+            '' where they are the same, as far as that is known.
+        """
+        return other_classes(self.folder, self.config, self._data, source)
 
     @property
     def num_classes(self) -> int:
@@ -162,6 +181,35 @@ def data_config(config: ConfigDict, source: str | None, data_dir: str | None) ->
     if data_dir is not None:
         chosen.data_dir = data_dir
     return chosen
+
+
+def other_classes(folder: str | Path, config: ConfigDict, chosen: ConfigDict, source: Any) -> str:
+    """How the classes that a run was trained on differ from those of a source, in words.
+
+    Args:
+        folder: the workdir of the run.
+        config: of the run.
+        chosen: the `data` section that the source is of.
+        source: labelled examples.
+
+    Returns:
+        '' where they are the same, or cannot be compared; then that is said.
+    """
+    own, names = workdir.read_classes(folder) or _names_of_data(config), data.class_names(source)
+    if source.num_classes and chosen != config.data and not (own and names):
+        say(
+            f"The classes of {source.name if own else config.data.name} have no names: the labels "
+            f"of {source.name} are compared with the run's classifier by number alone."
+        )
+    return data.difference(names, own)
+
+
+def _names_of_data(config: ConfigDict) -> tuple[str, ...] | None:
+    """Of a run that an older version left: the names in its data, where they are here."""
+    try:
+        return data.class_names(data.make_source(config.data, "train"))
+    except (UserError, AttributeError, KeyError):
+        return None
 
 
 def check_preset(name: str) -> None:

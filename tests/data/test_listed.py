@@ -1,6 +1,10 @@
 """FGVC-Aircraft and Birdsnap from small archives of the official layout."""
 
+import bz2
+import gzip
 import io
+import lzma
+import os
 import tarfile
 
 import numpy as np
@@ -179,3 +183,65 @@ def test_mistakes(tmp_path, aircraft_files, bird_files, encode):
     (tmp_path / "fgvc_aircraft" / "data" / "variants.txt").unlink()
     with pytest.raises(UserError, match="exists, but lacks data/variants.txt or data/images_var"):
         prepare("fgvc_aircraft", str(tmp_path), str(archive))
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress, bytes])
+def test_an_archive_that_is_cut_short(tmp_path, compress, aircraft_files):
+    whole = gzip.decompress(pack(tmp_path / "a.tar.gz", aircraft_files).read_bytes())
+    content = compress(whole)
+    for part in (0.2, 0.5, 0.9)[: 2 if compress is bytes else 3]:  # a tar's end is padding
+        (tmp_path / "cut.tar").write_bytes(content[: int(part * len(content)) - 7])
+        with pytest.raises(UserError) as caught:
+            prepare("fgvc_aircraft", str(tmp_path / "sets"), str(tmp_path / "cut.tar"))
+        message = str(caught.value)
+        assert "is cut short or damaged, as of a broken download" in message or "lacks" in message
+        assert "\n" not in message and not list((tmp_path / "sets").glob(".*"))
+
+
+def test_a_tar_that_is_cut_between_two_files(tmp_path, bird_files):
+    """Nothing in it is damaged: pictures would be missing, and none could tell why."""
+    whole = gzip.decompress(pack(tmp_path / "b.tar.gz", bird_files).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        places = [member.offset for member in tar.getmembers()]
+    (tmp_path / "cut.tar").write_bytes(whole)
+    prepare("birdsnap", str(tmp_path / "whole"), str(tmp_path / "cut.tar"))
+    (tmp_path / "cut.tar").write_bytes(whole[: places[-1]])
+    with pytest.raises(UserError, match="is cut short or damaged, as of a broken download: it has"):
+        prepare("birdsnap", str(tmp_path / "sets"), str(tmp_path / "cut.tar"))
+
+
+def test_lists_in_latin_1(tmp_path, aircraft_files, encode):
+    words = ("Fokker é", "An-12", "Cessna 172")
+    files = {
+        name: content.replace(b"707-320", words[0].encode("latin-1"))
+        for name, content in aircraft_files.items()
+    }
+    prepare("fgvc_aircraft", str(tmp_path), str(pack(tmp_path / "a.tgz", files)))
+    found = source("fgvc_aircraft", tmp_path, "train")
+    assert found.class_names == words and len(found) == 6
+    assert "lists in Latin-1: images_variant_test.txt, images_v" in data.describe(found)
+    # A picture whose name is Latin-1 on the disk too.
+    folder = tmp_path / "fgvc_aircraft" / "data"
+    old = os.fsdecode("é1.jpg".encode("latin-1"))
+    (folder / "images" / old).write_bytes(encode(plane(1), "JPEG"))
+    with open(folder / "images_variant_train.txt", "ab") as file:
+        file.write("é1 An-12\n".encode("latin-1"))
+    found = source("fgvc_aircraft", tmp_path, "train")
+    assert len(found) == 7 and found[6]["label"] == 1 and found.fingerprint()
+
+
+def test_lists_that_cannot_be_read(tmp_path, bird_files):
+    prepare("birdsnap", str(tmp_path), str(pack(tmp_path / "b.tgz", bird_files)))
+    path = tmp_path / "birdsnap" / "images.txt"
+    good = path.read_bytes()
+    for content, said in (
+        (good.decode().encode("utf-16"), "is no text in UTF-8 or Latin-1: found a zero byte"),
+        (good.replace(b"species_id", b"species"), "lacks the column species_id: found url, md5"),
+        (b"", "lacks the column path: found nothing"),
+        (good[:-12], "ends in the middle of line 9"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            source("birdsnap", tmp_path, "")
+    path.write_bytes(b"\xef\xbb\xbf" + good)
+    assert len(source("birdsnap", tmp_path, "")) == 5

@@ -245,3 +245,31 @@ def test_splits_that_share_records_are_refused_for_semi_supervised_training(prep
     assert len(semi.split(config, labelled).rows) == 6
     config.noisy_student.unlabeled_split = "test"
     assert len(semi.split(config, labelled).rows) == 5
+
+
+def test_a_name_with_a_version(prepared):
+    found = data.make_source(config("cifar10:3.0.2", prepared), "train")
+    assert len(found) == 12 and found.name == "cifar10:3.0.2"
+    assert (
+        found.fingerprint() == data.make_source(config("cifar10", prepared), "train").fingerprint()
+    )
+    assert len(data.make_source(config("cifar10:3.0.*", prepared), "test")) == 5
+    assert len(data.make_source(config("imagenette:1.0.0", prepared), "test")) == 5
+    assert len(data.make_source(config("imagenette/160px-v2:1.0.0", prepared), "train")) == 12
+    for name, said in (
+        ("cifar10:9.9.9", "not of a version that TFDS has: it has 3.0.2. Type cifar10 for"),
+        ("cifar10:x", "is of version 'x': expected three numbers. Type cifar10:1.0.0"),
+        ("cifar10:", "is of version ''"),
+        ("cifr10:3.0.2", "did you mean 'cifar10'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            data.make_source(config(name, prepared), "train")
+
+
+def test_names_of_classes_are_the_builders(prepared):
+    found = data.make_source(config("imagenet2012", prepared), "test")
+    assert len(found.class_names) == 1000 and found.class_names[0] == "n01440764"
+    assert data.describe(found) == "imagenet2012: 5 pictures of 1000 classes"
+    # Those of CIFAR-10 come with its download, which has not taken place here.
+    assert data.make_source(config("cifar10", prepared), "train").class_names is None
+    assert data.make_source(config("stl10", prepared), "train").class_names == ()

@@ -1,0 +1,110 @@
+"""Arrays of numbers and text from an .npz file: no pickle, and no more memory than the file holds.
+
+Each array's header is read first: what it promises must be what the archive holds.
+"""
+
+import math
+import os
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jssl.errors import UserError
+
+KINDS = "biufU"  # bool, integers, floats, text
+RATIO = 1100  # deflate makes of a byte 1032 at most
+CHUNK = 2**24  # bytes that are read at a time
+
+
+def read_npz(path: str | Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Reads the arrays of an .npz file.
+
+    Args:
+        path: of the file.
+        only: names of those to read, of which some may not be there; all by default.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        UserError: no such file, not an .npz, one that is damaged or larger than the machine's
+            memory, or arrays of anything but numbers and text.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix='.npz') as file:
+        ...     np.savez(file.name, rows=np.arange(3))
+        ...     read_npz(file.name)
+        {'rows': array([0, 1, 2])}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"'{path}' is no file: expected arrays as numpy.savez writes them.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            if size > _memory():
+                raise ValueError(
+                    f"arrays of {size / 2**30:,.0f} GB, for {_memory() / 2**30:,.0f} GB of memory"
+                )
+            names = [member.filename.removesuffix(".npy") for member in members]
+            if len(set(names)) < len(names):
+                raise ValueError("two arrays of one name")
+            found = zip(names, members, strict=True)
+            return {n: _read(archive, m) for n, m in found if only is None or n in only}
+    except Exception as error:  # a damaged archive raises many kinds
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"'{path}' cannot be read: {what}. Expected whole arrays of numbers, [M,...] each, "
+            "as numpy.savez writes them. Write or copy it again."
+        ) from error
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    name = member.filename
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"'{name}' is compressed in a way that numpy does not write")
+    if member.file_size > RATIO * member.compress_size + RATIO:
+        raise ValueError(
+            f"'{name}' promises {member.file_size:,} bytes in {member.compress_size:,} compressed"
+        )
+    with archive.open(member) as file:
+        shape, fortran, dtype = _header(file, name)
+        if dtype.hasobject or dtype.kind not in KINDS:
+            raise ValueError(f"'{name}' is an array of {dtype}, not of numbers")
+        expected = math.prod(shape) * dtype.itemsize
+        left = member.file_size - file.tell()
+        if left != expected:
+            raise ValueError(f"'{name}' promises {expected:,} bytes and holds {left:,}")
+        data, done = bytearray(expected), 0
+        while done < expected:
+            read = file.readinto(memoryview(data)[done : done + CHUNK])
+            if not read:
+                raise ValueError(f"'{name}' ends after {done:,} of {expected:,} bytes")
+            done += read
+        file.read(1)  # to the end: the archive compares its checksum there
+    array = np.ndarray(shape, dtype, data, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"'{name}' is of version {version}, expected 1.0 or 2.0")
+    shape, fortran, dtype = readers[version](file)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"'{name}' has the shape {list(shape)}")
+    return shape, fortran, dtype
+
+
+def _memory() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,35 @@
+"""Lists that come with data sets: text in UTF-8, or in Latin-1 as older ones are."""
+
+from pathlib import Path
+
+from jssl.errors import UserError
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """Reads a text file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The text, and its encoding: 'utf-8', or 'latin-1' where it is no valid UTF-8.
+
+    Raises:
+        UserError: it cannot be read, or is in UTF-16 or not text at all.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"The list '{path}' cannot be read: {error.strerror}. Expected it from the official "
+            "archive."
+        ) from error
+    if b"\0" in data:
+        raise UserError(
+            f"The list '{path}' is no text in UTF-8 or Latin-1: found a zero byte at "
+            f"{data.index(0)}. Save it as UTF-8."
+        )
+    try:
+        return data.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), "latin-1"

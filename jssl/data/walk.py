@@ -1,0 +1,216 @@
+"""The pictures below a folder: each real path once, and what was passed over, counted by kind.
+
+Folders are searched to any depth. Links are followed after everything that is no link: a link to a
+folder above it (a loop), to what is read already, or to nothing is passed over and named.
+"""
+
+import collections
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from jssl.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# What operating systems and archivers leave behind.
+JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
+
+class Passed:
+    """What was passed over: a count and the first path of each kind.
+
+    Example:
+        >>> passed = Passed()
+        >>> passed.add('broken links', 'cat/1.jpg')
+        >>> passed.words()
+        "1 x broken links ('cat/1.jpg')"
+    """
+
+    def __init__(self) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, kind: str, path: str, count: int = 1) -> None:
+        """Counts what lies at a path, or the first of several."""
+        self.counts[kind] += count
+        self.first.setdefault(kind, path)
+
+    def update(self, other: "Passed", prefix: str = "") -> None:
+        """Takes in all of another, whose paths are below `prefix`."""
+        for kind, count in other.counts.items():
+            self.add(kind, os.path.join(prefix, other.first[kind]), count)
+
+    def words(self) -> str:
+        """One line; '' when nothing was passed over."""
+        shown = (f"{n} x {kind} ('{printable(self.first[kind])}')"
+                 for kind, n in sorted(self.counts.items()))  # fmt: skip
+        return ", ".join(shown)
+
+
+def printable(name: str) -> str:
+    """A name of a file as it can be printed, whatever bytes it has."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+
+
+class Walk:
+    """What lies below a folder.
+
+    Args:
+        base: the folder.
+        several: real paths of the splits: a link to one of them, or to a folder above it, would
+            give all its classes one label, and is passed over.
+        strict: False where it is only tried how a folder can be read: nothing is refused then.
+
+    Attributes:
+        base: the folder.
+        groups: paths relative to `base`, by the folder at the top that they are in; '' for those
+            directly in `base`. Within a folder the files come before the sub-folders, both sorted.
+        folders: names of the folders at the top, sorted; also those without pictures.
+        endings: how many files have an ending that is not a picture's.
+        passed: what was passed over.
+
+    Raises:
+        UserError: a folder that cannot be read, or a picture or folder that is linked into two of
+            the folders at the top, so that its class is not known.
+    """
+
+    def __init__(self, base: Path, several: Iterable[str] = (), *, strict: bool = True):
+        self.base = base
+        self._strict = strict
+        self.groups: dict[str, list[str]] = {}
+        self.folders: list[str] = []
+        self.endings: collections.Counter[str] = collections.Counter()
+        self.passed = Passed()
+        self._several = tuple(several)
+        self._read: dict[str, tuple[str, bool]] = {}  # real folder: (group, reached by a link)
+        self._linked: dict[str, str] = {}  # real path of a linked picture: group
+        self._links: collections.deque = collections.deque()  # (path, real folder, group)
+        self._folder("", os.path.realpath(base), "", False)
+        self._follow()
+        self.folders.sort()
+
+    def count(self) -> int:
+        """Number of pictures."""
+        return sum(map(len, self.groups.values()))
+
+    def _folder(self, path: str, real: str, group: str, by_link: bool) -> None:
+        self._read[real] = (group, by_link)
+        try:
+            with os.scandir(self.base / path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+            inner = [entry for entry in entries if self._entry(entry, path, real, group)]
+        except OSError as error:
+            raise UserError(
+                f"Folder '{self.base / path}' cannot be read: {error.strerror}. Expected a folder "
+                "whose files may be listed."
+            ) from error
+        for entry in inner:
+            below, at = os.path.join(path, entry.name), os.path.join(real, entry.name)
+            if not path:
+                self.folders.append(entry.name)
+            if by_link and at in self._read:
+                self._repeated(below, group, self._read[at])
+            else:
+                self._folder(below, at, group or entry.name, by_link)
+
+    def _entry(self, entry: os.DirEntry, path: str, real: str, group: str) -> bool:
+        """Files what is no folder, puts links off; True for a folder that is to be read."""
+        below = os.path.join(path, entry.name)
+        if entry.name in JUNK:
+            self.passed.add(f"'{entry.name}'", below)
+        elif entry.name.startswith("."):
+            folder = entry.is_dir(follow_symlinks=False)
+            self.passed.add("hidden folders" if folder else "hidden files", below)
+        elif entry.is_symlink():
+            self._links.append((below, real, group))
+        elif entry.is_dir():
+            return True
+        elif not entry.is_file():
+            self.passed.add("pipes, sockets or devices", below)
+        elif self._is_picture(below):
+            self.groups.setdefault(group, []).append(below)
+        return False
+
+    def _is_picture(self, path: str) -> bool:
+        if path.lower().endswith(ENDINGS):
+            return True
+        ending = Path(path).suffix
+        self.endings[ending or os.path.basename(path)] += 1
+        kind = f"files ending in {printable(ending)}" if ending else "files without an ending"
+        self.passed.add(kind, path)
+        return False
+
+    def _follow(self) -> None:
+        """Reads the linked folders, which may hold links again, then the linked pictures."""
+        files = []
+        before = self.count()
+        while self._links:
+            path, folder, group = self._links.popleft()
+            real = os.path.realpath(self.base / path)
+            try:
+                mode = os.stat(self.base / path).st_mode
+            except OSError:  # the target is not there, or links lead to each other
+                self.passed.add("broken links", path)
+                continue
+            if not stat.S_ISDIR(mode):
+                files.append((path, real, group, mode))
+                continue
+            group = group or path
+            if _holds(real, folder):
+                self.passed.add("links to a folder above them (loops)", path)
+            elif any(_holds(real, other) for other in self._several):
+                self.passed.add("links to a whole split", path)
+            elif real in self._read:
+                self._repeated(path, group, self._read[real])
+            else:
+                if os.sep not in path:
+                    self.folders.append(path)
+                self._folder(path, real, group, True)
+        for path, real, group, mode in files:
+            self._linked_file(path, real, group, mode)
+        if self.count() > before:
+            for paths in self.groups.values():
+                paths.sort(key=_place)
+
+    def _linked_file(self, path: str, real: str, group: str, mode: int) -> None:
+        if not stat.S_ISREG(mode):
+            self.passed.add("pipes, sockets or devices", path)
+            return
+        if not self._is_picture(path):
+            return
+        folder, name = os.path.split(real)
+        if folder in self._read and name.lower().endswith(ENDINGS) and not name.startswith("."):
+            self._repeated(path, group, self._read[folder])
+        elif real in self._linked:
+            self._repeated(path, group, (self._linked[real], True))
+        else:
+            self._linked[real] = group
+            self.groups.setdefault(group, []).append(path)
+
+    def _repeated(self, path: str, group: str, before: tuple[str, bool]) -> None:
+        """Passes a second link over; where it lies itself says the class, two links do not."""
+        other, by_link = before
+        if by_link and other != group and self._strict:
+            raise UserError(
+                f"'{printable(path)}' in '{self.base}' links to what is linked into "
+                f"'{printable(other)}' too: found one picture in two folders, expected one class "
+                "for each. Remove one of the links."
+            )
+        self.passed.add("links to what is read already", path)
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Whether a real path is the folder or lies below it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _place(path: str) -> tuple[tuple[int, str], ...]:
+    """Sorts the files of a folder before its sub-folders, as they are read."""
+    *folders, file = path.split(os.sep)
+    return (*((1, name) for name in folders), (0, file))
+
+
+def merged(groups: Mapping[str, list[str]]) -> list[str]:
+    """The pictures of several folders that are one class, in the order of the folders' names."""
+    return [path for name in sorted(groups) for path in groups[name]]
