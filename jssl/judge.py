@@ -1,7 +1,5 @@
 """What a run is worth: it is trained, and the table at its end is made."""
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import data, evaluate, experiment, methods, protocols, workdir
+from jssl import data, evaluate, experiment, lock, methods, protocols, stopping, workdir
 from jssl.experiment import Experiment
 from jssl.metrics import say
 from jssl.train import train
@@ -28,9 +26,12 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
     state = train(config, folder)
     if not config.final.enabled or int(state.step) == 0:
         return
-    # Everything is saved: a signal may end the process at any moment from here on.
-    if jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, _leave)
+    with stopping.ends_at_once("Stopped while judging: the training is finished and saved."):
+        with lock.held(Path(folder)):
+            _judge(config, Path(folder), state, started)
+
+
+def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) -> None:
     parts = experiment.build(config)
     if parts.test_source is None or parts.probe_source.num_classes < 2:
         say(f"{parts.train_source.name} has no labelled test split: there is nothing to judge by.")
@@ -47,18 +48,9 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
         "versions": workdir.versions(),
     }
     if jax.process_index() == 0:
-        workdir.write_json(Path(folder) / "result.json", record)
+        workdir.write_json(folder / "result.json", record)
     say(evaluate.format_table(rows))
     say(f"{record['minutes']:.1f} minutes, steps {record['steps']}. Record: {folder}/result.json")
-
-
-def _leave(*_: Any) -> None:
-    os.write(
-        2,
-        b"\nStopped while judging: the training is finished and saved. "
-        b"Type the same command to judge it.\n",
-    )
-    os._exit(0)
 
 
 def run_name(config: ConfigDict) -> str:

@@ -90,10 +90,10 @@ def _train() -> None:
         raise UserError("--config is missing. Type --config=configs/simclr_photos.py.")
     folder = _need("workdir", "runs/NAME")
     _distribute()
-    from jssl import job, judge, stages, workdir
+    from jssl import job, judge, stages, stopping, workdir
 
     run = stages.run if stages.stages_of(config) else judge.train_and_judge
-    with job.together(folder), workdir.write_errors(Path(folder).absolute()):
+    with stopping.signals(), job.together(folder), workdir.write_errors(Path(folder).absolute()):
         run(config, folder)
 
 

@@ -40,6 +40,14 @@ def truncate_jsonl(path: Path, step: int) -> None:
     os.replace(part, path)
 
 
+def has_row(path: Path, step: int, key: str) -> bool:
+    """Whether a metrics file has a row of this step with this number."""
+    if not path.exists():
+        return False
+    rows = (json.loads(line) for line in path.read_text().splitlines())
+    return any(row["step"] == step and key in row for row in rows)
+
+
 class Writers:
     """Writes scalars to every sink of a run.
 

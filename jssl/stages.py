@@ -17,8 +17,6 @@ NeurIPS 2019, https://arxiv.org/abs/1906.06423.
 
 import copy
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +32,11 @@ from jssl import (
     data,
     evaluate,
     experiment,
+    lock,
     parallel,
     pseudo_labels,
     semi,
+    stopping,
     workdir,
 )
 from jssl import config as config_lib
@@ -62,8 +62,13 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     Returns:
         The record that is written to `result.json`.
     """
-    stages = plan(config, folder)
-    folder = workdir.open_workdir(folder, config)
+    with stopping.ends_at_once("Stopped between two trainings: what is finished is kept."):
+        stages, folder = plan(config, folder), workdir.make_folder(folder)
+        with lock.held(folder):
+            return _run(config, stages, workdir.open_workdir(folder, config))
+
+
+def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str, Any]:
     _write(folder / "stages.json", [stage.name for stage in stages])
     finished = {}
     for stage in stages:
@@ -109,7 +114,6 @@ def _train(stage: Stage, place: Path) -> dict[str, Any]:
     """A teacher or a student, up to its last step."""
     config = copy.deepcopy(stage.config)  # the run fills numbers in
     state = train(config, place)
-    signal.signal(signal.SIGTERM, _leave)
     return {"step": int(state.step), **judged(config, state), "sha256": _hash(state)}
 
 
@@ -187,7 +191,6 @@ def _teacher_of(stage: Stage) -> dict[str, str]:
 
 def _label(stage: Stage, place: Path) -> dict[str, Any]:
     """The teacher's word on every unlabelled image, in parts; then which of them are used."""
-    signal.signal(signal.SIGTERM, _leave)
     config, settings = stage.config, stage.config[stage.config.method]
     place.mkdir(exist_ok=True)
     halves = semi.split(config, data.make_source(config.data, "train"))
@@ -294,8 +297,3 @@ def _only_first(write: Callable[[], Any]) -> None:
 
 def _write(path: Path, value: Any) -> None:
     _only_first(lambda: workdir.write_json(path, value))
-
-
-def _leave(*_: Any) -> None:
-    os.write(2, b"\nStopped between two trainings: type the same command to go on.\n")
-    os._exit(0)

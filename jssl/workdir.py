@@ -4,6 +4,7 @@ config.json      the resolved config            versions.json   libraries, git, 
 parameters.txt   the table of parameters        metrics.jsonl   every logged number
 checkpoints/     states                         result.json     the judged numbers at the end
 pictures/        what a method shows, such as the reconstructions of a dVAE
+lock.json        whose the folder is while a run goes on
 """
 
 import contextlib
@@ -36,12 +37,11 @@ FREE_ON_RESUME = (*FREE, "data.on_error")
 LIBRARIES = ("jssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
-    """Makes or re-opens the folder of a run and writes its config.
+def make_folder(workdir: str | Path) -> Path:
+    """The folder of a run as an absolute path, made when it is not there.
 
     Raises:
-        UserError: no folder, one that cannot be written, or one of a run of another config; the
-            message lists the differing keys.
+        UserError: no folder, or one that cannot be written.
     """
     folder = local(workdir).absolute()
     try:
@@ -54,6 +54,17 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
             f"The workdir {folder} cannot be written ({error.strerror}). "
             "Type --workdir=DIR with a folder you may write."
         ) from None
+    return folder
+
+
+def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
+    """Makes or re-opens the folder of a run and writes its config.
+
+    Raises:
+        UserError: no folder, one that cannot be written, or one of a run of another config; the
+            message lists the differing keys.
+    """
+    folder = make_folder(workdir)
     path = folder / "config.json"
     new = config_lib.flatten(json.loads(config.to_json()))
     if path.exists():
