@@ -47,9 +47,9 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         "rows": rows,
         "versions": workdir.versions(),
     }
+    say(evaluate.format_table(rows))
     if jax.process_index() == 0:
         workdir.write_json(folder / "result.json", record)
-    say(evaluate.format_table(rows))
     say(f"{record['minutes']:.1f} minutes, steps {record['steps']}. Record: {folder}/result.json")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from jssl import stopping, workdir
+from jssl import files, stopping
 from jssl.errors import UserError
 from jssl.metrics import say
 
@@ -46,7 +46,7 @@ class _Lock:
         while not self._over.wait(BEAT):
             with contextlib.suppress(OSError):  # the next one may be taken
                 if self.is_mine():
-                    workdir.write_json(self.path, {**self.mine, "beat": time.time()})
+                    files.write_json(self.path, {**self.mine, "beat": time.time()})
                 else:
                     self.lost = True
                     return
@@ -119,7 +119,7 @@ def _take(path: Path) -> dict[str, Any]:
     first_look: float | None = None
     seen: Any = None
     while True:
-        if _create(path, mine):
+        if files.create(path, json.dumps(mine)):
             return mine
         found = _read(path)
         if found is None:
@@ -146,33 +146,14 @@ def _take(path: Path) -> dict[str, Any]:
         time.sleep(POLL)
 
 
-def _create(path: Path, mine: dict[str, Any]) -> bool:
-    """Writes the lock where there is none; it is whole from its first moment on."""
-    beside = path.with_name(f".{NAME}.{mine['token']}")
-    beside.write_text(json.dumps(mine))
-    try:
-        os.link(beside, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links, such as a mounted bucket
-        try:
-            with open(path, "x") as file:
-                file.write(json.dumps(mine))
-        except FileExistsError:
-            return False
-    finally:
-        beside.unlink()
-    return True
-
-
 def _take_over(path: Path, found: dict[str, Any], why: str) -> None:
     aside = path.with_name(f".{NAME}-{os.getpid()}-{threading.get_ident()}")
     try:
-        os.rename(path, aside)
+        files.move(path, aside)
     except FileNotFoundError:
         return  # another one was faster
     if (_read(aside) or {}).get("token") != found.get("token"):
-        os.rename(aside, path)  # it was the lock of the one that was faster
+        files.move(aside, path)  # it was the lock of the one that was faster
         return
     aside.unlink()
     say(f"The lock of the workdir is taken over from {_whose(found)}, {why}.")
@@ -206,7 +187,7 @@ def _age(path: Path) -> float:
     """Seconds since the lock was written, by the clock of the file system alone."""
     probe = path.with_name(f".{NAME}-clock-{os.getpid()}")
     try:
-        probe.write_text("")
+        files.write_bytes(probe, b"")
         return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
     except OSError:
         return 0.0

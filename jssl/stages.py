@@ -15,6 +15,7 @@ A second start skips what is finished and resumes what is not, exactly. Touvron 
 NeurIPS 2019, https://arxiv.org/abs/1906.06423.
 """
 
+import contextlib
 import copy
 import json
 import time
@@ -85,9 +86,9 @@ def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str,
             say(f"stage {stage.name} is finished already")
         finished[stage.name] = done
     record = _record(config, stages, finished)
-    _write(folder / "result.json", record)
     for row in record["rows"]:
         say(f"{row['probe']}: {100 * row['top1']['trained']:.2f} %   ({row['protocol']})")
+    _write(folder / "result.json", record)
     return record
 
 
@@ -102,7 +103,11 @@ def _finished(stage: Stage, place: Path) -> dict[str, Any] | None:
     path = place / DONE
     if not path.exists():
         return None
-    done = json.loads(path.read_text())
+    try:
+        done = workdir.read_json(path)
+    except UserError:
+        say(f"WARNING {path} is damaged: the stage goes on from its files, as if it had not ended")
+        return None
     if stage.kind == "label":
         pseudo_labels.load(place / LABELS, expected=_teacher_of(stage))
     # Another max_steps goes on training; any other difference was refused with the workdir.
@@ -185,7 +190,8 @@ def _teacher_of(stage: Stage) -> dict[str, str]:
     network = stage.network
     path = network / DONE
     if path.exists():
-        return {"teacher_sha256": json.loads(path.read_text())["sha256"]}
+        with contextlib.suppress(UserError, KeyError):  # then the network itself is looked at
+            return {"teacher_sha256": workdir.read_json(path)["sha256"]}
     return {"teacher_sha256": _hash(experiment.load_encoder(network)[1])}
 
 

@@ -90,6 +90,8 @@ def guard_streams() -> None:
         if _can_fail(stream):
             stream.flush()
             setattr(sys, name, Terminal(stream.fileno()))
+        elif isinstance(stream, io.TextIOWrapper):  # a screen: a name may hold what is no UTF-8
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _can_fail(stream: TextIO | None) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, data, experiment, lock, metrics, stopping, workdir
+from jssl import checkpoint, data, experiment, files, lock, metrics, stopping, workdir
 from jssl.errors import UserError
 from jssl.monitor import check_monitor, make_inspection, make_monitor, monitor_protocol
 from jssl.types import TrainState
@@ -77,7 +77,7 @@ def _train(parts: Any, folder: Path) -> TrainState:
             state, data_state = saved.restore(experiment.abstract_state(parts), step)
             batches.restore(data_state)
         with contextlib.closing(_Run(parts, folder, saved, batches, int(state.step))) as run:
-            run.warn(warnings)
+            run.warn(warnings + run.writers.warnings)
             return run.loop(state)
 
 
@@ -168,7 +168,7 @@ class _Run:
     def _hello(self, state: TrainState) -> None:
         table = workdir.parameter_table(state.params)
         if jax.process_index() == 0:
-            (self.folder / "parameters.txt").write_text(table + "\n")
+            files.write_text(self.folder / "parameters.txt", table + "\n")
         config, parts = self.parts.config, self.parts
         count = table.splitlines()[-1].split()[-1]
         self.progress.say(

@@ -7,8 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import workdir
-from jssl.errors import UserError
+from jssl import files, workdir
+from jssl.errors import NotWrittenError, UserError
 from jssl.fit import devices as devices_lib
 from jssl.fit import roofline, search, step
 from jssl.fit.hardware import CHIPS, GIB, Topology
@@ -42,6 +42,8 @@ def fit(
         UserError: a config that cannot be split over the topology, before compiling; data of
             unknown size; a batch that is neither a number nor 'auto'; no batch that fits.
     """
+    default = f"fit_{_slug(name)}_{_slug(topology.text)}.json"
+    path = files.check_output(output or default, ending="")
     devices = devices_lib.open_devices(topology)
     if batch not in ("", "auto") and not (batch.isdigit() and int(batch)):
         raise UserError(f"--batch={batch}: expected a number of examples a device, or auto.")
@@ -63,9 +65,12 @@ def fit(
     found = record(config, name, topology, devices, compiled)
     if batch == "auto":
         found["batch"]["auto"] = True
-    path = Path(output or f"fit_{_slug(name)}_{_slug(topology.text)}.json")
-    workdir.write_json(path, found)
-    print(report(found) + f"\nwritten to {path}")
+    print(report(found))
+    try:
+        files.write_json(path, found)
+    except OSError as error:
+        raise NotWrittenError([f"{path} ({error.strerror})"]) from None
+    print(f"written to {path}")
     return found
 
 
