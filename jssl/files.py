@@ -130,10 +130,8 @@ def check_output(path: str | Path, *, ending: str) -> Path:
             f"--output must end with {ending}, found '{path}'. Type --output={path}{ending}."
         )
     try:
-        if path.is_dir():
-            raise UserError(f"'{path}' is a folder: expected a file. Type another --output.")
-        if len(os.fsencode(path.name)) > os.pathconf(path.parent, "PC_NAME_MAX"):
-            raise UserError(f"The name '{path.name}' is too long. Type another --output.")
+        if path.exists() and not path.is_file():
+            raise UserError(f"'{path}' is no file but a folder or device. Type another --output.")
         check_folder(path.parent)
     except OSError as error:
         raise UserError(

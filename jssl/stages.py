@@ -38,6 +38,7 @@ from jssl import (
     pseudo_labels,
     semi,
     stopping,
+    versioned,
     workdir,
 )
 from jssl import config as config_lib
@@ -94,9 +95,13 @@ def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str,
 
 def _identity(stage: Stage) -> dict[str, Any]:
     """What must be the same for a finished stage to count as that of this config."""
-    flat = config_lib.flatten(json.loads(stage.config.to_json()))
-    kept = {k: v for k, v in flat.items() if not k.startswith(workdir.FREE)}
-    return {"stage_hash": config_lib.config_hash(kept), "max_steps": stage.config.max_steps}
+    own = json.loads(stage.config.to_json())
+    kept = {k: v for k, v in config_lib.flatten(own).items() if not k.startswith(workdir.FREE)}
+    return {
+        "stage_hash": config_lib.config_hash(kept),
+        "max_steps": stage.config.max_steps,
+        "config": own,
+    }
 
 
 def _finished(stage: Stage, place: Path) -> dict[str, Any] | None:
@@ -111,8 +116,14 @@ def _finished(stage: Stage, place: Path) -> dict[str, Any] | None:
     if stage.kind == "label":
         pseudo_labels.load(place / LABELS, expected=_teacher_of(stage))
     # Another max_steps goes on training; any other difference was refused with the workdir.
-    identity = _identity(stage)
-    return done if identity == {key: done.get(key) for key in identity} else None
+    if done.get("max_steps") != stage.config.max_steps:
+        return None
+    own = json.loads(stage.config.to_json())
+    if isinstance(done.get("config"), dict):
+        old = versioned.complete(done["config"], path)
+        rows = config_lib.diff(config_lib.flatten(old), config_lib.flatten(own))
+        return None if any(not row.startswith(workdir.FREE) for row in rows) else done
+    return done if done.get("stage_hash") == _identity(stage)["stage_hash"] else None
 
 
 def _train(stage: Stage, place: Path) -> dict[str, Any]:

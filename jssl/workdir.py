@@ -26,9 +26,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jssl import config as config_lib
-from jssl import files
+from jssl import files, versioned
 from jssl.errors import UserError, WriteError
 from jssl.files import write_json as write_json
+from jssl.metrics import say
 from jssl.types import PyTree
 
 # What may change between two starts of the same run: nothing here moves a weight.
@@ -100,8 +101,9 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
     folder = make_folder(workdir)
     path = folder / "config.json"
     new = config_lib.flatten(json.loads(config.to_json()))
+    versioned.check_schema(folder)
     if path.exists() and (old := _stored_config(folder)) is not None:
-        old = config_lib.flatten(old)
+        old = config_lib.flatten(versioned.complete(old, path))
         rows = [r for r in config_lib.diff(old, new) if not r.startswith(FREE_ON_RESUME)]
         if rows:
             listed = "\n".join(f"  {row}" for row in rows)
@@ -116,7 +118,7 @@ def open_workdir(workdir: str | Path, config: ConfigDict) -> Path:
         )
     if jax.process_index() == 0:
         write_json(path, json.loads(config.to_json()))
-        write_json(folder / "versions.json", versions())
+        write_json(folder / "versions.json", {"schema": versioned.SCHEMA, **versions()})
     return folder
 
 
@@ -129,7 +131,7 @@ def _stored_config(folder: Path) -> dict[str, Any] | None:
         if any(folder.glob("checkpoints/*")) or jax.process_count() > 1:
             raise
         aside = set_aside(path)
-        print(f"WARNING config.json is damaged, and nothing is trained yet; moved to {aside}")
+        say(f"WARNING config.json is damaged, and nothing is trained yet; moved to {aside}")
         return None
 
 
@@ -198,10 +200,10 @@ def local(workdir: str | Path) -> Path:
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
-    """The resolved config that a run left in its workdir.
+    """The resolved config that a run left in its workdir, with the keys of this version.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, it is damaged, or a newer version wrote it.
     """
     path = local(workdir) / "config.json"
     stages = Path(workdir) / "stages.json"
@@ -217,7 +219,8 @@ def read_config(workdir: str | Path) -> ConfigDict:
             f"{Path(workdir).absolute()} is not the workdir of a run: it has no config.json. "
             "Type the --workdir that `jssl train` was given."
         )
-    return ConfigDict(read_json(path)).lock()
+    versioned.check_schema(path.parent)
+    return ConfigDict(versioned.complete(read_json(path), path)).lock()
 
 
 # What a disk says when it cannot take what is written.

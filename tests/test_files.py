@@ -98,6 +98,7 @@ def test_a_report_on_a_full_disk_leaves_the_page(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = small_config("simclr")
+    config.data.update({"name": "synthetic", "num_examples": 64})
     return finished_run(config, tmp_path_factory.mktemp("a = 'run', {0} %41"))
 
 
@@ -107,8 +108,8 @@ def run(tmp_path_factory):
         ("nowhere/f.npz", "cannot be written .No such file or directory.: expected a folder that"),
         ("f.npy", "must end with .npz, found .*Type --output=.*f.npy.npz"),
         ("f", "must end with .npz"),
-        ("folder.npz", "is a folder"),
-        ("f" * 252 + ".npz", "is too long"),
+        ("folder.npz", "is no file but a folder"),
+        ("f" * 252 + ".npz", "File name too long"),
     ],
 )
 def test_embed_refuses_an_output_before_it_computes(run, tmp_path, monkeypatch, output, said):
