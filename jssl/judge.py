@@ -23,10 +23,11 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
         folder: the workdir.
     """
     started = time.monotonic()
-    state = train(config, folder)
+    state = train(config, folder, judged=config.final.enabled)
     if not config.final.enabled or int(state.step) == 0:
         return
-    with stopping.ends_at_once("Stopped while judging: the training is finished and saved."):
+    kept = "Stopped while judging: the training is finished and saved."
+    with stopping.ends_at_once(kept, last=True):
         with lock.held(Path(folder)):
             _judge(config, Path(folder), state, started)
 

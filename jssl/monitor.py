@@ -43,13 +43,14 @@ class Subset:
         return f"{self._source.fingerprint()}[{len(self)} evenly spaced]"
 
 
-def check_monitor(experiment: Experiment) -> None:
+def check_monitor(experiment: Experiment, *, judged: bool) -> None:
     """Refuses what the monitor, or the table at the end, would refuse after training.
 
     Nothing is compiled: the outputs of `embed` are known by their shapes alone.
 
     Args:
         experiment: the parts of the run.
+        judged: whether the table is made at the end.
 
     Raises:
         UserError: a feature that the net's `embed` does not give, k larger than its bank, too few
@@ -64,7 +65,7 @@ def check_monitor(experiment: Experiment) -> None:
                 "The monitor compares pictures: expected --config.monitor.max_examples of at "
                 f"least 2, found {settings.max_examples}."
             )
-    if config.final.enabled:
+    if judged:
         banks.append(("final.enabled", len(experiment.probe_source)))
         if config.final.linear_epochs < 1:
             raise UserError(

@@ -40,6 +40,7 @@ class _Listener:
         self.sentence = "Nothing is lost."
         self.heard: int | None = None
         self.before_end: list[Callable[[], Any]] = []
+        self.alone = jax.process_count() == 1  # whether this process may end by itself
 
 
 _current: _Listener | None = None
@@ -105,20 +106,25 @@ def _answering(answer: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ends_at_once(sentence: str) -> Iterator[None]:
+def ends_at_once(sentence: str, *, last: bool = False) -> Iterator[None]:
     """Within, a signal ends the process at once; so does entering after one was heard.
 
     Args:
         sentence: what is kept, told before the end.
+        last: nothing is trained any more: a process of a job need not tell the others either, and
+            SIGTERM is taken from `jax.distributed`, which would only remember it.
     """
     listener = _current
     if listener is None:
         yield
         return
+    if last and not listener.alone:
+        listener.alone = True
+        signal.signal(signal.SIGTERM, _leave_the_pass)
     before, listener.sentence = listener.sentence, sentence
     try:
         with _answering(AT_ONCE):
-            if listener.heard is not None and jax.process_count() == 1:
+            if listener.heard is not None and listener.alone:
                 _end(listener, sentence)
             yield
     finally:
@@ -171,7 +177,7 @@ def _listen(listener: _Listener, read: int) -> None:
         if count > 1:
             _end(listener, f"{name}, the second signal: ended at once. Saves that were complete "
                  "are kept.")  # fmt: skip
-        elif jax.process_count() > 1:
+        elif not listener.alone:
             _tell(f"{name}: all processes of the job save and stop after this step.")
             os.kill(os.getpid(), signal.SIGTERM)
         elif listener.answers[-1] == AT_ONCE:

@@ -28,12 +28,13 @@ def _asked(step: int) -> bool:
     return stopping.asked()
 
 
-def train(config: ConfigDict, folder: str | Path) -> TrainState:
+def train(config: ConfigDict, folder: str | Path, *, judged: bool = False) -> TrainState:
     """Trains until the config's last step; resumes when the workdir has a checkpoint.
 
     Args:
         config: the whole config.
         folder: the workdir; made when it is not there.
+        judged: whether the table of `final` follows: what it would refuse is refused here.
 
     Returns:
         The last state. Within `jssl.stopping.signals()` a signal raises SystemExit(75) after
@@ -44,7 +45,7 @@ def train(config: ConfigDict, folder: str | Path) -> TrainState:
         NotFiniteError: the loss or gradient is not finite.
     """
     parts = experiment.build(config)
-    check_monitor(parts)
+    check_monitor(parts, judged=judged)
     folder = workdir.make_folder(folder)
     with workdir.write_errors(folder), lock.held(folder):
         return _train(parts, workdir.open_workdir(folder, config))

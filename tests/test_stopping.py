@@ -72,7 +72,7 @@ def start():
     """Starts the command with a patch; no process outlives its test."""
     running = []
 
-    def begin(folder, patch, *, steps=3, words=()):
+    def begin(folder, patch, *, steps=3, words=(), **streams):
         argv = [
             "jssl", "train", f"--config={ROOT}/configs/simclr_photos.py:smoke",
             f"--workdir={folder}", f"--config.max_steps={steps}",
@@ -82,7 +82,12 @@ def start():
         program = PROGRAM.format(tests=str(ROOT / "tests"), patch=patch, argv=argv)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         running.append(
-            subprocess.Popen([sys.executable, "-c", program], cwd=folder.parent, text=True, **pipes)
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                cwd=folder.parent,
+                text=True,
+                **{**pipes, **streams},
+            )
         )
         return running[-1]
 
@@ -179,6 +184,62 @@ def test_a_signal_during_a_refresh_saves_the_state_before_it(start, tmp_path):
     assert "the state after step 4 is saved" in said
 
 
+JOB = """
+import time
+import jax
+jax.process_count = lambda: 2
+from jssl import stopping
+with stopping.signals(), stopping.ends_at_once("All is saved.", last=True):
+    print("HERE", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def test_a_process_of_a_job_ends_while_it_judges():
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", JOB], cwd=ROOT, text=True, **pipes)
+    try:
+        until_here(process)
+        process.terminate()
+        status, said = ended(process)
+    finally:
+        process.kill()
+    assert status == 75 and "SIGTERM: All is saved." in said
+
+
+CLOSING = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from jssl import stopping
+finished = jssl.train._Run._finished
+def slow(self, step, *rest):
+    finished(self, step, *rest)
+    if step == 1:
+        print("HERE", flush=True)
+        while not stopping.asked():
+            time.sleep(0.01)
+jssl.train._Run._finished = slow
+"""
+
+
+def test_a_terminal_that_is_closed_costs_nothing(start, tmp_path):
+    """The kernel sends SIGHUP, and whatever is written to the screen from then on fails."""
+    ours, theirs = os.openpty()
+    process = start(
+        tmp_path / "run", CLOSING, words=[QUIET], stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    while b"HERE" not in said:
+        said += os.read(ours, 1000)
+    os.close(ours)
+    assert process.wait(timeout=120) == 75
+    (step,) = steps_of(tmp_path / "run")
+    assert step >= 2
+
+
 def test_what_nohup_ignores_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -250,10 +311,10 @@ def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
         assert not (tmp_path / "run").exists()
     config.update({"monitor": {"every_epochs": 0.0, "knn_k": 10**6, "max_examples": 32}})
     with pytest.raises(ValueError, match="config.final.enabled"):
-        train(config, tmp_path / "run")
+        judge.train_and_judge(config, tmp_path / "run")
     config.update({"final": {"linear_epochs": 0}, "monitor": {"knn_k": 5}})
     with pytest.raises(ValueError, match="linear_epochs of at least 1"):
-        train(config, tmp_path / "run")
+        judge.train_and_judge(config, tmp_path / "run")
 
 
 def test_a_failing_monitor_loses_nothing_and_is_made_up_for(tmp_path, monkeypatch):
