@@ -67,6 +67,14 @@ jssl.experiment.build = with_refresh
 """
 
 
+# So little that each of these processes is over in seconds; an epoch has four steps.
+SMALL = (
+    "--config.data.name=synthetic", "--config.data.num_examples=64", "--config.augment.size=16",
+    "--config.model.stage_sizes=(1,)", "--config.model.width=0.0625", "--config.epochs=1000",
+    "--config.augment.name=none",
+)  # fmt: skip
+
+
 @pytest.fixture
 def start():
     """Starts the command with a patch; no process outlives its test."""
@@ -77,7 +85,7 @@ def start():
             "jssl", "train", f"--config={ROOT}/configs/simclr_photos.py:smoke",
             f"--workdir={folder}", f"--config.max_steps={steps}",
             "--config.log.tensorboard=False", "--config.launch=jit",
-            "--config.checkpoint.every_steps=100", *words,
+            "--config.checkpoint.every_steps=100", *SMALL, *words,
         ]  # fmt: skip
         program = PROGRAM.format(tests=str(ROOT / "tests"), patch=patch, argv=argv)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -175,8 +183,7 @@ def test_a_second_signal_ends_at_once(start, tmp_path):
 def test_a_signal_during_a_refresh_saves_the_state_before_it(start, tmp_path):
     """That of the second epoch is left; the first epoch is kept."""
     folder = tmp_path / "run"
-    few = ["--config.data.name=synthetic", "--config.data.num_examples=64"]
-    process = start(folder, REFRESHING, steps=1000, words=[QUIET, *few])
+    process = start(folder, REFRESHING, steps=1000, words=[QUIET])
     until_here(process)
     process.send_signal(signal.SIGTERM)
     status, said = ended(process)
@@ -251,8 +258,11 @@ def test_what_nohup_ignores_stays_ignored(monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
-def tiny(folder):
-    config = small_config("simclr", max_steps=1, launch="jit")
+def tiny(**settings):
+    config = small_config("simclr", launch="jit", **{"max_steps": 1, **settings})
+    config.data.update({"name": "synthetic", "num_examples": 64})
+    config.model.update({"stage_sizes": (1,), "width": 0.0625})
+    config.augment.update({"name": "none", "size": 16})
     config.monitor.every_epochs = 0.0
     config.final.linear_epochs = 1
     config.log.tensorboard = False
@@ -270,7 +280,7 @@ def test_a_library_call_leaves_the_handlers_of_its_caller(tmp_path, monkeypatch)
         "jssl.train._asked", lambda _: seen.append({n: signal.getsignal(n) for n in numbers})
     )
     try:
-        judge.train_and_judge(tiny(tmp_path), tmp_path / "run")
+        judge.train_and_judge(tiny(), tmp_path / "run")
         assert seen == [mine] and {n: signal.getsignal(n) for n in numbers} == mine
         with stopping.signals():
             assert {n: signal.getsignal(n) for n in numbers} != mine
@@ -286,7 +296,7 @@ def test_a_run_in_a_thread_works(tmp_path):
 
     def run():
         try:
-            judge.train_and_judge(tiny(tmp_path), tmp_path / "run")
+            judge.train_and_judge(tiny(), tmp_path / "run")
         except BaseException as error:
             errors.append(error)
 
@@ -304,8 +314,8 @@ def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
         ("knn_temperature", 0.0, "temperature above 0, found 0.0"),
         ("max_examples", 1, "max_examples of at least 2, found 1"),
     ]:
-        config = small_config("simclr", max_steps=1)
-        config.monitor[key] = value
+        config = tiny()
+        config.monitor.update({"every_epochs": 1.0, key: value})
         with pytest.raises(ValueError, match=said):
             train(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
@@ -321,7 +331,7 @@ def test_a_failing_monitor_loses_nothing_and_is_made_up_for(tmp_path, monkeypatc
     def broken(parts):
         return lambda state: 1 / 0
 
-    config = tiny(tmp_path)
+    config = tiny()
     config.monitor.every_epochs, config.final.enabled = 1e-6, False
     config.max_steps, config.checkpoint.every_steps = 2, 100
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
