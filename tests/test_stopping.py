@@ -71,7 +71,6 @@ jssl.experiment.build = with_refresh
 SMALL = (
     "--config.data.name=synthetic", "--config.data.num_examples=64", "--config.augment.size=16",
     "--config.model.stage_sizes=(1,)", "--config.model.width=0.0625", "--config.epochs=1000",
-    "--config.augment.name=none",
 )  # fmt: skip
 
 
@@ -262,7 +261,7 @@ def tiny(**settings):
     config = small_config("simclr", launch="jit", **{"max_steps": 1, **settings})
     config.data.update({"name": "synthetic", "num_examples": 64})
     config.model.update({"stage_sizes": (1,), "width": 0.0625})
-    config.augment.update({"name": "none", "size": 16})
+    config.augment.size = 16
     config.monitor.every_epochs = 0.0
     config.final.linear_epochs = 1
     config.log.tensorboard = False
