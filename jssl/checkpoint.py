@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jssl import digests
 from jssl.errors import UserError
+from jssl.metrics import say
 from jssl.types import PyTree, TrainState
 
 
@@ -87,8 +88,9 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """Step of the newest whole checkpoint, None when there is none."""
-        return self._manager.latest_step()
+        """Step of the newest checkpoint, None when there is none; empty folders are passed over."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        return next((s for s in steps if not self._is_empty(s)), None)
 
     def newest_whole(self) -> tuple[int | None, list[str]]:
         """The newest step whose files are as they were written; damaged newer ones are set aside.
@@ -102,6 +104,7 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, and all of them are damaged; nothing was moved.
         """
+        empty = self._pass_empty_over()
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = {}
         if jax.process_index() == 0:
@@ -117,17 +120,37 @@ class Checkpoints:
             listed = "".join(f"\n  step {step}: {_first(damaged.get(step, []))}" for step in steps)
             raise UserError(
                 f"Every checkpoint in {self.folder} is damaged:{listed}\n"
-                "Copy a whole one back to its place, or type another --workdir to start anew."
+                "Copy a whole one back to its place, or type another --workdir to start anew. For "
+                "one of which you know that it is whole, make the sums in its folder: "
+                f"sha256sum $(find */ -type f) > {digests.SUMS}"
             )
-        lines = [self._set_aside(step, found) for step, found in damaged.items()]
+        lines = empty + [self._set_aside(step, found) for step, found in damaged.items()]
         if count:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are set aside")
             self._manager.reload()
         if not steps:
-            return None, []
+            return None, empty
         self._compared = steps[count]
         return steps[count], lines
+
+    def _is_empty(self, step: int) -> bool:
+        return digests.is_empty(self.folder / str(step))
+
+    def _pass_empty_over(self) -> list[str]:
+        """Moves empty folders away: their step is free to be saved again."""
+        empty = [s for s in self._manager.all_steps() if self._is_empty(s)]
+        if not empty:
+            return []
+        if jax.process_count() > 1:  # all have looked before the first one moves
+            multihost_utils.sync_global_devices("empty checkpoints are known")
+        lines = []
+        if jax.process_index() == 0:
+            lines = [self._set_aside(s, digests.damage(self.folder / str(s))) for s in empty]
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("empty checkpoints are set aside")
+        self._manager.reload()
+        return lines
 
     def _set_aside(self, step: int, found: list[str]) -> str:
         aside = self.folder.parent / "damaged"
@@ -178,6 +201,8 @@ class Checkpoints:
             UserError: no checkpoint, a damaged one, one of another method, or one of other shapes,
                 naming the first leaves that differ.
         """
+        for empty in (s for s in self._manager.all_steps() if self._is_empty(s)):
+            say(f"WARNING {self.folder / str(empty)} is an empty folder: passed over")
         step = self.latest_step() if step is None else step
         if step is None:
             raise UserError(f"No checkpoint in {self.folder}: train first, or check --workdir.")

@@ -8,6 +8,8 @@ back as another number. So every checkpoint carries `SHA256SUMS`, written before
 import hashlib
 from pathlib import Path
 
+from jssl import files
+
 SUMS = "SHA256SUMS"
 
 
@@ -27,18 +29,30 @@ def write_sums(folder: Path) -> None:
         ['state/a is not as it was written']
     """
     lines = [f"{_sum(folder / name)}  {name}\n" for name in _names(folder)]
-    (folder / SUMS).write_text("".join(lines))
+    files.write_text(folder / SUMS, "".join(lines))
 
 
 def has_sums(folder: Path) -> bool:
-    """Whether a checkpoint carries sums; those of older versions do not."""
+    """Whether a checkpoint carries sums."""
     return (folder / SUMS).is_file()
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds no file at all, also not below."""
+    return folder.is_dir() and not any(p.is_file() for p in folder.rglob("*"))
+
+
 def damage(folder: Path) -> list[str]:
-    """What is wrong with the files of a checkpoint, a line for each; [] also without sums."""
+    """What is wrong with the files of a checkpoint, a line for each.
+
+    One without sums is not called whole: a copy that was interrupted has none, as they come last.
+    """
+    if not folder.is_dir():
+        return ["it is no folder"]
+    if is_empty(folder):
+        return ["it is an empty folder"]
     if not has_sums(folder):
-        return []
+        return [f"it has no {SUMS}, as a copy that was interrupted"]
     found, listed = [], set()
     for line in (folder / SUMS).read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")

@@ -15,6 +15,18 @@ class WriteError(UserError):
     """The disk did not take what a run wrote: it is full, read-only or failing."""
 
 
+class NotWrittenError(SystemExit):
+    """What was computed is shown, but files of it could not be written: the status is 1.
+
+    Args:
+        files: each with the reason.
+    """
+
+    def __init__(self, files: Iterable[str]):
+        self.files = list(files)
+        super().__init__(f"jssl: not written: {', '.join(self.files)}.")
+
+
 def nearest(found: str, choices: Iterable[str]) -> str:
     """Names the choice most like `found`, for the end of an error message.
 

@@ -1,7 +1,5 @@
 """What a run is worth: it is trained, and the table at its end is made."""
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,17 @@ import jax
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import data, evaluate, experiment, methods, protocols, versions, workdir
+from jssl import (
+    data,
+    evaluate,
+    experiment,
+    lock,
+    methods,
+    protocols,
+    stopping,
+    versions,
+    workdir,
+)
 from jssl.experiment import Experiment
 from jssl.metrics import say
 from jssl.train import train
@@ -25,12 +33,16 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
         folder: the workdir.
     """
     started = time.monotonic()
-    state = train(config, folder)
+    state = train(config, folder, judged=config.final.enabled)
     if not config.final.enabled or int(state.step) == 0:
         return
-    # Everything is saved: a signal may end the process at any moment from here on.
-    if jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, _leave)
+    kept = "Stopped while judging: the training is finished and saved."
+    with stopping.ends_at_once(kept, last=True):
+        with lock.held(Path(folder)):
+            _judge(config, Path(folder), state, started)
+
+
+def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) -> None:
     parts = experiment.build(config)
     if parts.test_source is None or parts.probe_source.num_classes < 2:
         say(f"{parts.train_source.name} has no labelled test split: there is nothing to judge by.")
@@ -46,19 +58,10 @@ def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
         "rows": rows,
         "versions": versions.collect(),
     }
-    if jax.process_index() == 0:
-        workdir.write_json(Path(folder) / "result.json", record)
     say(evaluate.format_table(rows))
+    if jax.process_index() == 0:
+        workdir.write_json(folder / "result.json", record)
     say(f"{record['minutes']:.1f} minutes, steps {record['steps']}. Record: {folder}/result.json")
-
-
-def _leave(*_: Any) -> None:
-    os.write(
-        2,
-        b"\nStopped while judging: the training is finished and saved. "
-        b"Type the same command to judge it.\n",
-    )
-    os._exit(0)
 
 
 def run_name(config: ConfigDict) -> str:

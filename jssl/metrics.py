@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import jax
 from tqdm import tqdm
 
+from jssl import files
 from jssl.errors import UserError
 
 
@@ -24,20 +25,52 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def truncate_jsonl(path: Path, step: int) -> None:
-    """Drops the lines of a metrics file whose step is after `step`, or that were cut short."""
+def truncate_jsonl(path: Path, step: int) -> list[str]:
+    """Drops the lines of a metrics file whose step is after `step`, or the last that was cut short.
+
+    Lines that are no rows with a step are set aside in `NAME.damaged`.
+
+    Returns:
+        What was set aside, to be told.
+    """
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except json.JSONDecodeError:
-            break  # a kill in the middle of a line: nothing follows it
-    part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(part, path)
+        return []
+    kept, damaged = [], []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is None:
+            # A kill in the middle of a line leaves it the last, without its end.
+            if line.strip() and number < len(lines):
+                damaged.append(line)
+        elif row["step"] <= step:
+            kept.append(line)
+    told = []
+    if damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        with open(aside, "ab") as file:
+            file.writelines(line + b"\n" for line in damaged)
+        told = [f"{len(damaged)} lines of {path.name} are no rows; moved to {aside}"]
+    files.write_bytes(path, b"".join(line + b"\n" for line in kept))
+    return told
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A line of a metrics file; None where it is no row with a step."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    good = isinstance(row, dict) and type(row.get("step")) is int
+    return row if good else None
+
+
+def has_row(path: Path, step: int, key: str) -> bool:
+    """Whether a metrics file has a row of this step with this number."""
+    if not path.exists():
+        return False
+    rows = filter(None, map(_row, path.read_bytes().split(b"\n")))
+    return any(row["step"] == step and key in row for row in rows)
 
 
 class Writers:
@@ -49,6 +82,9 @@ class Writers:
         tensorboard: write event files under `tensorboard/`.
         wandb: settings of `wandb.init` (project, mode, ...), or None; the run's id is kept in the
             workdir, and a resumed run continues it.
+
+    Attributes:
+        warnings: what of an older start was set aside, to be told.
     """
 
     def __init__(
@@ -61,10 +97,11 @@ class Writers:
     ):
         self._file: TextIO | None = None
         self._board = self._wandb = None
+        self.warnings: list[str] = []
         if jax.process_index() != 0:
             return
         path = workdir / "metrics.jsonl"
-        truncate_jsonl(path, step)
+        self.warnings = truncate_jsonl(path, step)
         self._file = open(path, "a", buffering=1)
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -103,8 +140,8 @@ def _start_wandb(workdir: Path, settings: Mapping[str, Any]) -> Any:
             "Type pip install 'jssl[wandb]', or --config.log.wandb_project=''."
         ) from None
     id_file = workdir / "wandb_id.txt"
-    if not id_file.exists():
-        id_file.write_text(os.urandom(4).hex())
+    if not id_file.exists() or not id_file.read_bytes().strip():
+        files.write_text(id_file, os.urandom(4).hex())
     return wandb.init(id=id_file.read_text(), resume="allow", dir=str(workdir), **settings)
 
 

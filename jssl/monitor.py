@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl import data, evaluate, methods
-from jssl.experiment import Experiment, host_transform
+from jssl.errors import UserError, nearest
+from jssl.experiment import Experiment, abstract_state, host_transform
 from jssl.types import TrainState
 
 COLLAPSE_EXAMPLES = 512  # enough for a spectrum of 128-512 dimensions, little enough for a CPU
@@ -41,6 +42,67 @@ class Subset:
     def fingerprint(self) -> str:
         """The source's, and how many of it."""
         return f"{self._source.fingerprint()}[{len(self)} evenly spaced]"
+
+
+def check_monitor(experiment: Experiment, *, judged: bool) -> None:
+    """Refuses what the monitor, or the table at the end, would refuse after training.
+
+    Nothing is compiled: the outputs of `embed` are known by their shapes alone.
+
+    Args:
+        experiment: the parts of the run.
+        judged: whether the table is made at the end.
+
+    Raises:
+        UserError: a feature that the net's `embed` does not give, k larger than its bank, too few
+            examples, or test labels outside the classes of the bank.
+    """
+    config, settings = experiment.config, experiment.config.monitor
+    banks = []
+    if settings.every_epochs:
+        banks.append(("monitor.max_examples", settings.max_examples))
+        if settings.max_examples < 2:
+            raise UserError(
+                "The monitor compares pictures: expected --config.monitor.max_examples of at "
+                f"least 2, found {settings.max_examples}."
+            )
+    if judged:
+        banks.append(("final.enabled", len(experiment.probe_source)))
+        if config.final.linear_epochs < 1:
+            raise UserError(
+                "The table at the end needs --config.final.linear_epochs of at least 1, found "
+                f"{config.final.linear_epochs}. To leave it out type --config.final.enabled=False."
+            )
+    test, bank = experiment.test_source, experiment.probe_source
+    if not banks or test is None or bank.num_classes < 2:
+        return
+    if test.num_classes > bank.num_classes:
+        raise UserError(
+            f"The test split of '{test.name}' has {test.num_classes} classes, the examples it is "
+            f"compared with {bank.num_classes}: expected the same classes. Type another "
+            "--config.data.probe_split or --config.data.test_split."
+        )
+    size = config.augment.size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    outputs = jax.eval_shape(experiment.method.embed, abstract_state(experiment), images)
+    names, wanted = [evaluate.BACKBONE, *outputs[1]], settings.knn_feature
+    if wanted not in names:
+        raise UserError(
+            f"Method '{config.method}' gives no feature '{wanted}': {nearest(wanted, names)}. "
+            "Type --config.monitor.knn_feature=NAME."
+        )
+    for key, count in banks:
+        most = min(count, len(bank))
+        if not 1 <= settings.knn_k <= most:
+            raise UserError(
+                f"kNN with k={settings.knn_k} over {most} labelled examples (config.{key}): "
+                f"expected k from 1 to {most}. Type --config.monitor.knn_k=N."
+            )
+    if not settings.knn_temperature > 0:
+        raise UserError(
+            "kNN expects a temperature above 0, found "
+            f"{settings.knn_temperature}. Type --config.monitor.knn_temperature=0.1."
+        )
 
 
 def make_monitor(

@@ -6,13 +6,13 @@ of https://github.com/google-research/noisystudent, filter_unlabel.py.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jssl import files
 from jssl.data.plain_npz import read_npz
 from jssl.errors import UserError
 
@@ -149,19 +149,15 @@ def save(path: str | Path, labels: PseudoLabels) -> None:
             f"indices, probs and copies must be as many, found {labels.indices.shape}, "
             f"{labels.probs.shape} and {labels.copies.shape}."
         )
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
-            np.savez(
-                file,
-                indices=np.asarray(labels.indices, np.int64),
-                probs=np.asarray(labels.probs, np.float32),
-                copies=np.asarray(labels.copies, np.int32),
-                provenance=np.array(json.dumps(labels.provenance)),
-            )
-        beside.replace(path)
+        files.write_npz(
+            path,
+            indices=np.asarray(labels.indices, np.int64),
+            probs=np.asarray(labels.probs, np.float32),
+            copies=np.asarray(labels.copies, np.int32),
+            provenance=np.array(json.dumps(labels.provenance)),
+        )
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(
             f"Pseudo-labels cannot be written to '{path}' ({error.strerror}): expected a folder "
             "that exists and a disk with room."

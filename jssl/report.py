@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jssl.errors import UserError
+from jssl import files
+from jssl.errors import UserError, WriteError
+from jssl.metrics import say
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -18,7 +20,14 @@ def load_records(folder: str | Path) -> list[dict[str, Any]]:
         UserError: there is none.
     """
     found = sorted(Path(folder).rglob("*.json"))
-    records = [json.loads(p.read_text()) for p in found]
+    records, damaged = [], []
+    for path in found:
+        try:
+            records.append(json.loads(path.read_bytes()))
+        except ValueError:
+            damaged.append(str(path))
+    if damaged:
+        say(f"WARNING passed over, as they are no JSON: {', '.join(damaged)}")
     records = [r for r in records if isinstance(r, dict) and "rows" in r and "run_hash" in r]
     if not records:
         raise UserError(
@@ -106,4 +115,9 @@ def report(records: str | Path, *, readme: str | Path | None = None) -> None:
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise UserError(f"{readme} needs one line '{BEGIN}' and one line '{END}'.")
     before, rest = page.split(BEGIN)
-    Path(readme).write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    try:
+        files.write_text(readme, f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    except OSError as error:
+        raise WriteError(
+            f"{readme} is as it was: it cannot be written ({error.strerror})."
+        ) from None

@@ -15,10 +15,9 @@ A second start skips what is finished and resumes what is not, exactly. Touvron 
 NeurIPS 2019, https://arxiv.org/abs/1906.06423.
 """
 
+import contextlib
 import copy
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,9 +34,12 @@ from jssl import (
     data,
     evaluate,
     experiment,
+    lock,
     parallel,
     pseudo_labels,
     semi,
+    stopping,
+    versioned,
     versions,
     workdir,
 )
@@ -65,8 +67,13 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
         The record that is written to `result.json`.
     """
     checks.check(config)
-    stages = plan(config, folder)
-    folder = workdir.open_workdir(folder, config)
+    with stopping.ends_at_once("Stopped between two trainings: what is finished is kept."):
+        stages, folder = plan(config, folder), workdir.make_folder(folder)
+        with lock.held(folder):
+            return _run(config, stages, workdir.open_workdir(folder, config))
+
+
+def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str, Any]:
     _write(folder / "stages.json", [stage.name for stage in stages])
     finished = {}
     for stage in stages:
@@ -83,36 +90,49 @@ def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
             say(f"stage {stage.name} is finished already")
         finished[stage.name] = done
     record = _record(config, stages, finished)
-    _write(folder / "result.json", record)
     for row in record["rows"]:
         say(f"{row['probe']}: {100 * row['top1']['trained']:.2f} %   ({row['protocol']})")
+    _write(folder / "result.json", record)
     return record
 
 
 def _identity(stage: Stage) -> dict[str, Any]:
     """What must be the same for a finished stage to count as that of this config."""
-    flat = config_lib.flatten(json.loads(stage.config.to_json()))
-    kept = {k: v for k, v in flat.items() if not k.startswith(workdir.FREE)}
-    return {"stage_hash": config_lib.config_hash(kept), "max_steps": stage.config.max_steps}
+    own = json.loads(stage.config.to_json())
+    kept = {k: v for k, v in config_lib.flatten(own).items() if not k.startswith(workdir.FREE)}
+    return {
+        "stage_hash": config_lib.config_hash(kept),
+        "max_steps": stage.config.max_steps,
+        "config": own,
+    }
 
 
 def _finished(stage: Stage, place: Path) -> dict[str, Any] | None:
     path = place / DONE
     if not path.exists():
         return None
-    done = json.loads(path.read_text())
+    try:
+        done = workdir.read_json(path)
+    except UserError:
+        say(f"WARNING {path} is damaged: the stage goes on from its files, as if it had not ended")
+        return None
     if stage.kind == "label":
         pseudo_labels.load(place / LABELS, expected=_teacher_of(stage))
     # Another max_steps goes on training; any other difference was refused with the workdir.
-    identity = _identity(stage)
-    return done if identity == {key: done.get(key) for key in identity} else None
+    if done.get("max_steps") != stage.config.max_steps:
+        return None
+    own = json.loads(stage.config.to_json())
+    if isinstance(done.get("config"), dict):
+        old = versioned.complete(done["config"], path)
+        rows = config_lib.diff(config_lib.flatten(old), config_lib.flatten(own))
+        return None if any(not row.startswith(workdir.FREE) for row in rows) else done
+    return done if done.get("stage_hash") == _identity(stage)["stage_hash"] else None
 
 
 def _train(stage: Stage, place: Path) -> dict[str, Any]:
     """A teacher or a student, up to its last step."""
     config = copy.deepcopy(stage.config)  # the run fills numbers in
     state = train(config, place)
-    signal.signal(signal.SIGTERM, _leave)
     return {"step": int(state.step), **judged(config, state), "sha256": _hash(state)}
 
 
@@ -184,13 +204,13 @@ def _teacher_of(stage: Stage) -> dict[str, str]:
     network = stage.network
     path = network / DONE
     if path.exists():
-        return {"teacher_sha256": json.loads(path.read_text())["sha256"]}
+        with contextlib.suppress(UserError, KeyError):  # then the network itself is looked at
+            return {"teacher_sha256": workdir.read_json(path)["sha256"]}
     return {"teacher_sha256": _hash(experiment.load_encoder(network)[1])}
 
 
 def _label(stage: Stage, place: Path) -> dict[str, Any]:
     """The teacher's word on every unlabelled image, in parts; then which of them are used."""
-    signal.signal(signal.SIGTERM, _leave)
     config, settings = stage.config, stage.config[stage.config.method]
     place.mkdir(exist_ok=True)
     halves = semi.split(config, data.make_source(config.data, "train"))
@@ -305,8 +325,3 @@ def _only_first(write: Callable[[], Any]) -> None:
 
 def _write(path: Path, value: Any) -> None:
     _only_first(lambda: workdir.write_json(path, value))
-
-
-def _leave(*_: Any) -> None:
-    os.write(2, b"\nStopped between two trainings: type the same command to go on.\n")
-    os._exit(0)

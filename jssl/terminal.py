@@ -10,7 +10,7 @@ import os
 import select
 import sys
 import threading
-from typing import TextIO
+from typing import Any, TextIO
 
 PATIENCE = 1.0  # seconds that one line waits for the reader
 PIECE = select.PIPE_BUF  # what a pipe takes at once when poll says that it can be written
@@ -83,13 +83,31 @@ class Terminal(io.TextIOBase):
         return True
 
 
+class _Screen(io.FileIO):
+    """A screen that may be closed while a run goes on, which then has to save."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 def guard_streams() -> None:
-    """Puts a `Terminal` in the place of standard output and error, where they are not a screen."""
+    """Puts a `Terminal` in the place of standard output and error, or a `_Screen`."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if _can_fail(stream):
             stream.flush()
             setattr(sys, name, Terminal(stream.fileno()))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            raw = io.BufferedWriter(_Screen(stream.fileno(), "wb", closefd=False))
+            # Names of files may hold what is no UTF-8.
+            screen = io.TextIOWrapper(
+                raw, stream.encoding, errors="backslashreplace", line_buffering=True
+            )
+            setattr(sys, name, screen)
 
 
 def _can_fail(stream: TextIO | None) -> bool:

@@ -2,20 +2,28 @@
 
 import contextlib
 import functools
-import signal
-import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jssl import checkpoint, data, experiment, metrics, versions, workdir
+from jssl import (
+    checkpoint,
+    data,
+    experiment,
+    files,
+    lock,
+    metrics,
+    stopping,
+    versions,
+    workdir,
+)
 from jssl.errors import UserError
-from jssl.monitor import make_inspection, make_monitor, monitor_protocol
+from jssl.monitor import check_monitor, make_inspection, make_monitor, monitor_protocol
 from jssl.types import TrainState
 
 
@@ -23,42 +31,37 @@ class NotFiniteError(UserError):
     """Training stopped at a loss or gradient that is not finite; the state before it is kept."""
 
 
-class StopSignal:
-    """Whether this run was asked to stop (SIGTERM, or a pre-empted worker of a job)."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
-
-    def asked(self, step: int) -> bool:
-        """Agrees between all processes, at the same step, that it is time to stop."""
-        if jax.process_count() > 1:  # jax.distributed has SIGTERM; every process hears of it
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked.is_set()
+def _asked(step: int) -> bool:
+    """Agrees between all processes, at the same step, that it is time to stop."""
+    if jax.process_count() > 1:  # jax.distributed has SIGTERM; every process hears of it
+        return multihost_utils.reached_preemption_sync_point(step)
+    return stopping.asked()
 
 
-def train(config: ConfigDict, folder: str | Path) -> TrainState:
+def train(config: ConfigDict, folder: str | Path, *, judged: bool = False) -> TrainState:
     """Trains until the config's last step; resumes when the workdir has a checkpoint.
 
     Args:
         config: the whole config.
         folder: the workdir; made when it is not there.
+        judged: whether the table of `final` follows: what it would refuse is refused here.
 
     Returns:
-        The last state. A stop on SIGTERM raises SystemExit(0) after saving.
+        The last state. Within `jssl.stopping.signals()` a signal raises SystemExit(75) after
+        saving; a library call leaves the caller's handlers alone.
 
     Raises:
         UserError: whatever the user can mend, before anything is compiled.
         NotFiniteError: the loss or gradient is not finite.
     """
-    stop = StopSignal()
     parts = experiment.build(config)
-    with workdir.write_errors(Path(folder).absolute()):
-        return _train(parts, workdir.open_workdir(folder, config, classes=parts.class_names), stop)
+    check_monitor(parts, judged=judged)
+    folder = workdir.make_folder(folder)
+    with workdir.write_errors(folder), lock.held(folder):
+        return _train(parts, workdir.open_workdir(folder, config, classes=parts.class_names))
 
 
-def _train(parts: Any, folder: Path, stop: StopSignal) -> TrainState:
+def _train(parts: Any, folder: Path) -> TrainState:
     config = parts.config
     batches = data.train_batches(
         parts.train_source,
@@ -85,8 +88,8 @@ def _train(parts: Any, folder: Path, stop: StopSignal) -> TrainState:
             state, data_state = saved.restore(experiment.abstract_state(parts), step)
             batches.restore(data_state)
         with contextlib.closing(_Run(parts, folder, saved, batches, int(state.step))) as run:
-            run.warn(warnings)
-            return run.loop(state, stop)
+            run.warn(warnings + run.writers.warnings)
+            return run.loop(state)
 
 
 class _Run:
@@ -115,47 +118,68 @@ class _Run:
         self.progress.close()
         self.writers.close()
 
-    def loop(self, state: TrainState, stop: StopSignal) -> TrainState:
+    def loop(self, state: TrainState) -> TrainState:
         config, launcher = self.parts.config, self.parts.launcher
         self._hello(state)
         step_fn = launcher.compile_step(self.parts.method.train_step)
-        monitor_every = max(1, round(config.monitor.every_epochs * self.parts.steps_per_epoch))
         pending = None
         method, steps_per_epoch = self.parts.method, self.parts.steps_per_epoch
+        if self.first and self._watched(self.first) and not self._was_watched():
+            self._watch_and_keep(self.first, state)  # it was stopped between save and monitor
         if method.order is not None and self.first % steps_per_epoch:
             self.batches.reorder(method.order(state))
-        for step in range(self.first, self.last):
-            if method.refresh is not None and step % steps_per_epoch == 0:
+        with contextlib.ExitStack() as answer:
+            for step in range(self.first, self.last):
+                if method.refresh is not None and step % steps_per_epoch == 0:
+                    if pending is not None:
+                        self._finished(*pending, state)
+                        pending = None
+                    state = self._refreshed(step, state)
+                batch = next(self.batches)
+                state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
+                if step == self.first:  # until here a signal ends the process: nothing is lost
+                    answer.enter_context(stopping.after_the_step())
+                # The numbers of the step before are read while this one runs.
                 if pending is not None:
                     self._finished(*pending, state)
+                pending = (step, values, batch["index"])
+                done = step + 1
+                watched, asked = self._watched(done), _asked(done)
+                due = done % config.checkpoint.every_steps == 0 or done == self.last or asked
+                # One process of several cannot save alone what it has when its monitor fails.
+                due |= watched and jax.process_count() > 1
+                if due or watched:
+                    self._finished(*pending, state)
                     pending = None
-                state = self._refreshed(step, state)
-            batch = next(self.batches)
-            state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
-            # The numbers of the step before are read while this one runs.
-            if pending is not None:
-                self._finished(*pending, state)
-            pending = (step, values, batch["index"])
-            done = step + 1
-            due = done % config.checkpoint.every_steps == 0 or done == self.last
-            watched = self.watch is not None and (done % monitor_every == 0 or done == self.last)
-            asked = stop.asked(done)
-            if due or watched or asked:
-                self._finished(*pending, state)
-                pending = None
-            if watched:
-                self._watch(done, state)
-            if due or asked:
-                self.saved.save(done, launcher.as_global(state), self.batches.state())
-            if asked:
-                self._stopped(done)
-        self.saved.wait()
+                if due:
+                    self._save(done, state)
+                if asked:
+                    self._stopped(done)
+                if watched:
+                    self._watch_and_keep(done, state)
+            self.saved.wait()
         return launcher.as_global(state)
+
+    def _watched(self, done: int) -> bool:
+        epochs = self.parts.config.monitor.every_epochs
+        every = max(1, round(epochs * self.parts.steps_per_epoch))
+        return self.watch is not None and (done % every == 0 or done == self.last)
+
+    def _was_watched(self) -> bool:
+        """Whether the metrics have the monitor's numbers of the step that this start begins at."""
+        found = metrics.has_row(self.folder / "metrics.jsonl", self.first, "monitor_seconds")
+        if jax.process_count() > 1:
+            found = bool(multihost_utils.broadcast_one_to_all(np.bool_(found)))
+        return found
+
+    def _save(self, done: int, state: TrainState) -> None:
+        lock.check(self.folder)
+        self.saved.save(done, self.parts.launcher.as_global(state), self.batches.state())
 
     def _hello(self, state: TrainState) -> None:
         table = workdir.parameter_table(state.params)
         if jax.process_index() == 0:
-            (self.folder / "parameters.txt").write_text(table + "\n")
+            files.write_text(self.folder / "parameters.txt", table + "\n")
         config, parts = self.parts.config, self.parts
         count = table.splitlines()[-1].split()[-1]
         self.progress.say(
@@ -174,7 +198,14 @@ class _Run:
         """The state that an epoch begins with; checkpoints of this step hold the one before it."""
         started, method = time.monotonic(), self.parts.method
         batches = functools.partial(experiment.sweep, self.parts)
-        state, values = method.refresh(self.parts.launcher.as_global(state), batches)
+        first = step == self.first  # nothing is lost: a signal ends the process
+        try:
+            with contextlib.nullcontext() if first else stopping.leaves_the_pass():
+                new, values = method.refresh(self.parts.launcher.as_global(state), batches)
+        except stopping.Interrupted:
+            self._save(step, state)
+            self._stopped(step)
+        state = new
         if method.order is not None:
             self.batches.reorder(method.order(state))
         values = {**values, "refresh_seconds": time.monotonic() - started}
@@ -214,6 +245,23 @@ class _Run:
             "--workdir."
         )
 
+    def _watch_and_keep(self, done: int, state: TrainState) -> None:
+        """Monitors a state, which is saved whatever becomes of that."""
+        try:
+            with stopping.leaves_the_pass():
+                self._watch(done, state)
+        except BaseException as error:
+            if jax.process_count() == 1:
+                self._save(done, state)
+            self.saved.wait()
+            if isinstance(error, stopping.Interrupted):
+                self._stopped(done)
+            kept = f"The monitor failed; the state after step {done} is saved in {self.folder}."
+            if isinstance(error, UserError):
+                raise type(error)(f"{error}\n{kept}") from error
+            self.progress.say(kept)
+            raise
+
     def _watch(self, done: int, state: TrainState) -> None:
         started = time.monotonic()
         state = self.parts.launcher.as_global(state)
@@ -241,10 +289,12 @@ class _Run:
         for line in lines:
             self.progress.say(f"WARNING {line}")
 
-    def _stopped(self, done: int) -> None:
+    def _stopped(self, done: int) -> NoReturn:
         self.saved.wait()
+        if jax.process_count() > 1:  # a launcher may end the others when the first one ends
+            multihost_utils.sync_global_devices("the last state is saved")
         self.progress.say(
             f"Asked to stop: the state after step {done} is saved in {self.folder}.\n"
             f"To resume, type the same command again: {versions.command()}"
         )
-        raise SystemExit(0)
+        raise SystemExit(stopping.STATUS)

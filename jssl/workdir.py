@@ -5,10 +5,12 @@ classes.json     names of the classes, by number
 parameters.txt   the table of parameters        metrics.jsonl   every logged number
 checkpoints/     states                         result.json     the judged numbers at the end
 pictures/        what a method shows, such as the reconstructions of a dVAE
+lock.json        whose the folder is while a run goes on
 """
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -21,8 +23,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jssl import config as config_lib
-from jssl import data, versions
+from jssl import data, files, versioned, versions
 from jssl.errors import UserError, WriteError
+from jssl.files import write_json as write_json
+from jssl.metrics import say
 from jssl.types import PyTree
 
 # What may change between two starts of the same run: nothing here moves a weight.
@@ -36,6 +40,56 @@ _MEND_CLASSES = (
     "Expected the names of the classes, a list of text. Copy it again, or delete it and start the "
     "run again: it writes it."
 )
+
+
+def make_folder(workdir: str | Path) -> Path:
+    """The folder of a run as an absolute path, made when it is not there.
+
+    Raises:
+        UserError: no folder, or one that cannot be written.
+    """
+    folder = local(workdir).absolute()
+    check_name(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.check_folder(folder)
+    except OSError as error:
+        raise UserError(
+            f"The workdir {folder} cannot be written ({error.strerror}). "
+            "Type --workdir=DIR with a folder you may write."
+        ) from None
+    return folder
+
+
+# What the checkpoint library takes for patterns of names, or turns into something else.
+FOREIGN = "*?[\\"
+BELOW = 300  # bytes that the longest name in a workdir needs beside the workdir's own
+
+
+def check_name(folder: Path) -> None:
+    """Refuses a workdir whose name would end the run at its first save.
+
+    Raises:
+        UserError: bytes that are no UTF-8, one of `FOREIGN`, or a path that is too long.
+    """
+    name, wrong = str(folder), ""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        wrong = "bytes that are no UTF-8"
+    else:
+        if found := [mark for mark in FOREIGN if mark in name]:
+            wrong = f"the sign {found[0]}"
+        elif "\0" in name:
+            wrong = "a zero byte"
+        elif size + BELOW > 4096:
+            wrong = f"{size} bytes, more than {4096 - BELOW}"
+    if wrong:
+        shown = name.encode(errors="backslashreplace").decode()
+        raise UserError(
+            f"The path of the workdir has {wrong}, which its checkpoints cannot have in theirs: "
+            f"'{shown[:200]}'. Type another --workdir."
+        )
 
 
 def open_workdir(
@@ -52,21 +106,12 @@ def open_workdir(
         UserError: no folder, one that cannot be written, or one of a run of another config or
             on data of other classes; the message lists the differing keys.
     """
-    folder = local(workdir).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"The workdir {folder} cannot be written ({error.strerror}). "
-            "Type --workdir=DIR with a folder you may write."
-        ) from None
+    folder = make_folder(workdir)
     path = folder / "config.json"
     new = config_lib.flatten(json.loads(config.to_json()))
-    if path.exists():
-        old = config_lib.flatten(json.loads(path.read_text()))
+    versioned.check_schema(folder)
+    if path.exists() and (old := _stored_config(folder)) is not None:
+        old = config_lib.flatten(versioned.complete(old, path))
         rows = [r for r in config_lib.diff(old, new) if not r.startswith(FREE_ON_RESUME)]
         if rows:
             listed = "\n".join(f"  {row}" for row in rows)
@@ -77,7 +122,7 @@ def open_workdir(
     elif any(folder.glob("checkpoints/*")):
         raise UserError(
             f"The workdir {folder} holds checkpoints, but no config.json to tell whose they are. "
-            "Type another --workdir."
+            "Copy it back to its place, or type another --workdir."
         )
     data.check_same(
         classes,
@@ -89,8 +134,64 @@ def open_workdir(
         if classes:
             write_json(folder / CLASSES, list(classes))
         write_json(path, json.loads(config.to_json()))
-        write_json(folder / "versions.json", versions.collect())
+        write_json(folder / "versions.json", {"schema": versioned.SCHEMA, **versions.collect()})
     return folder
+
+
+def _stored_config(folder: Path) -> dict[str, Any] | None:
+    """The config of a workdir; one that is damaged is set aside where nothing was trained yet."""
+    path = folder / "config.json"
+    try:
+        return read_json(path)
+    except UserError:
+        if any(folder.glob("checkpoints/*")) or jax.process_count() > 1:
+            raise
+        aside = set_aside(path)
+        say(f"WARNING config.json is damaged, and nothing is trained yet; moved to {aside}")
+        return None
+
+
+def read_json(path: Path, *, kind: type = dict) -> Any:
+    """Reads one of the small JSON files of a workdir.
+
+    Args:
+        path: of the file, which exists.
+        kind: of what it holds, dict or list.
+
+    Raises:
+        UserError: a file that is empty, cut short, no UTF-8, or holds something else.
+    """
+    try:
+        text = path.read_bytes().decode()
+        found = json.loads(text)
+        problem = "" if isinstance(found, kind) else f"it holds {text.strip()[:40]}"
+    except UnicodeDecodeError:
+        problem = "it is no UTF-8"
+    except json.JSONDecodeError as error:
+        problem = "it is empty" if not text.strip() else f"it is cut short or changed: {error}"
+    except (OSError, RecursionError) as error:
+        problem = f"it cannot be read: {error}"
+    if problem:
+        what = "an object" if kind is dict else "a list"
+        raise UserError(
+            f"{path} is damaged ({problem}): expected {what} in JSON. Copy it back to its place "
+            "from where you have it, or type another --workdir."
+        )
+    return found
+
+
+def set_aside(path: Path) -> Path:
+    """Moves a damaged file to a free name beside it, `NAME.damaged`.
+
+    Returns:
+        Where it lies now.
+    """
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            break
+    files.move(path, aside)
+    return aside
 
 
 def local(workdir: str | Path) -> Path:
@@ -115,15 +216,16 @@ def local(workdir: str | Path) -> Path:
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
-    """The resolved config that a run left in its workdir.
+    """The resolved config that a run left in its workdir, with the keys of this version.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, it is damaged, or a newer version wrote it.
     """
     path = local(workdir) / "config.json"
     stages = Path(workdir) / "stages.json"
     if stages.exists():
-        last = [name for name in json.loads(stages.read_text()) if not name.endswith("labels")][-1]
+        names = [str(name) for name in read_json(stages, kind=list)]
+        last = [*(name for name in names if not name.endswith("labels")), "NAME"][-1]
         raise UserError(
             f"{Path(workdir).absolute()} is the workdir of several stages, each with a network of "
             f"its own. Type for example --workdir={Path(workdir) / last}."
@@ -133,7 +235,8 @@ def read_config(workdir: str | Path) -> ConfigDict:
             f"{Path(workdir).absolute()} is not the workdir of a run: it has no config.json. "
             "Type the --workdir that `jssl train` was given."
         )
-    return ConfigDict(json.loads(path.read_text())).lock()
+    versioned.check_schema(path.parent)
+    return ConfigDict(versioned.complete(read_json(path), path)).lock()
 
 
 def read_classes(workdir: str | Path) -> tuple[str, ...] | None:
@@ -146,22 +249,15 @@ def read_classes(workdir: str | Path) -> tuple[str, ...] | None:
         UserError: the file is damaged.
     """
     path = local(workdir) / CLASSES
+    if not path.exists():
+        return None
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read: {error}. {_MEND_CLASSES}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"'{path}' holds no list of names. {_MEND_CLASSES}")
     return tuple(names)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is either the old one or the new one."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)
 
 
 # What a disk says when it cannot take what is written.
@@ -206,7 +302,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """Writes uint8 [H,W,3] as a PNG, by the first process."""
     if jax.process_index() == 0:
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(path)
+        files.write_picture(path, Image.fromarray(picture))
 
 
 def parameter_table(params: PyTree) -> str:

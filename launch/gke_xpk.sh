@@ -6,7 +6,9 @@
 #   ... NAME=simclr IMAGE=python:3.11 gke_xpk.sh start --config=... --workdir=/mnt/b/simclr
 #   ... gke_xpk.sh status | stop | delete
 #
-# A worker that is preempted makes the job start again, RESTARTS times; the run then resumes.
+# A worker that is preempted makes the job start again, RESTARTS times; the run then resumes. By itself
+# xpk does so for status 42 and from 127 on: 75 is a run that saved and stopped, 3 a process that lost
+# another one.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 CLUSTER=${CLUSTER:?set CLUSTER, such as CLUSTER=jssl}
@@ -24,7 +26,7 @@ start() {
   local words
   words=$(printf ' %q' "$@")
   xpk workload create --workload="$NAME" "${where[@]}" --tpu-type="$TYPE" --num-slices=1 \
-    --max-restarts="$RESTARTS" --base-docker-image="$IMAGE" --script-dir="$root" \
+    --max-restarts="$RESTARTS" --restart-on-exit-codes=3,75 --base-docker-image="$IMAGE" --script-dir="$root" \
     --command="pip install --quiet '.[tpu]' && jssl train --distributed$words"
 }
 

@@ -86,25 +86,35 @@ mount_bucket() {
 # The workers' words are quoted once more, because a shell on the worker reads them again.
 command_of() { printf 'venv/bin/jssl train --distributed'; printf ' %q' "$@"; }
 
+# A run that was stopped by `stop` has ended, one that was asked by anything else has not.
 start() {
   [ $# -gt 0 ] || { say "start needs the words of jssl train: --config=... --workdir=/mnt/BUCKET/..."; exit 2; }
-  on_all "set -o pipefail; $(command_of "$@") 2>&1 | tee -a jssl.log"
+  on_all "set -o pipefail; rm -f jssl.stop; $(command_of "$@") 2>&1 | tee -a jssl.log; status=\$?
+    [ ! -e jssl.stop ] || exit 0; exit \$status"
 }
 
-stop() { on_all "pkill -TERM -f '[v]env/bin/jssl train' || true"; }
+stop() { on_all "touch jssl.stop; pkill -TERM -f '[v]env/bin/jssl train' || true"; }
 
 # A spot slice that was taken leaves a suspended queued resource, which must be deleted and made
-# again; the run resumes from the workdir in the bucket.
+# again; the run resumes from the workdir in the bucket. Before it is taken the run may have had time
+# to save, and says so by status 75: it has not ended, whether the slice is still there or not.
 watch() {
+  local status
   while true; do
     if [ "$(state)" = ABSENT ]; then
       create
     fi
-    if wait_active && install && start "$@"; then
+    status=0
+    { wait_active && install && start "$@"; } || status=$?
+    if [ "$status" = 0 ]; then
       say "the run has ended"
       return 0
     fi
-    if [ "$(state)" = ACTIVE ]; then
+    sleep "$POLL" # a slice that is being taken is ACTIVE for a little while still
+    if [ "$status" = 75 ]; then
+      say "the run was asked to stop and has saved: it goes on"
+      [ "$(state)" != ACTIVE ] || continue
+    elif [ "$(state)" = ACTIVE ]; then
       say "the run failed on a slice that is still there: see jssl.log on the workers"
       return 1
     fi

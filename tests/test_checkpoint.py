@@ -165,9 +165,49 @@ def test_when_all_are_damaged_none_is_moved(folder):
     assert not (folder / "damaged").exists()
 
 
-def test_a_checkpoint_of_before_there_were_sums_is_read(folder):
+def test_a_checkpoint_without_sums_is_not_called_whole(folder):
+    """An interrupted copy: everything is there but what is copied last."""
     (folder / "checkpoints" / "3" / digests.SUMS).unlink()
     saved = checkpoint.Checkpoints(folder, method="toy")
+    with pytest.raises(UserError, match="3 is damaged: it has no SHA256SUMS"):
+        saved.restore(state_of(0))
+    step, (line,) = saved.newest_whole()
+    assert step == 2 and "it has no SHA256SUMS" in line
+    same(saved.restore(state_of(0), step)[0], state_of(2))
+    saved.close()
+
+
+def test_the_sums_of_a_checkpoint_without_them_are_made_by_the_command_that_is_named(folder):
+    for step in (2, 3):
+        (folder / "checkpoints" / str(step) / digests.SUMS).unlink()
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    with pytest.raises(UserError, match="Every checkpoint in .* is damaged") as error:
+        saved.newest_whole()
+    command = str(error.value).rpartition("make the sums in its folder: ")[2]
+    subprocess.run(command, shell=True, check=True, cwd=folder / "checkpoints" / "3")
     assert saved.newest_whole() == (3, [])
+    saved.close()
+
+
+@pytest.mark.parametrize("below", ["", "state/d"])
+def test_an_empty_folder_is_named_and_passed_over(folder, below, capsys):
+    (folder / "checkpoints" / "11" / below).mkdir(parents=True)
+    saved = checkpoint.Checkpoints(folder, method="toy", read_only=True)
     same(saved.restore(state_of(0))[0], state_of(3))
+    assert "checkpoints/11 is an empty folder: passed over" in capsys.readouterr().out
+    saved.close()
+    saved = checkpoint.Checkpoints(folder, method="toy")
+    step, (line,) = saved.newest_whole()
+    assert step == 3 and line.startswith("the checkpoint of step 11 is damaged (it is an empty fol")
+    saved.save(11, state_of(11), {"next_step": 11})  # its step is free
+    saved.wait()
+    assert saved.newest_whole() == (11, [])
+    saved.close()
+
+
+def test_only_empty_folders_are_no_checkpoint(tmp_path):
+    (tmp_path / "checkpoints" / "11").mkdir(parents=True)
+    saved = checkpoint.Checkpoints(tmp_path, method="toy")
+    step, (line,) = saved.newest_whole()
+    assert step is None and "step 11" in line
     saved.close()

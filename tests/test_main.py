@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, get_config, small_config
 from PIL import Image
 
-from jssl import experiment, main, workdir
+from jssl import experiment, flags, main, workdir
 from jssl.errors import UserError, WriteError
 from jssl.train import train
 
@@ -89,20 +89,20 @@ def test_the_commands_are_listed(capsys):
     for words in ([], ["--help"], ["--helpfull"]):
         main.main(words)
         out = capsys.readouterr().out
-        for command in main.COMMANDS:
+        for command in flags.COMMANDS:
             assert f"jssl {command}" in out
 
 
-@pytest.mark.parametrize("command", main.COMMANDS)
+@pytest.mark.parametrize("command", flags.COMMANDS)
 def test_a_command_has_a_help_of_its_own(command, capsys):
     with pytest.raises(SystemExit) as end:
         main.main([command, "--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert f"usage: jssl {command}" in out
-    for flag in main.COMMANDS[command].flags:
+    for flag in flags.COMMANDS[command].flags:
         assert f"--{flag}" in out
-    assert ("--config.KEY=VALUE" in out) == main.COMMANDS[command].config
+    assert ("--config.KEY=VALUE" in out) == flags.COMMANDS[command].config
 
 
 def test_the_version_has_the_commit_of_jssl(capsys):
@@ -113,17 +113,17 @@ def test_the_version_has_the_commit_of_jssl(capsys):
 
 def test_older_spellings_of_flags():
     """As absl took them: one dash, a value after a blank, a negated bool, `fit`."""
-    flags = main.parse("train", ["-workdir=w", "--config", "a b.py", "--nodistributed"])
-    assert (flags.workdir, flags.config, flags.distributed) == ("w", "a b.py", False)
-    assert main.parse("train", ["--distributed"]).distributed
-    assert main.parse("train", ["--distributed=false"]).distributed is False
+    made = flags.parse("train", ["-workdir=w", "--config", "a b.py", "--nodistributed"])
+    assert (made.workdir, made.config, made.distributed) == ("w", "a b.py", False)
+    assert flags.parse("train", ["--distributed"]).distributed
+    assert flags.parse("train", ["--distributed=false"]).distributed is False
     settings = ["--config.optim.lr", "-1", "--noconfig.log.tensorboard", "--config.beit.exact"]
-    assert main.parse("train", settings).settings == [
+    assert flags.parse("train", settings).settings == [
         ("optim.lr", "-1"),
         ("log.tensorboard", "False"),
         ("beit.exact", "True"),
     ]
-    assert main.ALIASES["fit"] == "compile"
+    assert flags.ALIASES["fit"] == "compile"
 
 
 def refused(config, folder="unused"):

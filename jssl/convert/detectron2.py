@@ -9,7 +9,6 @@ Key names as https://github.com/facebookresearch/moco, detection/convert-pretrai
 """
 
 import io
-import os
 import pickle
 import re
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jssl import files
 from jssl.augment._pixels import STATISTICS
 from jssl.convert.torchvision import torchvision_resnet
 from jssl.errors import UserError, nearest
@@ -82,6 +82,7 @@ def export_detectron2(folder: str | Path, output: str | Path) -> Path:
     output = Path(output)
     if output.suffix != ".pkl":
         raise UserError(f"Detectron2 reads .pkl, found '{output}'. Type --output={output}.pkl.")
+    files.check_output(output, ending=".pkl")
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     config, params, batch_stats = trained_network(str(folder), sharding=sharding)
     check(config)
@@ -230,12 +231,9 @@ def _pickled(content: Any) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     """Beside its place first, renamed when it is whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(content)
-        beside.replace(path)
+        files.write_bytes(path, content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(
             f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
             "disk with room. Type another --output."

@@ -346,7 +346,8 @@ def _outlive_signals(parent: int, index: int, count: int) -> None:
         timer.daemon = True
         timer.start()
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, later)
     threading.Thread(target=watch, daemon=True).start()
     logging.debug("data worker %d of %d", index, count)

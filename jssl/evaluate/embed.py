@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import augment, data
+from jssl import augment, data, files
 from jssl.errors import UserError, nearest
 from jssl.types import Array, PyTree
 
@@ -248,13 +247,9 @@ def save_npz(
         "step": np.array(step, np.int64),
         "backbone_sha256": np.array(str(backbone_sha256)),
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
-            np.savez(file, **arrays)
-        beside.replace(path)
+        files.write_npz(path, **arrays)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(
             f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
             "disk with room. Type another --output."

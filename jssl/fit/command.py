@@ -6,9 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jssl import checks, versions, workdir
+from jssl import checks, files, versions
 from jssl import config as config_lib
-from jssl.errors import UserError
+from jssl.errors import NotWrittenError, UserError
 from jssl.fit import devices as devices_lib
 from jssl.fit import roofline, search, step
 from jssl.fit.hardware import CHIPS, GIB, Topology
@@ -43,6 +43,8 @@ def fit(
             unknown size; a batch that is neither a number nor 'auto'; no batch that fits.
     """
     checks.check(config)
+    default = f"fit_{_slug(name)}_{_slug(topology.text)}.json"
+    path = files.check_output(output or default, ending="")
     devices = devices_lib.open_devices(topology)
     if batch not in ("", "auto") and not (batch.isdigit() and int(batch)):
         raise UserError(f"--batch={batch}: expected a number of examples a device, or auto.")
@@ -64,9 +66,12 @@ def fit(
     found = record(config, name, topology, devices, compiled)
     if batch == "auto":
         found["batch"]["auto"] = True
-    path = Path(output or f"fit_{_slug(name)}_{_slug(topology.text)}.json")
-    workdir.write_json(path, found)
-    print(report(found) + f"\nwritten to {path}")
+    print(report(found))
+    try:
+        files.write_json(path, found)
+    except OSError as error:
+        raise NotWrittenError([f"{path} ({error.strerror})"]) from None
+    print(f"written to {path}")
     return found
 
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jssl import files
 from jssl.errors import UserError
 from jssl.fit.command import load
 from jssl.fit.hardware import GIB
@@ -56,7 +57,7 @@ def main(folder: str, readme: str) -> None:
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise UserError(f"{readme} needs one line '{BEGIN}' and one line '{END}'.")
     before, rest = page.split(BEGIN)
-    path.write_text(before + table(load(folder)) + rest.split(END)[1])
+    files.write_text(path, before + table(load(folder)) + rest.split(END)[1])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from jssl import data, evaluate, experiment, workdir
+from jssl import data, evaluate, experiment, files, workdir
 from jssl.errors import UserError
 from jssl.protocols.subject import data_config, other_classes
 
@@ -31,6 +31,7 @@ def embed_run(
         split: 'train' or 'test'.
     """
     config = workdir.read_config(folder)
+    files.check_output(output, ending=".npz")
     chosen = data_config(config, source, data_dir)
     found = data.make_source(chosen, split)
     words = other_classes(folder, config, chosen, found) if feature == "logits" else ""

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jssl import evaluate, versions, workdir
-from jssl.errors import UserError, nearest
+from jssl import evaluate, files, versions, workdir
+from jssl.errors import NotWrittenError, UserError, nearest
 from jssl.evaluate.layers import LAYER
 from jssl.protocols import frozen, published, retrieval, robustness, sequences, transfer, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
@@ -203,14 +204,27 @@ def evaluate_run(
         workdir, with the data set, the split, the seed and the hash of the network.
 
     Raises:
-        UserError: unknown protocol, preset or feature, no labels, no checkpoint.
+        UserError: unknown protocol, preset or feature, no labels, no checkpoint, or a workdir that
+            cannot be written.
+        NotWrittenError: the table was printed, but a record could not be written.
     """
     settings = settings or Settings()
     changed = {k: v for k, v in settings._asdict().items() if v != Settings._field_defaults[k]}
     check_settings(protocols, changed)
     if "linear" in protocols or ALL in protocols:
         check_preset(settings.preset)
+    _check_records(folder)
     subject = Subject(folder, settings)
+    unwritten: list[str] = []
+
+    def write(path: Path, text: str) -> bool:
+        try:
+            files.write_text(path, text)
+        except OSError as error:  # what was computed is shown all the same
+            unwritten.append(f"{path} ({error.strerror})")
+            return False
+        return True
+
     lacking: dict[str, str] = {}
     if ALL in protocols:
         lacking = {name: words for name, p in PROTOCOLS.items() if (words := p.missing(subject))}
@@ -221,19 +235,37 @@ def evaluate_run(
         found = PROTOCOLS[name].run(subject)
         if PROTOCOLS[name].baseline and not baselines:
             baselines = frozen.baselines(subject)
-        _write(subject, name, found + (baselines if PROTOCOLS[name].baseline else []))
+        record = _record(subject, name, found + (baselines if PROTOCOLS[name].baseline else []))
+        write(subject.folder / FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
         rows += found
     if "knn" not in protocols:
         rows += baselines
     print(evaluate.format_table(rows))
     if lacking:
         path = subject.folder / "card.md"
-        path.write_text(card(subject, rows, lacking))
-        print(f"The card: {path}")
+        if write(path, card(subject, rows, lacking)):
+            print(f"The card: {path}")
+    if unwritten:
+        raise NotWrittenError(unwritten)
     return rows
 
 
-def _write(subject: Subject, name: str, rows: Sequence[Row]) -> None:
+def _check_records(folder: str | Path) -> None:
+    """Raises UserError when the records cannot be written, before anything is computed."""
+    workdir.read_config(folder)
+    records = Path(folder) / FOLDER
+    try:
+        records.mkdir(exist_ok=True)
+        for place in (records, records.parent):
+            files.check_folder(place)
+    except OSError as error:
+        raise UserError(
+            f"The records of an evaluation belong into {records}, which cannot be written "
+            f"({error.strerror}). Copy the workdir to a disk with room, and type its --workdir."
+        ) from None
+
+
+def _record(subject: Subject, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     record = {
         "protocol": name,
         "method": subject.config.method,
@@ -247,9 +279,7 @@ def _write(subject: Subject, name: str, rows: Sequence[Row]) -> None:
         "versions": versions.collect(),
     }
     check_record(record)
-    folder = subject.folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    workdir.write_json(folder / f"{name}.json", record)
+    return record
 
 
 def check_record(record: dict[str, Any]) -> None:

@@ -27,8 +27,9 @@ if "describe" in sys.argv and os.path.exists(answers):
     print(lines[0])
 failing = os.path.join(os.path.dirname(log), "fail_once")
 if any("jssl train" in word for word in sys.argv) and os.path.exists(failing):
+    status = int(open(failing).read() or 255)
     os.unlink(failing)
-    sys.exit(255)
+    sys.exit(status)
 """
 
 
@@ -144,6 +145,41 @@ def test_tpu_pod_watch_makes_a_slice_that_was_taken_again(shell, tmp_path):
     assert deletes == [[*QUEUED, "delete", "run", *AT, "--force", "--quiet"]]
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_tpu_pod_watch_goes_on_after_a_run_that_saved_and_stopped(shell, tmp_path, taken):
+    (tmp_path / "fail_once").write_text("75")
+    after = ["SUSPENDED", "ABSENT", "ACTIVE"] if taken else ["ACTIVE"]
+    lines, said = shell("tpu_pod.sh", "watch", *TRAIN, answers=["ACTIVE"] * 3 + after, **POD)
+    between = ["delete", "create"] if taken else []
+    once = ["scp", "setup", "train"]
+    assert verbs(lines) == [*once, *between, *once]
+    assert "the run was asked to stop and has saved: it goes on" in said
+    assert "the run has ended" in said
+
+
+@pytest.mark.parametrize(
+    ("jssl", "status"),
+    [
+        ("exit 75", 75),
+        ("exit 2", 2),
+        ("exit 0", 0),
+        ("touch jssl.stop; exit 75", 0),  # as `stop` does, on purpose
+    ],
+)
+def test_tpu_pod_gives_the_status_of_the_run(shell, tmp_path, jssl, status):
+    """What a worker is told runs as shell."""
+    (start,), _ = shell("tpu_pod.sh", "start", *TRAIN, **POD)
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "jssl").write_text(f"#!/bin/bash\necho said\n{jssl}\n")
+    (tmp_path / "venv" / "bin" / "jssl").chmod(0o755)
+    (tmp_path / "jssl.stop").write_text("")  # of an earlier stop: start takes it away
+    told = start[-1].removeprefix("--command=")
+    assert subprocess.run(["bash", "-c", told], cwd=tmp_path).returncode == status
+    assert (tmp_path / "jssl.log").read_text() == "said\n"
+    (stop,), _ = shell("tpu_pod.sh", "stop", **POD)
+    assert "touch jssl.stop; pkill -TERM" in stop[-1]
+
+
 def test_tpu_pod_watch_does_not_repeat_a_run_that_fails_by_itself(shell, tmp_path):
     (tmp_path / "fail_once").write_text("")
     lines, said = shell("tpu_pod.sh", "watch", *TRAIN, answers=["ACTIVE"], status=1, **POD)
@@ -166,7 +202,8 @@ def test_gke(shell):
     (start,), _ = shell("gke_xpk.sh", "start", *TRAIN, **env)
     assert start[:8] == ["xpk", "workload", "create", "--workload=n", "--cluster=c", "--zone=z",
                          "--tpu-type=v5litepod-64", "--num-slices=1"]  # fmt: skip
-    assert start[8:11] == ["--max-restarts=50", "--base-docker-image=python:3.11",
+    assert start[8:12] == ["--max-restarts=50", "--restart-on-exit-codes=3,75",
+                           "--base-docker-image=python:3.11",
                            f"--script-dir={ROOT}"]  # fmt: skip
     assert "jssl train --distributed --config=configs/simclr_imagenet.py" in start[-1]
     (storage,), _ = shell("gke_xpk.sh", "storage", BUCKET="b", **env)
@@ -188,10 +225,12 @@ def test_slurm_runs_one_step_and_does_not_requeue_what_ended(shell):
     assert lines == [["srun", "--kill-on-bad-exit=1", "jssl", "train", "--distributed", *TRAIN]]
 
 
-def test_slurm_saves_and_queues_again_when_it_is_told_to_stop(tmp_path):
-    """srun's stand-in runs until scancel's tells it to save; then it ends well."""
+@pytest.mark.parametrize(("status", "again"), [(75, ["scontrol requeue 7"]), (0, []), (1, [])])
+def test_slurm_saves_and_queues_again_when_it_is_told_to_stop(tmp_path, status, again):
+    """srun's stand-in runs until scancel's tells it to save; 75: saved, and not at its end."""
     bodies = {
-        "srun": 'touch "$W/started"; until [ -e "$W/told" ]; do sleep 0.02; done; touch "$W/saved"',
+        "srun": 'touch "$W/started"; until [ -e "$W/told" ]; do sleep 0.02; done; touch "$W/saved"'
+        f"; exit {status}",
         "scancel": 'echo "scancel $*" >> "$W/log"; touch "$W/told"',
         "scontrol": '[ -e "$W/saved" ] && echo "scontrol $*" >> "$W/log"',
     }
@@ -204,12 +243,12 @@ def test_slurm_saves_and_queues_again_when_it_is_told_to_stop(tmp_path):
         while not (tmp_path / "started").exists():
             assert process.poll() is None
         process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=20) == status
     finally:
         process.kill()
     assert (tmp_path / "log").read_text().splitlines() == [
         "scancel --signal=TERM 7.0",
-        "scontrol requeue 7",
+        *again,
     ]
     header = (LAUNCH / "slurm.sbatch").read_text()
     assert "#SBATCH --requeue" in header and "#SBATCH --signal=B:TERM@120" in header

@@ -1,13 +1,16 @@
 """launch/local_pod and the flags of a job; tests/test_nothing_lost.py starts a pod for real."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
 from helpers import ROOT
 
-from jssl import job, main
+from jssl import flags, job, main
 
 
 def test_the_flags_of_the_job_reach_jax(monkeypatch):
@@ -15,7 +18,9 @@ def test_the_flags_of_the_job_reach_jax(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: seen.update(k, args=a))
 
     words = ["--coordinator=h:1", "--processes=4", "--process=2", "--init_timeout=7"]
-    main._distribute(main.parse("train", [*words, "--heartbeat_timeout=8", "--shutdown_timeout=9"]))
+    main._distribute(
+        flags.parse("train", [*words, "--heartbeat_timeout=8", "--shutdown_timeout=9"])
+    )
     assert seen == {
         "args": ("h:1", 4, 2),
         "initialization_timeout": 7,
@@ -45,3 +50,51 @@ def test_what_the_runtime_says_of_a_lost_process():
 def test_one_process_keeps_its_exceptions():
     with pytest.raises(KeyError), job.together("run"):
         raise KeyError("mine")
+
+
+STAND_IN = """
+import pathlib, signal, sys, time
+mine = sys.argv[-1].partition("=")[2]
+def asked(*_):
+    pathlib.Path(f"asked-{mine}").touch()
+    if "--stubborn" not in sys.argv:
+        sys.exit(75)
+signal.signal(signal.SIGTERM, asked)
+pathlib.Path(f"ready-{mine}").touch()
+while True:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_signal_is_passed_on_once_and_a_second_one_kills(tmp_path, number, stubborn):
+    """Processes that save and end with 75, as `jssl train` does; and some that do not end."""
+    (tmp_path / "jssl").mkdir()
+    (tmp_path / "jssl" / "__init__.py").touch()
+    (tmp_path / "jssl" / "__main__.py").write_text(STAND_IN)
+    words = ["--", "--stubborn"] if stubborn else ["--"]
+    pod = subprocess.Popen(
+        [sys.executable, f"{ROOT}/launch/local_pod", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def wait_for(name):
+        while not all((tmp_path / f"{name}-{i}").exists() for i in range(2)):
+            assert pod.poll() is None
+            time.sleep(0.01)
+
+    try:
+        wait_for("ready")
+        pod.send_signal(number)
+        if stubborn:
+            wait_for("asked")
+            pod.send_signal(number)
+        _, said = pod.communicate(timeout=60)
+    finally:
+        pod.kill()
+    assert pod.returncode == (1 if stubborn else 75)
+    assert ("was killed by SIGKILL" in said) == stubborn

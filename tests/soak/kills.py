@@ -132,10 +132,13 @@ def after(lab, kind, process, place, family):
     said = lab.log_of(place).read_text(errors="replace")
     status = process.returncode
     if kind.startswith("TERM") and "later" not in kind:
-        # 0: saved and left; -15: it came before training, when there was nothing to save.
-        if status == 0 and "is saved in" not in said and runs.newest(place) != runs.STEPS:
-            raise runs.Failed(f"TERM, status 0, but nothing said of a save: {said[-500:]}")
-        if status not in (0, -signal.SIGTERM):
+        # 75: saved and left, or there was nothing to save; -15: it came while Python started; 0: it
+        # came at the very end.
+        if status == 75 and "type the same command again" not in said:
+            raise runs.Failed(f"TERM, status 75, but nothing said: {said[-500:]}")
+        if status == 0 and runs.newest(place) != runs.STEPS:
+            raise runs.Failed(f"TERM, status 0, but the run is not at its end: {said[-500:]}")
+        if status not in (0, 75, -signal.SIGTERM):
             raise runs.Failed(f"TERM ended with status {status}: {said[-800:]}")
     elif "of one of" in kind and (status == 0 or seconds > 60):
         raise runs.Failed(f"a pod that lost a process: status {status} after {seconds:.0f} s")

@@ -1,0 +1,237 @@
+"""The flags of every command, and how the words of a command line are read."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from jssl.errors import UserError, nearest
+
+Flags = argparse.Namespace
+
+
+class Command(NamedTuple):
+    """A command: what it does, its flags as for `argparse`, and whether it takes `--config`."""
+
+    purpose: str
+    flags: dict[str, dict[str, Any]]
+    config: bool = False
+
+
+_WORKDIR = {"workdir": {"metavar": "DIR", "help": "folder of the run"}}
+_CHECKPOINT = {
+    "step": {"type": int, "metavar": "N", "help": "checkpoint; the newest by default"},
+    "source": {"metavar": "NAME", "help": "data set; that of the run by default"},
+    "data_dir": {"metavar": "DIR", "help": "where the data set lies"},
+}
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "trains a config, or resumes its run",
+        {
+            **_WORKDIR,
+            "distributed": {"type": bool, "help": "join the job that the cluster describes"},
+            "coordinator": {"metavar": "HOST:PORT", "help": "process 0, for a job by hand"},
+            "processes": {"type": int, "metavar": "N", "help": "number of processes of that job"},
+            "process": {"type": int, "metavar": "N", "help": "which of them this is"},
+            "init_timeout": {
+                "type": int,
+                "default": 300,
+                "metavar": "SECONDS",
+                "help": "wait so long for the others to start",
+            },
+            "heartbeat_timeout": {
+                "type": int,
+                "default": 30,
+                "metavar": "SECONDS",
+                "help": "a process that is silent so long is dead",
+            },
+            "shutdown_timeout": {
+                "type": int,
+                "default": 60,
+                "metavar": "SECONDS",
+                "help": "wait so long for the others to end",
+            },
+        },
+        config=True,
+    ),
+    "evaluate": Command(
+        "judges a run by protocols",
+        {
+            **_WORKDIR,
+            "protocol": {"default": "knn,linear", "help": "names with commas, or all"},
+            "k": {"type": int, "metavar": "N", "help": "neighbours of kNN"},
+            "temperature": {"type": float, "help": "of kNN's weights exp(similarity/temperature)"},
+            "feature": {"metavar": "NAME", "help": "backbone or an intermediate"},
+            "preset": {"metavar": "NAME", "help": "of the linear protocol; the method's own"},
+            "epochs": {"type": float, "help": "of linear and voc_*; the preset's by default"},
+            "seed": {"type": int, "help": "of what a protocol draws; the run's own stays"},
+            **_CHECKPOINT,
+        },
+    ),
+    "embed": Command(
+        "writes the features of a data set",
+        {
+            **_WORKDIR,
+            "output": {"metavar": "FILE.npz", "help": "the file to write"},
+            "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
+            "split": {"default": "test", "help": "train or test"},
+            **_CHECKPOINT,
+        },
+    ),
+    "export": Command(
+        "writes a trained encoder for another library",
+        {
+            **_WORKDIR,
+            "output": {"metavar": "FILE.pkl", "help": "the file to write"},
+            "format": {"default": "detectron2", "help": "whose file; a recipe lies beside it"},
+        },
+    ),
+    "report": Command(
+        "makes the table of results",
+        {
+            "records": {"metavar": "DIR", "help": "folder of result.json files"},
+            "readme": {"metavar": "FILE", "help": "file whose results table is replaced"},
+        },
+    ),
+    "compile": Command(
+        "compiles a config for hardware that is not there: memory, time, traffic",
+        {
+            "topology": {"metavar": "CHIP:SHAPE", "help": "v5e:16x16, v5p:4x4x4, h100:8"},
+            "batch": {"default": "", "help": "examples a device, or auto; the config's"},
+            "examples": {
+                "type": int,
+                "default": 0,
+                "metavar": "N",
+                "help": "in the train split, where the data are not here",
+            },
+            "output": {"metavar": "FILE.json", "help": "the record to write"},
+        },
+        config=True,
+    ),
+}
+ALIASES = {"fit": "compile"}  # older names
+
+
+def usage() -> str:
+    """The text of `jssl --help`."""
+    rows = "\n".join(f"  jssl {name:<10}{c.purpose}" for name, c in COMMANDS.items())
+    return f"""jssl: self-supervised vision training in JAX
+
+{rows}
+
+  jssl train --config=configs/NAME.py[:switches] --workdir=DIR [--config.KEY=VALUE ...]
+
+Every run leaves its config, versions, parameter table, metrics and checkpoints in the workdir;
+the same command resumes it. `jssl COMMAND --help` lists the flags of a command."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. `{self.prog} --help` lists the flags.")
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"expected true or false, found '{text}'")
+    return text.lower() in ("true", "1")
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """The parser of a command's own flags."""
+    command = COMMANDS[name]
+    made = _Parser(
+        prog=f"jssl {name}",
+        description=f"{command.purpose.capitalize()}.",
+        allow_abbrev=False,
+        epilog="Any key of the config: --config.KEY=VALUE." if command.config else None,
+    )
+    if command.config:
+        made.add_argument("--config", metavar="FILE.py[:switches]", help="the config file")
+    for flag, options in command.flags.items():
+        if options.get("type") is bool:
+            options = {**options, "type": _boolean, "nargs": "?", "const": True, "default": False}
+            made.add_argument(f"--{flag}", **options, metavar="BOOL")
+            made.add_argument(
+                f"--no{flag}", dest=flag, action="store_false", help=argparse.SUPPRESS
+            )
+        else:
+            made.add_argument(f"--{flag}", **options)
+    made.add_argument(
+        "--verbosity", type=int, default=-1, metavar="N", help="0: what libraries tell as well"
+    )
+    return made
+
+
+def parse(name: str, words: Sequence[str]) -> Flags:
+    """Reads the flags of a command.
+
+    Args:
+        name: of the command.
+        words: what follows it on the command line.
+
+    Returns:
+        A value for each flag; `settings` holds the (key, value) of each `--config.KEY=VALUE`.
+
+    Raises:
+        UserError: a flag that this command does not have, saying what to type.
+    """
+    own, settings, words = [], [], _double_dashes(words)
+    while words:
+        word = words.pop(0)
+        if word.startswith(("--config.", "--noconfig.")):
+            key, given, value = word.partition("=")
+            if word.startswith("--noconfig."):  # as absl's flags had it
+                key, given, value = key.replace("--noconfig.", "--config.", 1), "=", "False"
+            elif not given:
+                given, value = ("=", words.pop(0)) if words and words[0][:2] != "--" else ("", "")
+            if not given:  # a bool may stand alone
+                value = "True"
+            settings.append((key.removeprefix("--config."), value))
+        else:
+            own.append(word)
+    if settings and not COMMANDS[name].config:
+        raise UserError(
+            f"jssl {name} takes no --config.{settings[0][0]}: a run keeps the settings that it was "
+            "trained with."
+        )
+    flags, rest = parser(name).parse_known_args(own)
+    if rest:
+        raise UserError("\n".join(_unknown(name, word) for word in rest))
+    flags.settings = settings
+    return flags
+
+
+def _double_dashes(words: Sequence[str]) -> list[str]:
+    """Flags with one dash, as absl takes them, get two."""
+    one = [w.startswith("-") and w[1:2].isalpha() and len(w.partition("=")[0]) > 2 for w in words]
+    return [f"-{w}" if single else w for w, single in zip(words, one, strict=True)]
+
+
+def _unknown(name: str, word: str) -> str:
+    """What to type instead of a flag that a command does not have."""
+    if not word.startswith("-"):
+        return f"Unexpected word '{word}' after 'jssl {name}'. Flags begin with --."
+    flag = word.lstrip("-").partition("=")[0]
+    value = word.partition("=")[2] or "VALUE"
+    command = COMMANDS[name]
+    message = f"jssl {name} has no flag --{flag}"
+    same = flag.replace("-", "_")
+    if same in command.flags or command.config and same == "config":
+        return f"{message}: type --{same}={value}."
+    if command.config:
+        from jssl import config
+
+        keys = config.keys_named(same)
+        if keys:
+            return f"{message}: type {' or '.join(f'--config.{k}={value}' for k in keys)}."
+    owners = [f"jssl {other}" for other, c in COMMANDS.items() if same in c.flags]
+    if owners:
+        message += f"; it belongs to {', '.join(owners)}"
+    return f"{message}: {nearest(flag, command.flags)}."
+
+
+def need(flags: Flags, name: str, example: str) -> str:
+    """The value of a flag that must be given."""
+    value = getattr(flags, name)
+    if not value:
+        raise UserError(f"--{name} is missing. Type --{name}={example}.")
+    return value

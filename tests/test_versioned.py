@@ -1,0 +1,96 @@
+"""Workdirs of another version: what is absent has its default, what is unknown is named."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from jssl import config as config_lib
+from jssl import experiment, methods, protocols, versioned, workdir
+from jssl.errors import UserError
+from jssl.train import train
+
+# Recorded by the code at 8795ffb: `jssl train` of configs/simclr_photos.py:smoke on 64 synthetic
+# pictures, the net made tiny; the command is in its versions.json. From its config.json five keys
+# were taken, as if they had been added since, and two were put in, as if they had been removed.
+OLD = ROOT / "tests" / "golden" / "workdir_8795ffb"
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    monkeypatch.setattr(versioned, "_told", set())
+    shutil.copytree(OLD, tmp_path / "old")
+    return tmp_path / "old"
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_the_defaults_are_the_whole_tree_of_a_config(method):
+    preset = next(iter(methods.load(method).PRESETS))
+    tree = json.loads(config_lib.base(method, preset=preset).to_json())
+
+    def paths(node, path=""):
+        if not isinstance(node, dict) or not node:
+            return {path}
+        return set().union(*(paths(value, f"{path}.{key}") for key, value in node.items()))
+
+    assert paths(versioned.defaults(method)) == paths(tree)
+
+
+def test_an_older_workdir_is_read(old, capsys):
+    config = workdir.read_config(old)
+    assert (config.simclr.loss_form, config.data.on_error) == ("official", "stop")
+    assert config.monitor.rank_threshold == 2.0 and config.log.wandb_mode == "online"
+    assert (config.model.width, config.simclr.proj_dim) == (0.0625, 8)
+    workdir.read_config(old)
+    said = capsys.readouterr().out
+    assert said.count("model.gone=3") == said.count("gone={'a': 1}") == 1
+    assert "keys that this version does not have" in said
+
+
+def test_an_older_workdir_is_resumed_and_evaluated(old, capsys):
+    config = workdir.read_config(old).unlock()
+    config.max_steps = 3
+    state = train(config, old)
+    assert int(state.step) == 3
+    rows = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    recorded = (OLD / "metrics.jsonl").read_text().splitlines()
+    assert rows[:2] == [json.loads(line) for line in recorded]
+    assert np.isfinite(rows[2]["loss"])
+    assert json.loads((old / "config.json").read_text())["data"]["on_error"] == "stop"
+    assert json.loads((old / "versions.json").read_text())["schema"] == versioned.SCHEMA
+    assert protocols.evaluate_run(old, protocols=["knn"])[0]["probe"].startswith("kNN")
+
+
+def test_an_older_workdir_is_loaded(old):
+    embed, state = experiment.load_encoder(old)
+    features, _ = embed(state, np.zeros((2, 16, 16, 3), np.uint8))
+    assert int(state.step) == 2 and features.shape[0] == 2
+
+
+def test_only_a_key_whose_value_differs_is_refused(old):
+    config = workdir.read_config(old).unlock()
+    config.simclr.loss_form = "paper"  # the run did what the default does
+    config.simclr.proj_dim = 8
+    with pytest.raises(UserError) as error:
+        train(config, old)
+    listed = [line for line in str(error.value).splitlines() if line.startswith("  ")]
+    assert listed == ["  simclr.loss_form: official -> paper"]
+
+
+def test_a_workdir_of_a_newer_schema_is_refused(old):
+    config = workdir.read_config(old)
+    found = json.loads((old / "versions.json").read_text())
+    found.update({"schema": versioned.SCHEMA + 1, "libraries": {"jssl": "9.0"}})
+    (old / "versions.json").write_text(json.dumps(found))
+    for use in (workdir.read_config, lambda folder: workdir.open_workdir(folder, config)):
+        with pytest.raises(UserError, match="schema 3, this version .* up to 2: .* version 9.0"):
+            use(old)
+
+
+def test_a_config_that_names_no_method_is_said(old):
+    (old / "config.json").write_text('{"seed": 1}')
+    with pytest.raises(UserError, match="it names no method"):
+        workdir.read_config(old)
