@@ -29,6 +29,7 @@ def common() -> dict[str, Any]:
     return {
         "seed": 0,
         "epochs": 100.0,  # may be a fraction
+        "updates": "whole_epochs",  # how they are counted, see jssl.optim.count_updates
         "max_steps": 0,  # stop after this many updates; 0: `epochs` decides
         "batch_size": 256,  # global, over all devices of all processes
         "launch": "pmap",  # pmap | shard_map | jit | vmap:N

@@ -72,6 +72,7 @@ def filled(shapes, start):
 
 
 def made_up(config, start):
+    config.run.update({"num_examples": 4096, "steps_per_epoch": 100, "total_steps": 100})
     method, _ = experiment.make_method(config, axis_name=None)
     return filled(jax.eval_shape(lambda: experiment.first_state(config, method, 16)), start)
 

@@ -73,6 +73,7 @@ def _imagenet(epochs: float, lr: float, weight_decay: float, tau: float) -> dict
     return {
         "batch_size": 4096,
         "epochs": epochs,
+        "updates": "examples",
         "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
         "augment": {"name": "byol", "size": 224, "normalize": "imagenet"},
         "optim": {**_OPTIM, "lr": lr, "weight_decay": weight_decay},
@@ -93,6 +94,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "cifar": {  # not the authors': solo-learn's, see configs/byol_cifar.py
         **_imagenet(1000.0, 1.0, 1e-5, 0.99),
+        "updates": "whole_epochs",
         "batch_size": 256,
         "model": {"name": "resnet18", "stem": "cifar", **_MODEL},
         "augment": {

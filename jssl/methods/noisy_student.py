@@ -87,6 +87,7 @@ _OPTIM = {"name": "rmsprop_tf", "momentum": 0.9, "rms_decay": 0.9, "eps": 1e-3, 
 PRESETS: dict[str, dict[str, Any]] = {
     "imagenet": {
         "batch_size": 2048,  # labelled images
+        "updates": "examples",
         "epochs": 700.0,
         "model": {"name": "efficientnet_b0", **OFFICIAL},
         "augment": {
