@@ -34,6 +34,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -191,6 +192,7 @@ def labelled_mean(values: Array, labelled: Array, axis_name: str | None) -> Arra
     return total * axis_size(axis_name) / jnp.maximum(count, 1)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

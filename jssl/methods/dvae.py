@@ -24,7 +24,13 @@ from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
 from jssl.evaluate.codes import codebook_report, codebook_warnings
 from jssl.evaluate.reconstructions import constant_patch_error, picture_grid
-from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    first_state,
+    in_32_bits,
+    input_functions,
+)
 from jssl.models.dvae import Decoder, Encoder, gumbel_softmax, map_pixels, unmap_pixels
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
@@ -166,6 +172,7 @@ def temperature_at(step: Array, *, first: float, last: float, steps: int) -> Arr
     return last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -32,6 +32,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -148,6 +149,7 @@ def without_predictor(tree: PyTree) -> PyTree:
     return {name: part for name, part in tree.items() if name != "predictor"}
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -36,6 +36,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.efficientnet import OFFICIAL, EfficientNet, classifier_init
@@ -258,6 +259,7 @@ def frozen(params: PyTree, blocks: int) -> PyTree:
     return jax.tree_util.tree_map_with_path(still, params)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

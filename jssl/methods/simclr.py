@@ -26,6 +26,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -110,6 +111,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, projector)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -11,6 +11,7 @@ from typing import Any
 from jssl import evaluate, files, versions, workdir
 from jssl.errors import NotWrittenError, UserError, nearest
 from jssl.evaluate.layers import LAYER
+from jssl.precision import narrow
 from jssl.protocols import frozen, published, retrieval, robustness, sequences, transfer, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
 
@@ -188,6 +189,7 @@ def check_settings(protocols: Sequence[str], given: Mapping[str, Any]) -> None:
         )
 
 
+@narrow
 def evaluate_run(
     folder: str | Path, *, protocols: Sequence[str], settings: Settings | None = None
 ) -> list[Row]:
