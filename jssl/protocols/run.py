@@ -276,7 +276,10 @@ def _record(subject: Subject, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "seed": subject.settings.seed,
         "run_seed": subject.config.seed,
         "checkpoint": {"step": int(subject.state.step), "sha256": subject.sha256},
-        "settings": subject.settings._asdict(),
+        "settings": {
+            k: versions.without_folders(v) if isinstance(v, str) else v
+            for k, v in subject.settings._asdict().items()
+        },
         "rows": list(rows),
         "versions": versions.collect(),
     }
