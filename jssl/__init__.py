@@ -5,8 +5,36 @@ from jssl.methods import simclr                          # a method as pure func
 embed, state = jssl.load_encoder('runs/simclr_photos')   # a trained network
 """
 
-from jssl.errors import UserError as UserError
-from jssl.experiment import load_encoder as load_encoder
-from jssl.types import Method as Method
-from jssl.types import RunLengths as RunLengths
-from jssl.types import TrainState as TrainState
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jssl.errors import UserError as UserError
+    from jssl.experiment import load_encoder as load_encoder
+    from jssl.types import Method as Method
+    from jssl.types import RunLengths as RunLengths
+    from jssl.types import TrainState as TrainState
+
+# Imported when they are asked for: `from jssl import losses` loads jax and the losses alone.
+_HOMES = {
+    "UserError": "errors",
+    "load_encoder": "experiment",
+    "Method": "types",
+    "RunLengths": "types",
+    "TrainState": "types",
+}
+_MODULES = ("augment", "config", "data", "evaluate", "losses", "methods", "models", "optim",
+            "protocols", "state")  # fmt: skip
+__all__ = [*_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"jssl.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jssl' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"jssl.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

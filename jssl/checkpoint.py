@@ -13,14 +13,17 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers as policies
 
 from jssl import digests
 from jssl.errors import UserError
 from jssl.metrics import say
+from jssl.third_party import unchanged
 from jssl.types import PyTree, TrainState
+
+with unchanged():
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers as policies
 
 
 def flat_leaves(state: PyTree) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jssl import augment, checkpoint, checks, data, methods, optim, parallel, workdir
 from jssl.errors import UserError
+from jssl.third_party import same_handlers
 from jssl.types import Batch, Method, RunLengths, TrainState
 
 
@@ -274,6 +275,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
     )
 
 
+@same_handlers()
 def load_encoder(folder: str | Path, *, step: int | None = None, sharding: Any = None):
     """Loads the trained network of a run as a pure function and its state.
 

@@ -22,11 +22,13 @@ from jssl import (
 from jssl.experiment import Experiment
 from jssl.metrics import say
 from jssl.precision import narrow
+from jssl.third_party import same_handlers
 from jssl.train import train
 from jssl.types import TrainState
 
 
 @narrow
+@same_handlers()
 def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
     """Trains (or resumes), then writes and prints the table of the finished run.
 

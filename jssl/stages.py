@@ -49,6 +49,7 @@ from jssl.metrics import say
 from jssl.precision import narrow
 from jssl.stage_plan import LABELS, Stage, plan
 from jssl.stage_plan import stages_of as stages_of
+from jssl.third_party import same_handlers
 from jssl.train import train
 from jssl.types import TrainState
 
@@ -58,6 +59,7 @@ BATCH = 256  # images that are judged or labelled at a time
 
 
 @narrow
+@same_handlers()
 def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     """Runs every stage that is not finished, then writes and prints how good each network is.
 

@@ -25,6 +25,7 @@ from jssl import (
 from jssl.errors import UserError
 from jssl.monitor import check_monitor, make_inspection, make_monitor, monitor_protocol
 from jssl.precision import narrow
+from jssl.third_party import same_handlers
 from jssl.types import TrainState
 
 
@@ -40,6 +41,7 @@ def _asked(step: int) -> bool:
 
 
 @narrow
+@same_handlers()
 def train(config: ConfigDict, folder: str | Path, *, judged: bool = False) -> TrainState:
     """Trains until the config's last step; resumes when the workdir has a checkpoint.
 

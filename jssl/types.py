@@ -11,8 +11,9 @@ Axis letters used in docstrings:
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
+
+from jssl.third_party import flax
 
 Array = jax.Array
 PyTree = Any

@@ -1,5 +1,6 @@
 """Augmentation on the device: one image at a time under vmap, the key first."""
 
+from jssl import third_party as third_party  # before anything imports flax
 from jssl.augment._blur import blur_radius, gaussian_blur, random_gaussian_blur
 from jssl.augment._boxes import Box, sample_box
 from jssl.augment._color import (

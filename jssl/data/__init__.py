@@ -1,5 +1,6 @@
 """Data: sources with one protocol, decoding, host crops, and the deterministic pipeline."""
 
+from jssl import third_party as third_party  # before anything imports flax
 from jssl.data.build import DEFAULTS as DEFAULTS
 from jssl.data.build import eval_transform as eval_transform
 from jssl.data.build import has_split as has_split

@@ -17,13 +17,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags, logging
 
 from jssl.data.fetch import NOTES, Problems, fetch, plain_errors, stack
 from jssl.data.sources import Source
 from jssl.errors import UserError
+from jssl.third_party import unchanged
+
+with unchanged():
+    import grain
 
 Order = Callable[[int, int, int], np.ndarray]
 NumpyBatch = dict[str, np.ndarray]

@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grain
 import numpy as np
 
 from jssl.data.fetch import NOTES, Problems, fetch, plain_errors, stack
 from jssl.data.pipeline import BUFFERED_BATCHES, NumpyBatch, default_threads
 from jssl.data.sources import Source
 from jssl.errors import UserError
+from jssl.third_party import unchanged
+
+with unchanged():
+    import grain
 
 
 class EvalBatches:

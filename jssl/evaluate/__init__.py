@@ -1,5 +1,6 @@
 """Evaluation of frozen features: kNN, linear probes, signs of collapse, and the table of a run."""
 
+from jssl import third_party as third_party  # before anything imports flax
 from jssl.evaluate.average_precision import average_precision as average_precision
 from jssl.evaluate.average_precision import mean_average_precision as mean_average_precision
 from jssl.evaluate.class_subset import IMAGENET_A as IMAGENET_A

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
-from sklearn.metrics import recall_score
 
 from jssl.evaluate.embed import BACKBONE
 from jssl.evaluate.knn import knn_accuracy
 from jssl.evaluate.linear import fit_linear, linear_accuracy
+from jssl.third_party import unchanged
+
+with unchanged():
+    from scipy.stats import binomtest, bootstrap
+    from sklearn.metrics import recall_score
 
 LINEAR_BATCH = 256
 # The row of cached features. `linear` is the papers' protocol: augmented images, SGD by a preset.

@@ -3,9 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from jssl.errors import UserError, nearest
+from jssl.third_party import unchanged
+
+with unchanged():
+    from sklearn.model_selection import train_test_split
 
 TOP1, PER_CLASS, MAP11 = "top-1", "mean per class", "11-point mAP"
 ALL12 = "all12"

@@ -15,6 +15,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from jssl import third_party as third_party  # before anything imports flax
 from jssl.errors import UserError, nearest
 
 

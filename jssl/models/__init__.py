@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jssl import third_party as third_party  # before anything imports flax
 from jssl.errors import UserError, nearest
 from jssl.models.alexnet import AlexNetHalf as AlexNetHalf
 from jssl.models.alexnet import make_alexnet as make_alexnet

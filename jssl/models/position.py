@@ -11,10 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import RectBivariateSpline
 
 from jssl.errors import UserError, nearest
+from jssl.third_party import unchanged
 from jssl.types import Array, PyTree
+
+with unchanged():
+    from scipy.interpolate import RectBivariateSpline
 
 Grid = tuple[int, int]
 

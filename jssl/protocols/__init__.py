@@ -1,5 +1,6 @@
 """How finished runs are judged and used: `jssl evaluate` and `jssl embed`."""
 
+from jssl import third_party as third_party  # before anything imports flax
 from jssl.protocols.features import embed_run as embed_run
 from jssl.protocols.frozen import grid_probe as grid_probe
 from jssl.protocols.run import PROTOCOLS as PROTOCOLS

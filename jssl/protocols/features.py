@@ -9,9 +9,11 @@ from jssl import data, evaluate, experiment, files, workdir
 from jssl.errors import UserError
 from jssl.precision import narrow
 from jssl.protocols.subject import data_config, other_classes
+from jssl.third_party import same_handlers
 
 
 @narrow
+@same_handlers()
 def embed_run(
     folder: str | Path,
     *,

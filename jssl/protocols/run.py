@@ -14,6 +14,7 @@ from jssl.evaluate.layers import LAYER
 from jssl.precision import narrow
 from jssl.protocols import frozen, published, retrieval, robustness, sequences, transfer, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
+from jssl.third_party import same_handlers
 
 Row = dict[str, Any]
 ALL = "all"
@@ -190,6 +191,7 @@ def check_settings(protocols: Sequence[str], given: Mapping[str, Any]) -> None:
 
 
 @narrow
+@same_handlers()
 def evaluate_run(
     folder: str | Path, *, protocols: Sequence[str], settings: Settings | None = None
 ) -> list[Row]:

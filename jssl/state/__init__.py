@@ -1,5 +1,6 @@
 """Pure updates of the leaves that a method's state adds: averages, queues, banks, centroids."""
 
+from jssl import third_party as third_party  # before anything imports flax
 from jssl.state.bank import draw_candidates as draw_candidates
 from jssl.state.bank import first_row as first_row
 from jssl.state.bank import init_bank as init_bank
