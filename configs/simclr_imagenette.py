@@ -11,16 +11,21 @@ Switches:  smoke, data=imagenette|stl10, epochs=N, batch=N
 """
 
 from jssl import config
+from jssl.errors import UserError, nearest
+
+SIZES = {"imagenette": 128, "stl10": 96}  # of the views, pixels
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, data="imagenette", epochs=800.0, batch=256)
     c = config.base("simclr", preset="v1")
+    if s.data not in SIZES:
+        raise UserError(f"Switch ':data' has no '{s.data}': {nearest(s.data, SIZES)}.")
     c.data.name = s.data
     c.epochs = s.epochs
     c.batch_size = s.batch
     c.model.name = "resnet18"
-    c.augment.size = {"imagenette": 128, "stl10": 96}[s.data]
+    c.augment.size = SIZES[s.data]
     c.data.host_crop = "tf" if s.data == "imagenette" else ""  # its pictures differ in size
     c.data.workers = 4
     c.simclr.temperature = 0.5

@@ -114,6 +114,11 @@ def test_a_value_that_is_no_tuple(text):
         config_file.override(c, "model.stage_sizes", text)
 
 
+def test_a_switch_of_a_shipped_config_that_it_does_not_know():
+    with pytest.raises(UserError, match="Switch ':data' has no 'imagenett': did you mean"):
+        get_config("simclr_imagenette", "data=imagenett")
+
+
 def test_words_make_a_tuple():
     c = get_config("cmc_photos")
     config_file.override(c, "cmc.views", "l,ab")

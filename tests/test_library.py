@@ -51,8 +51,9 @@ after_import = observed()
 os.umask(first["umask"])
 c = config_file.load(sys.argv[1])
 c.log.tensorboard = False
-c.final.linear_epochs = 1
+c.final.enabled = False
 c.max_steps = 1
+c.monitor.every_epochs = 0.0
 c.augment.name = "none"
 worker = threading.Thread(target=train_and_judge, args=(c, "run"), name="host")
 worker.start()
@@ -78,4 +79,4 @@ def test_the_process_is_as_it_was(tmp_path):
     for moment, found in (("import jssl", after_import), ("training and judging", last)):
         changed = {key: (first[key], found[key]) for key in first if found[key] != first[key]}
         assert changed == {}, moment
-    assert (tmp_path / "run" / "result.json").exists()
+    assert (tmp_path / "run" / "evaluation" / "knn.json").exists()
