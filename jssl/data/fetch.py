@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from jssl.data.decode import Picture, PictureError
+from jssl.data.decode import KINDS, Picture, PictureError
 from jssl.errors import UserError
 
 NOTES = "notes"  # key of an example's trouble on its way to `Problems`: tuples (kind, index, text)
@@ -53,8 +53,8 @@ def fetch(
                 ) from error
             notes.append(("skipped", current, str(error)))
             continue
-        if isinstance(picture, Picture) and picture.kind:
-            notes.append((picture.kind, current, picture.name))
+        if isinstance(picture, Picture):
+            notes += [(kind, current, picture.name) for kind in picture.kinds]
         return {**example, NOTES: notes}
     raise UserError(
         f"Data set '{source.name}' has no usable picture among {len(notes)} in a row; the first: "
@@ -137,7 +137,8 @@ class Problems:
             if kind == "skipped":
                 logging.warning("Data set '%s': skipped and replaced: %s", self._name, text)
             elif len(first) == 1:
-                logging.warning("Data set '%s': converted, %s: '%s'", self._name, kind, text)
+                said = KINDS.get(kind, kind)
+                logging.warning("Data set '%s': converted, %s: '%s'", self._name, said, text)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`{kind: {'count': pictures, 'first': names or messages}}`; {} when all was well."""

@@ -128,10 +128,11 @@ def test_conversions_are_named_and_counted(class_folder, encode):
     batch, problems = epoch(class_folder)
     report = problems.report()
     assert {kind: entry["count"] for kind, entry in report.items()} == {
-        "grey": 2,
+        "grey": 3,
         "16-bit": 1,
         "CMYK": 1,
-        "animated": 1,
+        "palette": 1,
+        "frames": 1,
     }
     assert report["CMYK"]["first"][0].endswith("dog/1.png")
     rows = batch["index"].tolist()
