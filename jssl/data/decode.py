@@ -48,9 +48,9 @@ import simplejpeg
 from PIL import Image
 
 from jssl.data import jpeg
-from jssl.data.files import MAX_MEGABYTES, FileError, read_file
 from jssl.data.modes import open_image, read_rgb
 from jssl.errors import UserError
+from jssl.files import MAX_MEGABYTES, FileError, read_file
 
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb
 MIN_SIDE = 2
@@ -198,6 +198,7 @@ def decode(data: bytes, name: str, *, bits: int = 0) -> np.ndarray:
         PictureError: naming the picture, what is wrong with it and what was expected.
 
     Example:
+        >>> import io
         >>> buffer = io.BytesIO()
         >>> Image.new('L', (3, 2), 200).save(buffer, 'PNG')
         >>> array = decode(buffer.getvalue(), 'grey.png')

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from jssl import data
 from jssl.data.build import DEFAULTS
 from jssl.data.decode import Picture
-from jssl.data.files import FileError, read_file
 from jssl.errors import UserError
+from jssl.files import FileError, read_file
 
 
 def test_only_regular_files_are_read(tmp_path):
