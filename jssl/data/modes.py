@@ -19,6 +19,7 @@ SRGB_GAMMA = 0.45455
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # of a TIFF by its photometric tag
 ALPHA = (1, 2, 999)  # what extra samples of a TIFF may declare; 999 is Corel's
 NO_BAND = "the order of its bands is not declared, so that red, green and blue are not known"
+MAX_TEXT = 64 * 2**20  # bytes of a PNM whose levels are written out
 DEEP_PNM = re.compile(rb"P([2356])\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
 
 
@@ -151,6 +152,8 @@ def _from_levels(levels: np.ndarray, largest: int, bits: int) -> tuple[np.ndarra
     if bits and largest == 65535:
         largest, declared = 2**bits - 1, f"{2**bits - 1} of data.bits={bits}"
     top = int(levels.max(initial=0))
+    if levels.min(initial=0) < 0:
+        raise ValueError(f"it has a level of {levels.min()}, below 0")
     if top > largest:
         raise ValueError(f"it has a level of {top}, above the {declared}")
     kinds = ["16-bit"]
@@ -176,6 +179,8 @@ def _deep_pnm(data: bytes) -> tuple[np.ndarray, int] | None:
     width, height, largest = (int(found[i]) for i in (2, 3, 4))
     count = height * width * channels
     if int(found[1]) in (2, 3):
+        if len(data) > MAX_TEXT:  # words take much more room than levels
+            raise ValueError(f"it is text of {len(data):,} bytes; expected at most {MAX_TEXT:,}")
         words = re.sub(rb"#[^\r\n]*", b"", data[found.end() :]).split(None, count)[:count]
         values = np.array([int(word) for word in words])
     else:

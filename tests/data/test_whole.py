@@ -1,12 +1,14 @@
 """Files of which a part was never written: an error; without a code at least a word."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jssl.data import PictureError, decode, photos
+from jssl.data import PictureError, decode, modes, photos, whole
 from jssl.data.decode import Picture
 
 PHOTO = photos.read(2)[:200, :200]
@@ -109,3 +111,43 @@ def test_one_colour_in_a_row_is_no_damage():
             bits = Image.fromarray(picture).convert("1")
             for kind in ("group3", "group4"):
                 decode(saved(bits, "TIFF", compression=kind), "x")
+
+
+def strips_of(compression, content, count=1):
+    """A TIFF of 64 x 64 grey pixels whose `count` strips all lie at one place, a byte apart."""
+    more = 8 + len(content)  # where values that do not fit into the directory lie
+    lists = struct.pack(f"<{2 * count}I", *range(8, 8 + count), *[len(content)] * count)
+    where = [more, more + 4 * count] if count > 1 else [8, len(content)]
+    tags = [(256, 1, 64), (257, 1, 64), (258, 1, 8), (259, 1, compression), (262, 1, 1),
+            (273, count, where[0]), (278, 1, 64 // count), (279, count, where[1])]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, 4, many, value) for tag, many, value in tags)
+    directory = struct.pack("<H", len(tags)) + directory + bytes(4)
+    return struct.pack("<4sI", b"II*\0", more + len(lists)) + content + lists + directory
+
+
+def test_what_the_parts_of_a_tiff_hold_is_bounded(monkeypatch):
+    """Each would take much memory or time, of a picture of 64 x 64."""
+    zeros = zlib.compress(bytes(2**20), 9)
+    monkeypatch.setattr(whole, "MOST", 2**19)
+    frame = saved(np.zeros((8, 8), np.uint8), "JPEG")
+    place = frame.index(b"\xff\xc0") + 5
+    huge = frame[:place] + b"\xff\x00\xff\x00" + frame[place + 4 :]
+    for data, said in (
+        (strips_of(8, zeros, 64), "its parts overlap"),
+        (strips_of(8, zeros), "its parts hold more than"),
+        (strips_of(7, huge), "its parts hold more than"),
+    ):
+        with pytest.raises(PictureError, match=said):
+            decode(data, "x")
+
+
+def test_levels_that_are_written_out_are_bounded(monkeypatch):
+    with pytest.raises(PictureError, match="a level of -7, below 0"):
+        decode(b"P2 2 2 4095 1 2 -7 4", "x")
+    with pytest.raises(PictureError, match="a level of 1000000000000000000000, above the 4095"):
+        decode(b"P2 2 2 4095 1 2 1000000000000000000000 4", "x")
+    with pytest.raises(PictureError, match="cut short: 3 values of 4"):
+        decode(b"P2 2 2 4095 1 2 3", "x")
+    monkeypatch.setattr(modes, "MAX_TEXT", 19)
+    with pytest.raises(PictureError, match="text of 20 bytes; expected at most 19"):
+        decode(b"P2 2 2 4095 1 2 3 4 ", "x")
