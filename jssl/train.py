@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jssl import checkpoint, data, experiment, metrics, workdir
+from jssl.data.fetch import in_words
 from jssl.errors import UserError
 from jssl.monitor import make_inspection, make_monitor, monitor_protocol
 from jssl.types import TrainState
@@ -243,7 +244,7 @@ class _Run:
         self.progress.say(f"epoch {epoch:g}: {'  '.join(shown)}")
         if problems := self.batches.problems.report():
             workdir.write_json(self.folder / "problems.json", problems)
-            self.progress.say(f"pictures that were replaced or converted: {problems}")
+            self.progress.say(f"pictures that were replaced or converted: {in_words(problems)}")
         self.warn(warnings)
 
     def warn(self, lines: list[str]) -> None:
