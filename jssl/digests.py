@@ -10,7 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from jssl.files import MAX_LIST, FileError, read_file
+from jssl.regular import MAX_LIST, FileError, read_file
 
 SUMS = "SHA256SUMS"
 

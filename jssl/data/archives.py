@@ -12,7 +12,7 @@ from jssl.data.listed import LISTS, SPLITS, ListedSource, is_prepared
 from jssl.data.tfds_source import default_data_dir, prepare_command
 from jssl.data.unpack import MemberError, unpack
 from jssl.errors import UserError
-from jssl.files import FileError
+from jssl.regular import FileError
 
 WHERE = {
     "fgvc_aircraft": "fgvc-aircraft-2013b.tar.gz from the page of the data set, "

@@ -50,7 +50,7 @@ from PIL import Image
 from jssl.data import jpeg
 from jssl.data.modes import open_image, read_rgb
 from jssl.errors import UserError
-from jssl.files import MAX_MEGABYTES, FileError, read_file
+from jssl.regular import MAX_MEGABYTES, FileError, read_file
 
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb
 MIN_SIDE = 2

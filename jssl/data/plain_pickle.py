@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jssl.errors import UserError
-from jssl.files import FileError, read_file
+from jssl.regular import FileError, read_file
 
 MAX_PICKLE = 2**30  # bytes of a file
 # Of arrays: bool, int, float, complex, bytes and text of a fixed width; no objects, no structures.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jssl.errors import UserError
-from jssl.files import MAX_LIST, FileError, read_file
+from jssl.regular import MAX_LIST, FileError, read_file
 
 
 def read_text(path: Path) -> tuple[str, str]:

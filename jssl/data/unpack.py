@@ -10,7 +10,7 @@ import os
 import tarfile
 from pathlib import Path
 
-from jssl.files import check_regular
+from jssl.regular import check_regular
 
 MAX_MEMBERS = 2_000_000
 MAX_TIMES = 100  # that members may hold of the archive's own size; pictures do not compress so well

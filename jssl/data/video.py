@@ -15,7 +15,7 @@ import numpy as np
 from jssl.data.decode import MAX_PIXELS, PictureError
 from jssl.data.pipeline import default_threads
 from jssl.errors import UserError
-from jssl.files import MAX_MEGABYTES, FileError, read_file
+from jssl.regular import MAX_MEGABYTES, FileError, read_file
 
 ENDING = ".mp4"
 

@@ -7,12 +7,13 @@ import subprocess
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image, ImageFile
 
 from jssl import data
 from jssl.data.build import DEFAULTS
 from jssl.data.decode import Picture
 from jssl.errors import UserError
-from jssl.files import FileError, read_file
+from jssl.regular import FileError, read_file
 
 
 def test_only_regular_files_are_read(tmp_path):
@@ -79,8 +80,6 @@ def test_keys_are_checked(class_folder):
 
 
 def test_bits_reach_the_pixels(class_folder, encode):
-    from PIL import Image
-
     path = class_folder / "train" / "cat" / "0.png"
     path.write_bytes(encode(Image.fromarray(np.full((8, 8), 4095, np.uint16))))
     assert source(class_folder)[0]["image"].max() == 15
@@ -104,3 +103,10 @@ def test_scans_of_a_jpeg_are_bounded(encode):
     place = whole.rindex(b"\xff\xda")
     with pytest.raises(data.PictureError, match="more than 500 scans"):
         data.decode(whole[:place] + whole[place:-2] * 600 + b"\xff\xd9", "x")
+
+
+def test_a_host_programs_tolerance_is_refused(encode, colours, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(UserError, match="LOAD_TRUNCATED_IMAGES is set") as caught:
+        data.decode(encode(colours), "x")
+    assert not isinstance(caught.value, data.PictureError)  # so that nothing is skipped

@@ -40,7 +40,7 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
         >>> read_file('/dev/zero', 9)
         Traceback (most recent call last):
         ...
-        jssl.files.FileError: is no regular file but a device
+        jssl.regular.FileError: is no regular file but a device
     """
     try:
         # Opening can act on a device: it is looked at first. What is at the name may change
