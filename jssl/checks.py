@@ -131,6 +131,8 @@ RULES: dict[str, Rule] = {
     "data.host_crop": word("", "torchvision", "tf"),
     "data.workers": NATURAL,
     "data.threads": NATURAL,
+    "data.bits": either(0, whole(9, 16)),
+    "data.max_megabytes": COUNT,
     "data.on_error": word("stop", "skip"),
     "data.layout": word("auto", "splits", "classes", "flat"),
     "optim.lr": number(0),

@@ -5,10 +5,13 @@ back as another number. So every checkpoint carries `SHA256SUMS`, written before
 `sha256sum -c SHA256SUMS` in its folder compares by hand.
 """
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 from jssl import files
+from jssl.regular import MAX_LIST, FileError, read_file
 
 SUMS = "SHA256SUMS"
 
@@ -53,18 +56,29 @@ def damage(folder: Path) -> list[str]:
         return ["it is an empty folder"]
     if not has_sums(folder):
         return [f"it has no {SUMS}, as a copy that was interrupted"]
-    found, listed = [], set()
-    for line in (folder / SUMS).read_text(errors="replace").splitlines():
+    try:
+        text = read_file(folder / SUMS, MAX_LIST).decode(errors="replace")
+    except FileError as error:
+        return [f"{SUMS} {error}"]
+    found, listed, own = [], set(), _names(folder)
+    inside = set(own)
+    for line in text.splitlines():
         digest, _, name = line.partition("  ")
         path = folder / name
         listed.add(name)
+        # A list from elsewhere may name what is no file of the checkpoint, such as /dev/zero.
+        if name not in inside:
+            own_words = "it is no file of the checkpoint"
+            what = own_words if os.path.lexists(path) else os.strerror(errno.ENOENT)
+            found.append(f"{name[:200]} cannot be read: {what}")
+            continue
         try:
             if _sum(path) != digest:
                 found.append(f"{name} is not as it was written")
         except OSError as error:
             found.append(f"{name} cannot be read: {error.strerror}")
     # Sums that were cut short or changed themselves lack a file.
-    return found + [f"{name} has no sum" for name in _names(folder) if name not in listed]
+    return found + [f"{name} has no sum" for name in own if name not in listed]
 
 
 def _names(folder: Path) -> list[str]:

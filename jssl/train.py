@@ -22,6 +22,7 @@ from jssl import (
     versions,
     workdir,
 )
+from jssl.data.fetch import in_words
 from jssl.errors import UserError
 from jssl.monitor import check_monitor, make_inspection, make_monitor, monitor_protocol
 from jssl.precision import narrow
@@ -286,7 +287,7 @@ class _Run:
         self.progress.say(f"epoch {epoch:g}: {'  '.join(shown)}")
         if problems := self.batches.problems.report():
             workdir.write_json(self.folder / "problems.json", problems)
-            self.progress.say(f"pictures that were replaced or converted: {problems}")
+            self.progress.say(f"pictures that were replaced or converted: {in_words(problems)}")
         self.warn(warnings)
 
     def warn(self, lines: list[str]) -> None:

@@ -1,7 +1,6 @@
 """The official archives of FGVC-Aircraft and Birdsnap, unpacked where `jssl.data.listed` reads."""
 
 import gzip
-import io
 import lzma
 import shutil
 import tarfile
@@ -11,7 +10,9 @@ from pathlib import Path
 
 from jssl.data.listed import LISTS, SPLITS, ListedSource, is_prepared
 from jssl.data.tfds_source import default_data_dir, prepare_command
+from jssl.data.unpack import MemberError, unpack
 from jssl.errors import UserError
+from jssl.regular import FileError
 
 WHERE = {
     "fgvc_aircraft": "fgvc-aircraft-2013b.tar.gz from the page of the data set, "
@@ -25,8 +26,8 @@ WHERE = {
 def prepare_archive(name: str, data_dir: str = "", archive: str = "") -> str:
     """Unpacks the official archive of a data set unless it is already there.
 
-    It is unpacked beside its place, looked through, and renamed when it is whole. No member may
-    lie outside, be a link to the outside or a device.
+    It is unpacked beside its place, looked through, and renamed when it is whole; see
+    `jssl.data.unpack` for which members are refused.
 
     Args:
         name: 'fgvc_aircraft' or 'birdsnap'.
@@ -65,11 +66,7 @@ def _unpack(name: str, archive: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place.parent))
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(beside, filter="data")
-            plain = isinstance(tar.fileobj, io.BufferedReader)  # others have an end of their own
-            if plain and archive.stat().st_size < tar.offset + tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("it has no end")
+        unpack(archive, beside)
         lists = sorted(beside.rglob(LISTS[name][0]))
         if len(lists) != 1:
             raise UserError(
@@ -85,7 +82,7 @@ def _unpack(name: str, archive: Path, place: Path) -> None:
             f"The archive '{archive}' is cut short or damaged, as of a broken download: {what}. "
             f"Fetch it again; expected {WHERE[name]}."
         ) from error
-    except (OSError, tarfile.TarError) as error:
+    except (MemberError, FileError, UnicodeError, OSError, tarfile.TarError) as error:
         raise UserError(
             f"The archive '{archive}' cannot be unpacked: {error}. Expected {WHERE[name]}."
         ) from error

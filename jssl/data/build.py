@@ -5,6 +5,7 @@ from typing import Any
 
 from jssl.data import folder, layout, listed, scenes, sources, tfds_source
 from jssl.data.crop import CentreCrop, HostCrop
+from jssl.data.decode import BITS
 from jssl.errors import UserError, nearest
 
 # config.data, with the default of each key.
@@ -24,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "workers": 0,  # processes that read and decode; 0: threads of this process
     "threads": 0,  # that read and decode, in each process; 0: one a core, at most 8
     "on_error": "stop",  # a picture that cannot be used: stop | skip (replaced, named, counted)
+    "bits": 0,  # of levels stored in 16: 0: as the file declares | 9 to 16, such as 12
+    "max_megabytes": 1024,  # of the file of a picture; larger ones cannot be used
 }
 SPLITS = ("train", "probe", "test")
 POLICIES = ("stop", "skip")
@@ -61,6 +64,13 @@ def make_source(config: Any, split: str) -> sources.Source:
     how = config.get("layout", DEFAULTS["layout"])  # older workdirs have no such key
     if how not in layout.LAYOUTS:
         raise UserError(f"Unknown data.layout='{how}': {nearest(how, layout.LAYOUTS)}.")
+    reading = {key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")}
+    if reading["bits"] not in BITS or reading["max_megabytes"] < 1:
+        raise UserError(
+            f"Found data.bits={reading['bits']} and data.max_megabytes={reading['max_megabytes']}; "
+            "expected bits of 0 or 9 to 16, and at least 1 megabyte. Type for example "
+            "--config.data.bits=12."
+        )
     part = "test" if split == "test" else "train"
     if config.name == "photos":
         return sources.photos_source(part, tile=config.tile)
@@ -84,6 +94,7 @@ def make_source(config: Any, split: str) -> sources.Source:
             splits=_subfolders(config),
             layout=how,
             on_error=config.on_error,
+            **reading,
         )
     if config.name in listed.SPLITS:
         return listed.ListedSource(
@@ -91,12 +102,14 @@ def make_source(config: Any, split: str) -> sources.Source:
             _listed_split(config, split),
             data_dir=config.data_dir,
             on_error=config.on_error,
+            **reading,
         )
     return tfds_source.TfdsSource(
         config.name,
         _tfds_split(config, split),
         data_dir=config.data_dir,
         on_error=config.on_error,
+        bits=reading["bits"],
     )
 
 

@@ -1,36 +1,60 @@
 """Encoded pictures to uint8 RGB, one stated rule for each kind, and no picture silently wrong.
 
-    kind                 rule
-    grey, bilevel        three equal channels
-    grey with 16 bits    the high byte of each value (as libpng and Pillow do for colour)
-    CMYK, YCCK           Pillow's conversion, without a colour profile
-    palette              its colours
-    alpha channel        dropped, as torchvision and TensorFlow do
-    animated             the first frame
-    EXIF orientation     ignored, as torchvision and TensorFlow do
-    a side of 1 pixel    `PictureError`: it holds nothing to learn from
-    32-bit, float        `PictureError`: their range is not known
-    over 89 megapixels   `PictureError` before anything is decoded (a decompression bomb)
-    damaged, truncated   `PictureError` with the decoder's own words
+    what goes in                          what comes out                       counted as
+    RGB of 8 bits                         its values
+    grey: 1, 2, 4 or 8 bits               levels spread over 0..255, three     grey
+                                          equal channels; white-is-0 turned
+    PNM of up to 8 bits, largest M        round(255 v / M)                     grey if so
+    16 bits: PNG, TIFF, grey or RGB       v >> 8, the high byte (as libpng)    16-bit
+      none of them above 4095             the same: nearly black               dark 16-bit
+      with data.bits=N, 9..16             v >> (N - 8); above 2^N - 1 refused  16-bit
+    TIFF grey of 12 bits                  v >> 4                               16-bit, grey
+    PNM of more than 8 bits, largest M    floor(256 v / (M + 1))               16-bit
+    palette                               its colours                          palette
+    CMYK, YCCK                            (255-c)(255-k)/255, without profile; CMYK
+                                          a JPEG by Adobe is stored inverted
+    YCbCr                                 RGB by ITU-R BT.601, full range
+    Lab (TIFF)                            sRGB, by littleCMS                   LAB
+    alpha, straight or premultiplied      dropped: the straight colours        alpha
+    a transparent colour                  that colour                          alpha
+    bands after RGB (near infrared, ...)  dropped                              extra band
+    several frames or pages, MPO          the first                            frames
+    EXIF orientation                      ignored, as torchvision does;        orientation
+                                          of TIFF applied, as TIFF demands
+    a profile or gamma beside sRGB's      ignored                              profile
+    no code or checksum (BMP, PNM, raw    its values                           black end
+      TIFF), a tenth at the end is 0
+    one side of 1 pixel                   refused: nothing to learn from
+    32 bits, floating, signed             refused: their range is not known
+    several bands that are not RGB        refused: which are red, green, blue?
+    a level above the largest declared    refused
+    over 89 megapixels, over 500 scans    refused before anything is decoded
+    damaged, cut short, unwritten end     refused, with the decoder's words
+    another format (EPS, PSD, AVIF, ...)  refused; nothing is started for it
 
-JPEG is read by libjpeg-turbo in strict mode (simplejpeg): what libjpeg would repair with a warning
-and hand over in grey or black raises instead. Damage that leaves a valid JPEG cannot be seen.
-Everything else is read by Pillow.
+`KINDS` says each of the third column in words; `jssl.data.fetch.Problems` counts them. JPEG is read
+by libjpeg-turbo in strict mode (simplejpeg): what libjpeg would repair with a warning and hand over
+in grey or black raises instead. Damage that leaves a valid JPEG cannot be seen. Everything else is
+read by Pillow, after `jssl.data.whole` has looked where Pillow does not. PNG's sBIT and TIFF's
+MaxSampleValue do not scale: by their standards they only tell where levels came from.
 """
 
-import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from jssl.data import jpeg
+from jssl.data.modes import open_image, read_rgb
 from jssl.errors import UserError
+from jssl.regular import MAX_MEGABYTES, FileError, read_file
 
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb
 MIN_SIDE = 2
-JPEG_MAGIC = b"\xff\xd8\xff"
+BITS = (0, *range(9, 17))  # values of `config.data.bits`
 # A JPEG is decoded at 1/2, 1/4 or 1/8 only if the box then still has so many times the pixels a
 # side that are asked for; the rest of the way is an antialiased resize. 2 is Pillow's advice.
 REDUCING_GAP = 2.0
@@ -40,6 +64,22 @@ RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+}
+# What a conversion did, as it is said to the user.
+KINDS = {
+    "grey": "grey became three equal channels",
+    "16-bit": "levels of more than 8 bits were cut to the upper 8",
+    "dark 16-bit": "no level of 16 bits is above 4095, which makes it nearly black: if the largest "
+    "possible is 2^N - 1, type --config.data.bits=N",
+    "palette": "a palette was replaced by its colours",
+    "CMYK": "CMYK was converted without its colour profile",
+    "LAB": "Lab was converted to sRGB",
+    "alpha": "transparency was dropped",
+    "extra band": "bands after red, green and blue, such as near infrared, were dropped",
+    "frames": "frames or pages after the first were passed over",
+    "orientation": "the orientation of its EXIF data was ignored",
+    "profile": "a colour profile or gamma that is not sRGB's was ignored",
+    "black end": "it ends in black, or its end was never written",
 }
 
 
@@ -53,16 +93,37 @@ class Picture:
     Attributes:
         data: the bytes of the file.
         name: how to call it in a message.
-        kind: after decoding, which rule of this file was used: '' for plain RGB, else 'grey',
-            '16-bit', 'CMYK', 'palette', 'alpha' or 'animated'.
+        bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1.
+        kinds: after decoding, which conversions of `KINDS` were made; () for plain RGB.
     """
 
-    __slots__ = ("data", "kind", "name")
+    __slots__ = ("bits", "data", "kinds", "name")
 
-    def __init__(self, data: bytes, name: str):
+    def __init__(self, data: bytes, name: str, *, bits: int = 0):
         self.data = data
         self.name = name
-        self.kind = ""
+        self.bits = bits
+        self.kinds: tuple[str, ...] = ()
+
+    @classmethod
+    def read(
+        cls, path: str | Path, *, bits: int = 0, max_megabytes: int = MAX_MEGABYTES
+    ) -> "Picture":
+        """Reads the file of a picture; nothing is decoded.
+
+        Args:
+            path: of a regular file.
+            bits: see the attribute.
+            max_megabytes: the largest size of a file, in units of 2^20 bytes.
+
+        Raises:
+            PictureError: it cannot be read, is no regular file, or is larger.
+        """
+        try:
+            return cls(read_file(path, max_megabytes * 2**20), str(path), bits=bits)
+        except FileError as error:
+            more = " To read larger ones type --config.data.max_megabytes=N." * error.large
+            raise PictureError(f"Picture '{path}' {error}.{more}") from error
 
     def size(self) -> tuple[int, int]:
         """Height and width from the header; nothing is decoded.
@@ -71,10 +132,10 @@ class Picture:
             PictureError: not a picture, or one of a size that is refused.
         """
         with _named(self.name):
-            if self.data.startswith(JPEG_MAGIC):
+            if self.data.startswith(jpeg.MAGIC):
                 height, width, _, _ = simplejpeg.decode_jpeg_header(self.data)
             else:
-                with Image.open(io.BytesIO(self.data)) as image:
+                with open_image(self.data) as image:
                     width, height = image.size
         _check_size(self.name, height, width)
         return height, width
@@ -117,45 +178,34 @@ class Picture:
     def _decode(self, min_height: int, min_width: int) -> np.ndarray:
         """Pixels of the whole picture, of a JPEG at a reduced size that is not below the bounds."""
         with _named(self.name):
-            if self.data.startswith(JPEG_MAGIC):
-                colour = simplejpeg.decode_jpeg_header(self.data)[2]
-                if colour not in ("CMYK", "YCCK"):
-                    self.kind = "grey" if colour.lower() == "gray" else ""
-                    return simplejpeg.decode_jpeg(
-                        self.data,
-                        "RGB",
-                        min_height=min_height,
-                        min_width=min_width,
-                        min_factor=2,  # other factors than halves have no fast path
-                        strict=True,
-                    )
-            with Image.open(io.BytesIO(self.data)) as image:
-                animated = getattr(image, "is_animated", False)
-                image.seek(0)
-                image.load()
-                array, kind = _to_rgb(image)
-            self.kind = "animated" if animated else kind
-            return array
+            if self.data.startswith(jpeg.MAGIC):
+                array, kinds = jpeg.read_rgb(self.data, min_height, min_width)
+            else:
+                array, kinds = read_rgb(self.data, self.bits)
+        self.kinds = tuple(kinds)
+        return array
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
+def decode(data: bytes, name: str, *, bits: int = 0) -> np.ndarray:
     """Decodes the bytes of a picture file to uint8 [H,W,3]; see the rules of this file.
 
     Args:
         data: the content of the file.
         name: how to call it in an error message.
+        bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1.
 
     Raises:
         PictureError: naming the picture, what is wrong with it and what was expected.
 
     Example:
+        >>> import io
         >>> buffer = io.BytesIO()
         >>> Image.new('L', (3, 2), 200).save(buffer, 'PNG')
         >>> array = decode(buffer.getvalue(), 'grey.png')
         >>> array.shape, array[0, 0].tolist()
         ((2, 3, 3), [200, 200, 200])
     """
-    return Picture(data, name).pixels()
+    return Picture(data, name, bits=bits).pixels()
 
 
 def resize_boxes(
@@ -197,20 +247,6 @@ def resize_boxes(
     return np.stack(crops)
 
 
-def _to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
-    mode = image.mode
-    if mode.startswith("I;16"):
-        high_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(high_byte[..., None], 3, axis=2), "16-bit"
-    if mode in ("I", "F"):
-        raise ValueError(f"its pixels are of mode '{mode}', 8 or 16 bits a channel were expected")
-    if mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # otherwise Pillow warns; the alpha is dropped below
-    kinds = {"L": "grey", "1": "grey", "CMYK": "CMYK", "P": "palette"}
-    kind = kinds.get(mode, "alpha" if mode in ("RGBA", "LA", "PA", "RGBa", "La") else "")
-    return np.asarray(image.convert("RGB")), kind
-
-
 def _check_size(name: str, height: int, width: int) -> None:
     if min(height, width) < MIN_SIDE:
         raise PictureError(
@@ -238,7 +274,7 @@ class _named:  # noqa: N801 (read as a word: `with _named(name)`)
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception) and not isinstance(error, PictureError):
+        if isinstance(error, Exception) and not isinstance(error, UserError):
             what = str(error).replace(f" {hex(id(error))}", "").split("<_io")[0].strip()
             raise PictureError(
                 f"Picture '{self.name}' cannot be decoded: {what or kind.__name__}. Expected a "

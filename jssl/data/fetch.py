@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from jssl.data.decode import Picture, PictureError
+from jssl.data.decode import KINDS, Picture, PictureError
 from jssl.errors import UserError
 
 NOTES = "notes"  # key of an example's trouble on its way to `Problems`: tuples (kind, index, text)
 MAX_REPLACEMENTS = 1000  # bad pictures in a row before the data set itself is held to be bad
 NAMED = 10  # pictures of a kind that are named
+_said: set[tuple[str, str, str]] = set()  # (data set, kind, what was skipped) of past warnings
 
 
 def fetch(
@@ -53,8 +54,8 @@ def fetch(
                 ) from error
             notes.append(("skipped", current, str(error)))
             continue
-        if isinstance(picture, Picture) and picture.kind:
-            notes.append((picture.kind, current, picture.name))
+        if isinstance(picture, Picture):
+            notes += [(kind, current, picture.name) for kind in picture.kinds]
         return {**example, NOTES: notes}
     raise UserError(
         f"Data set '{source.name}' has no usable picture among {len(notes)} in a row; the first: "
@@ -109,7 +110,7 @@ class Problems:
     """Which pictures were skipped, and which converted by a rule of `jssl.data.decode`.
 
     A picture counts once however many epochs meet it. The first of a kind, and the first few that
-    were skipped, are logged as warnings when they are met.
+    were skipped, are logged as warnings when they are met, once in a process.
 
     Example:
         >>> problems = Problems('mine', 10)
@@ -134,10 +135,16 @@ class Problems:
             if len(first) >= NAMED:
                 continue
             first.append(text)
+            # Every evaluation goes through the same pictures again: a process says it once.
+            word = (self._name, kind, text if kind == "skipped" else "")
+            if word in _said:
+                continue
+            _said.add(word)
             if kind == "skipped":
                 logging.warning("Data set '%s': skipped and replaced: %s", self._name, text)
-            elif len(first) == 1:
-                logging.warning("Data set '%s': converted, %s: '%s'", self._name, kind, text)
+            else:
+                said = KINDS.get(kind, kind)
+                logging.warning("Data set '%s': converted, %s: '%s'", self._name, said, text)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`{kind: {'count': pictures, 'first': names or messages}}`; {} when all was well."""
@@ -145,3 +152,18 @@ class Problems:
             kind: {"count": int(seen.sum()), "first": list(self._first[kind])}
             for kind, seen in self._seen.items()
         }
+
+
+def in_words(report: dict[str, dict[str, Any]]) -> str:
+    """What `Problems.report` found, in one line: a number and one name for each kind.
+
+    Example:
+        >>> in_words({'grey': {'count': 1200, 'first': ['c.png', 'd.png']}})
+        "1,200: grey became three equal channels (the first: 'c.png')"
+    """
+    lines = []
+    for kind, found in report.items():
+        said, first = KINDS.get(kind, "skipped and replaced"), found["first"][0]
+        first = first if kind == "skipped" else f"'{first}'"  # there it is a whole sentence
+        lines.append(f"{found['count']:,}: {said} (the first: {first})")
+    return "; ".join(lines)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jssl.data.decode import Picture, PictureError
+from jssl.data.decode import Picture
 from jssl.data.layout import find_layout, find_split
 from jssl.data.walk import ENDINGS, Passed, Walk, merged, printable
 from jssl.errors import UserError
@@ -38,6 +38,7 @@ class FolderSource:
             validation; that of 'probe' is then the train split's.
         layout: of `jssl.data.layout.LAYOUTS`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
+        **reading: `bits` and `max_megabytes` of `Picture.read`.
 
     Attributes:
         class_names: of all splits of the folder; () for a split without labels.
@@ -57,10 +58,11 @@ class FolderSource:
         splits: Mapping[str, str] | None = None,
         layout: str = "auto",
         on_error: str = "stop",
+        **reading: Any,
     ):
         splits, folder = _normal(splits), Path(root).expanduser()
         self.name = f"folder:{Path(root).name}"
-        self.on_error = on_error
+        self.on_error, self._reading = on_error, reading
         self.image_shape = None  # pictures differ in size
         found = find_layout(folder, layout, splits.values())
         own = find_split(found, folder, split, _subfolder(splits, split))
@@ -92,12 +94,8 @@ class FolderSource:
     def encoded(self, index: int) -> dict[str, Any]:
         """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
         path = self._base / self._paths[index]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise PictureError(f"Picture '{path}' cannot be read: {error.strerror}.") from error
         return {
-            "image": Picture(data, str(path)),
+            "image": Picture.read(path, **self._reading),
             "label": self.labels[index],
             "index": np.int32(index),
         }

@@ -64,6 +64,7 @@ class ListedSource:
         split: one of the splits there.
         data_dir: where it was prepared; '' means `default_data_dir()`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
+        **reading: `bits` and `max_megabytes` of `Picture.read`.
 
     Attributes:
         labels: int32 [M].
@@ -74,7 +75,9 @@ class ListedSource:
             none may be, or lists that do not fit each other.
     """
 
-    def __init__(self, name: str, split: str, *, data_dir: str = "", on_error: str = "stop"):
+    def __init__(
+        self, name: str, split: str, *, data_dir: str = "", on_error: str = "stop", **reading: Any
+    ):
         if split not in SPLITS[name]:
             raise UserError(
                 f"Data set '{name}' has no split '{split}': {nearest(split, SPLITS[name])}."
@@ -111,7 +114,7 @@ class ListedSource:
         self.num_classes = len(self.class_names)
         self.labels = np.array([numbers[word] for _, word in found], np.int32)
         self._paths = [path for path, _ in found]
-        self._split = split
+        self._split, self._reading = split, reading
         self._kind = Trimmed if name == "fgvc_aircraft" else Picture
 
     def __len__(self) -> int:
@@ -120,12 +123,8 @@ class ListedSource:
     def encoded(self, index: int) -> dict[str, Any]:
         """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
         path = self._folder / self._paths[index]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise PictureError(f"Picture '{path}' cannot be read: {error.strerror}.") from error
         return {
-            "image": self._kind(data, str(path)),
+            "image": self._kind.read(path, **self._reading),
             "label": self.labels[index],
             "index": np.int32(index),
         }

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from jssl.errors import UserError
+from jssl.regular import FileError, read_file
 
+MAX_PICKLE = 2**30  # bytes of a file
 # Of arrays: bool, int, float, complex, bytes and text of a fixed width; no objects, no structures.
 _PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
 _SCALARS = (bool, int, float, complex, str, bytes, bytearray, type(None), np.generic)
@@ -197,11 +199,11 @@ def read_plain_pickle(path: str | Path) -> Any:
     Reference: https://docs.python.org/3/library/pickle.html, Restricting Globals.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path, MAX_PICKLE)
         _check(data)
         return _plain(_Reader(io.BytesIO(data), encoding="latin-1").load(), {})
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
+    except FileError as error:
+        raise UserError(f"'{path}' {error}.") from error
     except Exception as error:  # a damaged pickle raises many kinds
         raise UserError(
             f"'{path}' is not a pickle of plain values: found {error}. Expected lists, dicts, "

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jssl.errors import UserError
+from jssl.regular import MAX_LIST, FileError, read_file
 
 
 def read_text(path: Path) -> tuple[str, str]:
@@ -18,11 +19,10 @@ def read_text(path: Path) -> tuple[str, str]:
         UserError: it cannot be read, or is in UTF-16 or not text at all.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_file(path, MAX_LIST)
+    except FileError as error:
         raise UserError(
-            f"The list '{path}' cannot be read: {error.strerror}. Expected it from the official "
-            "archive."
+            f"The list '{path}' {error}. Expected it from the official archive."
         ) from error
     if b"\0" in data:
         raise UserError(

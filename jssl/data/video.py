@@ -5,15 +5,17 @@ gaussian_noise/n01440764/ILSVRC2012_val_00000293.mp4
 
 import collections
 import importlib.util
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from jssl.data.decode import PictureError
+from jssl.data.decode import MAX_PIXELS, PictureError
 from jssl.data.pipeline import default_threads
 from jssl.errors import UserError
+from jssl.regular import MAX_MEGABYTES, FileError, read_file
 
 ENDING = ".mp4"
 
@@ -35,9 +37,24 @@ def read_video(path: str | Path) -> np.ndarray:
     import av
 
     try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError) as error:
+        data = read_file(path, MAX_MEGABYTES * 2**20)
+    except FileError as error:
+        raise PictureError(f"Video '{path}' {error}.") from error
+    frames, left = [], MAX_PIXELS
+    try:
+        # As MP4 whatever it holds: a play list would be followed to other files and addresses.
+        with av.open(io.BytesIO(data), format="mp4") as container:
+            for frame in container.decode(video=0):
+                left -= frame.width * frame.height
+                if left < 0:
+                    raise PictureError(
+                        f"Video '{path}' has more than {MAX_PIXELS:,} pixels in all its frames; "
+                        "expected fewer. Make it shorter or smaller."
+                    )
+                frames.append(frame.to_ndarray(format="rgb24"))
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise PictureError(f"Video '{path}' cannot be decoded: {error}.") from error
     if not frames:
         raise PictureError(f"Video '{path}' has no frames.")

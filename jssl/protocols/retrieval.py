@@ -14,10 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from jssl import augment, evaluate
-from jssl.data.decode import PictureError
+from jssl.data.decode import Picture
 from jssl.data.landmarks import SETS, Landmarks, layout, read_landmarks
 from jssl.errors import UserError, nearest
 from jssl.metrics import say
@@ -231,8 +230,8 @@ def _sweep(
     """
     by_size: dict[tuple[int, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
-        with _opened(picture.path) as image:
-            by_size.setdefault(_scaled_size(image.size, picture.roi), []).append(i)
+        height, width = Picture.read(picture.path).size()
+        by_size.setdefault(_scaled_size((width, height), picture.roi), []).append(i)
     say(f"{len(pictures):,} images of {len(by_size):,} sizes, each compiled once")
     for size in sorted(by_size):
         # Fresh functions: with them go the programs of the size before.
@@ -264,16 +263,5 @@ def _scaled_size(size: tuple[int, int], roi: Any) -> tuple[int, int]:
 
 
 def _pixels(picture: _Picture) -> np.ndarray:
-    with _opened(picture.path) as image:
-        try:
-            pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise PictureError(f"Picture '{picture.path}' cannot be decoded: {error}.") from error
+    pixels = Picture.read(picture.path).pixels()
     return evaluate.query_image(pixels, size=SIDE, roi=picture.roi)
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except OSError as error:
-        raise PictureError(f"Picture '{path}' cannot be read: {error}.") from error

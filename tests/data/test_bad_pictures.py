@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+import tifffile
 from absl import logging
 from ml_collections import ConfigDict
 from PIL import Image
 
 from jssl import data
+from jssl.data import fetch
 from jssl.data.build import DEFAULTS
-from jssl.data.fetch import Problems
+from jssl.data.fetch import Problems, in_words
 from jssl.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(fetch, "_said", set())
 
 
 @pytest.fixture
@@ -128,10 +135,11 @@ def test_conversions_are_named_and_counted(class_folder, encode):
     batch, problems = epoch(class_folder)
     report = problems.report()
     assert {kind: entry["count"] for kind, entry in report.items()} == {
-        "grey": 2,
+        "grey": 3,
         "16-bit": 1,
         "CMYK": 1,
-        "animated": 1,
+        "palette": 1,
+        "frames": 1,
     }
     assert report["CMYK"]["first"][0].endswith("dog/1.png")
     rows = batch["index"].tolist()
@@ -144,3 +152,35 @@ def test_only_the_first_names_are_kept():
     problems.add([("skipped", i, f"picture {i}") for i in range(50)])
     report = problems.report()["skipped"]
     assert report == {"count": 50, "first": [f"picture {i}" for i in range(10)]}
+
+
+def test_a_dropped_band_is_counted_and_said_once(class_folder, encode, caplog):
+    """Near infrared in the fourth band of two pictures, alpha in that of another, four epochs."""
+    four = np.dstack([np.full((8, 8, 3), 7, np.uint8), np.full((8, 8), 99, np.uint8)])
+    folder = class_folder / "train" / "cat"
+    for name, extra in (("0", 0), ("1", 0), ("2", 2)):
+        tifffile.imwrite(folder / f"{name}.tif", four, photometric="rgb", extrasamples=[extra])
+        (folder / f"{name}.png").unlink()
+    logging.get_absl_logger().propagate = True
+    iterator = data.train_batches(source(class_folder, "stop"), batch_size=12, seed=0)
+    for _ in range(4):
+        batch = next(iterator)
+    iterator.close()
+    for _ in range(2):  # evaluations of the same pictures say nothing more
+        list(data.eval_batches(source(class_folder, "stop"), batch_size=12))
+    report = iterator.problems.report()
+    assert {kind: entry["count"] for kind, entry in report.items()} == {"extra band": 2, "alpha": 1}
+    lines = [r.getMessage() for r in caplog.records if "converted" in r.getMessage()]
+    assert len(lines) == 2
+    assert sum("bands after red, green and blue, such as near infrared" in x for x in lines) == 1
+    said = in_words(report)
+    assert "2: bands after red, green and blue, such as near infrared, were dropped (the" in said
+    assert "1: transparency was dropped (the first: '" in said
+    rows = np.flatnonzero(batch["index"] < 3)
+    assert (batch["image"][rows] == 7).all()
+
+
+def test_what_was_skipped_is_said_in_one_line(damaged):
+    _, problems = epoch(damaged)
+    said = in_words(problems.report())
+    assert said.startswith("3: skipped and replaced (the first: Picture '") and "\n" not in said

@@ -1,0 +1,87 @@
+"""JPEG to uint8 RGB by libjpeg-turbo in strict mode, and what its headers say beside the pixels."""
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from jssl.data.modes import is_srgb
+
+MAGIC = b"\xff\xd8\xff"
+MAX_SCANS = 500  # of a progressive JPEG: more only cost time
+
+
+def read_rgb(data: bytes, min_height: int, min_width: int) -> tuple[np.ndarray, list[str]]:
+    """Decodes a JPEG, at a half, a quarter or an eighth if the result is not below the bounds.
+
+    Args:
+        data: the content of the file.
+        min_height, min_width: smallest size of the result in pixels.
+
+    Returns:
+        uint8 [h,w,3], and which conversions of `jssl.data.decode.KINDS` were made.
+
+    Raises:
+        ValueError: damage, also such as libjpeg would repair; too many scans.
+    """
+    # Inside the code of a picture 0xff is followed by 0: this counts scans, and previews' too.
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"it has more than {MAX_SCANS} scans")
+    colour = simplejpeg.decode_jpeg_header(data)[2]
+    ink = colour in ("CMYK", "YCCK")
+    array = simplejpeg.decode_jpeg(
+        data,
+        "CMYK" if ink else "RGB",
+        min_height=min_height,
+        min_width=min_width,
+        min_factor=2,  # other factors than halves have no fast path
+        strict=True,
+    )
+    segments = list(_segments(data))
+    kinds = ["CMYK"] if ink else ["grey"] if colour.lower() == "gray" else []
+    if ink:
+        by_adobe = any(marker == 0xEE and body.startswith(b"Adobe") for marker, body in segments)
+        array = 255 - array if by_adobe else array
+        array = np.asarray(Image.frombytes("CMYK", array.shape[1::-1], array).convert("RGB"))
+    return array, kinds + _ignored(segments)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Markers and contents of what comes before the picture's code."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # padding
+            place += 1
+            continue
+        if marker == 0xDA:
+            return
+        size = struct.unpack_from(">H", data, place + 2)[0]
+        yield marker, data[place + 4 : place + 2 + size]
+        place += 2 + size
+
+
+def _ignored(segments: list[tuple[int, bytes]]) -> list[str]:
+    kinds = []
+    profile = b"".join(
+        body[14:] for marker, body in segments if marker == 0xE2 and body[:12] == b"ICC_PROFILE\0"
+    )
+    if not is_srgb(profile):
+        kinds.append("profile")
+    for marker, body in segments:
+        if marker == 0xE1 and body.startswith(b"Exif\0\0") and _orientation(body) != 1:
+            kinds.append("orientation")
+        if marker == 0xE2 and body.startswith(b"MPF\0"):
+            kinds.append("frames")
+    return list(dict.fromkeys(kinds))
+
+
+def _orientation(body: bytes) -> int:
+    exif = Image.Exif()
+    try:
+        exif.load(body)
+        return exif.get(0x0112, 1)
+    except Exception:  # damaged beside the picture, which does not need it
+        return 1

@@ -1,0 +1,286 @@
+"""Pillow's pictures to uint8 RGB: modes, bit depths and bands, by the table of `jssl.data.decode`.
+
+Pillow cuts colour of 16 bits to its high bytes; where `bits` says that these are not the upper 8,
+the low bytes are read by a second decode in the other byte order.
+"""
+
+import io
+import re
+import sys
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
+
+from jssl.data.whole import check_whole
+from jssl.errors import UserError
+
+FORMATS = ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # JPEG is read elsewhere
+SRGB_GAMMA = 0.45455
+COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # of a TIFF by its photometric tag
+ALPHA = (1, 2, 999)  # what extra samples of a TIFF may declare; 999 is Corel's
+NO_BAND = "the order of its bands is not declared, so that red, green and blue are not known"
+MAX_TEXT = 64 * 2**20  # bytes of a PNM whose levels are written out
+DEEP_PNM = re.compile(rb"P([2356])\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Opens a picture of the named formats; nothing is decoded.
+
+    Raises:
+        UserError: this process was told to accept pictures that are cut short.
+        ValueError: no picture, or a TIFF of a kind that is not read, in words.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise UserError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: pictures that are cut short would be "
+            "grey or black in part. Set it to False."
+        )
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        what = _undescribed(data)
+        if what:
+            raise ValueError(what) from None
+        raise
+
+
+def read_rgb(data: bytes, bits: int) -> tuple[np.ndarray, list[str]]:
+    """Decodes a picture that is no JPEG.
+
+    Args:
+        data: the content of the file.
+        bits: 0, or N: of samples stored in 16 bits the largest level is 2^N - 1, unless the file
+            declares less than 16 bits itself.
+
+    Returns:
+        uint8 [H,W,3], and which conversions of `jssl.data.decode.KINDS` were made.
+
+    Raises:
+        Exception: whatever the decoder meets; ValueError for what is refused.
+    """
+    with open_image(data) as image:
+        kinds = ["black end"] if check_whole(data, image) else []
+        frames = getattr(image, "is_animated", False)
+        image.seek(0)
+        raw = _raw_mode(image)
+        deep = _deep_pnm(data) if image.format == "PPM" else None
+        tags = getattr(image, "tag_v2", None)
+        kinds += _bands(tags) if tags is not None else []
+        if deep is not None:
+            array, more = _from_levels(*deep, bits)
+        elif image.mode.startswith("I;16"):
+            array, more = _from_levels(*_grey_levels(image), bits)
+        elif ";16" in raw and bits:
+            array, more = _from_levels(_colour_levels(data, image, raw), 65535, bits)
+            more += ["alpha"] if "A" in raw else []
+        else:
+            array, more = _eight_bits(image, raw)
+        kinds += more + _ignored(image)
+    return array, [*(["frames"] if frames else []), *dict.fromkeys(kinds)]
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples lie in the file, in Pillow's words: 'RGB;16B'."""
+    if not image.tile:
+        return ""
+    if image.format == "TIFF" and _samples(image.tag_v2) == (16, 2):
+        # Pillow itself takes such planes for 8 bits unless libtiff reads them.
+        _set_raw(image, f"{''.join(image.getbands())};16N")
+    args = image.tile[0].args
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _samples(tags) -> tuple[int, int]:
+    """Bits of a sample, and 2 if colours lie in planes of their own, else 1."""
+    several = len(tags.get(258, (1,))) > 1 or tags.get(277, 1) > 1
+    return max(tags.get(258, (1,))), tags.get(284, 1) if several else 1
+
+
+def _set_raw(image: Image.Image, raw: str) -> None:
+    """Decodes with another raw mode."""
+    tile = image.tile[0]
+    if image.format == "TIFF":  # libtiff reads what is not compressed, too
+        extents = (0, 0, image.tag_v2[256], image.tag_v2[257])  # as stored, before it is turned
+        args = (raw, False, image.tag_v2.offset)
+        image.tile = [tile._replace(codec_name="libtiff", extents=extents, offset=0, args=args)]
+        image.use_load_libtiff = True
+    else:
+        image.tile = [tile._replace(args=raw)]
+
+
+def _grey_levels(image: Image.Image) -> tuple[np.ndarray, int]:
+    levels, largest = np.asarray(image).astype(np.uint16), 65535
+    tags = getattr(image, "tag_v2", {})
+    if _is_tiff(image):
+        largest = 2 ** max(tags.get(258, (16,))) - 1
+    return levels[..., None], -largest if tags.get(262) == 0 else largest  # 0: white is 0
+
+
+def _is_tiff(image: Image.Image) -> bool:
+    return image.format == "TIFF"
+
+
+def _colour_levels(data: bytes, image: Image.Image, raw: str) -> np.ndarray:
+    """All 16 bits of a colour picture: uint16 [H,W,C], of which C <= 3 are colours."""
+    name = raw.partition(";")[0]
+    planes = _is_tiff(image) and _samples(image.tag_v2)[1] == 2
+    if name not in ("RGB", "RGBA", "RGBX", "LA") or planes:
+        raise ValueError(
+            "data.bits is given, but 16 bits a channel are not read in full of a picture of "
+            f"{'colours in planes of their own' if planes else f'kind {name}'}; expected "
+            "interleaved RGB or grey"
+        )
+    if name == "LA":  # its four bytes as they are
+        _set_raw(image, "RGBA")
+        both = np.asarray(image).astype(np.uint16)
+        return both[..., :1] * 256 + both[..., 1:2]
+    # Read as the other byte order, the low byte is where the high one is looked for.
+    order = raw[-1] if image.format == "PNG" else "L" if sys.byteorder == "little" else "B"
+    halves = []
+    for word in (order, "LB"[order == "L"]):
+        with open_image(data) as other:
+            other.seek(0)
+            _set_raw(other, f"{name};16{word}")
+            halves.append(np.asarray(other)[..., :3].astype(np.uint16))
+    return halves[0] * 256 + halves[1]
+
+
+def _from_levels(levels: np.ndarray, largest: int, bits: int) -> tuple[np.ndarray, list[str]]:
+    """Levels [H,W,1 or 3] of more than 8 bits to uint8 [H,W,3]; `largest` < 0: white is 0."""
+    inverted, largest = largest < 0, abs(largest)
+    declared = f"{largest} that the file declares"
+    if bits and largest == 65535:
+        largest, declared = 2**bits - 1, f"{2**bits - 1} of data.bits={bits}"
+    top = int(levels.max(initial=0))
+    if levels.min(initial=0) < 0:
+        raise ValueError(f"it has a level of {levels.min()}, below 0")
+    if top > largest:
+        raise ValueError(f"it has a level of {top}, above the {declared}")
+    kinds = ["16-bit"]
+    if largest == 65535 and not bits and top < 4096:
+        kinds.append("dark 16-bit")
+    if levels.shape[2] == 1:
+        kinds.append("grey")
+    scaled = (levels.astype(np.uint32) * 256 // (largest + 1)).astype(np.uint8)
+    scaled = 255 - scaled if inverted else scaled
+    return np.repeat(scaled, 3, axis=2) if levels.shape[2] == 1 else scaled, kinds
+
+
+def _deep_pnm(data: bytes) -> tuple[np.ndarray, int] | None:
+    """Levels and largest level of a PGM or PPM of more than 8 bits, None for others.
+
+    Pillow's own way is a loop in Python, and cuts colour to 8 bits.
+    """
+    head = data[:4096]
+    found = DEEP_PNM.match(re.sub(rb"#[^\r\n]*", lambda comment: b" " * len(comment[0]), head))
+    if found is None or int(found[4]) < 256:
+        return None
+    channels = 3 if int(found[1]) in (3, 6) else 1
+    width, height, largest = (int(found[i]) for i in (2, 3, 4))
+    count = height * width * channels
+    if int(found[1]) in (2, 3):
+        if len(data) > MAX_TEXT:  # words take much more room than levels
+            raise ValueError(f"it is text of {len(data):,} bytes; expected at most {MAX_TEXT:,}")
+        words = re.sub(rb"#[^\r\n]*", b"", data[found.end() :]).split(None, count)[:count]
+        values = np.array([int(word) for word in words])
+    else:
+        values = np.frombuffer(data[found.end() : found.end() + 2 * count], ">u2")
+    if len(values) < count:
+        raise ValueError(f"it is cut short: {len(values)} values of {count}")
+    return values.reshape(height, width, channels), largest
+
+
+def _bands(tags) -> list[str]:
+    """What a TIFF holds beside the colours of a picture.
+
+    Raises:
+        ValueError: signed samples, or more bands than a declared picture has.
+    """
+    kind = tags.get(262, 1)
+    samples, extra = tags.get(277, 1), tags.get(338, ())
+    if set(tags.get(339, (1,))) - {1, 4}:
+        raise ValueError(
+            f"its samples are {'signed' if 2 in tags[339] else 'floating'} numbers, whose range is "
+            "not known; expected unsigned ones of 8 or 16 bits"
+        )
+    spare = max(samples - COLOURS.get(kind, samples), 0)
+    alpha = min(sum(word in ALPHA for word in extra), spare)
+    if kind in (0, 1) and spare - alpha > 1:
+        raise ValueError(f"it has {samples} bands, and {NO_BAND}; expected grey or RGB")
+    return ["extra band"] * (spare > alpha) + ["alpha"] * (alpha > 0)
+
+
+def _undescribed(data: bytes) -> str:
+    """What a TIFF that Pillow does not know is, '' for others."""
+    if not data.startswith(tuple(TiffImagePlugin.PREFIXES)):
+        return ""
+    big = data[2:4] in (b"\0\x2b", b"\x2b\0")
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if big else 8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        if "extra band" in _bands(tags) and tags.get(284) == 2:
+            return (
+                f"it has {tags.get(277)} bands, each in a plane of its own; expected interleaved "
+                "ones, as of gdal_translate -co INTERLEAVE=PIXEL"
+            )
+        bits, kind = "/".join(map(str, tags.get(258, (1,)))), tags.get(262)
+    except ValueError as error:
+        return str(error)
+    except Exception:  # no whole directory: the decoder's own words will do
+        return ""
+    if kind is None:
+        return ""
+    return f"it is a TIFF of {bits} bits of kind {kind}, which is not read"
+
+
+def _eight_bits(image: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
+    kinds = []
+    image.load()
+    mode = image.mode
+    if mode in ("I", "F"):
+        raise ValueError(f"its pixels are of mode '{mode}', 8 or 16 bits a channel were expected")
+    if ";16" in raw:
+        kinds.append("16-bit")
+    bands = image.getbands()
+    transparent = "transparency" in image.info
+    unknown = _is_tiff(image) and not set(image.tag_v2.get(338, ())) & set(ALPHA)
+    if (bands[-1] in "Aa" or transparent) and not unknown:
+        kinds.append("alpha")
+    if mode in ("1", "L", "LA", "La") or raw.startswith("LA;16"):
+        kinds.append("grey")
+    if mode in ("P", "PA"):
+        kinds.append("palette")
+    if mode in ("CMYK", "LAB"):
+        kinds.append(mode)
+    if mode == "LAB":
+        spaces = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
+        image = ImageCms.profileToProfile(image, *spaces, outputMode="RGB")
+    if mode in ("RGBa", "La"):
+        image = image.convert(mode[:-1] + "A")  # colours as they are without their alpha
+    if transparent and mode == "P":
+        image = image.convert("RGBA")  # otherwise Pillow warns; the alpha is dropped below
+    array = np.asarray(image.convert("RGB"))
+    if ";16" in raw and array.max(initial=0) < 16 and mode in ("RGB", "RGBA"):
+        kinds.append("dark 16-bit")
+    return array, kinds
+
+
+def _ignored(image: Image.Image) -> list[str]:
+    """What is said about a decoded picture and not applied."""
+    gamma = image.info.get("gamma", SRGB_GAMMA)
+    other = not is_srgb(image.info.get("icc_profile") or b"") or abs(gamma - SRGB_GAMMA) > 0.01
+    turned = not _is_tiff(image) and image.getexif().get(0x0112, 1) != 1
+    return ["profile"] * other + ["orientation"] * turned
+
+
+def is_srgb(profile: bytes) -> bool:
+    """Whether a colour profile is that of sRGB by its own words, or empty.
+
+    Example:
+        >>> profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB'))
+        >>> is_srgb(b''), is_srgb(profile.tobytes()), is_srgb(b'Adobe RGB')
+        (True, True, False)
+    """
+    return not profile or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile

@@ -1,0 +1,130 @@
+"""Unpacks a tar file of unknown origin: regular files and folders only, below one folder.
+
+`tarfile`'s own filters trust what the system says about a path, and could be led outside by links
+and by paths longer than it follows (CVE-2025-4517). Here no member can be a link, so that no path
+leads elsewhere, and every path is compared with the real one before and after it is written.
+"""
+
+import itertools
+import os
+import tarfile
+from pathlib import Path
+
+from jssl.regular import check_regular
+
+MAX_MEMBERS = 2_000_000
+MAX_TIMES = 100  # that members may hold of the archive's own size; pictures do not compress so well
+SMALL = 2**30  # bytes that any archive may hold
+MAX_NAME = 1024  # bytes of a path in the archive; systems follow 4096 with the folder before it
+MAX_HEADER = 2**20  # bytes of a long name or of other words about a member, read at once
+COPY = 2**20
+FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+
+
+class MemberError(ValueError):
+    """A member that must not be unpacked."""
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is read in bounded memory, and whose damage does not pass for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # the block of zeros that ends an archive
+            raise
+        except tarfile.HeaderError as error:
+            if not tar.offset:
+                raise  # another compression, or no tar at all
+            raise tarfile.ReadError(_words(error, tar.offset)) from error
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in (*FILES, tarfile.DIRTYPE) and self.size > MAX_HEADER:
+            raise MemberError(f"'{self.name}' has a header of {self.size:,} bytes")
+        return super()._proc_member(tar)
+
+    def _block(self, count: int) -> int:
+        if count < 0:  # it would be read again and again (CVE-2025-8194)
+            raise MemberError(f"'{self.name}' has a size below 0")
+        return super()._block(count)
+
+
+def _words(error: Exception, place: int) -> str:
+    if isinstance(error, tarfile.EmptyHeaderError):
+        return "it has no end"
+    return f"{error} at byte {place:,}"
+
+
+def unpack(archive: Path, folder: Path) -> int:
+    """Unpacks a tar file, compressed or not, into an empty folder.
+
+    Args:
+        archive: a regular file.
+        folder: where to; nothing is written outside of it.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        MemberError: a member that is neither file nor folder, or lies outside, twice or deep; or
+            members that are too many or too large.
+        FileError: the archive is no regular file.
+        OSError, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError: damage, or a full disk.
+    """
+    allowed = max(SMALL, MAX_TIMES * check_regular(os.stat(archive), 2**63))
+    base = os.path.realpath(folder)
+    total = files = 0
+    with tarfile.open(archive, tarinfo=_Member) as tar:
+        for number in itertools.count():
+            member = tar.next()
+            if member is None:
+                return files
+            if number >= MAX_MEMBERS:
+                raise MemberError(f"it has more than {MAX_MEMBERS:,} members")
+            path = _place(member, base)
+            total += member.size
+            if total > allowed:
+                raise MemberError(
+                    f"its members hold more than {allowed:,} bytes, {MAX_TIMES} times its own size"
+                )
+            if member.isdir():
+                os.makedirs(path, exist_ok=True)
+            else:
+                _write(tar, member, path)
+                files += 1
+            if os.path.realpath(path) != path:
+                raise MemberError(f"'{member.name}' lies outside of its folder")
+            tar.members = []  # of a million, the headers would fill the memory
+
+
+def _place(member: tarfile.TarInfo, base: str) -> str:
+    """The real path of a member, none of whose folders is a link."""
+    name = member.name
+    kinds = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
+    if member.type not in (*FILES, tarfile.DIRTYPE) or member.sparse is not None:
+        what = kinds.get(member.type, "a device, a pipe or a file of holes")
+        raise MemberError(f"'{name}' is {what}; expected files and folders only")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name or len(os.fsencode(name)) > MAX_NAME:
+        raise MemberError(f"'{name[:80]}' is no path inside of a folder")
+    path = os.path.join(base, *parts)
+    if os.path.realpath(path) != path:
+        raise MemberError(f"'{name}' lies outside of its folder")
+    return path
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        file = open(path, "xb")  # never through what is there
+    except FileExistsError:
+        raise MemberError(f"'{member.name}' is in it twice") from None
+    with file, tar.extractfile(member) as source:
+        left = member.size
+        while left:
+            piece = source.read(min(COPY, left))
+            if not piece:
+                raise tarfile.ReadError(f"'{member.name}' is cut short")
+            file.write(piece)
+            left -= len(piece)
