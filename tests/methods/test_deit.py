@@ -22,17 +22,26 @@ def made(config):
     return experiment.make_method(config, axis_name=None)[0]
 
 
-@pytest.fixture(scope="module")
-def hard():
-    """A method with hard distillation and nothing random but the drops, its state and a step."""
+def stepped(**settings):
+    """A method, its state and a step; nothing is drawn, and lambda is not 1/2.
+
+    The student's pixels are normalised and the teacher's are not, so that they cannot be mixed up.
+    """
     config = small_config("deit")
     config.augment.name = "none"
+    config.augment.normalize = "imagenet"
     config.model.stochastic_depth = 0.0
     config.optim.warmup_epochs = 0.0  # or the first update is none
-    config.deit.update(PLAIN)
+    config.deit.update({**PLAIN, "weight": 0.3, **settings})
+    assert json.loads(config.deit.teacher_config)["augment"]["normalize"] == "none"
     method = made(config)
     state = jax.jit(lambda: experiment.first_state(config, method, 16))()
     return config, method, state, *jax.jit(method.train_step)(state, tiles(16))
+
+
+@pytest.fixture(scope="module")
+def hard():
+    return stepped()
 
 
 def test_the_loss_is_the_lectures_equation(hard):
@@ -51,9 +60,37 @@ def test_the_loss_is_the_lectures_equation(hard):
     wise = cross_entropy(named["distillation_logits"], teacher.argmax(1))
     np.testing.assert_allclose(metrics["base_loss"], base, rtol=1e-5)
     np.testing.assert_allclose(metrics["distillation_loss"], wise, rtol=1e-5)
-    np.testing.assert_allclose(metrics["loss"], base / 2 + wise / 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.7 * base + 0.3 * wise, rtol=1e-5)
     mean = (named["class_logits"] + named["distillation_logits"]) / 2
     np.testing.assert_array_equal(named["logits"], mean)
+
+
+def test_soft_distillation_and_the_average_of_a_step():
+    """tau^2 KL of the teacher's distribution; the average is taken of the parameters AFTER it."""
+    soft = {"distillation": "soft", "temperature": 3.0, "reduction": "official", "ema_decay": 0.25}
+    config, method, state, after, metrics = stepped(**soft)
+    judged = state.replace(average=state.params)  # `embed` is of the average
+    named = jax.jit(method.embed)(judged, tiles(16)["image"])[1]
+    own = deit.make_teacher(config, RunLengths(**config.run))[0]
+    teacher = own.embed(state.teacher, tiles(16)["image"])[1]["logits"]
+
+    def log_softmax(z):
+        z = np.asarray(z, np.float64) / 3.0
+        return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+    p, q = log_softmax(teacher), log_softmax(named["distillation_logits"])
+    wise = 9.0 * np.mean(np.sum(np.exp(p) * (p - q), axis=1)) / 16  # official: divided by K too
+    np.testing.assert_allclose(metrics["distillation_loss"], wise, rtol=1e-4)
+    loss = 0.7 * metrics["base_loss"] + 0.3 * metrics["distillation_loss"]
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    pairs = zip(*map(jax.tree.leaves, (state.average, after.params, after.average)), strict=True)
+    for old, new, average in pairs:
+        np.testing.assert_allclose(average, 0.25 * old + 0.75 * new, atol=1e-6)
+    assert not np.allclose(
+        after.average["head"]["dense"]["kernel"],
+        state.average["head"]["dense"]["kernel"],
+        atol=1e-6,
+    )
 
 
 def test_the_teacher_stands_still(hard):
