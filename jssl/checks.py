@@ -93,6 +93,7 @@ RULES: dict[str, Rule] = {
     "epochs": POSITIVE,
     "max_steps": NATURAL,
     "batch_size": COUNT,
+    "init_from": TEXT,
     "launch": LAUNCH,
     "dtype": word("float32", "bfloat16"),
     "method": TEXT,

@@ -31,6 +31,7 @@ def common() -> dict[str, Any]:
         "epochs": 100.0,  # may be a fraction
         "max_steps": 0,  # stop after this many updates; 0: `epochs` decides
         "batch_size": 256,  # global, over all devices of all processes
+        "init_from": "",  # WORKDIR[:step] of a run of the same net that this one begins with
         "launch": "pmap",  # pmap | shard_map | jit | vmap:N
         "dtype": "float32",  # compute; parameters, statistics and losses stay float32
         "model": {},  # jssl.models.DEFAULTS
