@@ -17,6 +17,7 @@ def get_config(arg=""):
     c.seed = s.seed
     c.epochs = s.epochs
     c.batch_size = 32
+    c.updates = "whole_epochs"  # 3,200 tiles are whole batches
     c.data.name = "photos"
     c.data.tile = s.size
     c.model.name = "resnet8"  # three groups: on tiles of 32 px a fourth only blurs

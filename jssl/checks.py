@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import methods
+from jssl import methods, optim
 from jssl.errors import UserError, nearest
 
 
@@ -91,6 +91,7 @@ LAUNCH = Rule(
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**31 - 1),
     "epochs": POSITIVE,
+    "updates": word(*optim.UPDATES),
     "max_steps": NATURAL,
     "batch_size": COUNT,
     "init_from": TEXT,

@@ -96,7 +96,12 @@ def build(config: ConfigDict) -> Experiment:
             f"Batch size {config.batch_size} is larger than the {len(train_source)} training "
             f"examples of '{train_source.name}'. Type --config.batch_size=N with a smaller N."
         )
-    total_steps = max(1, round(steps_per_epoch * config.epochs))
+    total_steps = optim.count_updates(
+        config.updates,
+        examples=len(train_source),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+    )
     config.run.num_examples = len(train_source)
     config.run.steps_per_epoch = steps_per_epoch
     config.run.total_steps = total_steps
@@ -192,10 +197,13 @@ def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
 
 def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, Any]:
     """The method and its learning-rate schedule, for the lengths in `config.run`."""
+    steps_per_epoch = config.run.steps_per_epoch
+    if config.updates != "whole_epochs":
+        steps_per_epoch = config.run.num_examples / config.batch_size
     tx, schedule = optim.build(
         config.optim,
         batch_size=config.batch_size,
-        steps_per_epoch=config.run.steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         total_steps=config.run.total_steps,
     )
     lengths = RunLengths(**config.run)

@@ -22,10 +22,12 @@ from jssl import (
 )
 from jssl.experiment import Experiment
 from jssl.metrics import say
+from jssl.precision import narrow
 from jssl.train import train
 from jssl.types import TrainState
 
 
+@narrow
 def train_and_judge(config: ConfigDict, folder: str | Path, *, longer: bool = False) -> None:
     """Trains (or resumes), then writes and prints the table of the finished run.
 

@@ -90,14 +90,16 @@ def _report(flags: Flags) -> None:
 def _compile(flags: Flags) -> None:
     need(flags, "config", "configs/simclr_imagenet.py")
     topology_text = need(flags, "topology", "v5e:16x16")
+    from jssl import versions
     from jssl.fit import command, devices
 
     topology = devices.prepare(topology_text)
     config = read_config(flags)
     name = flags.config.replace(".py", "").removeprefix("configs/")
+    name = " ".join([name, *(f"{key}={value}" for key, value in flags.settings)])
     command.fit(
         config,
-        name=" ".join([name, *(f"{key}={value}" for key, value in flags.settings)]),
+        name=versions.without_folders(name),
         topology=topology,
         batch=flags.batch,
         examples=flags.examples,

@@ -8,6 +8,7 @@ from typing import Any
 
 from jssl import files
 from jssl.errors import UserError, WriteError
+from jssl.evaluate.table import SOFTMAX_REGRESSION
 from jssl.metrics import say
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -16,25 +17,56 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 def load_records(folder: str | Path) -> list[dict[str, Any]]:
     """Reads every record (`result.json` of a run, or a copy of one) below a folder.
 
+    What `jssl evaluate` left in `evaluation/` beside a `result.json` joins the rows of that run.
+
     Raises:
         UserError: there is none.
     """
     found = sorted(Path(folder).rglob("*.json"))
-    records, damaged = [], []
+    contents, damaged = {}, []
     for path in found:
         try:
-            records.append(json.loads(path.read_bytes()))
+            contents[path] = json.loads(path.read_bytes())
         except ValueError:
             damaged.append(str(path))
     if damaged:
         say(f"WARNING passed over, as they are no JSON: {', '.join(damaged)}")
-    records = [r for r in records if isinstance(r, dict) and "rows" in r and "run_hash" in r]
+    contents = {k: r for k, r in contents.items() if isinstance(r, dict) and "rows" in r}
+    runs = {path: record for path, record in contents.items() if "run_hash" in record}
+    for path, record in contents.items():
+        run = runs.get(path.parent.parent / "result.json")
+        if path.parent.name == "evaluation" and "protocol" in record and run is not None:
+            known = [(row["probe"], row["protocol"]) for row in run["rows"]]
+            new = [row for row in record["rows"] if (row["probe"], row["protocol"]) not in known]
+            run["rows"] += [row for row in new if "top1" in row]
+    records = list(runs.values())
+    for record in records:
+        for row in record["rows"]:
+            row["probe"] = probe_name(row)
     if not records:
         raise UserError(
             f"No record of a finished run below {folder}: expected result.json files, which "
             "`jssl train` leaves in its workdir."
         )
     return records
+
+
+def probe_name(row: dict[str, Any]) -> str:
+    """The name of a row's probe.
+
+    Records of before schema 2 call softmax regression on cached features 'linear', which is the
+    name of the papers' protocol with augmented images.
+
+    Example:
+        >>> probe_name({'probe': 'linear', 'protocol': 'softmax regression on cached features'})
+        'softmax_regression'
+        >>> probe_name({'probe': 'linear', 'protocol': 'linear, preset moco: 100 epochs'})
+        'linear'
+    """
+    name, protocol = row["probe"], row["protocol"]
+    if name.startswith("linear") and protocol.startswith("softmax regression on"):
+        return name.replace("linear", SOFTMAX_REGRESSION, 1)
+    return name
 
 
 def spread(values: Sequence[float]) -> str:

@@ -46,6 +46,7 @@ from jssl import (
 from jssl import config as config_lib
 from jssl.errors import UserError
 from jssl.metrics import say
+from jssl.precision import narrow
 from jssl.stage_plan import LABELS, Stage, plan
 from jssl.stage_plan import stages_of as stages_of
 from jssl.train import train
@@ -56,6 +57,7 @@ PART = 100_000  # images that are labelled between two files
 BATCH = 256  # images that are judged or labelled at a time
 
 
+@narrow
 def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
     """Runs every stage that is not finished, then writes and prints how good each network is.
 

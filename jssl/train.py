@@ -28,6 +28,7 @@ from jssl import (
 from jssl.errors import NotFiniteError as NotFiniteError
 from jssl.errors import UserError
 from jssl.monitor import check_monitor, make_inspection, make_monitor, monitor_protocol
+from jssl.precision import narrow
 from jssl.types import TrainState
 
 
@@ -38,6 +39,7 @@ def _asked(step: int) -> bool:
     return stopping.asked()
 
 
+@narrow
 def train(
     config: ConfigDict, folder: str | Path, *, judged: bool = False, longer: bool = False
 ) -> TrainState:

@@ -101,4 +101,4 @@ def without_folders(text: str) -> str:
         >>> without_folders('jssl train --config=/home/me/c.py:size=8 --workdir=runs/a')
         'jssl train --config=.../c.py:size=8 --workdir=runs/a'
     """
-    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\"=,:]+/)+", ".../", text)
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\"=,:]+/)*(?=[^\s/])", ".../", text)

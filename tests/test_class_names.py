@@ -58,7 +58,7 @@ def unlabelled_run(pictures, tmp_path_factory):
 def test_unlabelled_training_is_judged_by_the_labelled_splits(unlabelled_run):
     folder, said = unlabelled_run
     rows = json.loads((folder / "result.json").read_text())["rows"]
-    assert [row["probe"] for row in rows] == ["kNN", "linear"]
+    assert [row["probe"] for row in rows] == ["kNN", "softmax_regression"]
     knn = rows[0]["numbers"]
     assert knn["raw pixels"]["count"] == 12
     assert knn["raw pixels"]["top1"] == 1.0  # the classes differ by their colours

@@ -27,7 +27,7 @@ def test_the_table_holds_both_probes_of_three_feature_sets(run):
     import json
 
     record = json.loads((run / "result.json").read_text())
-    assert [row["probe"] for row in record["rows"]] == ["kNN", "linear"]
+    assert [row["probe"] for row in record["rows"]] == ["kNN", "softmax_regression"]
     for row in record["rows"]:
         assert list(row["top1"]) == ["trained", "untrained", "raw pixels"]
         for number in row["numbers"].values():

@@ -266,6 +266,11 @@ def tf_arguments(magnitude: float, policy: Policy, height: int, width: int) -> A
     )
 
 
+# 0.09 to 11 bits: its product with a magnitude such as 9 or 7.5 is exact, so that the factor is the
+# double's, rounded once, as Pillow is given it.
+_FACTOR_HIGH = round(0.09 * 2**14) / 2**14
+
+
 def timm_arguments(m: Array, sign: Array, height: int, width: int) -> Arguments:
     """The strength of every operation of form 'timm' at magnitudes m in [0, 10], to a side."""
 
@@ -277,7 +282,7 @@ def timm_arguments(m: Array, sign: Array, height: int, width: int) -> Arguments:
         bits=4 - whole(4),
         threshold=256 - whole(256),
         addition=whole(110),
-        factor=1 + sign * (m * 0.09),
+        factor=(1 + sign * (m * _FACTOR_HIGH)) + sign * (m * (0.09 - _FACTOR_HIGH)),
         cos=jnp.cos(angle),
         sin=jnp.sin(angle),
         shear=m * 0.03,
@@ -301,7 +306,8 @@ def _plan_tf(u: Array, policy: Policy, height: int, width: int) -> Plan:
 
 
 def _plan_timm(u: Array, policy: Policy, height: int, width: int) -> Plan:
-    normal = math.sqrt(2) * jax.lax.erf_inv(2 * u[:, 2] - 1)
+    inside = jnp.maximum(2 * u[:, 2] - 1, -1 + 2.0**-24)  # u may be 0, and erf_inv(-1) is -inf
+    normal = math.sqrt(2) * jax.lax.erf_inv(inside)
     m = jnp.clip(policy.magnitude + policy.deviation * normal, 0.0, 10.0)
     arguments = timm_arguments(m, _sign(u[:, 3]), height, width)
     kinds = jnp.where(u[:, 1] < policy.chance, _place(u[:, 0], len(INCREASING)), NOTHING)

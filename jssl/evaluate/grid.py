@@ -16,7 +16,7 @@ import numpy as np
 
 from jssl import augment
 from jssl.evaluate.linear import LinearFit, LinearHead, fit_linear, linear_accuracy
-from jssl.evaluate.table import LINEAR_BATCH, number
+from jssl.evaluate.table import LINEAR_BATCH, SOFTMAX_REGRESSION, number
 from jssl.types import Array
 
 
@@ -113,7 +113,7 @@ def grid_row(
         seed: of `fit_grid`.
 
     Returns:
-        A row with `probe` 'linear on grid'.
+        A row with `probe` 'softmax_regression on grid'.
 
     Raises:
         UserError, ValueError: as `fit_grid`.
@@ -139,4 +139,9 @@ def grid_row(
         rate = protocol.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
         numbers[kind] = number(scores, words, train_x.shape[-1], rate)
     top1 = {kind: found["top1"] for kind, found in numbers.items()}
-    return {"probe": "linear on grid", "protocol": protocol, "top1": top1, "numbers": numbers}
+    return {
+        "probe": f"{SOFTMAX_REGRESSION} on grid",
+        "protocol": protocol,
+        "top1": top1,
+        "numbers": numbers,
+    }

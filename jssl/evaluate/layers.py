@@ -15,7 +15,7 @@ import numpy as np
 from jssl.errors import UserError
 from jssl.evaluate.embed import embed_source
 from jssl.evaluate.linear import fit_linear, linear_accuracy
-from jssl.evaluate.table import LINEAR_BATCH, linear_protocol, number
+from jssl.evaluate.table import LINEAR_BATCH, SOFTMAX_REGRESSION, linear_protocol, number
 from jssl.types import Array
 
 LAYER = re.compile(r"(layer|block_group|conv)(\d+)")
@@ -140,7 +140,7 @@ def _marked(rows: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any
         scores = number(row["scores"], f"trained {row['layer']}", row["dim"], words)
         found.append(
             {
-                "probe": "linear",
+                "probe": SOFTMAX_REGRESSION,
                 "protocol": words,
                 "top1": {"trained": scores["top1"]},
                 "numbers": {"trained": scores},

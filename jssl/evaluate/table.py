@@ -12,6 +12,8 @@ from jssl.evaluate.knn import knn_accuracy
 from jssl.evaluate.linear import fit_linear, linear_accuracy
 
 LINEAR_BATCH = 256
+# The row of cached features. `linear` is the papers' protocol: augmented images, SGD by a preset.
+SOFTMAX_REGRESSION = "softmax_regression"
 
 
 def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -209,7 +211,7 @@ def probe_rows(
         scores = linear_accuracy(fit.head, test_x, test_y)
         rate = common_linear.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
         linear[kind] = number(scores, _feature_words(kind, feature), train_x.shape[1], rate)
-    return [_row("kNN", common_knn, knn), _row("linear", common_linear, linear)]
+    return [_row("kNN", common_knn, knn), _row(SOFTMAX_REGRESSION, common_linear, linear)]
 
 
 def knn_row(

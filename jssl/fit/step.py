@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jssl import data, experiment, methods, parallel
+from jssl import data, experiment, methods, optim, parallel
 from jssl.data.tfds_source import CATALOGUE
 from jssl.errors import UserError
 from jssl.fit import flops as flops_lib
@@ -71,7 +71,9 @@ def lengths(config: ConfigDict, examples: int) -> None:
             "Type --examples=N, or --config.batch_size=N with a smaller N."
         )
     steps = examples // config.batch_size
-    total = max(1, round(steps * config.epochs))
+    total = optim.count_updates(
+        config.updates, examples=examples, epochs=config.epochs, batch_size=config.batch_size
+    )
     config.run.update(num_examples=examples, steps_per_epoch=steps, total_steps=total)
 
 

@@ -1,5 +1,6 @@
 """What the mathematics of every method shares; no base class."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import optax
 
 from jssl import augment
 from jssl.errors import UserError
-from jssl.types import Array, PyTree, RunLengths, TrainState
+from jssl.precision import narrow
+from jssl.types import Array, Method, PyTree, RunLengths, TrainState
 
 
 def check_make(name: str, config: Any, lengths: RunLengths) -> None:
@@ -37,6 +39,22 @@ def check_make(name: str, config: Any, lengths: RunLengths) -> None:
             f"{name}.make found lengths={lengths!r}. Expected positive integers: "
             "jssl.types.RunLengths(num_examples=..., steps_per_epoch=..., total_steps=...)."
         )
+
+
+def in_32_bits(make: Callable[..., Method]) -> Callable[..., Method]:
+    """Decorates a method's `make`: its functions compute in 32 bits also under JAX_ENABLE_X64.
+
+    With 64 bits on, JAX draws other random numbers and promotes what is meant as float32; the same
+    config must give the same run.
+    """
+
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Method:
+        method = make(*args, **kwargs)
+        functions = {k: f for k, f in method._asdict().items() if callable(f)}
+        return method._replace(**{k: narrow(f) for k, f in functions.items()})
+
+    return made
 
 
 def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array], Array]]:

@@ -27,7 +27,13 @@ import optax
 from jssl import augment, checkpoint, experiment, losses, models, workdir
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    first_state,
+    in_32_bits,
+    input_functions,
+)
 from jssl.models.dvae import Encoder, map_pixels
 from jssl.models.vit import OFFICIAL
 from jssl.models.vit_init import token_init
@@ -194,6 +200,7 @@ def masks(config: Any, key: Array, rows: Array) -> tuple[Array, Array, Array]:
     return jax.vmap(one)(rows)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

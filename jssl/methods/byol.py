@@ -36,6 +36,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -75,6 +76,7 @@ def _imagenet(epochs: float, lr: float, weight_decay: float, tau: float) -> dict
     return {
         "batch_size": 4096,
         "epochs": epochs,
+        "updates": "examples",
         "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
         "augment": {"name": "byol", "size": 224, "normalize": "imagenet"},
         "optim": {**_OPTIM, "lr": lr, "weight_decay": weight_decay},
@@ -95,6 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "cifar": {  # not the authors': solo-learn's, see configs/byol_cifar.py
         **_imagenet(1000.0, 1.0, 1e-5, 0.99),
+        "updates": "whole_epochs",
         "batch_size": 256,
         "model": {"name": "resnet18", "stem": "cifar", **_MODEL},
         "augment": {
@@ -199,6 +202,7 @@ def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], A
     return {"ema_momentum": momentum}
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -36,7 +36,13 @@ from jssl import state as leaves
 from jssl.augment import modalities
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    first_state,
+    in_32_bits,
+    input_functions,
+)
 from jssl.models.heads import Projector
 from jssl.optim.masks import EVERYTHING
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
@@ -193,6 +199,7 @@ def _check(config: Any) -> None:
         )
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -33,7 +33,13 @@ import optax
 from jssl import augment, losses, models
 from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError
-from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    first_state,
+    in_32_bits,
+    input_functions,
+)
 from jssl.models.conv import Conv
 from jssl.models.pixelcnn import PixelCNN
 from jssl.state.ema import ema
@@ -227,6 +233,7 @@ def whole_map(config: Any) -> Callable[[PyTree, Array], Array]:
     return lambda params, images: net.apply({"params": params}, prepare(images), method=Net.whole)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -36,7 +36,13 @@ from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.data import uniform_over_clusters
 from jssl.errors import UserError
 from jssl.methods import _clusters
-from jssl.methods._common import check_make, embed_function, first_state, input_functions
+from jssl.methods._common import (
+    check_make,
+    embed_function,
+    first_state,
+    in_32_bits,
+    input_functions,
+)
 from jssl.models.heads import Linear
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -141,6 +147,7 @@ def check(config: Any, examples: int, features: int) -> None:
         )
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

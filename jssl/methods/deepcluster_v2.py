@@ -44,6 +44,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -162,6 +163,7 @@ def check(config: Any, lengths: RunLengths) -> None:
         )
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -31,7 +31,13 @@ from jssl import augment, experiment, losses, methods, models, workdir
 from jssl.collectives import mean_value_and_grad, pmean
 from jssl.data.pipeline import repeated, shuffled
 from jssl.errors import UserError, nearest
-from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    first_state,
+    in_32_bits,
+    input_functions,
+)
 from jssl.methods._mixed import CROP, IMAGENET_FILL, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.optim import TRANSFORMER
@@ -218,6 +224,7 @@ def make_inputs(config: ConfigDict, axis_name: str | None) -> Any:
     return lambda key, batch: inputs(jax.random.split(key, 3), batch)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -26,7 +26,13 @@ from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
 from jssl.evaluate.codes import codebook_report, codebook_warnings
 from jssl.evaluate.reconstructions import constant_patch_error, picture_grid
-from jssl.methods._common import apply_gradients, check_make, first_state, input_functions
+from jssl.methods._common import (
+    apply_gradients,
+    check_make,
+    first_state,
+    in_32_bits,
+    input_functions,
+)
 from jssl.models.dvae import Decoder, Encoder, gumbel_softmax, map_pixels, unmap_pixels
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
@@ -182,6 +188,7 @@ def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], A
     return {"temperature": temperature, "beta": beta}
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -35,6 +35,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -183,6 +184,7 @@ def _divisor(batch_size: int, at_most: int) -> int:
     return max(n for n in range(1, at_most + 1) if batch_size % n == 0)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -34,6 +34,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -158,6 +159,7 @@ def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], A
     return {"ema_momentum": momentum}
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

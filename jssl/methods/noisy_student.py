@@ -36,6 +36,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.efficientnet import OFFICIAL, EfficientNet, classifier_init
@@ -87,6 +88,7 @@ _OPTIM = {"name": "rmsprop_tf", "momentum": 0.9, "rms_decay": 0.9, "eps": 1e-3, 
 PRESETS: dict[str, dict[str, Any]] = {
     "imagenet": {
         "batch_size": 2048,  # labelled images
+        "updates": "examples",
         "epochs": 700.0,
         "model": {"name": "efficientnet_b0", **OFFICIAL},
         "augment": {
@@ -257,6 +259,7 @@ def frozen(params: PyTree, blocks: int) -> PyTree:
     return jax.tree_util.tree_map_with_path(still, params)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -26,6 +26,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.models.heads import Projector
@@ -52,6 +53,7 @@ _MODEL = {
 _OPTIM = {"name": "lars", "order": "lr_inside", "momentum": 0.9, "schedule": "cosine"}
 PRESETS: dict[str, dict[str, Any]] = {
     "v1": {  # the paper: batch 4096, linear scaling 0.3 B/256, weight decay 1e-6
+        "updates": "examples_and_one",
         "batch_size": 4096,
         "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
         "augment": {"name": "simclr", "options": {"brightness": "additive"}},
@@ -60,6 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "simclr": {"temperature": 0.1, "proj_layers": 2},
     },
     "v2": {  # three layers, square-root scaling 0.1 sqrt(B), weight decay 1e-4, 5 % of 800 epochs
+        "updates": "examples_and_one",
         "batch_size": 4096,
         "epochs": 800.0,
         "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
@@ -69,6 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "simclr": {"temperature": 0.1, "proj_layers": 3},
     },
     "cifar": {  # the official README's CIFAR-10 command
+        "updates": "examples_and_one",
         "batch_size": 512,
         "epochs": 1000.0,
         "model": {"name": "resnet18", "stem": "cifar", **_MODEL},
@@ -107,6 +111,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, projector)
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -26,6 +26,7 @@ from jssl.methods._common import (
     check_make,
     embed_function,
     first_state,
+    in_32_bits,
     input_functions,
 )
 from jssl.methods._mixed import CROP, OFF, RAND_AUGMENT, mixed_inputs
@@ -165,6 +166,7 @@ def describe(config: Any) -> str:
     return f"{share}, from scratch" if share and not config.init_from else share
 
 
+@in_32_bits
 def make(
     config: Any,
     tx: optax.GradientTransformation,

@@ -68,8 +68,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 _BN = ("bn_groups", "bn_momentum", "bn_epsilon", "bn_unbiased_running_var")
-_VIT = tuple(list(DEFAULTS)[list(DEFAULTS).index("patch_size") :])
-_FAMILY = ("small_images", "stochastic_depth", "sobel", "dropout", *_VIT)
+_VIT = ("patch_size", "depth", "heads", "pool", "position", "relative_bias", "layer_scale",
+        "qkv_bias", "distillation_token", "mask_token", "freeze_patches", "vit_init",
+        "remat")  # fmt: skip
+_RESNET = ("stage_sizes", "width", "stem", "stem_width_fixed", "padding", "pool_padding",
+           "shortcut", "zero_init_last_gamma", "kernel_init", "norm", "bn_interleaved", "sobel",
+           *_BN)  # fmt: skip
 _PLAIN = ("width", "sobel", "dropout", "bn_interleaved", *_BN)
 _EFFICIENTNET = ("width", "small_images", "stochastic_depth", "bn_interleaved", *_BN)
 # name -> its maker, the keys that it reads
@@ -124,9 +128,7 @@ def build(
     name = switches.pop("name")
     if name not in _OTHERS and name not in DEPTHS:
         raise UserError(f"Unknown model.name '{name}': {nearest(name, [*DEPTHS, *_OTHERS])}.")
-    resnet = functools.partial(make_resnet, name)
-    resnet_keys = tuple(key for key in DEFAULTS if key not in _FAMILY or key == "sobel")
-    make, keys = _OTHERS.get(name, (resnet, resnet_keys))
+    make, keys = _OTHERS.get(name, (functools.partial(make_resnet, name), _RESNET))
     for key, value in switches.items():
         if key not in keys and value != DEFAULTS[key]:
             raise UserError(

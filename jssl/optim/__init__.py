@@ -12,6 +12,7 @@ from jssl.optim.masks import EXCLUDE_NORM_AND_BIAS as EXCLUDE_NORM_AND_BIAS
 from jssl.optim.masks import TRANSFORMER as TRANSFORMER
 from jssl.optim.masks import groups as groups
 from jssl.optim.masks import mask as mask
+from jssl.optim.schedules import UPDATES as UPDATES
+from jssl.optim.schedules import count_updates as count_updates
 from jssl.optim.schedules import make_schedule as make_schedule
 from jssl.optim.schedules import scale as scale
-from jssl.optim.schedules import simclr_steps as simclr_steps

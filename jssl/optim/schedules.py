@@ -46,14 +46,43 @@ def scale(lr: float, *, batch_size: int, scaling: str) -> float:
     return SCALINGS[scaling](lr, batch_size)
 
 
-def simclr_steps(*, examples: int, epochs: int, batch_size: int) -> int:
-    """Updates in SimCLR's official run: examples * epochs // batch_size + 1.
+UPDATES = ("whole_epochs", "examples", "examples_and_one")
+
+
+def count_updates(rule: str, *, examples: int, epochs: float, batch_size: int) -> int:
+    """The updates of a run, as the official code of its method counts them.
+
+        whole_epochs        epochs * (examples // batch_size): the last batch of a pass is dropped
+        examples            epochs * examples // batch_size: BYOL, EfficientNet, Noisy Student
+        examples_and_one    one more: SimCLR
+
+    A run that counts by examples goes on into another pass over the data for its last updates.
+
+    Args:
+        rule: one of `UPDATES`.
+        examples: in the train split.
+        epochs: may be a fraction.
+        batch_size: global.
+
+    Returns:
+        At least 1.
+
+    Raises:
+        UserError: an unknown rule.
 
     Example:
-        >>> simclr_steps(examples=1281167, epochs=100, batch_size=4096)
-        31279
+        >>> [count_updates(rule, examples=1281167, epochs=1000, batch_size=4096)
+        ...  for rule in UPDATES]
+        [312000, 312784, 312785]
+
+    Reference: https://github.com/google-research/simclr, model_util.py; configs/byol.py of
+        https://github.com/google-deepmind/deepmind-research.
     """
-    return examples * epochs // batch_size + 1
+    if rule not in UPDATES:
+        raise UserError(f"Unknown config.updates '{rule}': {nearest(rule, UPDATES)}.")
+    if rule == "whole_epochs":
+        return max(1, round(examples // batch_size * epochs))
+    return max(1, int(examples * epochs // batch_size) + (rule == "examples_and_one"))
 
 
 def make_schedule(
@@ -85,7 +114,8 @@ def make_schedule(
         name: one of `SCHEDULES`; 'exponential' counts its stairs from the start of the run, as
             EfficientNet does, and the warm-up hides the first of them.
         peak: learning rate at the end of the warm-up.
-        warmup_epochs: length of the warm-up; 0 for none. w is rounded to whole steps.
+        warmup_epochs: length of the warm-up; 0 for none. w is rounded to whole steps, and down
+            where an epoch is no whole number of steps.
         steps_per_epoch: updates in an epoch; may be a fraction.
         total_steps: S.
         boundaries: for 'step', increasing epochs counted from the start of the run.
@@ -121,6 +151,8 @@ def make_schedule(
             "expected the lengths of the run, both above 0."
         )
     warmup = round(warmup_epochs * steps_per_epoch)
+    if steps_per_epoch % 1:  # counted by examples, as in the official code of SimCLR and BYOL
+        warmup = math.floor(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup < total_steps:
         raise UserError(
             f"A warm-up of {warmup_epochs} epochs is {warmup} steps, but the run has "

@@ -7,9 +7,11 @@ from tqdm import tqdm
 
 from jssl import data, evaluate, experiment, files, workdir
 from jssl.errors import UserError
+from jssl.precision import narrow
 from jssl.protocols.subject import data_config, other_classes
 
 
+@narrow
 def embed_run(
     folder: str | Path,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 from jssl import evaluate, files, versions, workdir
 from jssl.errors import NotWrittenError, UserError, nearest
 from jssl.evaluate.layers import LAYER
+from jssl.precision import narrow
 from jssl.protocols import frozen, published, retrieval, robustness, sequences, transfer, voc
 from jssl.protocols.subject import Settings, Subject, check_preset
 
@@ -188,6 +189,7 @@ def check_settings(protocols: Sequence[str], given: Mapping[str, Any]) -> None:
         )
 
 
+@narrow
 def evaluate_run(
     folder: str | Path, *, protocols: Sequence[str], settings: Settings | None = None
 ) -> list[Row]:
@@ -274,7 +276,10 @@ def _record(subject: Subject, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "seed": subject.settings.seed,
         "run_seed": subject.config.seed,
         "checkpoint": {"step": int(subject.state.step), "sha256": subject.sha256},
-        "settings": subject.settings._asdict(),
+        "settings": {
+            k: versions.without_folders(v) if isinstance(v, str) else v
+            for k, v in subject.settings._asdict().items()
+        },
         "rows": list(rows),
         "versions": versions.collect(),
     }

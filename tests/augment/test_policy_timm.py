@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import ROOT
+from PIL import Image
 
 from jssl.augment import _policy, auto_augment, make_views, rand_augment
-from jssl.augment._operations import NOTHING, OPERATIONS, Style, operation
+from jssl.augment._operations import NOTHING, OPERATIONS, Style, exact_product, operation
 from jssl.augment._policy import (
     AUTOAUGMENT,
     INCREASING,
@@ -186,3 +187,38 @@ def test_mistakes_are_named():
         with pytest.raises(UserError, match=message):
             make_views("crop_flip", size=8, **options)
     assert Style().fill == (128, 128, 128)
+
+
+def test_blends_are_pillows_to_the_last_level():
+    """All pairs of levels, compiled as users compile, where products and sums are fused."""
+    low, high = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    pair = [x.astype(np.uint8) for x in (low, high)]
+
+    def blend(factor):
+        difference = jnp.asarray(high - low, jnp.float32)
+        mixed = jnp.asarray(low, jnp.float32) + exact_product(factor, difference)
+        return jnp.clip(mixed, 0.0, 255.0).astype(jnp.int32)
+
+    options = {"xla_backend_optimization_level": "3"}
+    run = jax.jit(blend).lower(jnp.float32(0)).compile(compiler_options=options)
+    factors = np.random.default_rng(0).uniform(0, 2, 40)
+    for factor in [*factors, 0.1, 0.19, 0.5, 1.45, 1.81, 1.9]:
+        expected = Image.blend(*map(Image.fromarray, pair), float(factor))
+        np.testing.assert_array_equal(run(jnp.float32(factor)), np.asarray(expected))
+
+
+def test_the_factor_of_a_magnitude_is_that_of_timm():
+    factor = jax.jit(lambda m, sign: timm_arguments(m, sign, 32, 32).factor)
+    for m in np.arange(0, 10.25, 0.25):
+        for sign in (1.0, -1.0):
+            expected = np.float32(1.0 + sign * (m / 10) * 0.9)
+            assert factor(jnp.float32(m), jnp.float32(sign)) == expected
+
+
+def test_without_deviation_no_draw_gives_nan():
+    """u = 0 is drawn once in 2^23 values; erf_inv(-1) is minus infinity."""
+    policy = Policy(magnitude=9.0, form="timm", deviation=0.0)
+    drawn = plan(jnp.zeros((2, 4)), policy, 32, 32)
+    same = plan(jnp.full((2, 4), 0.25), policy, 32, 32)
+    for found, expected in zip(drawn.arguments, same.arguments, strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -41,7 +41,7 @@ def config_of(name):
     config.launch = "jit"
     if name != "cpc":
         config.model.update({"name": "resnet18", "stage_sizes": (), "width": 1.0})
-    config.run.num_examples = 3200
+    config.run.update({"num_examples": 3200, "steps_per_epoch": 100, "total_steps": 500})
     return config
 
 

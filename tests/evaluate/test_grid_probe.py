@@ -50,7 +50,11 @@ def run(tmp_path_factory):
 
 def test_the_final_table_has_the_grid_and_so_has_the_command(run):
     rows = json.loads((run / "result.json").read_text())["rows"]
-    assert [row["probe"] for row in rows] == ["kNN", "linear", "linear on grid"]
+    assert [row["probe"] for row in rows] == [
+        "kNN",
+        "softmax_regression",
+        "softmax_regression on grid",
+    ]
     assert list(rows[2]["top1"]) == ["trained", "untrained", "raw pixels"]
     numbers = rows[2]["numbers"]
     assert numbers["raw pixels"]["dim"] == 192

@@ -41,7 +41,7 @@ def rows():
 
 
 def test_numbers_are_those_of_the_probes_on_each_set(rows):
-    assert [row["probe"] for row in rows] == ["kNN", "linear"]
+    assert [row["probe"] for row in rows] == ["kNN", "softmax_regression"]
     for kind, (x, y, test_x, test_y) in sets().items():
         knn = knn_accuracy(x, y, test_x, test_y, num_classes=6, k=9)
         head = fit_linear(x, y, num_classes=6, epochs=20, seed=4).head
@@ -59,7 +59,7 @@ def test_each_number_names_its_protocol(rows):
     common = ("120 train", "60 test examples of mine", "(10-d)")
     words = {
         "kNN": ("k=9", "cosine", "weights exp(s/0.1)", "bank 120 train"),
-        "linear": (
+        "softmax_regression": (
             "cached features",
             "standardised by train statistics",
             "no augmentation",
@@ -126,7 +126,7 @@ def test_the_text_has_a_line_a_number_with_the_protocol_on_it(rows):
         assert f" {100 * number['top1']:.1f} " in line[: columns[1]]
         low, high = number["ci95"]
         assert f"{100 * low:.1f} - {100 * high:.1f}" in line
-    assert [line.split()[0] for line in lines[1:]] == ["kNN"] * 3 + ["linear"] * 3
+    assert [line.split()[0] for line in lines[1:]] == ["kNN"] * 3 + ["softmax_regression"] * 3
 
 
 def test_the_row_of_the_papers_protocol_tells_the_best_epoch_beside_the_last():

@@ -19,6 +19,7 @@ def cmc_config(name="cmc_photos", **settings):
     c = get_config(name, "smoke")
     c.model.stage_sizes = (1,)
     c.cmc.num_negatives = 32
+    c.run.update({"num_examples": 4096, "steps_per_epoch": 100, "total_steps": 100})
     c.cmc.update(settings)
     return c
 

@@ -347,7 +347,7 @@ def test_a_network_without_a_last_relu():
 )
 def test_the_official_numbers_of_parameters(arch, parameters):
     config = get_config("deepcluster_imagenet", f"arch={arch}")
-    config.run.num_examples = 1_281_167
+    config.run.update({"num_examples": 1_281_167, "steps_per_epoch": 5004, "total_steps": 5004})
     config.data.host_crop = ""
     method, _ = experiment.make_method(config, axis_name=None)
     state = jax.eval_shape(lambda: experiment.first_state(config, method, 2))

@@ -309,7 +309,9 @@ def test_v1_has_a_linear_head_and_v2_a_perceptron_without_normalisation():
     for preset in ("v1", "v2"):
         config = get_config("moco_imagenet", f"preset={preset},depth=18")
         config.augment.size = 32
-        config.run.update({"steps_per_epoch": 5000, "total_steps": 1_000_000})
+        config.run.update(
+            {"num_examples": 1_281_167, "steps_per_epoch": 5000, "total_steps": 1_000_000}
+        )
         projector = abstract_params(config)["projector"]
         heads[preset] = {f"{m}/{k}": v.shape for m, p in projector.items() for k, v in p.items()}
     assert heads["v1"] == {"dense0/kernel": (512, 128), "dense0/bias": (128,)}
@@ -343,7 +345,7 @@ def test_weight_decay_takes_everything(preset):
     config = config_lib.base("moco", preset=preset)
     config.model.update({"name": "resnet10", "width": 0.125})
     config.augment.size = 32
-    config.run.update({"steps_per_epoch": 10, "total_steps": 10_000})
+    config.run.update({"num_examples": 1_281_167, "steps_per_epoch": 10, "total_steps": 10_000})
     groups = optim.groups(abstract_params(config), rules=config.optim.rules)
     assert set(groups.values()) == {"decay+adapt"}
     assert any(name.endswith("bn0/bias") for name in groups)

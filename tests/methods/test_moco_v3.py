@@ -112,7 +112,7 @@ def test_a_step_by_hand(trained):
 
 def test_heads_are_the_papers():
     config = get_config("moco_imagenet", "preset=v3,depth=50,width=0.125")
-    config.run.update({"steps_per_epoch": 312, "total_steps": 31_200})
+    config.run.update({"num_examples": 1_281_167, "steps_per_epoch": 312, "total_steps": 31_200})
     config.augment.size = 32
     method, _ = experiment.make_method(config, axis_name=None)
     state = jax.eval_shape(lambda: experiment.first_state(config, method, 8))

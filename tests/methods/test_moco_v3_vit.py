@@ -59,7 +59,7 @@ def test_the_loss_falls(trained):
 
 def test_heads_and_network_are_the_papers():
     config = get_config("moco_imagenet", "preset=v3_vit")
-    config.run.update({"steps_per_epoch": 312, "total_steps": 93_600})
+    config.run.update({"num_examples": 1_281_167, "steps_per_epoch": 312, "total_steps": 93_600})
     method, _ = experiment.make_method(config, axis_name=None)
     state = jax.eval_shape(lambda: experiment.first_state(config, method, 8))
     shapes = {

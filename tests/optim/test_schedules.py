@@ -35,8 +35,12 @@ def test_the_two_scalings_part_below_4096():
 
 
 def test_steps_of_the_published_runs():
-    assert optim.simclr_steps(examples=1281167, epochs=100, batch_size=4096) == 31279
-    assert optim.simclr_steps(examples=1281167, epochs=1000, batch_size=4096) == 312784 + 1
+    for rule, extra in (("examples_and_one", 1), ("examples", 0)):
+        for epochs, whole in ((100, 31278), (1000, 312784)):
+            found = optim.count_updates(rule, examples=1281167, epochs=epochs, batch_size=4096)
+            assert found == whole + extra
+    dropped = optim.count_updates("whole_epochs", examples=1281167, epochs=1000, batch_size=4096)
+    assert dropped == 312_000
 
 
 def test_warm_up_and_cosine_at_every_step():
@@ -57,12 +61,18 @@ def test_warm_up_and_cosine_at_every_step():
 
 def test_simclr_imagenet_at_known_steps():
     """100 epochs at B=4096: warm-up of 10 epochs of 312.8 steps, peak 4.8."""
-    total = optim.simclr_steps(examples=1281167, epochs=100, batch_size=4096)
+    total = 31_279
     lr = optim.make_schedule(
         "cosine", peak=4.8, warmup_epochs=10, steps_per_epoch=1281167 / 4096, total_steps=total
     )
-    warmup = 3128  # round(10 * 1281167 / 4096)
-    points = {0: 0.0, warmup // 2: 2.4, warmup: 4.8, (warmup + total + 1) // 2: 2.4, total: 0.0}
+    warmup = 3127  # the official code: int(round(10 * 1281167 // 4096))
+    points = {
+        0: 0.0,
+        warmup // 2: 4.8 * (warmup // 2) / warmup,
+        warmup: 4.8,
+        (warmup + total + 1) // 2: 2.4,
+        total: 0.0,
+    }
     for step, expected in points.items():
         assert float(lr(step)) == pytest.approx(expected, abs=5e-4), step
 
