@@ -53,6 +53,12 @@ def advice(folder: Path, config: ConfigDict, *, good: int | None) -> str:
             f"It is a stage of {folder.parent}: type another --workdir and a smaller "
             f"--config.optim.lr than {config.optim.lr:g}."
         )
+    if good == 0 and config.init_from:
+        return (
+            f"Not one update was made: the network of --config.init_from={config.init_from} was "
+            f"lost before. Type --config.init_from={init_from.split(config.init_from)[0]}:N with "
+            f"an earlier step, or leave it out, and --workdir={_free(folder)}."
+        )
     rate = f"{config.optim.lr / 2:.6g}"
     begun = config.init_from if good is None else f"{folder}:{good}"
     flags = [f"--workdir={_free(folder)}", f"--config.optim.lr={rate}"]

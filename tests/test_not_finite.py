@@ -146,5 +146,7 @@ def test_the_new_workdir_is_a_free_name(tmp_path):
     said = not_finite.advice(tmp_path / "run", config_of(), good=None)
     assert f"--workdir={tmp_path / 'run-3'}" in said
     assert "No good state is kept" in said and "init_from" not in said
+    lost = not_finite.advice(tmp_path / "run", config_of(init_from="runs/a:7"), good=0)
+    assert "Type --config.init_from=runs/a:N with an earlier step" in lost
     (tmp_path / "stages.json").write_text(json.dumps([]))
     assert "It is a stage of" in not_finite.advice(Path(tmp_path / "run"), config_of(), good=1)
