@@ -10,7 +10,7 @@ Target:    CIFAR-100 test top-1 of BEiT-B (lecture and first version of the pape
 Hardware:  8 GPUs with 32 GB or a TPU v3-8
 Command:   jssl train --config=configs/beit_cifar.py:init=WORKDIR --workdir=runs/beit_cifar100
            with WORKDIR of configs/beit_imagenet.py, or for 91.8 of beit_finetune_imagenet.py
-Switches:  smoke, data=cifar100|cifar10, init=WORKDIR ('': none), model=vit_base|vit_large,
+Switches:  smoke, data=cifar100|cifar10, init=WORKDIR[:step] ('': none), model=vit_base|vit_large,
            epochs=N, batch=N
 """
 
@@ -32,10 +32,10 @@ def get_config(arg=""):
         c.model.stochastic_depth = 0.2
         c.supervised.layer_decay = 0.75
     c.optim.lr = 2e-3 if s.model == "vit_base" else 5e-4  # half the official, for half its batch
-    c.supervised.init_from = s.init
+    c.init_from = s.init
     if s.smoke:
         config.smoke(c)
         c.model.heads = 2
         c.optim.warmup_epochs = 0.0
-        c.supervised.init_from = ""
+        c.init_from = ""
     return c

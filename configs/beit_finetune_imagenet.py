@@ -9,7 +9,8 @@ Target:    top-1 at 224 px of base 83.2 after 800 epochs of ImageNet-1k (lecture
 Hardware:  batch 1024 on 8 GPUs with 32 GB (paper)
 Command:   jssl train --config=configs/beit_finetune_imagenet.py --workdir=/mnt/BUCKET/beit_ft \\
            --distributed
-Switches:  smoke, init=WORKDIR of a BEiT run ('': none), model=vit_base|vit_large, labels=SHARE
+Switches:  smoke, init=WORKDIR[:step] of a BEiT run ('': none), model=vit_base|vit_large,
+           labels=SHARE
 """
 
 from jssl import config
@@ -29,12 +30,12 @@ def get_config(arg=""):
         c.optim.warmup_epochs = 5.0
         c.epochs = 50.0
         c.supervised.layer_decay = 0.75
-    c.supervised.init_from = s.init
+    c.init_from = s.init
     c.supervised.label_fraction = s.labels
     c.dtype = "bfloat16"
     if s.smoke:
         config.smoke(c)
         c.model.heads = 2
         c.optim.warmup_epochs = 0.0
-        c.supervised.init_from = ""
+        c.init_from = ""
     return c

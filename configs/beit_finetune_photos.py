@@ -7,7 +7,7 @@ Numbers:   the results table of README.md, row "own classifier": after BEiT 80.8
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/beit_finetune_photos.py --workdir=runs/beit_finetune_photos
            after configs/beit_photos.py; without pre-training configs/beit_finetune_photos.py:init=
-Switches:  smoke, init=WORKDIR ('': none), epochs=N, labels=SHARE, seed=N
+Switches:  smoke, init=WORKDIR[:step] ('': none), epochs=N, labels=SHARE, seed=N
 """
 
 from jssl import config
@@ -29,7 +29,7 @@ def get_config(arg=""):
     c.augment.options.scale = (0.4, 1.0)
     c.optim.lr = 2e-3
     c.optim.warmup_epochs = 5.0
-    c.supervised.init_from = s.init
+    c.init_from = s.init
     c.supervised.label_fraction = s.labels
     c.supervised.layer_decay = 0.75
     c.log.every_steps = 50
@@ -40,5 +40,5 @@ def get_config(arg=""):
         c.model.width = 0.125
         c.model.heads = 2
         c.optim.warmup_epochs = 0.0
-        c.supervised.init_from = ""
+        c.init_from = ""
     return c

@@ -8,7 +8,7 @@ Target:    test top-1 of DeiT-B fine-tuned from ImageNet (paper): CIFAR-10 99.1,
            CutMix, repeated augmentation, schedule) as on ImageNet. Not run here.
 Hardware:  8 GPUs or a TPU v3-8
 Command:   jssl train --config=configs/deit_cifar.py:start_from=WORKDIR --workdir=runs/deit_cifar10
-Switches:  smoke, data=cifar10|cifar100, model=tiny|small|base, start_from=WORKDIR (of
+Switches:  smoke, data=cifar10|cifar100, model=tiny|small|base, start_from=WORKDIR[:step] (of
            deit_imagenet), epochs=N, batch=N
 """
 
@@ -25,7 +25,7 @@ def get_config(arg=""):
     c.epochs, c.batch_size = s.epochs, s.batch
     c.model.name = f"vit_{s.model}"
     c.model.stochastic_depth = 0.0
-    c.deit.start_from = s.start_from
+    c.init_from = s.start_from
     c.deit.erasing_p = 0.0
     c.deit.mix_groups = 8
     c.optim.name, c.optim.lr, c.optim.lr_scaling = "sgd", 0.01, "none"

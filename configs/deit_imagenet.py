@@ -11,7 +11,8 @@ Command:   jssl train --config=configs/deit_imagenet.py --workdir=/mnt/BUCKET/de
            distilled: --config=configs/deit_imagenet.py:distill=hard,teacher=WORKDIR
            at 384 px: --config=configs/deit_imagenet.py:size=384,start_from=WORKDIR
 Switches:  smoke, model=tiny|small|base, epochs=N, batch=N, distill=none|soft|hard,
-           teacher=WORKDIR, size=N, start_from=WORKDIR, schedule=official|paper, and one for each
+           teacher=WORKDIR, size=N, start_from=WORKDIR[:step] (config.init_from),
+           schedule=official|paper, and one for each
            row of the lecture's ablation, of base. Numbers as published, none of them run here; that
            a number belongs to its row was inferred from the paper's layout and not verified:
 
@@ -84,7 +85,7 @@ def get_config(arg=""):
         c.deit.weight, c.deit.temperature = 0.1, 3.0
     config.apply(c, {"optim": choose("schedule", s.schedule, SCHEDULES)})
     if s.start_from:  # 5e-6 B / 512, hardly any decay
-        c.deit.start_from = s.start_from
+        c.init_from = s.start_from
         c.epochs = 30.0
         c.optim.lr, c.optim.weight_decay = 2.5e-6, 1e-8
         if s.schedule == "official":

@@ -13,8 +13,8 @@ Command:   jssl train --config=configs/finetune_transfer.py:source=pets,init=run
            for each of the grid, judged on validation examples only; python -m jssl.selection
            runs/pets_* names the best; and that one with the switch final, on train and validation
            together and judged on the test split.
-Switches:  smoke, source=NAME, init=WORKDIR of the pre-training, whose model section it takes
-           ('': random init, for which the papers have 40,000 steps and other grids), lr=RATE,
+Switches:  smoke, source=NAME, init=WORKDIR[:step] of the pre-training, whose model section it
+           takes ('': random init, for which the papers have 40,000 steps and other grids), lr=RATE,
            wd=DECAY before it is divided by the rate, steps=N, final
 """
 
@@ -69,7 +69,7 @@ def get_config(arg=""):
     if s.smoke:
         config.smoke(c)
     if s.init:
-        c.supervised.init_from = s.init
+        c.init_from = s.init
         transfer.as_trained(c, s.init)
     c.model.bn_momentum = max(1 - 10 / per_epoch, 0.9)
     return c

@@ -15,8 +15,9 @@ Target:    ResNet-50, top-1 with 1 % and 10 %: SimCLR 48.3 and 65.6, BYOL 53.2 a
 Hardware:  8 GPUs or a TPU v3-8
 Command:   jssl train --config=configs/semi_imagenet.py:preset=byol,labels=1,init=runs/byol \\
            --workdir=runs/byol_1pct
-Switches:  smoke, preset=simclr|byol|swav, labels=1|10 (per cent), init=WORKDIR of the pre-training,
-           whose model section it takes ('': without pre-training), lr=RATE, epochs=N (0: preset's)
+Switches:  smoke, preset=simclr|byol|swav, labels=1|10 (per cent), init=WORKDIR[:step] of the
+           pre-training, whose model section it takes ('': without pre-training), lr=RATE,
+           epochs=N (0: preset's)
 """
 
 from jssl import config, transfer
@@ -68,6 +69,6 @@ def get_config(arg=""):
     if s.smoke:
         config.smoke(c)
     if s.init:
-        c.supervised.init_from = s.init
+        c.init_from = s.init
         transfer.as_trained(c, s.init)
     return c

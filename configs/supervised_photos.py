@@ -5,8 +5,9 @@ Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
 Numbers:   the results table of README.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/supervised_photos.py --workdir=runs/supervised_photos
-Switches:  smoke, epochs=N, seed=N, labels=SHARE of every class, init=WORKDIR of any other run with
-           an encoder, to fine-tune: configs/supervised_photos.py:labels=0.1,init=runs/simclr_photos
+Switches:  smoke, epochs=N, seed=N, labels=SHARE of every class, init=WORKDIR[:step] of any
+           other run with an encoder, to fine-tune (config.init_from, and the model section of that
+           run): configs/supervised_photos.py:labels=0.1,init=runs/simclr_photos
 """
 
 from jssl import config, transfer
@@ -28,6 +29,6 @@ def get_config(arg=""):
     if s.smoke:
         config.smoke(c)
     if s.init:
-        c.supervised.init_from = s.init
+        c.init_from = s.init
         transfer.as_trained(c, s.init)
     return c

@@ -58,7 +58,7 @@ class Checkpoints:
     Args:
         workdir: the run's folder; checkpoints lie under `checkpoints/`.
         method: name of the method, written into and compared with each checkpoint.
-        keep: how many of the newest to keep.
+        keep: how many of the newest to keep; -1 for all.
         keep_every_steps: also keep every so many steps for good; 0 for none.
         read_only: neither make the folder nor tidy it up.
     """
@@ -72,7 +72,7 @@ class Checkpoints:
         keep_every_steps: int = 0,
         read_only: bool = False,
     ):
-        kept: list[Any] = [policies.LatestN(keep)]
+        kept: list[Any] = [policies.LatestN(keep if keep >= 0 else None)]
         if keep_every_steps:
             kept.append(policies.EveryNSteps(keep_every_steps))
         self.folder = Path(workdir).absolute() / "checkpoints"

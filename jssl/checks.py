@@ -94,6 +94,7 @@ RULES: dict[str, Rule] = {
     "updates": word(*optim.UPDATES),
     "max_steps": NATURAL,
     "batch_size": COUNT,
+    "init_from": TEXT,
     "launch": LAUNCH,
     "dtype": word("float32", "bfloat16"),
     "method": TEXT,

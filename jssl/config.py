@@ -32,6 +32,7 @@ def common() -> dict[str, Any]:
         "updates": "whole_epochs",  # how they are counted, see jssl.optim.count_updates
         "max_steps": 0,  # stop after this many updates; 0: `epochs` decides
         "batch_size": 256,  # global, over all devices of all processes
+        "init_from": "",  # WORKDIR[:step] of a run of the same net that this one begins with
         "launch": "pmap",  # pmap | shard_map | jit | vmap:N
         "dtype": "float32",  # compute; parameters, statistics and losses stay float32
         "model": {},  # jssl.models.DEFAULTS

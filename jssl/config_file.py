@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
+from jssl import versioned
 from jssl.errors import UserError, nearest
 
 # Keys that the config file or the library fills in: a flag could only contradict them.
@@ -53,6 +54,7 @@ def load(text: str) -> ConfigDict:
             f"get_config of '{path}' returned {type(config).__name__}. Expected the config that "
             "jssl.config.base(method, preset=...) gives: end it with `return c`."
         )
+    versioned.move_old_keys(config)
     return config
 
 
@@ -133,6 +135,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         >>> c.optim.lr
         0.5
     """
+    if key.partition(".")[0] in config:
+        key = versioned.OLD_KEYS.get(key, key)
     if (fixed := key.partition(".")[0]) in FIXED:
         raise UserError(f"--config.{key} cannot be set: {FIXED[fixed]}.")
     *sections, name = key.split(".")

@@ -11,6 +11,19 @@ class UserError(ValueError):
     """
 
 
+class NotFiniteError(UserError):
+    """A loss, a gradient, a network or its features are not finite.
+
+    Args:
+        found: what is not finite.
+        advice: what to type.
+    """
+
+    def __init__(self, found: str, advice: str = ""):
+        self.found = found
+        super().__init__(f"{found} {advice}".strip())
+
+
 class WriteError(UserError):
     """The disk did not take what a run wrote: it is full, read-only or failing."""
 

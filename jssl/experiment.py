@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jssl import augment, checkpoint, checks, data, methods, optim, parallel, workdir
+from jssl import augment, checkpoint, checks, data, methods, optim, parallel, versioned, workdir
 from jssl.errors import UserError
 from jssl.third_party import same_handlers
 from jssl.types import Batch, Method, RunLengths, TrainState
@@ -61,6 +61,7 @@ def build(config: ConfigDict) -> Experiment:
     Raises:
         UserError: what cannot work, before any compilation.
     """
+    versioned.move_old_keys(config)
     checks.check(config)
     resolve = getattr(methods.load(config.method), "resolve", None)
     if resolve is not None:  # settings that lie in another run's workdir
@@ -254,8 +255,9 @@ def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
 def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
     """The state before training, born with the launcher's sharding.
 
-    A method that begins with a network of another run has `begin(config, state) -> state`; with
-    `begin=False` that is left out, and the state is of a net that never learnt.
+    A method whose state holds a network of another run (a teacher, a tokenizer) has
+    `begin(config, state) -> state`; `begin=False` leaves it out. What `init_from` names is put in
+    by `jssl.train` (see `jssl.init_from`): the net here never learnt.
     """
     config, launcher = experiment.config, experiment.launcher
     size = config.batch_size // launcher.size

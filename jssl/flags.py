@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
         "trains a config, or resumes its run",
         {
             **_WORKDIR,
+            "extend": {"type": bool, "help": "go on with a run for more --config.epochs"},
             "distributed": {"type": bool, "help": "join the job that the cluster describes"},
             "coordinator": {"metavar": "HOST:PORT", "help": "process 0, for a job by hand"},
             "processes": {"type": int, "metavar": "N", "help": "number of processes of that job"},

@@ -12,6 +12,7 @@ from jssl import (
     data,
     evaluate,
     experiment,
+    init_from,
     lock,
     methods,
     protocols,
@@ -29,15 +30,16 @@ from jssl.types import TrainState
 
 @narrow
 @same_handlers()
-def train_and_judge(config: ConfigDict, folder: str | Path) -> None:
+def train_and_judge(config: ConfigDict, folder: str | Path, *, longer: bool = False) -> None:
     """Trains (or resumes), then writes and prints the table of the finished run.
 
     Args:
         config: the whole config.
         folder: the workdir.
+        longer: whether the run in it is extended to more epochs, see `jssl.extend`.
     """
     started = time.monotonic()
-    state = train(config, folder, judged=config.final.enabled)
+    state = train(config, folder, judged=config.final.enabled, longer=longer)
     if not config.final.enabled or int(state.step) == 0:
         return
     kept = "Stopped while judging: the training is finished and saved."
@@ -53,8 +55,8 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         return
     rows = final_rows(parts, state)
     record = {
-        "name": run_name(config),
-        "run_hash": run_hash(config),
+        "name": run_name(config, folder),
+        "run_hash": run_hash(config, folder),
         "seed": config.seed,
         "epochs": int(state.step) / parts.steps_per_epoch,
         "steps": int(state.step),
@@ -62,27 +64,45 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         "rows": rows,
         "versions": versions.collect(),
     }
+    if (begun := init_from.record(folder)) is not None:
+        record["init_from"] = {key: begun[key] for key in ("method", "step", "sha256")}
     say(evaluate.format_table(rows))
     if jax.process_index() == 0:
         workdir.write_json(folder / "result.json", record)
     say(f"{record['minutes']:.1f} minutes, steps {record['steps']}. Record: {folder}/result.json")
 
 
-def run_name(config: ConfigDict) -> str:
-    """Method, data set, and what the method's `describe` says that tells its runs apart."""
+def run_name(config: ConfigDict, folder: Path | None = None) -> str:
+    """Method, data set, and what tells its runs apart: the method's `describe`, and a beginning.
+
+    Args:
+        config: of the run.
+        folder: its workdir, which knows what it began with.
+    """
     describe = getattr(methods.load(config.method), "describe", lambda config: "")
-    return f"{config.method} on {config.data.name}{describe(config)}"
+    after = f", {_begun(config, folder)}" if config.init_from else ""
+    return f"{config.method} on {config.data.name}{describe(config)}{after}"
 
 
-def run_hash(config: ConfigDict) -> str:
+def _begun(config: ConfigDict, folder: Path | None) -> str:
+    """The method of the run that another begins with; that run's workdir may be gone."""
+    found = init_from.record(folder) if folder is not None else None
+    if found is not None:
+        return f"after {found['method']}"
+    source = Path(init_from.split(config.init_from)[0])
+    if not (source / "config.json").exists():  # and an older version has left no record
+        return "after another run"
+    return f"after {workdir.read_config(source).method}"
+
+
+def run_hash(config: ConfigDict, folder: Path | None = None) -> str:
     """Hash of everything that moves a weight, but the seed: runs that differ only by it agree.
 
     Of a run that another begins, the method counts and not the folder, which each seed has its own.
     """
     flat = config_lib.flatten(config)
-    begun = flat.get("supervised.init_from")
-    if begun:
-        flat["supervised.init_from"] = f"after {workdir.read_config(begun).method}"
+    if config.init_from:
+        flat["init_from"] = _begun(config, folder)
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)
 

@@ -1,5 +1,6 @@
 """The commands: `jssl train|evaluate|embed|export|report|compile`, also as `python -m jssl`."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,11 +14,18 @@ from jssl.flags import ALIASES, COMMANDS, Flags, need, parse, usage
 def _train(flags: Flags) -> None:
     need(flags, "config", "configs/simclr_photos.py")
     folder = need(flags, "workdir", "runs/NAME")
-    config = read_config(flags)
-    _distribute(flags)
-    from jssl import job, judge, stages, stopping, workdir
+    from jssl import transfer
 
-    run = stages.run if stages.stages_of(config) else judge.train_and_judge
+    with transfer.run_in(folder):
+        config = read_config(flags)
+    _distribute(flags)
+    from jssl import extend, job, judge, stages, stopping, workdir
+
+    run: Callable[..., Any] = functools.partial(judge.train_and_judge, longer=flags.extend)
+    if stages.stages_of(config):
+        if flags.extend:
+            extend.refuse_stages()
+        run = stages.run
     with stopping.signals(), job.together(folder), workdir.write_errors(Path(folder).absolute()):
         run(config, folder)
 

@@ -55,7 +55,7 @@ def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
     given = config[config.method].teacher
     network = Path(given).absolute() if given else None
     teacher = workdir.read_config(network) if network else None
-    labels, generation = None, 0
+    labels, generation, begun = None, 0, False
     for number, changes in enumerate(stages_of(config), 1):
         kind = changes.get("stage")
         if kind not in KINDS:
@@ -79,11 +79,19 @@ def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
         if kind == "fixres":
             _without_noise(own, teacher, name)
         section.generation = generation
+        if kind not in ("teacher", "student") or begun:
+            own.init_from = ""  # it goes on from what the stages before it have made
+        begun = begun or kind in ("teacher", "student")
         found.append(Stage(name, kind, own, network))
         if kind == "label":
             labels = folder / name / LABELS
         else:
             network, teacher = folder / name, own
+    if config.init_from and not begun:
+        raise UserError(
+            f"--config.init_from={config.init_from} is for a stage that trains from the start, and "
+            "there is none: expected a stage 'teacher' or 'student'. Leave it out."
+        )
     return found
 
 

@@ -15,23 +15,23 @@ from jssl import (
     checkpoint,
     data,
     experiment,
+    extend,
     files,
+    init_from,
     lock,
     metrics,
+    not_finite,
     stopping,
     versions,
     workdir,
 )
 from jssl.data.fetch import in_words
+from jssl.errors import NotFiniteError as NotFiniteError
 from jssl.errors import UserError
 from jssl.monitor import check_monitor, make_inspection, make_monitor, monitor_protocol
 from jssl.precision import narrow
 from jssl.third_party import same_handlers
 from jssl.types import TrainState
-
-
-class NotFiniteError(UserError):
-    """Training stopped at a loss or gradient that is not finite; the state before it is kept."""
 
 
 def _asked(step: int) -> bool:
@@ -43,13 +43,16 @@ def _asked(step: int) -> bool:
 
 @narrow
 @same_handlers()
-def train(config: ConfigDict, folder: str | Path, *, judged: bool = False) -> TrainState:
+def train(
+    config: ConfigDict, folder: str | Path, *, judged: bool = False, longer: bool = False
+) -> TrainState:
     """Trains until the config's last step; resumes when the workdir has a checkpoint.
 
     Args:
         config: the whole config.
         folder: the workdir; made when it is not there.
         judged: whether the table of `final` follows: what it would refuse is refused here.
+        longer: whether the run in the workdir is extended to more epochs, see `jssl.extend`.
 
     Returns:
         The last state. Within `jssl.stopping.signals()` a signal raises SystemExit(75) after
@@ -57,16 +60,25 @@ def train(config: ConfigDict, folder: str | Path, *, judged: bool = False) -> Tr
 
     Raises:
         UserError: whatever the user can mend, before anything is compiled.
-        NotFiniteError: the loss or gradient is not finite.
+        NotFiniteError: the loss, the gradient or what the monitor looks at is not finite.
     """
     parts = experiment.build(config)
     check_monitor(parts, judged=judged)
+    not_finite.check(folder, config)
+    source = init_from.read(parts, folder)
+    extension = extend.check(folder, parts) if longer else None
     folder = workdir.make_folder(folder)
     with workdir.write_errors(folder), lock.held(folder):
-        return _train(parts, workdir.open_workdir(folder, config, classes=parts.class_names))
+        workdir.open_workdir(
+            folder, config, classes=parts.class_names, longer=extension is not None
+        )
+        not_finite.clear(folder)
+        if extension is not None:
+            extend.tell(folder, extension)
+        return _train(parts, folder, source)
 
 
-def _train(parts: Any, folder: Path) -> TrainState:
+def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainState:
     config = parts.config
     batches = data.train_batches(
         parts.train_source,
@@ -89,6 +101,8 @@ def _train(parts: Any, folder: Path) -> TrainState:
         step, warnings = saved.newest_whole()
         if step is None:
             state = experiment.init_state(parts)
+            if source is not None:
+                state = init_from.put(parts, source, state, folder)
         else:
             state, data_state = saved.restore(experiment.abstract_state(parts), step)
             batches.restore(data_state)
@@ -242,13 +256,12 @@ class _Run:
         self.saved.wait()
         numbers = ", ".join(f"{k} {v:g}" for k, v in values.items())
         examples = ", ".join(map(str, index.tolist()))
-        raise NotFiniteError(
+        found = (
             f"The loss or its gradient is not finite at step {step} ({numbers}).\n"
             f"Examples of that batch (indices in '{self.parts.train_source.name}'): {examples}\n"
-            f"The state before it is kept: {self.folder / 'checkpoints' / str(step)}. "
-            "Try a smaller --config.optim.lr or a longer --config.optim.warmup_epochs in a new "
-            "--workdir."
+            f"The state before it is kept: {self.folder / 'checkpoints' / str(step)}."
         )
+        not_finite.stop(self.folder, self.parts.config, found, step=step, good=step)
 
     def _watch_and_keep(self, done: int, state: TrainState) -> None:
         """Monitors a state, which is saved whatever becomes of that."""
@@ -262,6 +275,16 @@ class _Run:
             if isinstance(error, stopping.Interrupted):
                 self._stopped(done)
             kept = f"The monitor failed; the state after step {done} is saved in {self.folder}."
+            if isinstance(error, NotFiniteError):
+                good = [s for s in init_from.steps_of(self.folder) if s < done]
+                found = f"{error.found}\n{kept}"
+                not_finite.stop(
+                    self.folder,
+                    self.parts.config,
+                    found,
+                    step=done,
+                    good=good[-1] if good else None,
+                )
             if isinstance(error, UserError):
                 raise type(error)(f"{error}\n{kept}") from error
             self.progress.say(kept)

@@ -18,6 +18,38 @@ SCHEMA = 2
 _told: set[str] = set()
 
 
+# Older names of keys. Config files may still set them; `move_old_keys` empties them.
+OLD_KEYS = {"supervised.init_from": "init_from", "deit.start_from": "init_from"}
+
+
+def move_old_keys(config: Any) -> None:
+    """Moves, in place, what the older name of a key says to the key.
+
+    Args:
+        config: the whole config, a ConfigDict or what its JSON holds.
+
+    Raises:
+        UserError: both names are set, and say different things.
+
+    Example:
+        >>> c = {'supervised': {'init_from': 'runs/a'}, 'init_from': ''}
+        >>> move_old_keys(c)
+        >>> c
+        {'supervised': {'init_from': ''}, 'init_from': 'runs/a'}
+    """
+    for old, key in OLD_KEYS.items():
+        section, name = old.split(".")
+        value = config[section].get(name) if section in config else None
+        if not value:
+            continue
+        if config[key] not in ("", value):
+            raise UserError(
+                f"config.{old}='{value}' is the older name of config.{key}, which says "
+                f"'{config[key]}'. Set config.{key} alone."
+            )
+        config[key], config[section][name] = value, ""
+
+
 def defaults(method: str) -> dict[str, Any]:
     """The whole tree of a method's config as JSON has it, with no preset applied.
 
@@ -48,7 +80,8 @@ def complete(stored: Mapping[str, Any], where: Path) -> dict[str, Any]:
         where: its file, for messages.
 
     Returns:
-        The same values; keys that it lacks have their defaults. Keys that this version does not
+        The same values; keys that it lacks have their defaults, older names of keys are those of
+        this version. Keys that this version does not
         have are left out, and named on the terminal.
 
     Raises:
@@ -62,6 +95,7 @@ def complete(stored: Mapping[str, Any], where: Path) -> dict[str, Any]:
         )
     unknown: list[str] = []
     found = _merged(stored, defaults(method), "", unknown)
+    move_old_keys(found)
     if unknown:
         text = f"{where} has keys that this version does not have: {', '.join(unknown)}"
         if text not in _told:

@@ -6,6 +6,9 @@ parameters.txt   the table of parameters        metrics.jsonl   every logged num
 checkpoints/     states                         result.json     the judged numbers at the end
 pictures/        what a method shows, such as the reconstructions of a dVAE
 lock.json        whose the folder is while a run goes on
+init_from.json   the run that it began with, and which of its weights
+extended.json    how often `--extend` made it longer
+not_finite.json  where a loss was not finite, until the run goes on with other settings
 """
 
 import contextlib
@@ -32,9 +35,10 @@ from jssl.types import PyTree
 # What may change between two starts of the same run: nothing here moves a weight.
 FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "data.workers",
         "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher",
-        "deit.teacher", "deit.start_from")  # fmt: skip
+        "deit.teacher")  # fmt: skip
 # And what may because the run could not go on otherwise: 'stop' met a picture that 'skip' replaces.
 FREE_ON_RESUME = (*FREE, "data.on_error")
+LENGTH = ("epochs:", "run.total_steps:")  # rows of a difference that `--extend` allows
 CLASSES = "classes.json"
 _MEND_CLASSES = (
     "Expected the names of the classes, a list of text. Copy it again, or delete it and start the "
@@ -93,7 +97,11 @@ def check_name(folder: Path) -> None:
 
 
 def open_workdir(
-    workdir: str | Path, config: ConfigDict, *, classes: tuple[str, ...] | None = None
+    workdir: str | Path,
+    config: ConfigDict,
+    *,
+    classes: tuple[str, ...] | None = None,
+    longer: bool = False,
 ) -> Path:
     """Makes or re-opens the folder of a run and writes its config.
 
@@ -101,6 +109,7 @@ def open_workdir(
         workdir: the folder.
         config: of the run.
         classes: names of the classes of its data, by number; None or () where there are none.
+        longer: whether the length of the run may have changed, see `jssl.extend`.
 
     Raises:
         UserError: no folder, one that cannot be written, or one of a run of another config or
@@ -112,12 +121,16 @@ def open_workdir(
     versioned.check_schema(folder)
     if path.exists() and (old := _stored_config(folder)) is not None:
         old = config_lib.flatten(versioned.complete(old, path))
-        rows = [r for r in config_lib.diff(old, new) if not r.startswith(FREE_ON_RESUME)]
+        free = (*FREE_ON_RESUME, *LENGTH) if longer else FREE_ON_RESUME
+        rows = [r for r in config_lib.diff(old, new) if not r.startswith(free)]
         if rows:
             listed = "\n".join(f"  {row}" for row in rows)
+            more = ""
+            if any(row.startswith(LENGTH) for row in rows):
+                more = " To train the same run for more epochs, add --extend."
             raise UserError(
                 f"The workdir {folder} holds a run of another config:\n{listed}\n"
-                "Type another --workdir, or give the settings of that run."
+                f"Type another --workdir, or give the settings of that run.{more}"
             )
     elif any(folder.glob("checkpoints/*")):
         raise UserError(

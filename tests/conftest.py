@@ -1,6 +1,7 @@
 """Strict settings for every test: four virtual devices, no silent broadcasting, no warnings."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -22,6 +23,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_last_file = []
+
+
+def pytest_runtest_setup(item):
+    """Compiled programs of a file are let go at its end: a worker would grow to 6 GB."""
+    if _last_file != [item.path]:
+        _last_file[:] = [item.path]
+        jax.clear_caches()
+        gc.collect()
+
 
 FIRST = ("test_methods.py", "test_nothing_lost.py")  # the longest: the others fill up behind
 

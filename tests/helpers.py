@@ -6,9 +6,10 @@ from pathlib import Path
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jssl import checkpoint, experiment, parallel, workdir
+from jssl import checkpoint, experiment, init_from, parallel, workdir
 from jssl.data.photos import load
 from jssl.data.tfds_source import make_builder
 
@@ -114,6 +115,45 @@ def stored_run(config, folder, images=None):
     with contextlib.closing(saved):
         saved.save(1, state, {})
         saved.wait()
+
+
+def filled(shapes, start):
+    """A state or tree of such shapes, every number another."""
+    shapes, structure = jax.tree.flatten(shapes)
+    leaves = [
+        jax.random.key(0)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else jnp.asarray(start + n + np.arange(x.size).reshape(x.shape) / 7, x.dtype)
+        for n, x in enumerate(shapes)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def made_up(config, start):
+    """A first state of a config whose numbers are made up: nothing is compiled."""
+    method, _ = experiment.make_method(config, axis_name=None)
+    size = config.batch_size
+    return filled(jax.eval_shape(lambda: experiment.first_state(config, method, size)), start)
+
+
+def made_up_run(config, folder, start=1000.0, *, steps=(0,), classes=None):
+    """The workdir of a run with made-up checkpoints; returns the state of the last."""
+    workdir.open_workdir(folder, config, classes=classes)
+    saved = checkpoint.Checkpoints(folder, method=config.method, keep=-1)
+    with contextlib.closing(saved):
+        for step in steps:
+            state = made_up(config, start + step)
+            saved.save(step, state, {"next_step": step})
+    return state
+
+
+def begun(config, folder, state=None):
+    """The first state of a run with `init_from`, as `jssl.train` makes it."""
+    parts = experiment.build(config)
+    source = init_from.read(parts, folder)
+    folder.mkdir(exist_ok=True)
+    state = experiment.init_state(parts) if state is None else state
+    return init_from.put(parts, source, state, folder)
 
 
 def write_tfds(name, folder, splits):

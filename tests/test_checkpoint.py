@@ -59,6 +59,15 @@ def test_the_newest_are_kept_and_restored_bit_for_bit(folder):
     saved.close()
 
 
+def test_all_are_kept_by_minus_one(tmp_path):
+    saved = checkpoint.Checkpoints(tmp_path, method="toy", keep=-1)
+    for step in range(4):
+        saved.save(step, state_of(step), {})
+    saved.close()
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert {"0", "1", "2", "3"} <= kept
+
+
 def test_restores_onto_other_devices(folder):
     saved = checkpoint.Checkpoints(folder, method="toy")
     for count in (1, 4):

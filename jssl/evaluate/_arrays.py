@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl.errors import UserError
+from jssl.errors import NotFiniteError, UserError
 from jssl.types import Array
 
 
@@ -47,8 +47,9 @@ def check_examples(name: str, features: Any, labels: Any, num_classes: int) -> N
     if not isinstance(features, jax.core.Tracer):
         bad = np.flatnonzero(~np.isfinite(np.asarray(features)).all(axis=1))
         if len(bad):
-            raise UserError(
+            raise NotFiniteError(
                 f"{name} found {len(bad)} of {shapes[0][0]} examples whose features are not "
                 f"finite, the first at row {bad[0]}: the weights or running statistics of this "
-                "checkpoint are broken. Type --step=N with an earlier checkpoint."
+                "checkpoint are broken.",
+                "Type --step=N with an earlier checkpoint.",
             )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl import augment, data, files
-from jssl.errors import UserError, nearest
+from jssl.errors import NotFiniteError, UserError, nearest
 from jssl.types import Array, PyTree
 
 BACKBONE = "backbone"  # the name of what `embed` returns first
@@ -150,9 +150,10 @@ def check_finite(state: Any) -> None:
     flags = jax.tree_util.tree_flatten_with_path(_finite(held))[0]
     bad = [jax.tree_util.keystr(p, simple=True, separator=".") for p, ok in flags if not ok]
     if bad:
-        raise UserError(
+        raise NotFiniteError(
             f"The network is broken: {len(bad)} of its {len(flags)} arrays are not finite, the "
-            f"first is {bad[0]}. Type --step=N with an earlier checkpoint."
+            f"first is {bad[0]}.",
+            "Type --step=N with an earlier checkpoint.",
         )
 
 

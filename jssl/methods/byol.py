@@ -19,6 +19,8 @@ Haiku corrects its running statistics for their start, ours are flax's, whose me
 below 1 % after 44 steps.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -192,6 +194,14 @@ def labelled_mean(values: Array, labelled: Array, axis_name: str | None) -> Arra
     return total * axis_size(axis_name) / jnp.maximum(count, 1)
 
 
+def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], Array]]:
+    """What depends on the length of the run besides the learning rate: {name: f(step)}."""
+    momentum = functools.partial(
+        cosine_momentum, base=config.byol.ema_momentum, total_steps=lengths.total_steps
+    )
+    return {"ema_momentum": momentum}
+
+
 @in_32_bits
 def make(
     config: Any,
@@ -215,7 +225,7 @@ def make(
         score of the representation. Examples whose label is negative do not take part in these.
     """
     check_make("byol", config, lengths)
-    settings = config.byol
+    momentum_at = schedules(config, lengths)["ema_momentum"]
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
 
@@ -269,9 +279,7 @@ def make(
 
         (_, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
         new = apply_gradients(state, grads, batch_stats, tx, target_batch_stats=target_batch_stats)
-        tau = cosine_momentum(
-            state.step, base=settings.ema_momentum, total_steps=lengths.total_steps
-        )
+        tau = momentum_at(state.step)
         new = new.replace(target=ema(state.target, target_part(new.params), momentum=tau))
         metrics = {
             **pmean(logged, axis_name),

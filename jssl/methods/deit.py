@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jssl import augment, experiment, losses, methods, models, transfer, workdir
+from jssl import augment, experiment, losses, methods, models, workdir
 from jssl.collectives import mean_value_and_grad, pmean
 from jssl.data.pipeline import repeated, shuffled
 from jssl.errors import UserError, nearest
@@ -57,7 +57,7 @@ DEFAULTS: dict[str, Any] = {
     "teacher": "",  # workdir of a trained network
     "teacher_config": "",  # its settings; filled in from `teacher` when a run is built
     "untrained_teacher": False,  # for runs that only try the code: no `teacher`, random weights
-    "start_from": "",  # workdir of a `deit` run to fine-tune; its positions are interpolated
+    "start_from": "",  # older name of config.init_from, whose positions are interpolated
     "label_smoothing": 0.1,
     "mixup_alpha": 0.8,  # 0: no Mixup
     "cutmix_alpha": 1.0,  # 0: no CutMix
@@ -169,39 +169,16 @@ def data_order(config: ConfigDict) -> Any:
 
 
 def begin(config: ConfigDict, state: State) -> State:
-    """Puts trained networks into the first state: the teacher's, and a student to fine-tune.
+    """Puts the trained teacher into the first state.
 
     Raises:
-        UserError: a folder that is no workdir; a teacher or start of another kind.
+        UserError: a folder that is no workdir.
     """
     settings, sharding = config.deit, jax.tree.leaves(state.params)[0].sharding
     if settings.distillation != "none" and settings.teacher:
         _, teacher = experiment.load_encoder(settings.teacher, sharding=sharding)
         state = state.replace(teacher=_without_optimiser(teacher))
-    if settings.start_from:
-        params = _started(config, state.params)
-        average = jax.tree.map(jnp.copy, params) if settings.ema_decay else {}
-        state = state.replace(params=params, average=average)
     return state
-
-
-def _started(config: ConfigDict, fresh: PyTree) -> PyTree:
-    """The encoder at this resolution; heads where they fit, and as they are born where not."""
-    folder, sharding = config.deit.start_from, jax.tree.leaves(fresh)[0].sharding
-    old, found, _ = transfer.trained_network(folder, sharding=sharding)
-    if old.method != "deit":
-        raise UserError(
-            f"deit.start_from='{folder}' is a run of '{old.method}': expected one of 'deit'."
-        )
-
-    def keep(name: str) -> PyTree:
-        same = name in found and jax.tree.map(jnp.shape, found[name]) == jax.tree.map(
-            jnp.shape, fresh[name]
-        )
-        return found[name] if same else fresh[name]
-
-    encoder = transfer.encoder_for(config, old, found["encoder"], fresh["encoder"])
-    return {**{name: keep(name) for name in fresh}, "encoder": jax.device_put(encoder, sharding)}
 
 
 def _without_optimiser(teacher: TrainState) -> TrainState:

@@ -11,6 +11,8 @@ beta rises linearly and stays. -ln p(x|z) is the logit-Laplace one of the paper 
 error. In use a token is the code of the largest logit, and the picture is decoded from one-hots.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -172,6 +174,20 @@ def temperature_at(step: Array, *, first: float, last: float, steps: int) -> Arr
     return last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
+def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], Array]]:
+    """What depends on the length of the run besides the learning rate: {name: f(step)}."""
+    s, total = config.dvae, lengths.total_steps
+    tau_steps = max(1, round(s.temperature_share * total))
+    beta_steps = max(1, round(s.beta_share * total))
+
+    def beta(step: Array) -> Array:
+        return s.beta * jnp.minimum(jnp.asarray(step, jnp.float32) / beta_steps, 1.0)
+
+    first, last = s.temperature
+    temperature = functools.partial(temperature_at, first=first, last=last, steps=tau_steps)
+    return {"temperature": temperature, "beta": beta}
+
+
 @in_32_bits
 def make(
     config: Any,
@@ -203,9 +219,7 @@ def make(
     _check(config)
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
-    total = lengths.total_steps
-    tau_steps = max(1, round(settings.temperature_share * total))
-    beta_steps = max(1, round(settings.beta_share * total))
+    moving = schedules(config, lengths)
     scale = kl_coefficient(beta=1.0, downsampling=2 ** (settings.groups - 1))
 
     def init(key: Array, batch: Batch) -> State:
@@ -218,13 +232,7 @@ def make(
         view_key, noise_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         first = global_index(B, axis_name)
         x = prepare(views(view_key, batch["image"], first)[0])
-        tau = temperature_at(
-            state.step,
-            first=settings.temperature[0],
-            last=settings.temperature[1],
-            steps=tau_steps,
-        )
-        beta = settings.beta * jnp.minimum(state.step.astype(jnp.float32) / beta_steps, 1.0)
+        tau, beta = moving["temperature"](state.step), moving["beta"](state.step)
 
         def loss_fn(params):
             out, logits = net.apply({"params": params}, x, noise_key, first + jnp.arange(B), tau)

@@ -17,6 +17,8 @@ weight decay; positions are fixed; the projector has three layers, and the predi
 normalisation too. AdamW decays every parameter that it moves.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -149,6 +151,14 @@ def without_predictor(tree: PyTree) -> PyTree:
     return {name: part for name, part in tree.items() if name != "predictor"}
 
 
+def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], Array]]:
+    """What depends on the length of the run besides the learning rate: {name: f(step)}."""
+    momentum = functools.partial(
+        cosine_momentum, base=config.moco_v3.ema_momentum, total_steps=lengths.total_steps
+    )
+    return {"ema_momentum": momentum}
+
+
 @in_32_bits
 def make(
     config: Any,
@@ -170,6 +180,7 @@ def make(
         [0, 1] (1 / N by chance), `ema_momentum` and `grad_norm`.
     """
     check_make("moco_v3", config, lengths)
+    momentum_at = schedules(config, lengths)["ema_momentum"]
     settings = config.moco_v3
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
@@ -199,9 +210,7 @@ def make(
         key = jax.random.fold_in(state.key, state.step)
         x_a, x_b = map(prepare, views(key, batch["image"], global_index(size, axis_name)))
 
-        momentum = cosine_momentum(
-            state.step, base=settings.ema_momentum, total_steps=lengths.total_steps
-        )
+        momentum = momentum_at(state.step)
         target = ema(state.target, without_predictor(state.params), momentum=momentum)
         k_a, target_batch_stats = forward(target, state.target_batch_stats, x_a, Net.project)
         k_b, target_batch_stats = forward(target, target_batch_stats, x_b, Net.project)

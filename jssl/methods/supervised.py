@@ -3,9 +3,9 @@
 He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, trained as the bag of tricks (He et al.,
 2019, https://arxiv.org/abs/1812.01187) does: SGD with Nesterov momentum, warm-up and cosine.
 
-With `init_from` it is fine-tuning: the encoder begins as that of another run's checkpoint, and for
-a ViT deeper layers may move less (`layer_decay`), as BEiT's official code has it. Random erasing,
-Mixup and CutMix are DeiT's (jssl/methods/_mixed.py), and off by default.
+With `config.init_from` it is fine-tuning: the encoder begins as that of another run's checkpoint,
+and for a ViT deeper layers may move less (`layer_decay`), as BEiT's official code has it. Random
+erasing, Mixup and CutMix are DeiT's (jssl/methods/_mixed.py), and off by default.
 """
 
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import losses, models, semi, transfer, workdir
+from jssl import losses, models, semi
 from jssl.collectives import mean_value_and_grad, pmean
 from jssl.evaluate.efficient import label_subset
 from jssl.evaluate.transfer_sets import split_validation
@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "num_classes": 0,  # 0: as many as the data set has
     **OFF,
     "label_fraction": 1.0,  # share of every class that is trained and probed with
-    "init_from": "",  # workdir of a run whose encoder this one begins with
+    "init_from": "",  # older name of config.init_from
     "head_lr": 1.0,  # the classifier learns at so many times the rate
     "held_out": 0,  # so many train examples are not trained with, and judged on as the test split
     "layer_decay": 1.0,  # of a ViT: layer i of L + 1 learns at decay^(L + 1 - i) of the rate
@@ -159,19 +159,11 @@ def test_part(config: Any, source: Any) -> Any:
     return part
 
 
-def begin(config: Any, state: State) -> State:
-    """The first state, with a pre-trained encoder where one is named."""
-    folder = config.supervised.init_from
-    return transfer.start_from(config, state, folder) if folder else state
-
-
 def describe(config: Any) -> str:
-    """What tells the runs of a table apart: the share of the labels, and where it began."""
+    """What tells the runs of a table apart: the share of the labels."""
     s = config.supervised
     share = f", {100 * s.label_fraction:g} % labels" if s.label_fraction < 1 else ""
-    if s.init_from:
-        return f"{share}, after {workdir.read_config(s.init_from).method}"
-    return f"{share}, from scratch" if share else ""
+    return f"{share}, from scratch" if share and not config.init_from else share
 
 
 @in_32_bits

@@ -286,6 +286,7 @@ def watched(collapsing, steps=50):
     c, _, state, run = compiled("jit", collapsing)
     c = copy.deepcopy(c)
     c.launch, c.monitor.max_examples = "jit", 128
+    c.monitor.update({"std_threshold": 0.1, "rank_threshold": 2.0})  # a smoke run has none
     watch = make_monitor(experiment.build(c))
     before = None if collapsing else watch(state)
     for i in range(steps):

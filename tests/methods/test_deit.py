@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import get_config, small_config, tiles
+from helpers import begun, get_config, small_config, tiles
 
 from jssl import RunLengths, checkpoint, data, experiment, losses, optim
 from jssl import config as config_lib
@@ -304,7 +304,7 @@ def test_teacher_and_start_come_from_workdirs(tmp_path):
     assert json.loads(config.deit.teacher_config)["seed"] == 5
     method = made(config)
     state = jax.jit(lambda: experiment.first_state(config, method, 16))()
-    state = deit.begin(config, state)
+    state = begun(config, tmp_path / "run", deit.begin(config, state))
     for a, b in zip(*map(jax.tree.leaves, (state.teacher.params, teacher.params)), strict=True):
         np.testing.assert_array_equal(a, b)
     old, new = first.params["encoder"], state.params["encoder"]
