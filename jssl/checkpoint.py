@@ -6,8 +6,11 @@ there or not. It holds no device axis and restores onto any number of devices. I
 compared with their sums before they are read.
 """
 
+import contextlib
 import itertools
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,18 @@ def describe(state: PyTree) -> dict[str, list[Any]]:
     return {k: [list(x.shape), str(x.dtype)] for k, x in flat_leaves(state).items()}
 
 
+@contextlib.contextmanager
+def _only_errors() -> Iterator[None]:
+    """Within, absl logs errors alone: Orbax warns that a checkpoint which is only read is."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class Checkpoints:
     """The checkpoints of one workdir.
 
@@ -78,17 +93,17 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / "checkpoints"
         self._method = method
         self._saving = self._compared = -1
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(kept),
-                enable_async_checkpointing=True,
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
-            ),
+        options = ocp.CheckpointManagerOptions(
+            save_interval_steps=0 if read_only else 1,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
         )
+        with _only_errors() if read_only else contextlib.nullcontext():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, None when there is none; empty folders are passed over."""

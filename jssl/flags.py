@@ -1,6 +1,7 @@
 """The flags of every command, and how the words of a command line are read."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -228,6 +229,48 @@ def _unknown(name: str, word: str) -> str:
     if owners:
         message += f"; it belongs to {', '.join(owners)}"
     return f"{message}: {nearest(flag, command.flags)}."
+
+
+# What one command calls by another name than the message of a library function does.
+_JUDGING = {"--config.data.data_dir": "--data_dir", "--config.data.name": "--source"}
+_TRAINING = {
+    "--feature": "--config.monitor.knn_feature",
+    "--k": "--config.monitor.knn_k",
+    "--temperature": "--config.monitor.knn_temperature",
+    "--source": "--config.data.name",
+    "--data_dir": "--config.data.data_dir",
+}
+
+
+def advice_for(name: str, message: str) -> str:
+    """A message whose advice names only flags that the command takes.
+
+    Args:
+        name: of the command.
+        message: of an error of the library, whose advice is for `jssl train` or for none.
+
+    Example:
+        >>> advice_for('embed', 'There is no folder. Type --config.data.data_dir=DIR.')
+        'There is no folder. Type --data_dir=DIR.'
+        >>> advice_for('train', "No intermediate 'x'. Type --feature=backbone.")
+        "No intermediate 'x'. Type --config.monitor.knn_feature=backbone."
+    """
+    command = COMMANDS[name]
+    own = {f"--{flag}" for flag in command.flags}
+    names = _TRAINING if command.config else _JUDGING
+    if not command.config:
+        names = {old: new for old, new in names.items() if new in own}
+
+    def translated(found: re.Match[str]) -> str:
+        return found[0] if found[0] in own else names.get(found[0], found[0])
+
+    message = re.sub(r"(?<![\w-])--[a-z_]+(?:\.[a-z_0-9]+)*", translated, message)
+    if not command.config and "--config." in message:
+        message += (
+            f" (`jssl {name}` takes no --config flag: these are settings of the run, for `jssl "
+            "train` in a new --workdir.)"
+        )
+    return message
 
 
 def need(flags: Flags, name: str, example: str) -> str:

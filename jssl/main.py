@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jssl.errors import UserError, WriteError, nearest
-from jssl.flags import ALIASES, COMMANDS, Flags, need, parse, usage
+from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
 
 
 def _train(flags: Flags) -> None:
@@ -165,8 +165,10 @@ def main(words: Sequence[str]) -> None:
 
 def _quiet(verbosity: int) -> None:
     """Orbax and grain tell every step of theirs at INFO; --verbosity=0 brings it back."""
-    from absl import logging
+    from absl import flags, logging
 
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.get_absl_handler().python_handler.stream = sys.stderr
     logging.set_verbosity(verbosity)
@@ -180,7 +182,9 @@ def run() -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"jssl: {error}", file=sys.stderr)
+        words = [ALIASES.get(word, word) for word in sys.argv[1:]]
+        name = next((word for word in words if word in COMMANDS), None)
+        print(f"jssl: {advice_for(name, str(error)) if name else error}", file=sys.stderr)
         if isinstance(error, WriteError):
             os._exit(2)  # at exit libraries would try to write the same again, and bury the message
         sys.exit(2)

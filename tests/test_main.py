@@ -85,6 +85,27 @@ def test_a_mistake_ends_with_one_message_and_status_2(tmp_path):
     assert (status, error) == (2, "jssl: jssl train has no flag --seed: type --config.seed=3.\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "message", "said"),
+    [
+        ("embed", "Type --config.data.name=folder.", "Type --source=folder."),
+        ("evaluate", "Type --config.data.data_dir=D.", "Type --data_dir=D."),
+        ("evaluate", "--k expects 1 or more.", "--k expects 1 or more."),
+        ("evaluate", "Type --config.data.layout=flat.", "takes no --config flag: these are"),
+        ("export", "Type --config.data.name=x.", "`jssl export` takes no --config flag"),
+        ("train", "k is too large. Type --k=5.", "Type --config.monitor.knn_k=5."),
+        ("train", "Type --feature=backbone.", "Type --config.monitor.knn_feature=backbone."),
+        (
+            "train",
+            "Type --config.optim.lr=1 and --workdir=DIR.",
+            "--config.optim.lr=1 and --workdir",
+        ),
+    ],
+)
+def test_advice_names_flags_that_the_command_takes(command, message, said):
+    assert said in flags.advice_for(command, message)
+
+
 def test_the_commands_are_listed(capsys):
     for words in ([], ["--help"], ["--helpfull"]):
         main.main(words)
