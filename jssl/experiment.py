@@ -91,6 +91,12 @@ def build(config: ConfigDict) -> Experiment:
                 "class, or a labelled data set. Type --config.data.name=NAME."
             )
         section.num_classes = train_source.num_classes if labelled else 0
+    if needs_labels(config) and section.num_classes < train_source.num_classes:
+        raise UserError(
+            f"--config.{config.method}.num_classes={section.num_classes}, but data set "
+            f"'{train_source.name}' has {train_source.num_classes} classes: expected that many, or "
+            "0 to have them counted."
+        )
     steps_per_epoch = len(train_source) // config.batch_size
     if steps_per_epoch == 0:
         raise UserError(
@@ -137,6 +143,34 @@ def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
             names,
             what=f"The teacher in '{teacher}' and data set '{train.name}'",
             advice="Give a teacher that was trained on this data set.",
+        )
+
+
+def needs_labels(config: ConfigDict) -> bool:
+    """Whether a method learns from labels and cannot do without."""
+    optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
+    return "num_classes" in config[config.method] and not optional
+
+
+def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
+    """Refuses a batch whose labels are not one number in [0, K) for each example.
+
+    Raises:
+        UserError: several labels a picture, or the -1 of an unlabelled one, with its index.
+    """
+    labels = np.asarray(batch["label"])
+    if labels.ndim != 1:
+        raise UserError(
+            f"Data set '{name}' has labels of shape {list(labels.shape[1:])} for each picture; "
+            "expected one number. Several labels a picture are judged by --protocol=voc, and "
+            "trained with by no method."
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise UserError(
+            f"Data set '{name}', example {int(batch['index'][wrong[0]])}: label "
+            f"{int(labels[wrong[0]])}, expected 0 to {num_classes - 1}. Leave unlabelled examples "
+            "out, or train with a method that needs no labels."
         )
 
 

@@ -118,6 +118,7 @@ class _Run:
         config = parts.config
         self.parts, self.folder, self.saved, self.batches = parts, folder, saved, batches
         self.first = first
+        self.labelled = experiment.needs_labels(config)
         wandb = None
         if config.log.wandb_project:
             wandb = {"project": config.log.wandb_project, "mode": config.log.wandb_mode}
@@ -155,6 +156,9 @@ class _Run:
                         pending = None
                     state = self._refreshed(step, state)
                 batch = next(self.batches)
+                if self.labelled:
+                    section, name = config[config.method], self.parts.train_source.name
+                    experiment.check_labels(batch, section.num_classes, name=name)
                 state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
                 if step == self.first:  # until here a signal ends the process: nothing is lost
                     answer.enter_context(stopping.after_the_step())

@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, get_config, small_config
 from PIL import Image
 
-from jssl import flags, main, workdir
+from jssl import experiment, flags, main, workdir
 from jssl.errors import UserError, WriteError
 from jssl.train import train
 
@@ -184,6 +184,23 @@ def test_supervised_needs_labels(tmp_path):
     config.supervised.num_classes = 0
     config.data.name, config.data.data_dir = "folder", str(tmp_path)
     assert "needs labels" in refused(config)
+
+
+def test_labels_that_are_no_class_are_refused_with_their_example():
+    batch = {"label": np.array([0, 3, -1]), "index": np.array([7, 8, 9])}
+    with pytest.raises(UserError, match="'mine', example 9: label -1, expected 0 to 3"):
+        experiment.check_labels(batch, 4, name="mine")
+    with pytest.raises(UserError, match="example 8: label 3, expected 0 to 2"):
+        experiment.check_labels({**batch, "label": np.array([0, 3, 1])}, 3, name="mine")
+    with pytest.raises(UserError, match=r"labels of shape \[2\] for each picture"):
+        experiment.check_labels({**batch, "label": np.zeros((3, 2), int)}, 4, name="mine")
+    experiment.check_labels(batch | {"label": np.array([0, 1, 2])}, 3, name="mine")
+
+
+def test_fewer_classes_than_the_data_has():
+    config = small_config("supervised")
+    config.supervised.num_classes = 10
+    assert "num_classes=10, but data set 'photos' has 16 classes" in refused(config)
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
