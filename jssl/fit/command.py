@@ -1,4 +1,4 @@
-"""`jssl fit`: will this run compile, fit and scale on hardware that is not here?"""
+"""`jssl compile`: will this run compile, fit and scale on hardware that is not here?"""
 
 import json
 from pathlib import Path
