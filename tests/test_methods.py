@@ -1,5 +1,6 @@
 """One table: every method has every property. A new method is picked up by its file."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,7 @@ def test_a_step_keeps_structure_shapes_and_dtypes(trained):
     made, _ = experiment.make_method(config, axis_name=None)
     abstract = jax.eval_shape(lambda: experiment.first_state(config, made, config.batch_size))
     assert checkpoint.describe(abstract) == checkpoint.describe(state)
+    chex.assert_tree_all_finite((state.params, state.batch_stats))
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
     assert isinstance(state, methods.load(method).State)
 

@@ -62,8 +62,8 @@ def soft_distillation(
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(jnp.asarray(student_logits, jnp.float32) / temperature)
     p = jnp.exp(log_p)  # 0 ln 0 = 0: classes that the teacher masks with -inf do not count
-    terms = jnp.where(p > 0, p * (log_p - log_q), 0.0)
-    loss = temperature**2 * jnp.sum(terms, axis=1)
+    log_p, log_q = (jnp.where(p > 0, x, 0.0) for x in (log_p, log_q))
+    loss = temperature**2 * jnp.sum(p * (log_p - log_q), axis=1)
     return loss / log_q.shape[1] if reduction == "official" else loss
 
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +98,8 @@ def embed_function(net: nn.Module, prepare: Callable[[Array], Array]) -> Callabl
     def embed(state: TrainState, images: Array) -> tuple[Array, dict[str, Array]]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         _, h, intermediates = net.apply(variables, prepare(images), train=False)
+        chex.assert_rank(h, 2)
+        chex.assert_type(h, jnp.float32)
         return h, intermediates
 
     return embed
@@ -128,6 +131,8 @@ def apply_gradients(
     **fields: Any,
 ) -> TrainState:
     """One update: parameters by `tx`, new running statistics, step + 1, and the method's fields."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
+    chex.assert_trees_all_equal_structs(batch_stats, state.batch_stats)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     return state.replace(
         step=state.step + 1,

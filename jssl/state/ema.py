@@ -1,5 +1,6 @@
 """Exponential moving averages of parameters, and the course of their momentum."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +20,7 @@ def ema(average: PyTree, new: PyTree, *, momentum: float | Array) -> PyTree:
         float32 pytree.
 
     Raises:
-        ValueError: the structures differ.
+        AssertionError: the structures or shapes differ.
 
     Example:
         >>> print(ema({'w': jnp.array([1.0])}, {'w': jnp.array([3.0])}, momentum=0.75)['w'])
@@ -29,6 +30,8 @@ def ema(average: PyTree, new: PyTree, *, momentum: float | Array) -> PyTree:
         MoCo, equation 2, https://arxiv.org/abs/1911.05722; BYOL, equation 1,
         https://arxiv.org/abs/2006.07733.
     """
+    chex.assert_trees_all_equal_structs(average, new)
+    chex.assert_trees_all_equal_shapes(average, new)  # other shapes would broadcast
 
     def move(a: Array, b: Array) -> Array:
         a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)

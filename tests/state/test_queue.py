@@ -1,5 +1,6 @@
 """The queue of keys: order, wrap, misuse."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,3 +76,11 @@ def test_an_average_of_momentum_999_moves_in_float32_where_bfloat16_stands_still
     np.testing.assert_allclose(moved, 1.25 - 0.25 * 0.999**1000, rtol=5e-5)
     one_step = state.ema({"w": average}, {"w": new}, momentum=0.999)["w"]
     np.testing.assert_array_equal(one_step.astype(jnp.bfloat16), average)
+
+
+def test_an_average_of_other_shapes_is_refused_and_does_not_broadcast():
+    average = {"w": jnp.zeros((3, 2))}
+    chex.assert_shape(state.ema(average, {"w": jnp.ones((3, 2))}, momentum=0.5)["w"], (3, 2))
+    for other in ({"w": jnp.ones((1, 2))}, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}):
+        with pytest.raises(AssertionError):
+            state.ema(average, other, momentum=0.5)
