@@ -32,7 +32,8 @@ def test_kl_to_uniform_in_closed_form():
     logits[1, :, 5] = 1e4
     kl = losses.kl_to_uniform(jnp.array(logits))
     assert kl.shape == (2, 3)
-    np.testing.assert_allclose(kl[0], 0.0, atol=1e-5)
+    # 8192 float32 terms that sum to ln 8192 = 9: their order is the processor's.
+    np.testing.assert_allclose(kl[0], 0.0, atol=3e-5)
     np.testing.assert_allclose(kl[1], 9.011, atol=5e-4)  # ln 8192
 
 
