@@ -4,7 +4,9 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
+from pathlib import Path
 
 # Set before jax is imported: the tests compare one device with four. Code that LLVM does not
 # optimise compiles three times as fast; what it computes is the same
@@ -24,15 +26,27 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# A shell without job control starts what runs in the background with SIGINT ignored, and nohup with
+# SIGHUP; the processes that tests start would inherit that, and not hear the signals sent to them.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
+
+LARGEST = 1.5e9  # bytes of a worker, above which it lets compiled programs go
 _last_file = []
 
 
 def pytest_runtest_setup(item):
-    """Compiled programs of a file are let go at its end: a worker would grow to 6 GB."""
+    """Between two files, a worker that has grown lets go of what it compiled; 6 GB else."""
     if _last_file != [item.path]:
         _last_file[:] = [item.path]
-        jax.clear_caches()
-        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > LARGEST:
+            jax.clear_caches()
+            gc.collect()
 
 
 FIRST = ("test_methods.py", "test_nothing_lost.py")  # the longest: the others fill up behind
