@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import small_config
 
-from jssl import main as main_lib
+from jssl import flags
 from jssl.errors import UserError
 from jssl.fit import command, devices, step
 
@@ -121,8 +121,8 @@ def test_a_compiler_that_is_not_installed(monkeypatch):
 
 
 def test_the_command_is_listed():
-    assert "jssl fit" in main_lib.USAGE
-    assert "fit" in main_lib.COMMANDS
+    assert "jssl compile" in flags.usage()
+    assert flags.ALIASES["fit"] == "compile"
 
 
 def test_imagenet_is_known_without_its_data():
