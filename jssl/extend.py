@@ -1,5 +1,6 @@
 """`jssl train --extend`: the same run in the same workdir, with more epochs."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def check(folder: str | Path, parts: experiment.Experiment) -> Extension | None:
     """
     config, place = parts.config, workdir.local(folder)
     steps = init_from.steps_of(place)
-    if not (place / "config.json").exists() or not steps:
+    if not os.path.exists(place / "config.json") or not steps:
         raise UserError(
             f"--extend makes a run longer, and the workdir {place.absolute()} holds no checkpoint "
             "of one. Leave --extend out to start it."

@@ -6,6 +6,7 @@ the optimiser's state, queues, banks and centroids. The other workdir is read on
 step: `init_from.json` says what was taken, and a run that resumes needs no more.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,13 +117,13 @@ def steps_of(folder: str | Path) -> list[int]:
 def _checked(name: str, step: int | None) -> int:
     """The step to read; refuses what is no workdir, or has no such whole checkpoint."""
     place, typed = workdir.local(name), f"--config.init_from={name}"
-    if (place / "stages.json").exists():
+    if os.path.exists(place / "stages.json"):
         stages = [p.parent.name for p in sorted(place.glob("*/checkpoints"))]
         raise UserError(
             f"{typed} is the workdir of several stages, each with a network of its own. Type for "
             f"example {typed}/{stages[-1] if stages else 'NAME'}."
         )
-    if not (place / "config.json").exists():
+    if not os.path.exists(place / "config.json"):
         advice = "Type --config.init_from=WORKDIR[:step] of a run."
         if place.parent.name == "checkpoints" and place.name.isdecimal():
             advice = f"Type --config.init_from={place.parent.parent}:{place.name}."

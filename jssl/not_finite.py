@@ -1,6 +1,7 @@
 """A run whose loss was not finite: what it keeps, and how to go on with it."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,7 +49,7 @@ def advice(folder: Path, config: ConfigDict, *, good: int | None) -> str:
         config: of it.
         good: step of the state; None where there is none, and the run is to start again.
     """
-    if (folder.parent / "stages.json").exists():
+    if os.path.exists(folder.parent / "stages.json"):
         return (
             f"It is a stage of {folder.parent}: type another --workdir and a smaller "
             f"--config.optim.lr than {config.optim.lr:g}."
@@ -116,7 +117,7 @@ def check(folder: str | Path, config: ConfigDict) -> None:
         NotFiniteError: with what was said then.
     """
     path = workdir.local(folder) / MARKER
-    if not path.exists():
+    if not os.path.exists(path):  # False, too, for a name that is too long
         return
     found = workdir.read_json(path)
     if found.get("config") != _relevant(config):

@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = small_config("supervised", launch="jit", max_steps=1)
     config.supervised.num_classes = 10
+    config.data.update({"name": "synthetic", "num_examples": 64})
     stored_run(config, folder, data.photos_source("test").images[:64])
     return folder
 

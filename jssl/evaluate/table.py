@@ -169,8 +169,8 @@ def probe_rows(
         seed: of `fit_linear`.
 
     Returns:
-        Two JSON-serialisable rows. Each has `probe` ('kNN' or 'linear'), `protocol` (what is
-        common to its numbers), `top1` {kind: in [0, 1]} and `numbers` {kind: {`top1`, `top5`
+        Two JSON-serialisable rows. Each has `probe` ('kNN' or 'softmax_regression'), `protocol`
+        (what is common to its numbers), `top1` {kind: in [0, 1]} and `numbers` {kind: {`top1`, `top5`
         when K >= 5, `correct`, `count`, `ci95` [low, high], `feature`, `dim`, `protocol`}},
         where that `protocol` is complete.
 
@@ -182,7 +182,7 @@ def probe_rows(
         >>> x, y = np.eye(4).repeat(5, axis=0), np.arange(4).repeat(5)
         >>> rows = probe_rows({'trained': (x, y, x, y)}, num_classes=4, name='mine', k=5)
         >>> [(row['probe'], row['top1']) for row in rows]
-        [('kNN', {'trained': 1.0}), ('linear', {'trained': 1.0})]
+        [('kNN', {'trained': 1.0}), ('softmax_regression', {'trained': 1.0})]
     """
     knn: dict[str, Any] = {}
     linear: dict[str, Any] = {}

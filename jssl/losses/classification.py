@@ -42,7 +42,9 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
         raise ValueError(f"cross_entropy expects label_smoothing in [0,1), found {label_smoothing}")
     log_p = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
     K = log_p.shape[1]
-    target = jnp.asarray(labels, jnp.float32) if soft else jax.nn.one_hot(labels, K, dtype=jnp.float32)
+    target = (
+        jnp.asarray(labels, jnp.float32) if soft else jax.nn.one_hot(labels, K, dtype=jnp.float32)
+    )
     # Classes that are masked with -inf have no part in the smoothing: K counts the others.
     allowed = jnp.logical_not(jnp.isneginf(logits)).astype(jnp.float32)
     uniform = allowed / jnp.maximum(jnp.sum(allowed, axis=1, keepdims=True), 1)
