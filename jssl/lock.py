@@ -87,11 +87,13 @@ def held(folder: Path) -> Iterator[None]:
         _held[path] = lock
     try:
         with stopping.before_the_end(lock.release):
-            yield
+            try:
+                yield
+            finally:  # within, or a signal at this moment would leave the file behind
+                lock.release()
     finally:
         with _guard:
             del _held[path]
-        lock.release()
 
 
 def check(folder: Path) -> None:

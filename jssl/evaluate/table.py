@@ -170,9 +170,9 @@ def probe_rows(
 
     Returns:
         Two JSON-serialisable rows. Each has `probe` ('kNN' or 'softmax_regression'), `protocol`
-        (what is common to its numbers), `top1` {kind: in [0, 1]} and `numbers` {kind: {`top1`, `top5`
-        when K >= 5, `correct`, `count`, `ci95` [low, high], `feature`, `dim`, `protocol`}},
-        where that `protocol` is complete.
+        (what is common to its numbers), `top1` {kind: in [0, 1]} and `numbers` {kind: {`top1`,
+        `top5` when K >= 5, `correct`, `count`, `ci95` [low, high], `feature`, `dim`,
+        `protocol`}}, where that `protocol` is complete.
 
     Raises:
         UserError, ValueError: as `knn_accuracy` and `fit_linear`.
