@@ -156,12 +156,15 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def check_settings(protocols: Sequence[str], given: Mapping[str, Any]) -> None:
+def check_settings(
+    protocols: Sequence[str], given: Mapping[str, Any], *, typed: bool = True
+) -> None:
     """Checks the protocols and the flags that were typed, before anything is read.
 
     Args:
         protocols: names of `PROTOCOLS`, or 'all'.
-        given: of the fields of `Settings`, those that were typed.
+        given: of the fields of `Settings`, those that are not at their default.
+        typed: whether they are flags; one `Settings` of a program may serve several protocols.
 
     Raises:
         UserError: an unknown protocol; a flag that none of the protocols reads; a value out of its
@@ -172,7 +175,7 @@ def check_settings(protocols: Sequence[str], given: Mapping[str, Any]) -> None:
             raise UserError(f"Unknown protocol '{name}': {nearest(name, [*PROTOCOLS, ALL])}.")
     used = {"step"}.union(*(PROTOCOLS[name].uses for name in protocols if name != ALL))
     for name in given:
-        if ALL not in protocols and name not in used:
+        if typed and ALL not in protocols and name not in used:
             readers = [n for n, p in PROTOCOLS.items() if name in p.uses]
             raise UserError(
                 f"--{name} says nothing about --protocol={','.join(protocols)}: it is read by "
@@ -214,7 +217,7 @@ def evaluate_run(
     """
     settings = settings or Settings()
     changed = {k: v for k, v in settings._asdict().items() if v != Settings._field_defaults[k]}
-    check_settings(protocols, changed)
+    check_settings(protocols, changed, typed=False)
     if "linear" in protocols or ALL in protocols:
         check_preset(settings.preset)
     _check_records(folder)
