@@ -238,7 +238,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     stages = Path(workdir) / "stages.json"
     if stages.exists():
         names = [str(name) for name in read_json(stages, kind=list)]
-        last = [*(name for name in names if not name.endswith("labels")), "NAME"][-1]
+        last = ["NAME", *(name for name in names if not name.endswith("labels"))][-1]
         raise UserError(
             f"{Path(workdir).absolute()} is the workdir of several stages, each with a network of "
             f"its own. Type for example --workdir={Path(workdir) / last}."

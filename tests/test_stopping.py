@@ -308,10 +308,10 @@ def test_a_run_in_a_thread_works(tmp_path):
 def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
     for key, value, said in [
         ("knn_k", 33, "kNN with k=33 over 32 labelled examples"),
-        ("knn_k", 0, "expected k from 1 to 32"),
+        ("knn_k", 0, "knn_k expects a whole number of at least 1, found 0"),
         ("knn_feature", "projektion", "did you mean 'projection'"),
-        ("knn_temperature", 0.0, "temperature above 0, found 0.0"),
-        ("max_examples", 1, "max_examples of at least 2, found 1"),
+        ("knn_temperature", 0.0, "knn_temperature expects a number above 0, found 0.0"),
+        ("max_examples", 1, "max_examples expects a whole number of at least 2, found 1"),
     ]:
         config = tiny()
         config.monitor.update({"every_epochs": 1.0, key: value})
@@ -322,7 +322,7 @@ def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="config.final.enabled"):
         judge.train_and_judge(config, tmp_path / "run")
     config.update({"final": {"linear_epochs": 0}, "monitor": {"knn_k": 5}})
-    with pytest.raises(ValueError, match="linear_epochs of at least 1"):
+    with pytest.raises(ValueError, match="linear_epochs expects a whole number of at least 1"):
         judge.train_and_judge(config, tmp_path / "run")
 
 
