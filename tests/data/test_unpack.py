@@ -65,7 +65,7 @@ def long_chain():
 HARM = {
     "above": ([member("../../victim")], "is no path inside of a folder"),
     "above, further in": ([member("a/b/../../../victim")], "is no path inside of a folder"),
-    "absolute": ([member("/tmp/of_a_test/victim")], "is no path inside of a folder"),
+    "absolute": ([member("/of_a_test/victim")], "is no path inside of a folder"),
     "a long path": ([member("/".join(["d" * 200] * 30))], "is no path inside of a folder"),
     "a link": ([link("a", "../.."), member("a/victim")], "is a symbolic link"),
     "a link inside": ([member("b"), link("a", "b")], "is a symbolic link"),
