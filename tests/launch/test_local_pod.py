@@ -1,10 +1,12 @@
 """launch/local_pod and the flags of a job; tests/test_nothing_lost.py starts a pod for real."""
 
+import importlib.machinery
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import pytest
@@ -98,3 +100,22 @@ def test_a_signal_is_passed_on_once_and_a_second_one_kills(tmp_path, number, stu
         pod.kill()
     assert pod.returncode == (1 if stubborn else 75)
     assert ("was killed by SIGKILL" in said) == stubborn
+
+
+@pytest.mark.parametrize(
+    ("ends", "first"),
+    [
+        (["exit 3", "kill -9 $$"], (1, -9)),  # the signal is the cause, status 3 its consequence
+        (["exit 75", "exit 3"], (1, 3)),
+        (["exit 0", "exit 75"], (1, 75)),
+        (["exit 0", "exit 0"], None),
+    ],
+)
+def test_the_cause_of_a_failure_is_named_before_its_consequence(ends, first):
+    loader = importlib.machinery.SourceFileLoader("local_pod", f"{ROOT}/launch/local_pod")
+    pod = types.ModuleType("local_pod")
+    exec(loader.get_code("local_pod"), pod.__dict__)
+    children = [subprocess.Popen(["sh", "-c", end]) for end in ends]
+    for child in children:
+        child.wait()
+    assert pod.first_failure(children) == first
