@@ -133,6 +133,7 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
                 batch_size=256,
                 feature=name,
                 transform=data.eval_transform(config.data, source, size=config.augment.size),
+                tell=say if kind == "trained" else None,
             )
             halves += [features, labels]
         sets[kind] = tuple(halves)

@@ -71,9 +71,10 @@ def test_unlabelled_training_is_judged_by_the_labelled_splits(unlabelled_run):
     assert "knn_top1" in metrics
 
 
-def test_embed_writes_the_names(unlabelled_run, tmp_path):
+def test_embed_writes_the_names(unlabelled_run, tmp_path, capsys):
     folder, _ = unlabelled_run
     protocols.embed_run(folder, output=tmp_path / "x.npz", feature="backbone")
+    assert "test data: folder 'pictures' read as splits: " in capsys.readouterr().out
     saved = np.load(tmp_path / "x.npz")
     assert saved["class_names"].tolist() == ["cat", "dog", "owl"]
     assert saved["class_names"].dtype.kind == "U"

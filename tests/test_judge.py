@@ -76,6 +76,7 @@ def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
     )
     out = capsys.readouterr().out
     assert "k=7, cosine, weights exp(s/0.2)" in out
+    assert out.startswith("train data: ") and out.count("test data: ") == 1
     assert [row["probe"] for row in rows] == ["kNN", "linear"]
     assert rows[1]["numbers"]["trained"]["count"] == 1200
     import json

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jssl import augment, data, files
+from jssl.data.fetch import in_words
 from jssl.errors import NotFiniteError, UserError, nearest
 from jssl.types import Array, PyTree
 
@@ -76,6 +77,7 @@ def embed_source(
     feature: str = BACKBONE,
     transform: Callable | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Features:
     """Embeds every example of a source exactly once, in the order of the source.
 
@@ -90,6 +92,7 @@ def embed_source(
         feature: 'backbone', or the name of an intermediate (flattened when it has more axes).
         transform: on the host, see `jssl.data.eval_transform`.
         progress: called with (examples done, M) after each batch.
+        tell: called with one line when pictures were skipped or converted.
 
     Returns:
         features: float32 [M,D], labels: int32 [M] (-1 without labels), indices: int32 [M]. Under
@@ -131,7 +134,10 @@ def embed_source(
             pending = output, batch
     take(*pending)
     features, labels, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
-    skipped = batches.problems.report().get("skipped", {}).get("count", 0)
+    problems = batches.problems.report()
+    skipped = problems.get("skipped", {}).get("count", 0)
+    if problems and tell is not None:
+        tell(f"{source.name}: pictures that were skipped or converted: {in_words(problems)}")
     if len(np.unique(indices)) != len(indices) or len(indices) != len(source) - skipped:
         raise UserError(
             f"Data set '{source.name}' has {len(source)} examples and {skipped} were skipped, but "

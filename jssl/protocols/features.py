@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from jssl import data, evaluate, experiment, files, workdir
 from jssl.errors import UserError
+from jssl.metrics import say
 from jssl.precision import narrow
 from jssl.protocols.subject import data_config, other_classes
 from jssl.third_party import same_handlers
@@ -45,7 +46,9 @@ def embed_run(
             f"classes: found {words}; expected the same names in the same order. Type "
             "--feature=backbone, or another --source."
         )
+    say(f"{split} data: {data.describe(found)}")
     embed, state = experiment.load_encoder(folder, step=step)
+    lines: list[str] = []
     with tqdm(total=len(found), unit="image", disable=None) as bar:
         features, labels, indices = evaluate.embed_source(
             jax.jit(evaluate.select_feature(embed, feature)),
@@ -54,7 +57,10 @@ def embed_run(
             batch_size=256,
             transform=data.eval_transform(chosen, found, size=config.augment.size),
             progress=lambda done, total: bar.update(done - bar.n),
+            tell=lines.append,
         )
+    for line in lines:  # below the bar
+        say(line)
     evaluate.save_npz(
         output,
         features,

@@ -19,6 +19,7 @@ from jssl.data import tfds_source
 from jssl.data.decode import Picture
 from jssl.data.folder import FolderSource
 from jssl.errors import UserError
+from jssl.metrics import say
 from jssl.protocols.subject import BATCH, Subject
 
 Row = dict[str, Any]
@@ -272,7 +273,7 @@ def _classify(
         advice="Judge a run that was trained on these classes.",
     )
     logits, labels, _ = evaluate.embed_source(
-        subject.logits, subject.state, source, batch_size=BATCH, transform=transform
+        subject.logits, subject.state, source, batch_size=BATCH, transform=transform, tell=say
     )
     if len(labels) != about.examples:
         raise UserError(f"Of '{source.name}' {len(labels):,} of {about.examples:,} were judged.")

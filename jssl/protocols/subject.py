@@ -100,6 +100,8 @@ class Subject:
             what=f"The train and the test split of '{test.name}'",
             advice="Type another --source.",
         )
+        for split, source in (("train", train), ("test", test)):
+            say(f"{split} data: {data.describe(source)}")
         return train, test
 
     def other_classes(self, source: Any) -> str:
@@ -163,6 +165,7 @@ class Subject:
                     source,
                     batch_size=BATCH,
                     transform=self.transform(source),
+                    tell=say if kind == "trained" else None,
                 )[:2]
             self._features[kind] = found
         return self._features[kind]

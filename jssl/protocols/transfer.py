@@ -97,7 +97,12 @@ def _embed(subject: Subject, embed: Any, state: Any, source: Any) -> Examples:
     crop = CentreCrop(subject.size, resize=subject.size)
     there = source.image_shape == (subject.size, subject.size, 3)
     return evaluate.embed_source(
-        embed, state, source, batch_size=BATCH, transform=None if there else crop
+        embed,
+        state,
+        source,
+        batch_size=BATCH,
+        transform=None if there else crop,
+        tell=say if state is subject.state else None,
     )[:2]
 
 

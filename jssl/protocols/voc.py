@@ -61,6 +61,7 @@ def frozen(subject: Subject) -> list[Row]:
                 source,
                 batch_size=BATCH,
                 transform=subject.transform(source),
+                tell=say if kind == "trained" else None,
             )[:2]
             for source in sources
         ]

@@ -140,7 +140,12 @@ def test_pictures_that_cannot_be_used_are_absent_and_counted(folder):
     with pytest.raises(UserError, match="2.png"):
         embed_source(sums, jnp.float32(1.0), stop, batch_size=4)
     skip = data.FolderSource(str(folder), "test", on_error="skip")
-    features, labels, indices = embed_source(sums, jnp.float32(1.0), skip, batch_size=4)
+    lines = []
+    features, labels, indices = embed_source(
+        sums, jnp.float32(1.0), skip, batch_size=4, tell=lines.append
+    )
+    (line,) = lines
+    assert "skipped or converted: 1: skipped" in line and "2.png" in line
     assert len(features) == len(labels) == 5
     assert len(set(indices.tolist())) == 5
     assert not np.isin(features[:, 0], 40 * 2 * 64).any()
