@@ -2,7 +2,8 @@
 
 Paper:     Kornblith et al., https://arxiv.org/abs/1805.08974; SimCLR, appendix B.8,
            https://arxiv.org/abs/2002.05709; BYOL, appendix D, https://arxiv.org/abs/2006.07733
-Data:      a set of jssl/evaluate/transfer_sets.py but voc2007, which has several labels an image:
+Data:      a set of jssl/evaluate/protocols/transfer_sets.py but voc2007, which has several labels
+           an image:
            python -m jssl.data.prepare pets
 Target:    ResNet-50 of BYOL: Food-101 88.5, CIFAR-10 97.8, CIFAR-100 86.1, Birdsnap 76.3, SUN397
            63.7, Cars 91.6, Aircraft 88.1, DTD 76.2, Pets 91.7, Caltech-101 93.8, Flowers 97.0
@@ -10,7 +11,7 @@ Target:    ResNet-50 of BYOL: Food-101 88.5, CIFAR-10 97.8, CIFAR-100 86.1, Bird
 Hardware:  1 GPU a run; the grid of LRS and WDS below is 56 runs
 Command:   jssl train --config=configs/finetune_transfer.py:source=pets,init=runs/byol,lr=1e-2 \\
            --workdir=runs/pets_lr2
-           for each of the grid, judged on validation examples only; python -m jssl.selection
+           for each of the grid, judged on validation examples only; python -m jssl.run.selection
            runs/pets_* names the best; and that one with the switch final, on train and validation
            together and judged on the test split.
 Switches:  smoke, source=NAME, init=WORKDIR[:step] of the pre-training, whose model section it
@@ -20,9 +21,10 @@ Switches:  smoke, source=NAME, init=WORKDIR[:step] of the pre-training, whose mo
 
 import numpy as np
 
-from jssl import config, transfer
+from jssl import config
 from jssl.errors import UserError, nearest
 from jssl.evaluate import TRANSFER_SETS
+from jssl.run import pretrained
 
 LRS = tuple(float(x) for x in np.logspace(-4, -1, 7))
 WDS = (0.0, *(float(x) for x in np.logspace(-6, -3, 7)))
@@ -70,6 +72,6 @@ def get_config(arg=""):
         config.smoke(c)
     if s.init:
         c.init_from = s.init
-        transfer.as_trained(c, s.init)
+        pretrained.as_trained(c, s.init)
     c.model.bn_momentum = max(1 - 10 / per_epoch, 0.9)
     return c

@@ -9,9 +9,9 @@ Target:    ResNet-50, top-1 with 1 % and 10 %: SimCLR 48.3 and 65.6, BYOL 53.2 a
            SwAV 53.9 and 70.2 (paper). Not run here.
            BYOL's rate and length are of a sweep of the paper (rates .005 .01 .02 .05 .1, 30 or 50
            epochs; it does not say which were best): choose on examples that are held out,
-           --config.supervised.held_out=2000, and with jssl.selection.
+           --config.supervised.held_out=2000, and with jssl.run.selection.
            The papers of SimCLR and BYOL do not name the schedule: here it is the cosine.
-           CPC v2 has a classifier of its own, see jssl/evaluate/efficient.py.
+           CPC v2 has a classifier of its own, see jssl/evaluate/probes/label_efficient.py.
 Hardware:  8 GPUs or a TPU v3-8
 Command:   jssl train --config=configs/semi_imagenet.py:preset=byol,labels=1,init=runs/byol \\
            --workdir=runs/byol_1pct
@@ -20,8 +20,9 @@ Switches:  smoke, preset=simclr|byol|swav, labels=1|10 (per cent), init=WORKDIR[
            epochs=N (0: preset's)
 """
 
-from jssl import config, transfer
+from jssl import config
 from jssl.errors import UserError, nearest
+from jssl.run import pretrained
 
 SGD = {"name": "sgd", "momentum": 0.9, "warmup_epochs": 0.0, "weight_decay": 0.0}
 SWAV = {**SGD, "nesterov": False, "lr_scaling": "none", "schedule": "step",
@@ -70,5 +71,5 @@ def get_config(arg=""):
         config.smoke(c)
     if s.init:
         c.init_from = s.init
-        transfer.as_trained(c, s.init)
+        pretrained.as_trained(c, s.init)
     return c

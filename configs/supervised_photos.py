@@ -10,7 +10,8 @@ Switches:  smoke, epochs=N, seed=N, labels=SHARE of every class, init=WORKDIR[:s
            run): configs/supervised_photos.py:labels=0.1,init=runs/simclr_photos
 """
 
-from jssl import config, transfer
+from jssl import config
+from jssl.run import pretrained
 
 
 def get_config(arg=""):
@@ -30,5 +31,5 @@ def get_config(arg=""):
         config.smoke(c)
     if s.init:
         c.init_from = s.init
-        transfer.as_trained(c, s.init)
+        pretrained.as_trained(c, s.init)
     return c

@@ -6,11 +6,13 @@ embed, state = jssl.load_encoder('runs/simclr_photos')   # a trained network
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jssl.errors import UserError as UserError
-    from jssl.experiment import load_encoder as load_encoder
+    from jssl.run.pretrained import load_encoder as load_encoder
+    from jssl.run.train import train as train
     from jssl.types import Method as Method
     from jssl.types import RunLengths as RunLengths
     from jssl.types import TrainState as TrainState
@@ -18,17 +20,23 @@ if TYPE_CHECKING:
 # Imported when they are asked for: `from jssl import losses` loads jax and the losses alone.
 _HOMES = {
     "UserError": "errors",
-    "load_encoder": "experiment",
+    "load_encoder": "run.pretrained",
     "Method": "types",
     "RunLengths": "types",
     "TrainState": "types",
+    "train": "run.train",
 }
 _MODULES = ("augment", "config", "data", "evaluate", "losses", "methods", "models", "optim",
-            "protocols", "state")  # fmt: skip
+            "state")  # fmt: skip
+_RENAMED = {"protocols": "evaluate"}  # old name: new name, for one release
 __all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        text = f"jssl.{name} is now jssl.{_RENAMED[name]}; the old name goes with the next release."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name in _MODULES:
         return importlib.import_module(f"jssl.{name}")
     if name not in _HOMES:

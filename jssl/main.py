@@ -14,12 +14,13 @@ from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
 def _train(flags: Flags) -> None:
     need(flags, "config", "configs/simclr_photos.py")
     folder = need(flags, "workdir", "runs/NAME")
-    from jssl import transfer
+    from jssl.run import pretrained
 
-    with transfer.run_in(folder):
+    with pretrained.run_in(folder):
         config = read_config(flags)
     _distribute(flags)
-    from jssl import extend, job, judge, stages, stopping, workdir
+    from jssl.parallel import job
+    from jssl.run import extend, judge, stages, stopping, workdir
 
     run: Callable[..., Any] = functools.partial(judge.train_and_judge, longer=flags.extend)
     if stages.stages_of(config):
@@ -46,20 +47,20 @@ def _distribute(flags: Flags) -> None:
 
 
 def _evaluate(flags: Flags) -> None:
-    from jssl import protocols
+    from jssl import evaluate
 
     folder = need(flags, "workdir", "runs/NAME")
-    given = {k: v for k, v in vars(flags).items() if k in protocols.Settings._fields}
+    given = {k: v for k, v in vars(flags).items() if k in evaluate.Settings._fields}
     given = {k: v for k, v in given.items() if v is not None}
     names = [name.strip() for name in flags.protocol.split(",")]
-    protocols.check_settings(names, given)
-    protocols.evaluate_run(folder, protocols=names, settings=protocols.Settings(**given))
+    evaluate.check_settings(names, given)
+    evaluate.evaluate_run(folder, protocols=names, settings=evaluate.Settings(**given))
 
 
 def _embed(flags: Flags) -> None:
-    from jssl import protocols
+    from jssl import evaluate
 
-    protocols.embed_run(
+    evaluate.embed_run(
         need(flags, "workdir", "runs/NAME"),
         output=need(flags, "output", "features.npz"),
         feature=flags.feature,
@@ -82,16 +83,16 @@ def _export(flags: Flags) -> None:
 
 
 def _report(flags: Flags) -> None:
-    from jssl import report
+    from jssl.run import results
 
-    report.report(need(flags, "records", "configs/results"), readme=flags.readme)
+    results.report(need(flags, "records", "configs/results"), readme=flags.readme)
 
 
 def _compile(flags: Flags) -> None:
     need(flags, "config", "configs/simclr_imagenet.py")
     topology_text = need(flags, "topology", "v5e:16x16")
-    from jssl import versions
-    from jssl.fit import command, devices
+    from jssl.compile import command, devices
+    from jssl.run import versions
 
     topology = devices.prepare(topology_text)
     config = read_config(flags)
@@ -119,7 +120,7 @@ RUN: dict[str, Callable[[Flags], None]] = {
 
 def read_config(flags: Flags) -> Any:
     """The config of `--config` with every `--config.KEY=VALUE` set."""
-    from jssl import checks, config_file
+    from jssl.run import checks, config_file
 
     config = config_file.load(flags.config)
     for key, value in flags.settings:
@@ -130,7 +131,7 @@ def read_config(flags: Flags) -> Any:
 
 def version() -> str:
     """`jssl VERSION (commit COMMIT)`."""
-    from jssl import versions
+    from jssl.run import versions
 
     return f"jssl {versions.jssl_version()} (commit {versions.jssl_commit()})"
 
@@ -176,7 +177,7 @@ def _quiet(verbosity: int) -> None:
 
 def run() -> None:
     """Entry point of the console script: user errors end with a message and status 2."""
-    from jssl import terminal
+    from jssl.run import terminal
 
     terminal.guard_streams()
     try:

@@ -76,7 +76,7 @@ class Method(NamedTuple):
             step, where `first` is the global index of `images[0]`.
         refresh: `(state, batches) -> (state, metrics)`, or None. The loop calls it before the first
             step of every epoch, the first one too. `batches()` is a new pass over the whole train
-            split in its order, see `jssl.experiment.sweep`; the metrics are numbers for the log.
+            split in its order, see `jssl.run.build.sweep`; the metrics are numbers for the log.
             It is a function of the state and the data alone: a run that was killed in it, or
             between two checkpoints, comes to the same state again.
         order: `(state) -> order`, or None: the order in which the examples of an epoch come, as

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import checkpoint, experiment, init_from, parallel, workdir
 from jssl.data.photos import load
 from jssl.data.tfds_source import make_builder
+from jssl.parallel.launcher import make_launcher
+from jssl.run import build, checkpoint, init_from, workdir
 
 ROOT = Path(__file__).parents[1]
 SWEPT = (0, 31, 62, 93, 124, 777)  # where the batches of tiles start that the tests of methods use
@@ -83,11 +84,11 @@ def start(config, mode, *, steps=100):
 
     A method that refreshes has done so once, on the tiles of `SWEPT`.
     """
-    launcher = parallel.make_launcher(mode)
+    launcher = make_launcher(mode)
     config.run.update({"num_examples": 4096, "steps_per_epoch": steps, "total_steps": steps})
-    method, _ = experiment.make_method(config, axis_name=launcher.axis_name)
+    method, _ = build.make_method(config, axis_name=launcher.axis_name)
     size = config.batch_size // launcher.size
-    state = launcher.init(lambda: experiment.first_state(config, method, size))
+    state = launcher.init(lambda: build.first_state(config, method, size))
     if method.refresh is not None:
         sweep = [tiles(config.batch_size, first) for first in SWEPT]
         state, _ = method.refresh(state, lambda: map(launcher.split, map(valid, sweep)))
@@ -103,8 +104,8 @@ def stored_run(config, folder, images=None):
         images: uint8 [B,H,W,3]; of these the classifier's logits have mean 0, so that what it says
             differs from one to another.
     """
-    parts = experiment.build(config)
-    state, rng = experiment.init_state(parts), np.random.default_rng(0)
+    parts = build.build(config)
+    state, rng = build.init_state(parts), np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + np.float32(0.3) * rng.normal(size=x.shape), state.params)
     state = state.replace(params=jax.tree.map(lambda x: x.astype(np.float32), params))
     if images is not None:
@@ -131,9 +132,9 @@ def filled(shapes, start):
 
 def made_up(config, start):
     """A first state of a config whose numbers are made up: nothing is compiled."""
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     size = config.batch_size
-    return filled(jax.eval_shape(lambda: experiment.first_state(config, method, size)), start)
+    return filled(jax.eval_shape(lambda: build.first_state(config, method, size)), start)
 
 
 def made_up_run(config, folder, start=1000.0, *, steps=(0,), classes=None):
@@ -148,11 +149,11 @@ def made_up_run(config, folder, start=1000.0, *, steps=(0,), classes=None):
 
 
 def begun(config, folder, state=None):
-    """The first state of a run with `init_from`, as `jssl.train` makes it."""
-    parts = experiment.build(config)
+    """The first state of a run with `init_from`, as `jssl.run.train` makes it."""
+    parts = build.build(config)
     source = init_from.read(parts, folder)
     folder.mkdir(exist_ok=True)
-    state = experiment.init_state(parts) if state is None else state
+    state = build.init_state(parts) if state is None else state
     return init_from.put(parts, source, state, folder)
 
 

@@ -2,17 +2,17 @@
 
 import jax
 
-from jssl import checkpoint, experiment, workdir
+from jssl.run import build, checkpoint, workdir
 
 
 def finished_run(config, folder, *, seed=1):
     """A workdir with a checkpoint, as a run of `config` leaves it; the weights are of `seed`."""
     config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 4})
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     workdir.open_workdir(folder, config)
     drawn = config.copy_and_resolve_references()
     drawn.seed = seed
-    state = jax.jit(lambda: experiment.first_state(drawn, method, config.batch_size))()
+    state = jax.jit(lambda: build.first_state(drawn, method, config.batch_size))()
     checkpoints = checkpoint.Checkpoints(folder, method=config.method)
     checkpoints.save(0, state, {})
     checkpoints.close()

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jssl import checkpoint, digests
 from jssl.errors import UserError
+from jssl.run import checkpoint, checksums
 from jssl.types import TrainState
 
 
@@ -125,24 +125,24 @@ def flip(path, place=0):
 
 def test_the_sums_are_those_of_sha256sum_and_name_what_changed(folder):
     place = folder / "checkpoints" / "3"
-    check = ["sha256sum", "--check", "--strict", "--quiet", digests.SUMS]
+    check = ["sha256sum", "--check", "--strict", "--quiet", checksums.SUMS]
     assert subprocess.run(check, cwd=place).returncode == 0
     files = files_of(folder, 3)
     assert {p.relative_to(place).parts[0] for p in files} == {"state", "data", "about"}
     for path in files:
         whole, name = path.read_bytes(), path.relative_to(place).as_posix()
         flip(path, len(whole) // 2)
-        assert digests.damage(place) == [f"{name} is not as it was written"]
+        assert checksums.damage(place) == [f"{name} is not as it was written"]
         path.write_bytes(whole[:-1])
-        assert digests.damage(place) == [f"{name} is not as it was written"]
+        assert checksums.damage(place) == [f"{name} is not as it was written"]
         path.unlink()
-        assert digests.damage(place) == [f"{name} cannot be read: No such file or directory"]
+        assert checksums.damage(place) == [f"{name} cannot be read: No such file or directory"]
         path.write_bytes(whole)
-        assert digests.damage(place) == []
-    sums = place / digests.SUMS
+        assert checksums.damage(place) == []
+    sums = place / checksums.SUMS
     lines = sums.read_text().splitlines(keepends=True)
     sums.write_text("".join(lines[:-1]))  # cut between two lines
-    assert digests.damage(place) == [f"{lines[-1].split()[1]} has no sum"]
+    assert checksums.damage(place) == [f"{lines[-1].split()[1]} has no sum"]
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(folder):
@@ -176,7 +176,7 @@ def test_when_all_are_damaged_none_is_moved(folder):
 
 def test_a_checkpoint_without_sums_is_not_called_whole(folder):
     """An interrupted copy: everything is there but what is copied last."""
-    (folder / "checkpoints" / "3" / digests.SUMS).unlink()
+    (folder / "checkpoints" / "3" / checksums.SUMS).unlink()
     saved = checkpoint.Checkpoints(folder, method="toy")
     with pytest.raises(UserError, match="3 is damaged: it has no SHA256SUMS"):
         saved.restore(state_of(0))
@@ -188,7 +188,7 @@ def test_a_checkpoint_without_sums_is_not_called_whole(folder):
 
 def test_the_sums_of_a_checkpoint_without_them_are_made_by_the_command_that_is_named(folder):
     for step in (2, 3):
-        (folder / "checkpoints" / str(step) / digests.SUMS).unlink()
+        (folder / "checkpoints" / str(step) / checksums.SUMS).unlink()
     saved = checkpoint.Checkpoints(folder, method="toy")
     with pytest.raises(UserError, match="Every checkpoint in .* is damaged") as error:
         saved.newest_whole()

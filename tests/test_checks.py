@@ -5,8 +5,9 @@ import math
 import pytest
 from helpers import ROOT, get_config, small_config
 
-from jssl import checks, config, config_file, experiment, methods
+from jssl import config, methods
 from jssl.errors import UserError
+from jssl.run import build, checks, config_file
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
@@ -91,7 +92,7 @@ def test_values_at_the_border_that_mean_something(key, text):
 def test_all_wrong_values_are_said_at_once_with_the_nearest_word():
     c = small_config("simclr", seed=-1, dtype="bfloat")
     with pytest.raises(UserError) as error:
-        experiment.build(c)
+        build.build(c)
     assert str(error.value).splitlines() == [
         "--config.dtype expects one of 'float32', 'bfloat16', found 'bfloat' (did you mean "
         "'bfloat16'?).",
@@ -113,4 +114,4 @@ def test_a_config_of_another_method_is_refused():
     c = small_config("simclr")
     c.method = "byol"
     with pytest.raises(UserError, match="no section 'byol': it was made for another method"):
-        experiment.build(c)
+        build.build(c)

@@ -8,10 +8,12 @@ import pytest
 from helpers import small_config
 from runs import finished_run
 
-from jssl import data, experiment, protocols, pseudo_labels, semi, workdir
+from jssl import data, evaluate
+from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError
 from jssl.evaluate import embed
-from jssl.judge import train_and_judge
+from jssl.run import build, workdir
+from jssl.run.judge import train_and_judge
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def unlabelled_run(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jssl.metrics.Progress.say", lambda self, line: said.append(line))
+        patch.setattr("jssl.run.writers.Progress.say", lambda self, line: said.append(line))
         train_and_judge(folder_config("simclr", pictures, probe_split="labelled"), folder)
     return folder, said
 
@@ -73,7 +75,7 @@ def test_unlabelled_training_is_judged_by_the_labelled_splits(unlabelled_run):
 
 def test_embed_writes_the_names(unlabelled_run, tmp_path, capsys):
     folder, _ = unlabelled_run
-    protocols.embed_run(folder, output=tmp_path / "x.npz", feature="backbone")
+    evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="backbone")
     assert "test data: folder 'pictures' read as splits: " in capsys.readouterr().out
     saved = np.load(tmp_path / "x.npz")
     assert saved["class_names"].tolist() == ["cat", "dog", "owl"]
@@ -86,7 +88,7 @@ def test_embed_writes_the_names(unlabelled_run, tmp_path, capsys):
 def test_a_run_goes_on_with_the_same_classes_only(unlabelled_run, pictures, tmp_path):
     folder, _ = unlabelled_run
     config = folder_config("simclr", pictures, probe_split="labelled")
-    parts = experiment.build(config)
+    parts = build.build(config)
     assert parts.class_names == ("cat", "dog", "owl")
     assert workdir.open_workdir(folder, config, classes=parts.class_names)
     with pytest.raises(UserError, match="class 0 is 'ant' in one and 'cat' in the other"):
@@ -104,7 +106,7 @@ def classifier(pictures, tmp_path):
     """A run of `supervised` on three classes of a folder, and another folder of other classes."""
     config = folder_config("supervised", pictures, train_split="labelled")
     config.supervised.num_classes = 3
-    names = experiment.build(config).class_names
+    names = build.build(config).class_names
     folder = finished_run(config, tmp_path / "run")
     workdir.open_workdir(folder, config, classes=names)
     other = tmp_path / "other"
@@ -119,27 +121,23 @@ def classifier(pictures, tmp_path):
 def test_a_classifier_is_not_judged_on_other_classes(classifier, tmp_path, capsys):
     folder, other = classifier
     words = "class 0 is 'ant' in one and 'cat' in the other"
-    settings = protocols.Settings(data_dir=str(other))
+    settings = evaluate.Settings(data_dir=str(other))
     with pytest.raises(UserError, match=f"own classifier and data set.*{words}"):
-        protocols.evaluate_run(folder, protocols=["robustness"], settings=settings)
-    subject = protocols.subject.Subject(folder, settings)
-    assert words in protocols.run.PROTOCOLS["robustness"].missing(subject)
+        evaluate.evaluate_run(folder, protocols=["robustness"], settings=settings)
+    subject = evaluate.subject.Subject(folder, settings)
+    assert words in evaluate.run.PROTOCOLS["robustness"].missing(subject)
     with pytest.raises(UserError, match=f"The logits of the run.*{words}"):
-        protocols.embed_run(
-            folder, output=tmp_path / "x.npz", feature="logits", data_dir=str(other)
-        )
+        evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="logits", data_dir=str(other))
     # Without names it cannot be told: that is said.
-    protocols.embed_run(folder, output=tmp_path / "x.npz", feature="logits", source="synthetic")
+    evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="logits", source="synthetic")
     assert "The classes of synthetic have no names" in capsys.readouterr().out
     # Features without a classifier, and the run's own data, are as before.
-    protocols.embed_run(folder, output=tmp_path / "x.npz", feature="logits")
-    protocols.embed_run(folder, output=tmp_path / "x.npz", feature="backbone", data_dir=str(other))
+    evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="logits")
+    evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="backbone", data_dir=str(other))
     assert np.load(tmp_path / "x.npz")["class_names"].tolist() == ["ant", "cat", "dog"]
     (folder / workdir.CLASSES).unlink()  # as of an older version: its data still have the names
     with pytest.raises(UserError, match=f"The logits of the run.*{words}"):
-        protocols.embed_run(
-            folder, output=tmp_path / "x.npz", feature="logits", data_dir=str(other)
-        )
+        evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="logits", data_dir=str(other))
 
 
 def named(name, classes, count=6):
@@ -158,12 +156,12 @@ def test_splits_of_different_classes_are_not_compared(monkeypatch, unlabelled_ru
     monkeypatch.setattr(data, "make_source", lambda config, split: sources[split])
     config = small_config("simclr", batch_size=4)
     with pytest.raises(UserError, match="The test split of 'b' and its training data have other"):
-        experiment.build(config)
-    subject = protocols.subject.Subject(unlabelled_run[0], protocols.Settings())
+        build.build(config)
+    subject = evaluate.subject.Subject(unlabelled_run[0], evaluate.Settings())
     with pytest.raises(UserError, match="class 0 is 'dog' in one and 'cat' in the other"):
         _ = subject.halves
     sources["test"] = named("b", None)  # not known: as before
-    assert experiment.build(config).class_names == ("cat", "dog")
+    assert build.build(config).class_names == ("cat", "dog")
 
 
 def test_a_teacher_of_other_classes_is_refused(classifier, monkeypatch):
@@ -172,16 +170,18 @@ def test_a_teacher_of_other_classes_is_refused(classifier, monkeypatch):
     section = SimpleNamespace(get=lambda key, default: str(folder) if key == "teacher" else default)
     source = data.make_source(config.data, "train")
     with pytest.raises(UserError, match="The teacher in .* have other classes"):
-        experiment._check_classes(section, source, source, None)
+        build._check_classes(section, source, source, None)
     labels = pseudo_labels.PseudoLabels(
         np.arange(2), np.full((2, 2), 0.5, np.float32), np.ones(2, np.int32),
         {"classes": json.dumps(["cat", "dog"])},
     )  # fmt: skip
-    halves = semi.Halves(
-        semi.Part(named("a", ("dog", "cat")), np.arange(3)), named("b", None, 7), np.arange(7)
+    halves = semi_supervised.Halves(
+        data.Part(named("a", ("dog", "cat")), np.arange(3)),
+        named("b", None, 7),
+        np.arange(7),
     )
     with pytest.raises(UserError, match="The pseudo-labels and data set 'a' have other classes"):
-        semi.with_labels(halves, labels, num_classes=2)
+        semi_supervised.with_labels(halves, labels, num_classes=2)
 
 
 def test_names_of_known_data_sets():

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jssl import collectives
+from jssl.parallel import collectives
 
 X = np.arange(8, dtype=np.float32).reshape(4, 2) + 1.0
 

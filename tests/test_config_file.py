@@ -5,8 +5,9 @@ import sys
 import pytest
 from helpers import get_config
 
-from jssl import config, config_file, methods
+from jssl import config, methods
 from jssl.errors import UserError
+from jssl.run import config_file
 
 GOOD = """
 from jssl import config

@@ -2,7 +2,7 @@
 
 import os
 
-from jssl import digests
+from jssl.run import checksums
 
 
 def test_sums_that_name_other_files_are_not_followed(tmp_path):
@@ -12,20 +12,20 @@ def test_sums_that_name_other_files_are_not_followed(tmp_path):
     (place / "state" / "a").write_text("abc")
     (tmp_path / "secret").write_text("abc")
     os.mkfifo(place / "state" / "pipe")
-    digests.write_sums(place)
-    whole = (place / digests.SUMS).read_text()
+    checksums.write_sums(place)
+    whole = (place / checksums.SUMS).read_text()
     abc = whole.split()[0]
     names = ("/dev/zero", "../secret", f"{tmp_path}/secret", "state/pipe", "state/../../secret")
     for name in names:
-        (place / digests.SUMS).write_text(f"{whole}{abc}  {name}\n")
+        (place / checksums.SUMS).write_text(f"{whole}{abc}  {name}\n")
         said = [f"{name} cannot be read: it is no file of the checkpoint"]
-        assert digests.damage(place) == said
-    (place / digests.SUMS).write_text(whole)
-    assert digests.damage(place) == []
+        assert checksums.damage(place) == said
+    (place / checksums.SUMS).write_text(whole)
+    assert checksums.damage(place) == []
 
 
 def test_a_list_without_end_is_not_read(tmp_path):
-    with open(tmp_path / digests.SUMS, "wb") as file:
+    with open(tmp_path / checksums.SUMS, "wb") as file:
         file.truncate(2**35)
-    said = f"{digests.SUMS} has 34,359,738,368 bytes; expected at most 268,435,456"
-    assert digests.damage(tmp_path) == [said]
+    said = f"{checksums.SUMS} has 34,359,738,368 bytes; expected at most 268,435,456"
+    assert checksums.damage(tmp_path) == [said]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from helpers import small_config
 
-from jssl import experiment, extend, main, optim, workdir
+from jssl import main, optim
 from jssl.errors import UserError
-from jssl.judge import train_and_judge
+from jssl.run import build, extend, workdir
+from jssl.run.judge import train_and_judge
+from jssl.run.train import train
 from jssl.state import cosine_momentum
-from jssl.train import train
 
 STEPS = 4  # in an epoch
 
@@ -151,6 +152,6 @@ def test_a_method_without_a_length_of_its_own_says_its_rate():
     config = config_of(1.0, "simclr")
     config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 4})
     assert list(extend._schedules(config)) == ["learning rate"]
-    assert experiment.make_method(config, axis_name=None)[1](0) == extend._schedules(config)[
+    assert build.make_method(config, axis_name=None)[1](0) == extend._schedules(config)[
         "learning rate"
     ](0)

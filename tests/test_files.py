@@ -10,10 +10,11 @@ import pytest
 from helpers import ROOT, small_config
 from runs import finished_run
 
-from jssl import files, protocols, report, workdir
+from jssl import evaluate, files
+from jssl.compile import table as fit_table
 from jssl.errors import NotWrittenError, UserError, WriteError
-from jssl.fit import table as fit_table
-from jssl.train import train
+from jssl.run import results, workdir
+from jssl.run.train import train
 
 FULL = OSError(28, "No space left on device")
 
@@ -75,18 +76,18 @@ def test_nothing_writes_a_file_but_by_the_one_module():
     assert found == NAMED
 
 
-PAGE = f"head\n{report.BEGIN}\nold\n{report.END}\ntail\n"
+PAGE = f"head\n{results.BEGIN}\nold\n{results.END}\ntail\n"
 
 
 def test_a_report_on_a_full_disk_leaves_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "load_records", lambda folder: [])
-    monkeypatch.setattr(report, "table", lambda records: "new")
+    monkeypatch.setattr(results, "load_records", lambda folder: [])
+    monkeypatch.setattr(results, "table", lambda records: "new")
     page = tmp_path / "README.md"
     page.write_text(PAGE)
     with full_disk(), pytest.raises(WriteError, match="is as it was: .*No space left"):
-        report.report(tmp_path, readme=page)
+        results.report(tmp_path, readme=page)
     assert page.read_text() == PAGE
-    report.report(tmp_path, readme=page)
+    results.report(tmp_path, readme=page)
     assert page.read_text() == PAGE.replace("old", "new")
     page.write_text(f"{fit_table.BEGIN}old{fit_table.END}")
     monkeypatch.setattr(fit_table, "load", lambda folder: [])
@@ -114,18 +115,18 @@ def run(tmp_path_factory):
 )
 def test_embed_refuses_an_output_before_it_computes(run, tmp_path, monkeypatch, output, said):
     (tmp_path / "folder.npz").mkdir()
-    monkeypatch.setattr("jssl.experiment.load_encoder", lambda *a, **k: pytest.fail("computed"))
+    monkeypatch.setattr("jssl.run.pretrained.load_encoder", lambda *a, **k: pytest.fail("computed"))
     with pytest.raises(UserError, match=said):
-        protocols.embed_run(run, output=tmp_path / output, feature="backbone")
+        evaluate.embed_run(run, output=tmp_path / output, feature="backbone")
     with full_disk(), pytest.raises(UserError, match="No space left on device"):
-        protocols.embed_run(run, output=tmp_path / "f.npz", feature="backbone")
+        evaluate.embed_run(run, output=tmp_path / "f.npz", feature="backbone")
     assert [p.name for p in tmp_path.iterdir()] == ["folder.npz"]
 
 
 def test_evaluate_refuses_a_full_workdir_before_it_computes(run, monkeypatch):
-    monkeypatch.setattr("jssl.protocols.run.Subject", lambda *a: pytest.fail("computed"))
+    monkeypatch.setattr("jssl.evaluate.run.Subject", lambda *a: pytest.fail("computed"))
     with full_disk(), pytest.raises(UserError, match="belong into .*evaluation, which cannot be"):
-        protocols.evaluate_run(run, protocols=["knn"])
+        evaluate.evaluate_run(run, protocols=["knn"])
 
 
 def test_a_disk_that_fills_during_an_evaluation_costs_no_number(run, capsys):
@@ -134,9 +135,9 @@ def test_a_disk_that_fills_during_an_evaluation_costs_no_number(run, capsys):
     def fill(path, text):
         raise FULL
 
-    with mock.patch("jssl.protocols.run.files.write_text", fill):
+    with mock.patch("jssl.evaluate.run.files.write_text", fill):
         with pytest.raises(SystemExit) as error:
-            protocols.evaluate_run(run, protocols=["knn"])
+            evaluate.evaluate_run(run, protocols=["knn"])
     assert isinstance(error.value, NotWrittenError)
     assert re.fullmatch(
         r"jssl: not written: .*evaluation/knn.json \(No space left on device\)\.", str(error.value)

@@ -10,11 +10,13 @@ import pytest
 from helpers import get_config, small_config
 
 import jssl
-from jssl import checkpoint, data, experiment, optim, selection, transfer, workdir
+from jssl import data, optim
 from jssl.config import to_json
 from jssl.errors import UserError
 from jssl.evaluate import split_validation
-from jssl.judge import train_and_judge
+from jssl.run import build, checkpoint, selection, workdir
+from jssl.run.judge import train_and_judge
+from jssl.run.pretrained import as_trained
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,8 @@ def pretrained(tmp_path_factory):
     config = small_config("simclr", launch="jit")
     config.run.update({"num_examples": 3200, "steps_per_epoch": 200, "total_steps": 1000})
     workdir.open_workdir(folder, config)
-    method, _ = experiment.make_method(config, axis_name=None)
-    shapes = jax.eval_shape(lambda: experiment.first_state(config, method, 16))
+    method, _ = build.make_method(config, axis_name=None)
+    shapes = jax.eval_shape(lambda: build.first_state(config, method, 16))
     rng = np.random.default_rng(0)
 
     def drawn(path, leaf):
@@ -72,7 +74,7 @@ def test_ten_per_cent_of_the_labels_end_to_end(pretrained, tmp_path, monkeypatch
 def test_held_out_examples_are_of_train_and_not_trained_with():
     config = small_config("supervised")
     config.supervised.held_out, config.supervised.label_fraction = 64, 0.5
-    parts = experiment.build(config)
+    parts = build.build(config)
     train, held = parts.train_source.rows, parts.test_source.rows
     labels = parts.train_source.source.labels
     assert not np.intersect1d(train, held).size and parts.probe_source is parts.train_source
@@ -199,6 +201,6 @@ def test_a_network_is_used_as_it_was_trained(tmp_path):
     workdir.open_workdir(tmp_path, before)
     config = get_config("semi_imagenet", "preset=simclr")
     assert config.model.padding != before.model.padding
-    transfer.as_trained(config, str(tmp_path))
+    as_trained(config, str(tmp_path))
     assert to_json(config.model) == to_json(before.model)
     assert config.augment.normalize == "imagenet"

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from helpers import ROOT, small_config, stored_run
 
-from jssl import data, evaluate, protocols
-from jssl.evaluate import corruptions, linear, logistic_table
-from jssl.protocols import frozen
-from jssl.protocols.run import PROTOCOLS, check_record
+from jssl import data, evaluate
+from jssl.augment import corruptions
+from jssl.evaluate.probes import logistic_table, softmax_regression
+from jssl.evaluate.protocols import frozen_features
+from jssl.evaluate.run import PROTOCOLS, check_record
 
 SCORES = ("top1", "top5", "correct", "ci95", "value", "errors", "best_top1", "best_epoch")
 CLASSIFIERS = ("linear", "logistic", "layers")  # these fit one
 HERE = ("knn", "linear", "logistic", "layers", "robustness")  # what one supervised run allows
-SETTINGS = protocols.Settings(source="synthetic", epochs=1, preset="simclr_cifar", seed=5)
+SETTINGS = evaluate.Settings(source="synthetic", epochs=1, preset="simclr_cifar", seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,9 @@ def few():
         row = logistic_table.logistic_row
         short = {**row.__kwdefaults__, "regularizers": (1e-2, 1.0)}
         patch.setattr(row, "__kwdefaults__", short)
-        patch.setattr(frozen, "KINDS", ("trained",))
-        patch.setattr(frozen.knn, "__defaults__", (("trained",),))
-        patch.setattr(frozen, "baselines", lambda subject: [])
+        patch.setattr(frozen_features, "KINDS", ("trained",))
+        patch.setattr(frozen_features.knn, "__defaults__", (("trained",),))
+        patch.setattr(frozen_features, "baselines", lambda subject: [])
         brightness = corruptions.CONSTANTS["cifar"]["brightness"]
         patch.setattr(corruptions, "CONSTANTS", {"cifar": {"brightness": brightness}})
         yield
@@ -59,12 +60,16 @@ def halves():
 @pytest.fixture(scope="module")
 def judged(run, few, halves):
     """(name, 'clean' | 'poisoned') -> (record, the kernels of all classifiers judged)."""
-    found, kept, loaded = {}, linear.count_right, protocols.Subject(run, SETTINGS)._loaded
+    found, kept, loaded = (
+        {},
+        softmax_regression.count_right,
+        evaluate.Subject(run, SETTINGS)._loaded,
+    )
     with pytest.MonkeyPatch.context() as patch:
         for kind, sources in halves.items():
-            subject = protocols.Subject(run, SETTINGS)
+            subject = evaluate.Subject(run, SETTINGS)
             subject.__dict__.update({"_loaded": loaded, "halves": sources})
-            patch.setattr(protocols.run, "Subject", lambda *_, subject=subject: subject)
+            patch.setattr(evaluate.run, "Subject", lambda *_, subject=subject: subject)
             for name in HERE if kind == "clean" else CLASSIFIERS:
                 heads = []
 
@@ -72,9 +77,9 @@ def judged(run, few, halves):
                     heads.append(np.asarray(head.kernel).tobytes())
                     return kept(head, x, y)
 
-                patch.setattr(linear, "count_right", spy)
+                patch.setattr(softmax_regression, "count_right", spy)
                 patch.setattr(evaluate.frozen, "count_right", spy)
-                protocols.evaluate_run(run, protocols=[name], settings=SETTINGS)
+                evaluate.evaluate_run(run, protocols=[name], settings=SETTINGS)
                 path = run / "evaluation" / f"{name}.json"
                 found[name, kind] = json.loads(path.read_text()), heads
     return found
@@ -94,7 +99,7 @@ def numbers(record):
 def test_a_record_says_what_its_numbers_are_of(run, judged, halves, name):
     record, _ = judged[name, "clean"]
     train, test = halves["clean"]
-    subject = protocols.Subject(run, SETTINGS)
+    subject = evaluate.Subject(run, SETTINGS)
     assert (record["protocol"], record["seed"]) == (name, SETTINGS.seed)
     assert record["data"] == {
         "name": "synthetic", "split": "test", "examples": len(test),
@@ -164,5 +169,5 @@ def test_a_protocol_cannot_write_a_number_without_its_interval(run, monkeypatch)
     path = run / "evaluation" / "knn.json"
     path.unlink(missing_ok=True)
     with pytest.raises(ValueError, match="Protocol 'knn', row kNN: no ci95, protocol"):
-        protocols.evaluate_run(run, protocols=["knn"], settings=SETTINGS)
+        evaluate.evaluate_run(run, protocols=["knn"], settings=SETTINGS)
     assert not path.exists()

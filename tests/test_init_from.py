@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from helpers import begun, get_config, made_up, made_up_run, small_config
 
-from jssl import checkpoint, config_file, evaluate, experiment, init_from, judge, versioned, workdir
+from jssl import evaluate
 from jssl.errors import UserError
-from jssl.train import train
+from jssl.run import build, checkpoint, config_file, init_from, judge, versioned, workdir
+from jssl.run.train import train
 
 CLASSES = tuple(f"class {i}" for i in range(16))
 
@@ -51,8 +52,8 @@ def test_simclr_begins_a_byol_with_its_encoder_in_both_networks(tmp_path, capsys
     """Sharding, dtype and step are those of the new run; the heads are its own."""
     source = made_up_run(tiny("simclr"), tmp_path / "simclr", steps=(3, 7))
     config = tiny("byol", launch="pmap", init_from=f"{tmp_path / 'simclr'}:7")
-    parts = experiment.build(config)
-    first = experiment.init_state(parts)
+    parts = build.build(config)
+    first = build.init_state(parts)
     before = {k: (x.sharding, x.dtype) for k, x in checkpoint.flat_leaves(first).items()}
     state = begun(config, tmp_path / "byol", first)
     same(state.params["encoder"], source.params["encoder"])
@@ -88,8 +89,8 @@ def test_every_leaf_lies_where_the_launcher_wants_it(mode, tmp_path):
     made_up_run(tiny("moco"), tmp_path / "moco", 0.0)
     method = "deepcluster_v2" if mode == "shard_map" else "moco"
     config = tiny(method, launch=mode, max_steps=1, init_from=str(tmp_path / "moco"))
-    parts = experiment.build(config)
-    wanted = jax.tree.leaves(jax.tree.map(lambda x: x.sharding, experiment.abstract_state(parts)))
+    parts = build.build(config)
+    wanted = jax.tree.leaves(jax.tree.map(lambda x: x.sharding, build.abstract_state(parts)))
     state = begun(config, tmp_path / "run")
     assert [x.sharding for x in jax.tree.leaves(state)] == wanted
 
@@ -146,7 +147,7 @@ def test_a_classifier_is_that_of_its_classes(other, tmp_path, capsys):
     config.supervised.num_classes = 16
     source = made_up_run(config, tmp_path / "source", classes=names)
     config.init_from = str(tmp_path / "source")
-    parts = experiment.build(config)
+    parts = build.build(config)
     parts.train_source.class_names = CLASSES
     first = made_up(config, 0.0)
     read = init_from.read(parts, tmp_path / "run")
@@ -250,13 +251,13 @@ def test_settings_that_fit_the_shapes_and_change_the_numbers_are_said(tmp_path, 
 
 def test_a_run_resumes_and_is_judged_without_its_source(tmp_path, monkeypatch):
     """The switch `init=` too, which takes the model section of the source."""
-    from jssl import transfer
+    from jssl.run import pretrained
 
     monkeypatch.chdir(tmp_path)
     made_up_run(tiny("simclr"), tmp_path / "source", 0.0)
 
     def run(steps):
-        with transfer.run_in("run"):
+        with pretrained.run_in("run"):
             config = get_config("supervised_photos", "smoke,labels=0.1,init=source")
         config.data.name, config.data.num_examples, config.augment.size = "synthetic", 64, 16
         config.supervised.label_fraction, config.launch, config.max_steps = 1.0, "jit", steps
@@ -274,7 +275,7 @@ def test_a_run_resumes_and_is_judged_without_its_source(tmp_path, monkeypatch):
     assert record["name"] == "supervised on synthetic, after simclr"
     assert record["steps"] == 2
     assert record["init_from"]["step"] == 0 and str(tmp_path) not in json.dumps(record["init_from"])
-    same(experiment.load_encoder("run")[1].params["encoder"], first.params["encoder"])
+    same(pretrained.load_encoder("run")[1].params["encoder"], first.params["encoder"])
     assert judge.run_hash(run(1), tmp_path / "run") == hashes[0]
     with pytest.raises(UserError, match="init_from: source -> other"):
         config = run(3)
@@ -314,7 +315,7 @@ def test_older_names_of_the_key(tmp_path):
 
 
 def test_stages_begin_with_it_once():
-    from jssl import stage_plan
+    from jssl.run import stage_plan
 
     config = get_config("noisy_student_photos", "smoke")
     config.init_from = "runs/a"

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from helpers import small_config, tiles
 
-from jssl import experiment, losses, methods
+from jssl import losses, methods
+from jssl.run import build
 
 WIDE = (jnp.float64, jnp.int64, jnp.uint64)
 
 
 def traced(config):
     """State, next state, metrics and outputs, as shapes and dtypes."""
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     batch = tiles(config.batch_size)
-    state = jax.eval_shape(lambda: experiment.first_state(config, method, config.batch_size))
+    state = jax.eval_shape(lambda: build.first_state(config, method, config.batch_size))
     return (
         state,
         *jax.eval_shape(method.train_step, state, batch),
@@ -36,7 +37,7 @@ def test_a_step_is_the_same_with_64_bits(name):
 def test_the_draws_of_a_run_are_the_same_with_64_bits():
     """Wider random numbers would be other ones."""
     config = small_config("simclr")
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     run = lambda: method.views(jax.random.key(3), tiles(2)["image"], jnp.int32(0))  # noqa: E731
     expected = np.asarray(jax.jit(run)())
     with jax.enable_x64(True):

@@ -8,10 +8,11 @@ import pytest
 from helpers import small_config
 
 import jssl
-from jssl import data, evaluate, experiment, protocols
+from jssl import data, evaluate
 from jssl.errors import UserError
-from jssl.evaluate import logistic_table
-from jssl.judge import train_and_judge
+from jssl.evaluate.probes import logistic_table
+from jssl.run import pretrained
+from jssl.run.judge import train_and_judge
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_load_encoder_is_pure_and_is_the_trained_network(run):
 
 def test_embed_writes_every_example_of_any_source(run, tmp_path):
     out = tmp_path / "x.npz"
-    protocols.embed_run(run, output=out, feature="projection", source="digits", split="test")
+    evaluate.embed_run(run, output=out, feature="projection", source="digits", split="test")
     saved = np.load(out)
     assert saved["features"].shape == (359, 128)
     assert len(set(saved["indices"].tolist())) == 359
@@ -69,10 +70,10 @@ def test_embed_writes_every_example_of_any_source(run, tmp_path):
 def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
     embed, state = jssl.load_encoder(run)
     before = evaluate.backbone_hash(state)
-    rows = protocols.evaluate_run(
+    rows = evaluate.evaluate_run(
         run,
         protocols=["knn", "linear"],
-        settings=protocols.Settings(k=7, temperature=0.2, preset="simclr_cifar", epochs=1),
+        settings=evaluate.Settings(k=7, temperature=0.2, preset="simclr_cifar", epochs=1),
     )
     out = capsys.readouterr().out
     assert "k=7, cosine, weights exp(s/0.2)" in out
@@ -97,10 +98,10 @@ def test_evaluate_runs_knn_and_linear_and_leaves_the_backbone(run, capsys):
 
 
 def test_evaluate_probes_every_layer(run, capsys):
-    rows = protocols.evaluate_run(
+    rows = evaluate.evaluate_run(
         run,
         protocols=["layers"],
-        settings=protocols.Settings(epochs=2),
+        settings=evaluate.Settings(epochs=2),
     )
     assert [row["layer"] for row in rows[:-1]] == ["block_group1", "block_group2"]
     assert list(rows[-1]["numbers"]) == ["untrained", "raw pixels"]
@@ -109,12 +110,12 @@ def test_evaluate_probes_every_layer(run, capsys):
 
 def test_all_makes_the_card_with_every_number_and_what_is_lacking(run, monkeypatch):
     def quick(subject):
-        return protocols.frozen.knn(subject, ("raw pixels",))
+        return evaluate.frozen.knn(subject, ("raw pixels",))
 
-    kept = {name: protocols.PROTOCOLS[name] for name in ("knn", "robustness")}
-    kept["linear"] = dataclasses.replace(protocols.PROTOCOLS["linear"], run=quick)
-    monkeypatch.setattr(protocols.run, "PROTOCOLS", kept)
-    rows = protocols.evaluate_run(run, protocols=["all"], settings=protocols.Settings())
+    kept = {name: evaluate.PROTOCOLS[name] for name in ("knn", "robustness")}
+    kept["linear"] = dataclasses.replace(evaluate.PROTOCOLS["linear"], run=quick)
+    monkeypatch.setattr(evaluate.run, "PROTOCOLS", kept)
+    rows = evaluate.evaluate_run(run, protocols=["all"], settings=evaluate.Settings())
     text = (run / "card.md").read_text()
     _, state = jssl.load_encoder(run)
     assert evaluate.backbone_hash(state) in text
@@ -129,8 +130,8 @@ def test_logistic_stands_beside_the_untrained_net_and_raw_pixels(run, monkeypatc
     import json
 
     monkeypatch.setattr(logistic_table, "RAW_SIDE", 4)  # 48 raw pixels and not 3072: seconds
-    settings = protocols.Settings(source="digits")
-    rows = protocols.evaluate_run(run, protocols=["logistic"], settings=settings)
+    settings = evaluate.Settings(source="digits")
+    rows = evaluate.evaluate_run(run, protocols=["logistic"], settings=settings)
     record = json.loads((run / "evaluation" / "logistic.json").read_text())
     numbers = record["rows"][0]["numbers"]
     assert list(numbers) == ["trained", "untrained", "raw pixels"]
@@ -159,13 +160,11 @@ def test_mistakes_are_named(run, change, said):
     change = dict(change)
     names = change.pop("protocols", ["knn", "linear"])
     with pytest.raises(UserError, match=said):
-        protocols.evaluate_run(
-            run, protocols=names, settings=protocols.Settings(epochs=1, **change)
-        )
+        evaluate.evaluate_run(run, protocols=names, settings=evaluate.Settings(epochs=1, **change))
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run):
-    from jssl import workdir
+    from jssl.run import workdir
 
     config = workdir.read_config(run)
     config.unlock()
@@ -173,7 +172,7 @@ def test_a_checkpoint_of_another_shape_is_refused(run):
     workdir.write_json(run / "config.json", {**config.to_dict()})
     try:
         with pytest.raises(UserError, match="has other shapes than the config's state"):
-            experiment.load_encoder(run)
+            pretrained.load_encoder(run)
     finally:
         config.simclr.proj_dim = 128
         workdir.write_json(run / "config.json", {**config.to_dict()})

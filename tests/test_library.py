@@ -45,8 +45,9 @@ def observed():
 
 first = observed()
 import jssl
-from jssl import losses, protocols, config_file
-from jssl.judge import train_and_judge
+from jssl import evaluate, losses
+from jssl.run import config_file
+from jssl.run.judge import train_and_judge
 after_import = observed()
 os.umask(first["umask"])
 c = config_file.load(sys.argv[1])
@@ -58,7 +59,7 @@ c.augment.name = "none"
 worker = threading.Thread(target=train_and_judge, args=(c, "run"), name="host")
 worker.start()
 worker.join()
-protocols.evaluate_run("run", protocols=["knn"])
+evaluate.evaluate_run("run", protocols=["knn"])
 last = observed()
 print("OBSERVED", json.dumps([first, after_import, last]))
 """

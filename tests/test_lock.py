@@ -9,14 +9,14 @@ import threading
 import pytest
 from helpers import ROOT, small_config
 
-from jssl import lock
 from jssl.errors import UserError
-from jssl.train import train
+from jssl.run import lock
+from jssl.run.train import train
 
 HOLDER = """
 import sys
 from pathlib import Path
-from jssl import lock, stopping
+from jssl.run import lock, stopping
 with stopping.signals(), lock.held(Path(sys.argv[1])):
     print("HERE", flush=True)
     sys.stdin.readline()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import assert_same_state, small_config, start, tiles
 
-from jssl import checkpoint, experiment, methods
+from jssl import methods
+from jssl.run import build, checkpoint
 
 METHODS = methods.names()
 MODES = ["pmap", "shard_map", "vmap:4"]
@@ -74,8 +75,8 @@ def test_every_launch_mode_gives_the_state_of_plain_jit(trained, mode):
 
 def test_a_step_keeps_structure_shapes_and_dtypes(trained):
     method, config, state, _ = trained
-    made, _ = experiment.make_method(config, axis_name=None)
-    abstract = jax.eval_shape(lambda: experiment.first_state(config, made, config.batch_size))
+    made, _ = build.make_method(config, axis_name=None)
+    abstract = jax.eval_shape(lambda: build.first_state(config, made, config.batch_size))
     assert checkpoint.describe(abstract) == checkpoint.describe(state)
     chex.assert_tree_all_finite((state.params, state.batch_stats))
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
@@ -149,7 +150,7 @@ def test_save_restore_gives_the_same_next_step(trained, tmp_path):
 
 def test_embed_is_a_function_of_one_image(trained):
     _, config, state, _ = trained
-    made, _ = experiment.make_method(config, axis_name=None)
+    made, _ = build.make_method(config, axis_name=None)
     images = tiles(6)["image"]
     together, named = jax.jit(made.embed)(state, images)
     alone = jnp.concatenate([jax.jit(made.embed)(state, images[i : i + 1])[0] for i in range(6)])
@@ -162,7 +163,7 @@ def test_embed_is_a_function_of_one_image(trained):
 
 def test_views_do_not_depend_on_how_the_batch_is_split(trained):
     _, config, _, _ = trained
-    made, _ = experiment.make_method(config, axis_name=None)
+    made, _ = build.make_method(config, axis_name=None)
     images, key = tiles(8)["image"], jax.random.key(5)
     views = jax.jit(made.views)
     whole = views(key, images, jnp.int32(0))

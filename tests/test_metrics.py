@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401  (the w
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from jssl import metrics
+from jssl.run.writers import Progress, Writers, time
 
 
 def rows(path):
@@ -18,13 +18,13 @@ def rows(path):
 
 
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
-    first = metrics.Writers(tmp_path, step=0, tensorboard=False)
+    first = Writers(tmp_path, step=0, tensorboard=False)
     for step in range(1, 6):
         first.scalars(step, {"loss": step / 2})
     first.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "lo')  # killed while writing
-    second = metrics.Writers(tmp_path, step=3, tensorboard=False)
+    second = Writers(tmp_path, step=3, tensorboard=False)
     second.scalars(4, {"loss": 20.0})
     second.close()
     assert [(r["step"], r["loss"]) for r in rows(tmp_path / "metrics.jsonl")] == [
@@ -49,7 +49,7 @@ def read_events(folder):
 
 
 def test_tensorboard_holds_the_same_numbers(tmp_path):
-    writers = metrics.Writers(tmp_path, step=0)
+    writers = Writers(tmp_path, step=0)
     writers.scalars(3, {"loss": 0.25, "knn_top1": 0.5})
     writers.close()
     found = list(read_events(tmp_path / "tensorboard"))
@@ -64,7 +64,7 @@ def test_wandb_continues_the_same_run(tmp_path, monkeypatch):
     fake.init = lambda **k: calls.append(k) or run
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for step in (0, 5):
-        writers = metrics.Writers(
+        writers = Writers(
             tmp_path, step=step, tensorboard=False, wandb={"project": "p", "mode": "offline"}
         )
         writers.scalars(step + 1, {"loss": 1.0})
@@ -78,9 +78,9 @@ def test_wandb_continues_the_same_run(tmp_path, monkeypatch):
 
 def test_a_log_gets_plain_lines_with_speed_and_time_left(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = io.StringIO()
-    progress = metrics.Progress(total=100, initial=0, images_per_step=32, stream=stream)
+    progress = Progress(total=100, initial=0, images_per_step=32, stream=stream)
     progress.advance(1)
     now[0] += 10.0
     progress.advance(21)  # 20 steps in 10 s: 64 images/s, 79 steps left: 39.5 s
@@ -97,7 +97,7 @@ def test_a_terminal_gets_a_bar():
             return True
 
     stream = Terminal()
-    progress = metrics.Progress(total=10, initial=4, images_per_step=32, stream=stream)
+    progress = Progress(total=10, initial=4, images_per_step=32, stream=stream)
     for step in (5, 6):
         progress.advance(step)
         progress.report(step, {"loss": 2.0})

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from helpers import begun, small_config
 
-from jssl import checkpoint, data, experiment, flags, not_finite
+from jssl import data, flags
 from jssl.errors import NotFiniteError, UserError
-from jssl.train import train
+from jssl.run import build, checkpoint, not_finite, pretrained
+from jssl.run.train import train
 
 COMMAND = ["jssl", "train", "--config=c.py:smoke", "--workdir", "run", "--config.optim.lr=1e30",
            "--config.max_steps=6"]  # fmt: skip
@@ -49,12 +50,12 @@ def run(stopped, tmp_path):
 def test_it_stops_and_keeps_the_last_good_state(stopped):
     folder, message = stopped
     assert "is not finite at step 1" in message  # the update of step 0 threw the weights away
-    parts = experiment.build(config_of())
+    parts = build.build(config_of())
     batches = data.train_batches(parts.train_source, batch_size=16, seed=0)
     first, second = next(batches), next(batches)
     assert ", ".join(map(str, second["index"].tolist())) in message
     assert ", ".join(map(str, first["index"].tolist())) not in message
-    assert int(experiment.load_encoder(folder)[1].step) == 1
+    assert int(pretrained.load_encoder(folder)[1].step) == 1
 
 
 def test_the_command_to_go_on_is_named_and_works(stopped, tmp_path):
@@ -67,14 +68,14 @@ def test_the_command_to_go_on_is_named_and_works(stopped, tmp_path):
     found = flags.parse("train", line.split()[2:])
     config = config_of(init_from=dict(found.settings)["init_from"])
     state = begun(config, tmp_path / "new")
-    kept = experiment.load_encoder(folder)[1]
+    kept = pretrained.load_encoder(folder)[1]
     for name, tree in kept.params.items():  # of the same classes: the classifier too
         for a, b in zip(jax.tree.leaves(state.params[name]), jax.tree.leaves(tree), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
 def test_the_same_command_says_the_same_at_once(run, stopped, monkeypatch):
-    monkeypatch.setattr(experiment, "init_state", None)
+    monkeypatch.setattr(build, "init_state", None)
     monkeypatch.setattr(checkpoint.Checkpoints, "restore", None)  # nothing is read or trained
     with pytest.raises(NotFiniteError) as error:
         train(config_of(), run)
@@ -92,9 +93,9 @@ def test_a_change_that_is_allowed_goes_on(run):
         config = config_of()
         section, _, name = key.rpartition(".")
         (config[section] if section else config)[name] = value
-        not_finite.check(run, experiment.build(config).config)
+        not_finite.check(run, build.build(config).config)
     with pytest.raises(NotFiniteError):
-        not_finite.check(run, experiment.build(config_of()).config)
+        not_finite.check(run, build.build(config_of()).config)
     assert int(train(config_of(max_steps=1), run).step) == 1
     assert not (run / "not_finite.json").exists()
 
@@ -114,9 +115,9 @@ def test_a_monitor_that_meets_broken_features_says_how_to_go_on(tmp_path):
     config.monitor.every_epochs = 1e-6
     config.max_steps = 1
     train(config, tmp_path / "run")
-    parts = experiment.build(config)
+    parts = build.build(config)
     with contextlib.closing(checkpoint.Checkpoints(tmp_path / "run", method="supervised")) as saved:
-        state, data_state = saved.restore(experiment.abstract_state(parts))
+        state, data_state = saved.restore(build.abstract_state(parts))
         broken = jax.tree.map(lambda x: x * np.float32(1e30), state.params)
         broken = state.replace(params=broken, step=state.step + 1)
         saved.save(2, broken, {**data_state, "next_step": 2})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, assert_same_state, small_config, start
 
-from jssl import checkpoint
+from jssl.run import checkpoint
 
 STEPS = 300
 KILLS = 20

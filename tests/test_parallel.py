@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jssl import parallel
-from jssl.collectives import pmean
 from jssl.errors import UserError
+from jssl.parallel.collectives import pmean
+from jssl.parallel.launcher import check_batch_size, make_launcher
 from jssl.types import TrainState
 
 MODES = ["pmap", "shard_map", "jit", "vmap:4"]
@@ -28,7 +28,7 @@ def toy_step(axis_name):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_steps_the_same_state(mode):
-    launcher = parallel.make_launcher(mode)
+    launcher = make_launcher(mode)
     state = launcher.init(toy_state)
     step = launcher.compile_step(toy_step(launcher.axis_name))
     batch = {"image": np.arange(16, dtype=np.float32).reshape(8, 2)}
@@ -42,7 +42,7 @@ def test_every_mode_steps_the_same_state(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_guard_keeps_the_state_and_refuses_every_later_step(mode):
-    launcher = parallel.make_launcher(mode)
+    launcher = make_launcher(mode)
     state = launcher.init(toy_state)
     step = launcher.compile_step(toy_step(launcher.axis_name))
     good = {"image": np.ones((8, 2), np.float32)}
@@ -57,7 +57,7 @@ def test_guard_keeps_the_state_and_refuses_every_later_step(mode):
 
 
 def test_vmap_refuses_a_state_that_differs_between_replicas():
-    launcher = parallel.make_launcher("vmap:4")
+    launcher = make_launcher("vmap:4")
     state = launcher.init(toy_state)
 
     def forgets_to_average(state, batch):
@@ -71,7 +71,7 @@ def test_vmap_refuses_a_state_that_differs_between_replicas():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_embed_gives_every_row_once_also_when_devices_do_not_divide_it(mode):
-    launcher = parallel.make_launcher(mode)
+    launcher = make_launcher(mode)
     embed = launcher.compile_embed(lambda state, x: (x * state.params["w"][0], {}))
     images = np.arange(7 * 2, dtype=np.float32).reshape(7, 2)
     features, _ = embed(launcher.init(toy_state), images)
@@ -88,14 +88,14 @@ def test_embed_gives_every_row_once_also_when_devices_do_not_divide_it(mode):
 )
 def test_unknown_modes_are_refused(mode, words):
     with pytest.raises(UserError) as error:
-        parallel.make_launcher(mode)
+        make_launcher(mode)
     assert all(word in str(error.value) for word in words)
 
 
 def test_batch_that_the_devices_cannot_share_is_refused_with_what_to_type():
-    launcher = parallel.make_launcher("vmap:6")
-    parallel.check_batch_size(12, launcher)
+    launcher = make_launcher("vmap:6")
+    check_batch_size(12, launcher)
     with pytest.raises(UserError) as error:
-        parallel.check_batch_size(16, launcher)
+        check_batch_size(16, launcher)
     assert "Global batch size 16 cannot be split over 6 devices" in str(error.value)
     assert "--config.batch_size=12 or --config.batch_size=18" in str(error.value)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jssl import pseudo_labels
+from jssl.data import pseudo_labels
+from jssl.data.pseudo_labels import PseudoLabels, select
 from jssl.errors import UserError
-from jssl.pseudo_labels import PseudoLabels, select
 
 
 def probs_of(groups, classes=2, dtype=np.float32):

@@ -13,12 +13,12 @@ from helpers import small_config, stored_run, write_tfds
 from PIL import Image
 
 import jssl
-from jssl import evaluate, protocols
+from jssl import evaluate
 from jssl.data import photos
 from jssl.errors import UserError
 from jssl.evaluate import IMAGENET_A, IMAGENET_R, mce_rows
-from jssl.evaluate.robustness import ALEXNET_C, ALEXNET_CLEAN, ALEXNET_P
-from jssl.protocols import published, sequences
+from jssl.evaluate.protocols import imagenet_p, imagenet_variants
+from jssl.metrics.mce import ALEXNET_C, ALEXNET_CLEAN, ALEXNET_P
 
 COUNT = 6  # pictures of each set
 SYNSETS = ("n01440764", "n01443537")  # classes 0 and 1
@@ -74,7 +74,7 @@ def run(tmp_path_factory, pictures):
 @pytest.fixture(scope="module")
 def loaded(run):
     """What the subjects of a run share: the network is read and compiled once."""
-    subject = protocols.Subject(run, protocols.Settings())
+    subject = evaluate.Subject(run, evaluate.Settings())
     return {"_loaded": (subject.embed, subject.state), "logits": subject.logits,
             "outputs": subject.outputs}  # fmt: skip
 
@@ -96,28 +96,30 @@ def judge(run, loaded, monkeypatch):
     """Judges the run on a set below a folder: its rows and its record."""
 
     def subject_of(folder, settings):
-        subject = protocols.Subject(folder, settings)
+        subject = evaluate.Subject(folder, settings)
         subject.__dict__.update(loaded)
         return subject
 
     def judged(name, folder):
-        settings = protocols.Settings(data_dir=str(folder))
-        rows = protocols.evaluate_run(run, protocols=[name], settings=settings)
+        settings = evaluate.Settings(data_dir=str(folder))
+        rows = evaluate.evaluate_run(run, protocols=[name], settings=settings)
         record = json.loads((run / "evaluation" / f"{name}.json").read_text())
         assert record["rows"] == rows and record["protocol"] == name
         return rows, record
 
-    monkeypatch.setattr(protocols.run, "Subject", subject_of)
+    monkeypatch.setattr(evaluate.run, "Subject", subject_of)
     return judged
 
 
 @pytest.fixture
 def small(monkeypatch):
     """The table of sets says that each has six pictures."""
-    for name, about in published.SETS.items():
-        monkeypatch.setitem(published.SETS, name, about._replace(examples=COUNT))
-    monkeypatch.setattr(published, "CLEAN", published.CLEAN._replace(examples=COUNT))
-    monkeypatch.setattr(sequences, "CLASSES", 2)
+    for name, about in imagenet_variants.SETS.items():
+        monkeypatch.setitem(imagenet_variants.SETS, name, about._replace(examples=COUNT))
+    monkeypatch.setattr(
+        imagenet_variants, "CLEAN", imagenet_variants.CLEAN._replace(examples=COUNT)
+    )
+    monkeypatch.setattr(imagenet_p, "CLASSES", 2)
 
 
 def write(name, folder, pictures, labels, split="test"):
@@ -142,7 +144,7 @@ def test_top1_is_among_the_sets_own_classes(
         assert (np.argmax(logits, axis=1) != best).sum() >= 2
     labels = best.copy()
     labels[:2] = classes[np.argmin(logits[:2][:, classes], axis=1)]  # two are wrong
-    write(published.SETS[name].tfds, tmp_path, pictures, labels)
+    write(imagenet_variants.SETS[name].tfds, tmp_path, pictures, labels)
     (row,), record = judge(name, tmp_path)
     found = row["numbers"]["trained"]
     assert (found["correct"], found["count"], found["dim"]) == (4, COUNT, len(classes))
@@ -157,7 +159,7 @@ def test_top1_is_among_the_sets_own_classes(
 
 
 def test_a_set_of_another_size_is_refused(judge, pictures, tmp_path):
-    assert [about.examples for about in published.SETS.values()] == [
+    assert [about.examples for about in imagenet_variants.SETS.values()] == [
         7500, 30_000, 10_000, 50_000, 10_000,
     ]  # fmt: skip
     write("imagenet_a", tmp_path, pictures, [6] * COUNT)
@@ -245,16 +247,16 @@ def test_rows_of_many_images_have_the_interval_of_their_means():
 
 def test_files_of_224_pixels_are_seen_as_they_are_and_others_refused(files):
     image = pixels(files[0])
-    same = published.Whole(224, 224)({"image": image})["image"]
+    same = imagenet_variants.Whole(224, 224)({"image": image})["image"]
     np.testing.assert_array_equal(same, image)
     with pytest.raises(UserError, match="is 200 x 224 pixels; those of this set are 224 x 224"):
-        published.Whole(224, 224)({"image": image[:200]})
+        imagenet_variants.Whole(224, 224)({"image": image[:200]})
 
 
 def test_cifar10_c_is_the_plain_mean(small, tmp_path, monkeypatch, tmp_path_factory):
     kinds = {"fog": "fog", "glass_blur": "frosted_glass_blur"}
-    about = published.SETS["cifar10_c"]._replace(kinds=kinds)
-    monkeypatch.setitem(published.SETS, "cifar10_c", about)
+    about = imagenet_variants.SETS["cifar10_c"]._replace(kinds=kinds)
+    monkeypatch.setitem(imagenet_variants.SETS, "cifar10_c", about)
     tiles = photos.load("test", 32)[0][::200]
 
     def examples(order):
@@ -277,7 +279,7 @@ def test_cifar10_c_is_the_plain_mean(small, tmp_path, monkeypatch, tmp_path_fact
             shown = rng.integers(0, 6, 6)
             write_tfds(f"cifar10_corrupted/{name}_{severity}", tmp_path, {"test": examples(shown)})
             errors[kind].append(np.mean(says[shown] != np.arange(6) % 3))
-    rows = protocols.evaluate_run(run, protocols=["cifar10_c"])  # the run's own data_dir
+    rows = evaluate.evaluate_run(run, protocols=["cifar10_c"])  # the run's own data_dir
     assert rows[0]["errors"] == {kind: pytest.approx(found) for kind, found in errors.items()}
     value = rows[0]["numbers"]["trained"]["value"]
     assert value == pytest.approx(np.mean(list(errors.values()))) and 0 < value < 1
@@ -313,7 +315,7 @@ def test_frames_of_a_video_come_in_order(tmp_path):
 
 def test_imagenet_p_flips_and_distances(judge, logits_of, files, small, tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
-    monkeypatch.setattr(sequences, "AT_ONCE", 2)  # 6 frames: what `logits_of` compiled
+    monkeypatch.setattr(imagenet_p, "AT_ONCE", 2)  # 6 frames: what `logits_of` compiled
     names = [f"{SYNSETS[k]}/{name}.mp4" for k, name in ((0, "a"), (0, "b"), (1, "a"))]
     flips, distances = {}, {}
     for kind in ALEXNET_P:
@@ -346,16 +348,18 @@ def test_imagenet_p_flips_and_distances(judge, logits_of, files, small, tmp_path
 
 def test_what_is_missing_is_said_with_the_command(judge, run, loaded, tmp_path, monkeypatch):
     def needs(name):
-        subject = protocols.Subject(run, protocols.Settings(data_dir=str(tmp_path)))
+        subject = evaluate.Subject(run, evaluate.Settings(data_dir=str(tmp_path)))
         subject.__dict__.update(loaded)
-        words = protocols.PROTOCOLS[name].missing(subject)
+        words = evaluate.PROTOCOLS[name].missing(subject)
         with pytest.raises(UserError) as caught:
-            protocols.PROTOCOLS[name].run(subject)
+            evaluate.PROTOCOLS[name].run(subject)
         assert str(caught.value) == f"Protocol '{name}' needs {words}"
         return words
 
     for name in ("imagenet_a", "imagenet_r", "imagenet_v2"):
-        command = f"python -m jssl.data.prepare {published.SETS[name].tfds} --data_dir={tmp_path}"
+        command = (
+            f"python -m jssl.data.prepare {imagenet_variants.SETS[name].tfds} --data_dir={tmp_path}"
+        )
         assert needs(name).endswith(command)
     words = needs("imagenet_c")
     assert f"tar -xf $f -C {tmp_path}/imagenet_c; done; or, regenerated by TFDS" in words
@@ -364,18 +368,18 @@ def test_what_is_missing_is_said_with_the_command(judge, run, loaded, tmp_path, 
     assert needs("cifar10_c") == "a classifier of 10 classes, this one is of 1000"
     for kind in ALEXNET_P:
         (tmp_path / "imagenet_p" / kind).mkdir(parents=True)
-    monkeypatch.setattr(sequences.video, "can_read_videos", lambda: False)
+    monkeypatch.setattr(imagenet_p.video, "can_read_videos", lambda: False)
     assert needs("imagenet_p") == "a decoder of videos: pip install 'jssl[video]'"
 
 
 def test_the_tables_name_what_tfds_has():
     import tensorflow_datasets as tfds
 
-    for about in published.SETS.values():
+    for about in imagenet_variants.SETS.values():
         base, _, variant = about.tfds.partition("/")
         names = set(tfds.builder_cls(base).builder_configs)
         parts = [f"{kind}_{s}" for kind in about.kinds.values() for s in range(1, 6)]
         assert set(parts) <= names and (variant in names or not variant)
         assert len(parts) in (0, 75)
-    names = published.synsets()
+    names = imagenet_variants.synsets()
     assert names == sorted(names) and len(names) == 1000 and tuple(names[:2]) == SYNSETS

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from helpers import ROOT, small_config
 
-from jssl import checkpoint, experiment
 from jssl.data.pipeline import TrainBatches
 from jssl.methods import _clusters
-from jssl.train import train
+from jssl.run import build, checkpoint
+from jssl.run.train import train
 
 STEPS, EVERY = 11, 3  # epochs of 4 steps: refreshes before steps 0, 4 and 8
 
@@ -31,9 +31,9 @@ def config():
 
 
 def final_state(folder):
-    parts = experiment.build(config())
+    parts = build.build(config())
     saved = checkpoint.Checkpoints(folder, method="deepcluster", read_only=True)
-    state, data_state = saved.restore(experiment.abstract_state(parts), STEPS)
+    state, data_state = saved.restore(build.abstract_state(parts), STEPS)
     saved.close()
     assert data_state["next_step"] == STEPS
     return {k: np.asarray(v) for k, v in checkpoint.flat_leaves(state).items()}
@@ -118,7 +118,7 @@ def test_stopped_at_any_moment_it_comes_to_the_same_state(tmp_path, uninterrupte
     newest = max(int(p.name) for p in folder.glob("checkpoints/*") if p.name.isdigit())
     assert newest == 8
     before = checkpoint.Checkpoints(folder, method="deepcluster", read_only=True)
-    state, _ = before.restore(experiment.abstract_state(experiment.build(config())), 8)
+    state, _ = before.restore(build.abstract_state(build.build(config())), 8)
     before.close()
     train(config(), folder)
     same_bits(final_state(folder), final_state(uninterrupted))
@@ -135,7 +135,7 @@ sys.path.insert(0, {tests!r})
 import conftest
 from test_refresh import config
 from jssl.methods import _clusters
-from jssl.train import train
+from jssl.run.train import train
 
 cluster, calls = _clusters.cluster, []
 
@@ -170,7 +170,7 @@ import jax
 jax.distributed.initialize("127.0.0.1:{port}", 2, {process})
 import conftest
 from test_refresh import config
-from jssl.train import train
+from jssl.run.train import train
 
 c = config()
 c.launch, c.max_steps = "pmap", 6

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from jssl import report
 from jssl.errors import UserError
+from jssl.run import results
 
 
 def record(seed, knn, hash_="abc"):
@@ -33,7 +33,7 @@ def record(seed, knn, hash_="abc"):
 
 
 def test_seeds_of_one_run_are_one_row_with_their_spread():
-    text = report.table([record(0, 0.80), record(1, 0.82), record(2, 0.84)])
+    text = results.table([record(0, 0.80), record(1, 0.82), record(2, 0.84)])
     rows = [line for line in text.splitlines() if line.startswith("| simclr")]
     assert rows == [
         "| simclr on photos, 5 epochs | kNN top-1 % | 82.0 ± 2.0 | 70.0 ± 0.0 | 37.5 ± 0.0 | (1) "
@@ -45,35 +45,35 @@ def test_seeds_of_one_run_are_one_row_with_their_spread():
 
 
 def test_another_config_is_another_row():
-    text = report.table([record(0, 0.8), record(0, 0.8, hash_="other")])
+    text = results.table([record(0, 0.8), record(0, 0.8, hash_="other")])
     assert sum(line.startswith("| simclr") for line in text.splitlines()) == 2
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(record(0, 0.8)))
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.report(tmp_path, readme=page)
+    page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    results.report(tmp_path, readme=page)
     text = page.read_text()
-    assert text.startswith(f"before\n{report.BEGIN}\n| run |")
-    assert text.endswith(f"{report.END}\nafter\n")
+    assert text.startswith(f"before\n{results.BEGIN}\n| run |")
+    assert text.endswith(f"{results.END}\nafter\n")
     assert "old" not in text
     assert "80.0" in capsys.readouterr().out
 
 
 def test_messages(tmp_path):
     with pytest.raises(UserError, match="No record of a finished run"):
-        report.report(tmp_path)
+        results.report(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps(record(0, 0.8)))
     page = tmp_path / "README.md"
     page.write_text("no marks")
     with pytest.raises(UserError, match="needs one line"):
-        report.report(tmp_path, readme=page)
+        results.report(tmp_path, readme=page)
 
 
 def test_the_readme_table_is_that_of_the_records():
     from helpers import ROOT
 
     page = (ROOT / "README.md").read_text()
-    shown = page.split(report.BEGIN)[1].split(report.END)[0].strip()
-    assert shown == report.table(report.load_records(ROOT / "configs" / "results"))
+    shown = page.split(results.BEGIN)[1].split(results.END)[0].strip()
+    assert shown == results.table(results.load_records(ROOT / "configs" / "results"))

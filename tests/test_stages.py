@@ -9,10 +9,12 @@ import pytest
 from helpers import get_config, small_config, tiles
 from PIL import Image
 
-from jssl import data, experiment, pseudo_labels, report, stage_plan, stages, workdir
+from jssl import data
+from jssl.data import pseudo_labels
 from jssl.errors import UserError
 from jssl.methods import noisy_student
-from jssl.train import train
+from jssl.run import build, pretrained, results, stage_plan, stages, workdir
+from jssl.run.train import train
 
 STUDENT = [{"stage": "label"}, {"stage": "student"}]
 TEACHER = {"stage": "teacher"}
@@ -31,7 +33,7 @@ def config_of(*listed, **settings):
 
 
 def leaves(folder):
-    _, state = experiment.load_encoder(folder)
+    _, state = pretrained.load_encoder(folder)
     tree = state.replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(tree)}
 
@@ -113,7 +115,7 @@ def test_fixres_has_no_augmentation_and_a_higher_resolution(tmp_path):
     own = stages.plan(config, tmp_path)[1].config
     assert (own.augment.size, own.augment.name, own.data.host_crop) == (40, "none", "")
     own.noisy_student.num_classes = 16
-    method, _ = experiment.make_method(own, axis_name=None)
+    method, _ = build.make_method(own, axis_name=None)
     images = tiles(2)["image"]
     views = [jax.jit(method.views)(jax.random.key(k), images, np.int32(0)) for k in (0, 1)]
     np.testing.assert_array_equal(*views)
@@ -145,11 +147,11 @@ def test_every_stage_leaves_its_files_and_the_record_its_rows(run):
     assert "16 px, 1,200 test examples of photos" in record["rows"][0]["protocol"]
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(record))
     assert record["name"] == "noisy_student on photos, 5 % labels"
-    table = report.table([record])
+    table = results.table([record])
     shown = f"| 3_student top-1 % | {100 * student:.1f} | – | – |"
     assert shown in table
     # The number is that of the averaged network on every test image.
-    embed, state = experiment.load_encoder(folder / "1_teacher")
+    embed, state = pretrained.load_encoder(folder / "1_teacher")
     test = data.photos_source("test")
     logits = jax.jit(embed)(state, shrunk(test.images, 16))[1]["logits"]
     assert np.mean(np.argmax(logits, 1) == test.labels) == pytest.approx(teacher, abs=2 / 1200)
@@ -159,7 +161,7 @@ def test_labels_are_the_teachers_at_its_own_resolution_with_provenance(run):
     folder, _ = run
     teacher, source = folder / "1_teacher", data.photos_source("train")
     labels = pseudo_labels.load(folder / "2_labels" / stages.LABELS, expected={})
-    embed, state = experiment.load_encoder(teacher)
+    embed, state = pretrained.load_encoder(teacher)
     rows = labels.indices[::101]
     expected = stages.probabilities(embed)(state, shrunk(source.images[rows], 16))
     np.testing.assert_allclose(labels.probs[::101], expected, atol=1e-5)

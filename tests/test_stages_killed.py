@@ -10,8 +10,9 @@ import time
 from helpers import ROOT
 from test_stages import STUDENT, TEACHER, config_of, leaves, same_bits
 
-from jssl import pseudo_labels, stages
-from jssl.stage_plan import LABELS
+from jssl.data import pseudo_labels
+from jssl.run import stages
+from jssl.run.stage_plan import LABELS
 
 STEPS = 12
 PROGRAM = """
@@ -19,7 +20,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import conftest
 from test_stages_killed import config
-from jssl import stages
+from jssl.run import stages
 stages.run(config(), {folder!r})
 """
 

@@ -10,17 +10,17 @@ import threading
 import pytest
 from helpers import ROOT, small_config
 
-from jssl import judge, stopping
-from jssl.train import train
+from jssl.run import judge, stopping
+from jssl.run.train import train
 
 # A run whose parts are replaced by one that says where it is and then waits for the signal.
 PROGRAM = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import conftest
-import jssl.train, jssl.judge, jssl.experiment
+import jssl.run.train, jssl.run.judge, jssl.run.build
 from jssl import main
-from jssl.parallel import Launcher
+from jssl.parallel.launcher import Launcher
 
 def hang(*_, **__):
     print("HERE", flush=True)
@@ -32,38 +32,38 @@ sys.argv = {argv!r}
 main.run()
 """
 COMPILING = """
-make = jssl.experiment.parallel.make_launcher
-jssl.experiment.parallel.make_launcher = lambda mode: make(mode)._replace(
+make = jssl.run.build.make_launcher
+jssl.run.build.make_launcher = lambda mode: make(mode)._replace(
     compile_step=lambda step: hang)
 """
-MONITORING = "jssl.train.make_monitor = lambda parts: hang"
-JUDGING = "jssl.judge.final_rows = hang"
+MONITORING = "jssl.run.train.make_monitor = lambda parts: hang"
+JUDGING = "jssl.run.judge.final_rows = hang"
 STEPPING = """
-finished = jssl.train._Run._finished
+finished = jssl.run.train._Run._finished
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         print("HERE", flush=True)
         sys.stdin.readline()
-jssl.train._Run._finished = slow
+jssl.run.train._Run._finished = slow
 """
 SAVING = """
-finished = jssl.train._Run._finished
+finished = jssl.run.train._Run._finished
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         hang()
-jssl.train._Run._finished = slow
+jssl.run.train._Run._finished = slow
 """
 REFRESHING = """
-build, count = jssl.experiment.build, []
+build, count = jssl.run.build.build, []
 def refresh(state, batches):
     count.append(1)
     return (state, {}) if len(count) == 1 else hang()
 def with_refresh(config):
     parts = build(config)
     return parts._replace(method=parts.method._replace(refresh=refresh))
-jssl.experiment.build = with_refresh
+jssl.run.build.build = with_refresh
 """
 
 
@@ -194,7 +194,7 @@ JOB = """
 import time
 import jax
 jax.process_count = lambda: 2
-from jssl import stopping
+from jssl.run import stopping
 with stopping.signals(), stopping.ends_at_once("All is saved.", last=True):
     print("HERE", flush=True)
     while True:
@@ -217,15 +217,15 @@ def test_a_process_of_a_job_ends_while_it_judges():
 CLOSING = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from jssl import stopping
-finished = jssl.train._Run._finished
+from jssl.run import stopping
+finished = jssl.run.train._Run._finished
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         print("HERE", flush=True)
         while not stopping.asked():
             time.sleep(0.01)
-jssl.train._Run._finished = slow
+jssl.run.train._Run._finished = slow
 """
 
 
@@ -276,7 +276,7 @@ def test_a_library_call_leaves_the_handlers_of_its_caller(tmp_path, monkeypatch)
     mine = {n: signal.getsignal(n) for n in numbers}
     seen = []
     monkeypatch.setattr(
-        "jssl.train._asked", lambda _: seen.append({n: signal.getsignal(n) for n in numbers})
+        "jssl.run.train._asked", lambda _: seen.append({n: signal.getsignal(n) for n in numbers})
     )
     try:
         judge.train_and_judge(tiny(), tmp_path / "run")
@@ -334,7 +334,7 @@ def test_a_failing_monitor_loses_nothing_and_is_made_up_for(tmp_path, monkeypatc
     config.monitor.every_epochs, config.final.enabled = 1e-6, False
     config.max_steps, config.checkpoint.every_steps = 2, 100
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
-        patched.setattr("jssl.train.make_monitor", broken)
+        patched.setattr("jssl.run.train.make_monitor", broken)
         train(config, tmp_path / "run")
     assert steps_of(tmp_path / "run") == [1]
     train(config, tmp_path / "run")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jssl import terminal
+from jssl.run import terminal
 
 
 @pytest.fixture

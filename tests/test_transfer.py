@@ -7,9 +7,10 @@ import optax
 import pytest
 from helpers import begun, get_config, made_up, made_up_run, small_config
 
-from jssl import experiment, judge, optim, transfer, workdir
+from jssl import optim
 from jssl.errors import UserError
 from jssl.methods import supervised
+from jssl.run import build, judge, pretrained, workdir
 
 
 def shapes_of(name, arg=""):
@@ -106,9 +107,9 @@ def test_a_run_that_averages_its_weights_starts_with_the_average(tmp_path):
         assert not np.array_equal(leaves[1], leaves[2])
     # The untrained net beside its results is none that another run has trained; its name says so.
     assert judge.run_name(config) == "supervised on photos, after noisy_student"
-    parts = experiment.build(config)
-    untrained = experiment.init_state(parts, begin=False).params["encoder"]
-    born = jax.jit(lambda: experiment.first_state(config, parts.method, config.batch_size))()
+    parts = build.build(config)
+    untrained = build.init_state(parts, begin=False).params["encoder"]
+    born = jax.jit(lambda: build.first_state(config, parts.method, config.batch_size))()
     for found, expected in zip(
         jax.tree.leaves(untrained), jax.tree.leaves(born.params["encoder"]), strict=True
     ):
@@ -139,13 +140,13 @@ def test_seeds_are_one_row_of_a_table_whatever_their_folders_and_the_untrained_a
 def test_an_encoder_that_does_not_fit_names_what_differs():
     like = {"patch_embed": {"bias": jnp.zeros(4)}, "fc_norm": {"scale": jnp.zeros(4)}}
     with pytest.raises(UserError, match=r"patch_embed.bias: \[3\], expected \[4\]"):
-        transfer.fitted({"patch_embed": {"bias": jnp.zeros(3)}}, like, grid=4, new_grid=4)
+        pretrained.fitted({"patch_embed": {"bias": jnp.zeros(3)}}, like, grid=4, new_grid=4)
 
 
 def test_a_share_of_the_labels_is_the_same_of_every_class():
     config = small_config("supervised")
     config.supervised.label_fraction = 0.1
-    parts = experiment.build(config)
+    parts = build.build(config)
     labels = [int(parts.train_source[i]["label"]) for i in range(len(parts.train_source))]
     assert np.bincount(labels).tolist() == [20] * 16
     assert parts.probe_source is parts.train_source  # and none is probed with that is not its own

@@ -8,9 +8,10 @@ import pytest
 from helpers import ROOT
 
 from jssl import config as config_lib
-from jssl import experiment, methods, protocols, versioned, workdir
+from jssl import evaluate, methods
 from jssl.errors import UserError
-from jssl.train import train
+from jssl.run import pretrained, versioned, workdir
+from jssl.run.train import train
 
 # Recorded by the code at 8795ffb: `jssl train` of configs/simclr_photos.py:smoke on 64 synthetic
 # pictures, the net made tiny; the command is in its versions.json. From its config.json five keys
@@ -61,11 +62,11 @@ def test_an_older_workdir_is_resumed_and_evaluated(old, capsys):
     assert np.isfinite(rows[2]["loss"])
     assert json.loads((old / "config.json").read_text())["data"]["on_error"] == "stop"
     assert json.loads((old / "versions.json").read_text())["schema"] == versioned.SCHEMA
-    assert protocols.evaluate_run(old, protocols=["knn"])[0]["probe"].startswith("kNN")
+    assert evaluate.evaluate_run(old, protocols=["knn"])[0]["probe"].startswith("kNN")
 
 
 def test_an_older_workdir_is_loaded(old):
-    embed, state = experiment.load_encoder(old)
+    embed, state = pretrained.load_encoder(old)
     features, _ = embed(state, np.zeros((2, 16, 16, 3), np.uint8))
     assert int(state.step) == 2 and features.shape[0] == 2
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from helpers import ROOT
 
-from jssl import versions
+from jssl.run import versions
 
 
 def git(folder, *words):

@@ -6,8 +6,9 @@ import pytest
 from helpers import small_config
 from runs import finished_run
 
-from jssl import metrics, report, stages, workdir
 from jssl.errors import UserError
+from jssl.run import results, stages, workdir
+from jssl.run.writers import Writers, has_row, truncate_jsonl
 
 DAMAGED = [
     (b"", "is empty"),
@@ -80,15 +81,15 @@ def test_rows_of_metrics_that_are_none_are_set_aside(tmp_path):
     good = [json.dumps(row).encode() for row in rows]
     bad = [b"[1]", b"7", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff\xfe", b"\0\0", b'{"st']
     path.write_bytes(b"\n".join([good[0], *bad, good[1], good[2], b'{"step": 2, "lo']))
-    (line,) = metrics.truncate_jsonl(path, 2)
+    (line,) = truncate_jsonl(path, 2)
     assert line == f"8 lines of metrics.jsonl are no rows; moved to {path}.damaged"
     assert path.read_bytes() == b"".join(row + b"\n" for row in good[:2])
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == b"".join(b + b"\n" for b in bad)
-    assert metrics.truncate_jsonl(path, 2) == []
+    assert truncate_jsonl(path, 2) == []
     path.write_bytes(path.read_bytes() + b"[1]\n")
-    assert metrics.has_row(path, 2, "monitor_seconds")
-    assert not metrics.has_row(path, 1, "monitor_seconds")
-    writers = metrics.Writers(tmp_path, step=2, tensorboard=False)
+    assert has_row(path, 2, "monitor_seconds")
+    assert not has_row(path, 1, "monitor_seconds")
+    writers = Writers(tmp_path, step=2, tensorboard=False)
     writers.close()
     assert writers.warnings == [f"1 lines of metrics.jsonl are no rows; moved to {path}.damaged"]
 
@@ -105,6 +106,6 @@ def test_records_that_are_no_json_are_passed_over_and_named(tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(record))
     (tmp_path / "b.json").write_text("")
     (tmp_path / "c.json").write_bytes(b"\xff")
-    assert report.load_records(tmp_path) == [record]
+    assert results.load_records(tmp_path) == [record]
     said = capsys.readouterr().out
     assert "b.json" in said and "c.json" in said and "a.json" not in said

@@ -22,7 +22,7 @@ from jssl.augment._pixels import STATISTICS
 from jssl.convert.torchvision import torchvision_resnet
 from jssl.errors import UserError, nearest
 from jssl.models.resnet import DEPTHS
-from jssl.transfer import trained_network
+from jssl.run.pretrained import trained_network
 from jssl.types import PyTree
 
 NETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # detectron2's depths

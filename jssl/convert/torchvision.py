@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jssl import checkpoint
+from jssl.run import checkpoint
 from jssl.types import PyTree
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias",

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jssl.errors import UserError
+
 
 class Rows:
     """Some rows of a source, as a source.
@@ -59,3 +61,90 @@ def describe(source: Any) -> str:
         return source.description()
     labels = f"of {source.num_classes} classes" if source.num_classes else "without labels"
     return f"{source.name}: {len(source):,} pictures {labels}"
+
+
+def label_subset(labels: Any, *, fraction: float, seed: int = 0) -> np.ndarray:
+    """Which examples keep their labels: the same share of every class, one at the least.
+
+    Args:
+        labels: int [M].
+        fraction: in (0, 1].
+        seed: of the draw; smaller shares are parts of larger ones.
+
+    Returns:
+        int64 [n], sorted rows.
+
+    Raises:
+        UserError: a fraction outside (0, 1].
+
+    Example:
+        >>> rows = label_subset(np.repeat([0, 1], 10), fraction=0.2)
+        >>> len(rows), int((rows < 10).sum())
+        (4, 2)
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"A share of the labels is in (0, 1], found {fraction}. Type 0.01 for 1 %.")
+    labels, generator = np.asarray(labels), np.random.default_rng(seed)
+    kept = []
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        kept.append(rows[: max(1, round(fraction * len(rows)))])
+    return np.sort(np.concatenate(kept))
+
+
+class Part(Rows):
+    """Some rows of a source, as a source.
+
+    Attributes:
+        pool: of a student, the unlabelled images to draw from, else None.
+        tag: what else makes it another data set: part of the fingerprint.
+    """
+
+    def __init__(self, source: Any, rows: np.ndarray, *, pool: Any = None, tag: str = ""):
+        super().__init__(source, rows)
+        self.pool, self.tag = pool, tag
+
+    def fingerprint(self) -> str:
+        """The source's, that of the rows, and the tag."""
+        return super().fingerprint() + self.tag
+
+
+def labels_of(source: Any) -> np.ndarray:
+    """The labels of a source, int [M]; UserError where it has none."""
+    if source.num_classes < 2:
+        raise UserError(
+            f"Labels are needed, but data set '{source.name}' has {source.num_classes} "
+            "classes: expected a labelled data set. Type --config.data.name=NAME."
+        )
+    if hasattr(source, "labels"):
+        return np.asarray(source.labels)
+    read = getattr(source, "encoded", source.__getitem__)
+    return np.array([int(read(i)["label"]) for i in range(len(source))])
+
+
+class Subset:
+    """Examples of a source, evenly spaced over it, with the source's protocol.
+
+    A source may be sorted by class: evenly spaced examples keep every class.
+    """
+
+    def __init__(self, source: Any, count: int):
+        self._source = source
+        self._where = np.unique(
+            np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+        )
+        self.name, self.num_classes = source.name, source.num_classes
+        self.class_names = getattr(source, "class_names", None)
+        self.image_shape, self.on_error = source.image_shape, source.on_error
+        if hasattr(source, "encoded"):
+            self.encoded = lambda i: {**source.encoded(int(self._where[i])), "index": np.int32(i)}
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self._source[int(self._where[index])], "index": np.int32(index)}
+
+    def fingerprint(self) -> str:
+        """The source's, and how many of it."""
+        return f"{self._source.fingerprint()}[{len(self)} evenly spaced]"

@@ -1,7 +1,6 @@
 """Features of a whole data set: every example once, as numpy arrays and as a file."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -166,39 +165,6 @@ def check_finite(state: Any) -> None:
 @jax.jit
 def _finite(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
-
-
-def tree_hash(tree: PyTree) -> str:
-    """SHA-256 over all leaves in the order of their paths: path, dtype, shape and bytes.
-
-    Args:
-        tree: pytree of arrays or numbers; typed PRNG keys count by their data.
-
-    Returns:
-        64 hexadecimal digits, the same on every machine for bit-equal trees.
-
-    Example:
-        >>> one = tree_hash({'b': np.zeros(2), 'a': np.ones(1)})
-        >>> one == tree_hash({'a': np.ones(1), 'b': np.zeros(2)}), len(one)
-        (True, 64)
-        >>> one == tree_hash({'a': np.ones(1), 'b': np.zeros((2, 1))})
-        False
-    """
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = [(jax.tree_util.keystr(path, simple=True, separator="."), x) for path, x in leaves]
-    for path, leaf in sorted(named, key=lambda pair: pair[0]):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{path} {array.dtype.str} {np.shape(leaf)} ".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def backbone_hash(state: Any) -> str:
-    """`tree_hash` of what a network is made of: `params` and `batch_stats` of a state."""
-    return tree_hash({"params": state.params, "batch_stats": state.batch_stats})
 
 
 def save_npz(

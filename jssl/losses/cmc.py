@@ -12,9 +12,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import all_gather, global_index, pmean
 from jssl.errors import UserError, nearest
 from jssl.losses._checks import not_positive
+from jssl.parallel.collectives import all_gather, global_index, pmean
 from jssl.types import Array
 
 GRAPHS = ("core", "full")

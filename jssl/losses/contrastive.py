@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import all_gather, global_index
 from jssl.losses import _streamed
 from jssl.losses._checks import not_positive
 from jssl.losses.classification import top_k_correct
+from jssl.parallel.collectives import all_gather, global_index
 from jssl.types import Array
 
 _HELD = 2**26  # logits that are held at once, 256 MiB; more are taken in blocks

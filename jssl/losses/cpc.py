@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import all_gather, axis_size, global_index
 from jssl.losses.classification import cross_entropy, top_k_correct
+from jssl.parallel.collectives import all_gather, axis_size, global_index
 from jssl.types import Array
 
 

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import all_gather, global_index
 from jssl.losses._checks import not_positive
 from jssl.losses.classification import cross_entropy, top_k_correct
+from jssl.parallel.collectives import all_gather, global_index
 from jssl.types import Array
 
 

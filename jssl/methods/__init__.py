@@ -3,7 +3,7 @@
 Each file exports `State`, `VIEWS` (of one example in a step), `DEFAULTS` (its own section of the
 config), `PRESETS` (named updates of the whole config) and
 `make(config, tx, lengths, *, axis_name=None) -> Method`. One that needs more of a batch than
-image, label and index exports `extra_fields(config)`, see `jssl.experiment.extra_fields`. One with
+image, label and index exports `extra_fields(config)`, see `jssl.run.build.extra_fields`. One with
 a setting `num_classes` needs labels, unless it exports `LABELS_OPTIONAL = True`. One whose features
 lie on a grid names that intermediate in `GRID_FEATURE`: the final table has a linear probe on it as
 well. One that learns from a part of the train split exports `train_part(config, source) -> source`,

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jssl import augment
-from jssl.collectives import axis_size, global_index
 from jssl.errors import UserError
 from jssl.methods._common import input_functions
+from jssl.parallel.collectives import axis_size, global_index
 from jssl.types import Array, Batch
 
 # Nothing of it; what `settings` of `mixed_inputs` has.

@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import augment, checkpoint, experiment, losses, models, workdir
-from jssl.collectives import global_index, mean_value_and_grad, pmean
+from jssl import augment, losses, models
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
     apply_gradients,
@@ -38,6 +37,8 @@ from jssl.models.dvae import Encoder, map_pixels
 from jssl.models.vit import OFFICIAL
 from jssl.models.vit_init import token_init
 from jssl.optim import TRANSFORMER
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.run import checkpoint, pretrained, workdir
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 1  # of one example in a step
@@ -164,7 +165,7 @@ def begin(config: Any, state: State) -> State:
     if config.beit.tokenizer == RANDOM:
         return state
     sharding = jax.tree.leaves(state.tokenizer)[0].sharding
-    _, other = experiment.load_encoder(config.beit.tokenizer, sharding=sharding)
+    _, other = pretrained.load_encoder(config.beit.tokenizer, sharding=sharding)
     found, expected = (checkpoint.describe(t) for t in (other.params["encoder"], state.tokenizer))
     if found != expected:
         raise UserError(

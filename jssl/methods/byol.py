@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
-from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean, psum
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -42,6 +41,7 @@ from jssl.methods._common import (
 from jssl.models.heads import Projector
 from jssl.models.plain import classifier_input
 from jssl.models.resnet import KERNEL_INITS
+from jssl.parallel.collectives import axis_size, global_index, mean_value_and_grad, pmean, psum
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 

@@ -34,7 +34,6 @@ import optax
 from jssl import augment, losses, models
 from jssl import state as leaves
 from jssl.augment import modalities
-from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
     apply_gradients,
@@ -45,6 +44,7 @@ from jssl.methods._common import (
 )
 from jssl.models.heads import Projector
 from jssl.optim.masks import EVERYTHING
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 

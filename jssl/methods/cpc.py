@@ -31,7 +31,6 @@ import jax.numpy as jnp
 import optax
 
 from jssl import augment, losses, models
-from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError
 from jssl.methods._common import (
     apply_gradients,
@@ -42,6 +41,7 @@ from jssl.methods._common import (
 )
 from jssl.models.conv import Conv
 from jssl.models.pixelcnn import PixelCNN
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.state.ema import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -227,7 +227,8 @@ def make_net(config: Any, axis_name: str | None = None) -> Net:
 def whole_map(config: Any) -> Callable[[PyTree, Array], Array]:
     """The encoder over whole images: `(params, images) -> float32 [B,h',w',D]`, differentiable.
 
-    For the label-efficient classifier, see `jssl.evaluate.efficient`; `params` is `state.average`.
+    For the label-efficient classifier, see `jssl.evaluate.probes.label_efficient`; `params` is
+    `state.average`.
     """
     net, (_, prepare) = make_net(config), input_functions(config)
     return lambda params, images: net.apply({"params": params}, prepare(images), method=Net.whole)

@@ -30,9 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import evaluate, losses, models, optim
+from jssl import losses, models, optim
 from jssl import state as leaves
-from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.data import uniform_over_clusters
 from jssl.errors import UserError
 from jssl.methods import _clusters
@@ -43,7 +42,9 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.metrics.clusters import cluster_report
 from jssl.models.heads import Linear
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 VIEWS = 1  # of one example in a step
@@ -286,7 +287,7 @@ def make(
         )
         assignments = np.full(num_examples, -1, np.int32)
         assignments[present] = found.assignments
-        report = evaluate.cluster_report(
+        report = cluster_report(
             assignments,
             num_clusters=k,
             previous=np.asarray(state.assignments),

@@ -34,9 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import augment, evaluate, losses, models, optim
+from jssl import augment, losses, models, optim
 from jssl import state as leaves
-from jssl.collectives import all_gather, global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError
 from jssl.methods import _clusters
 from jssl.methods._common import (
@@ -47,7 +46,9 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.metrics.clusters import cluster_report
 from jssl.models.heads import Projector
+from jssl.parallel.collectives import all_gather, global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 VIEWS = 2  # of one example in a step, besides its small crops
@@ -308,7 +309,7 @@ def make(
             )
             assignments[head, present] = found.assignments
             prototypes.append(_clusters.place(found.centroids, sharding))
-            report = evaluate.cluster_report(
+            report = cluster_report(
                 assignments[head], num_clusters=k, previous=previous[head], labels=labels
             )
             reports.append({**report, "objective": float(found.objective[-1]) / len(present)})

@@ -27,8 +27,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jssl import augment, experiment, losses, methods, models, workdir
-from jssl.collectives import mean_value_and_grad, pmean
+from jssl import augment, losses, methods, models
 from jssl.data.pipeline import repeated, shuffled
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
@@ -41,6 +40,8 @@ from jssl.methods._common import (
 from jssl.methods._mixed import CROP, IMAGENET_FILL, RAND_AUGMENT, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.optim import TRANSFORMER
+from jssl.parallel.collectives import mean_value_and_grad, pmean
+from jssl.run import build, pretrained, workdir
 from jssl.state import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -176,7 +177,7 @@ def begin(config: ConfigDict, state: State) -> State:
     """
     settings, sharding = config.deit, jax.tree.leaves(state.params)[0].sharding
     if settings.distillation != "none" and settings.teacher:
-        _, teacher = experiment.load_encoder(settings.teacher, sharding=sharding)
+        _, teacher = pretrained.load_encoder(settings.teacher, sharding=sharding)
         state = state.replace(teacher=_without_optimiser(teacher))
     return state
 
@@ -258,7 +259,7 @@ def make(
         variables = make_net(config, None).init(key, prepare(images), train=False)
         wise = {}
         if teacher is not None:
-            blank = experiment.blank_batch(teacher[1], 1)
+            blank = build.blank_batch(teacher[1], 1)
             wise = _without_optimiser(teacher[0].init(jax.random.fold_in(key, 1), blank))
         average = variables["params"] if settings.ema_decay else {}
         return first_state(State, key, variables, tx, teacher=wise, average=average)

@@ -22,10 +22,7 @@ import numpy as np
 import optax
 
 from jssl import losses
-from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
-from jssl.evaluate.codes import codebook_report, codebook_warnings
-from jssl.evaluate.reconstructions import constant_patch_error, picture_grid
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -33,7 +30,10 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.metrics.codebook import codebook_report, codebook_warnings
+from jssl.metrics.reconstructions import constant_patch_error, picture_grid
 from jssl.models.dvae import Decoder, Encoder, gumbel_softmax, map_pixels, unmap_pixels
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState

@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import optax
 
 from jssl import losses, models, optim
-from jssl.collectives import all_gather, axis_size, global_index, mean_value_and_grad, pmean
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
     apply_gradients,
@@ -39,6 +38,13 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.models.heads import Projector
+from jssl.parallel.collectives import (
+    all_gather,
+    axis_size,
+    global_index,
+    mean_value_and_grad,
+    pmean,
+)
 from jssl.state import check_queue_size, ema, enqueue, random_queue, unit_rows
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 

@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
-from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -39,6 +38,7 @@ from jssl.methods._common import (
 )
 from jssl.models.heads import Projector
 from jssl.models.vit import OFFICIAL
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 

@@ -9,10 +9,10 @@ m unlabelled images x~ and l the cross entropy:
     3  student   minimises  1/n sum l(y, f_noised(x)) + 1/m sum l(y~, f_noised(x~)), no smaller
     4  the student is the next teacher: to 2
 
-This file is the step of 1 and 3; `jssl.stages` goes from one to the next. A student's step makes
-ONE pass over labelled and unlabelled images together, so that batch statistics are joint. Noise is
-RandAugment, dropout and stochastic depth, drawn for each image by its number in the global batch:
-labelled images come first, then the unlabelled ones of each.
+This file is the step of 1 and 3; `jssl.run.stages` goes from one to the next. A student's step
+makes ONE pass over labelled and unlabelled images together, so that batch statistics are joint.
+Noise is RandAugment, dropout and stochastic depth, drawn for each image by its number in the
+global batch: labelled images come first, then the unlabelled ones of each.
 
 The official code weighs the unlabelled mean by the ratio of unlabelled to labelled images, so that
 every image counts alike: `weighting='ratio'`; the lecture's two means count alike: 'lecture'.
@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import losses, models, pseudo_labels, semi
-from jssl.collectives import axis_size, global_index, mean_value_and_grad, pmean
+from jssl import data, losses, models
+from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
     apply_gradients,
@@ -43,6 +43,7 @@ from jssl.models.efficientnet import OFFICIAL, EfficientNet, classifier_init
 from jssl.models.heads import Linear
 from jssl.models.noise import dropout
 from jssl.models.plain import classifier_input
+from jssl.parallel.collectives import axis_size, global_index, mean_value_and_grad, pmean
 from jssl.state import ema, warmup_momentum
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -183,24 +184,24 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, Linear(settings.num_classes, **init), settings.dropout)
 
 
-def train_part(config: Any, source: Any) -> semi.Part:
+def train_part(config: Any, source: Any) -> data.Part:
     """The labelled half of the train split; that of a student knows its unlabelled pool."""
-    halves, settings = semi.split(config, source), config.noisy_student
+    halves, settings = semi_supervised.split(config, source), config.noisy_student
     part = halves.labelled
     if settings.unlabeled_ratio:
         labels = pseudo_labels.load(
             settings.pseudo_labels or "(none given)",
             expected={"fingerprint": halves.unlabelled.fingerprint()},
         )
-        part = semi.with_labels(halves, labels, num_classes=source.num_classes)
+        part = semi_supervised.with_labels(halves, labels, num_classes=source.num_classes)
     return part
 
 
-def host_transform(config: Any, source: semi.Part, inner: Any) -> Any:
+def host_transform(config: Any, source: data.Part, inner: Any) -> Any:
     """Adds unlabelled images to every labelled one of a student."""
     if not config.noisy_student.unlabeled_ratio:
         return inner
-    return semi.Paired(inner, source.pool, config.noisy_student.unlabeled_ratio)
+    return semi_supervised.Paired(inner, source.pool, config.noisy_student.unlabeled_ratio)
 
 
 def joined(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:

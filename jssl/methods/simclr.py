@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
-from jssl.collectives import global_index, mean_value_and_grad, pmean
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -30,6 +29,7 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.models.heads import Projector
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState  # SimCLR remembers nothing but its network

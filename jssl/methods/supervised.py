@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import losses, models, semi
-from jssl.collectives import mean_value_and_grad, pmean
-from jssl.evaluate.efficient import label_subset
-from jssl.evaluate.transfer_sets import split_validation
+from jssl import data, losses, models
+from jssl.data.subset import label_subset
+from jssl.evaluate.protocols.transfer_sets import split_validation
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -35,6 +34,7 @@ from jssl.models.noise import dropout, row_numbers
 from jssl.models.plain import PlainNet, classifier_input
 from jssl.models.vit import OFFICIAL
 from jssl.optim import TRANSFORMER, scale_by_layer, scale_by_name
+from jssl.parallel.collectives import mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
@@ -138,12 +138,12 @@ def train_part(config: Any, source: Any) -> Any:
     fraction, held_out = config.supervised.label_fraction, config.supervised.held_out
     if fraction == 1 and not held_out:
         return source
-    labels, rows = semi.labels_of(source), np.arange(len(source))
+    labels, rows = data.labels_of(source), np.arange(len(source))
     if held_out:
         rows = split_validation(labels, count=held_out)[0]
     if fraction != 1:
         rows = rows[label_subset(labels[rows], fraction=fraction, seed=config.seed)]
-    return semi.Part(source, rows)
+    return data.Part(source, rows)
 
 
 def test_part(config: Any, source: Any) -> Any:
@@ -153,8 +153,8 @@ def test_part(config: Any, source: Any) -> Any:
     """
     if not config.supervised.held_out:
         return None
-    labels = semi.labels_of(source)
-    part = semi.Part(source, split_validation(labels, count=config.supervised.held_out)[1])
+    labels = data.labels_of(source)
+    part = data.Part(source, split_validation(labels, count=config.supervised.held_out)[1])
     part.name = f"{source.name} (held out of train)"
     return part
 

@@ -7,7 +7,7 @@ and on that number alone: not on how many devices share the batch.
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import global_index
+from jssl.parallel.collectives import global_index
 from jssl.types import Array
 
 

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import axis_size, pmean
 from jssl.errors import UserError
+from jssl.parallel.collectives import axis_size, pmean
 from jssl.types import Array
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jssl.collectives import all_gather, axis_index, axis_size, psum_scatter
+from jssl.parallel.collectives import all_gather, axis_index, axis_size, psum_scatter
 from jssl.state.rows import RowUpdate
 from jssl.types import Array
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jssl import collectives
 from jssl.errors import UserError, nearest
+from jssl.parallel import collectives
 from jssl.state import empty_clusters
 from jssl.state._blocks import scan_blocks
 from jssl.state.queue import unit_rows

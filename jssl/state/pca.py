@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jssl import collectives
+from jssl.parallel import collectives
 from jssl.types import Array
 
 

@@ -40,7 +40,8 @@ def enqueue(queue: Array, pointer: Array, keys: Array) -> tuple[Array, Array]:
     """Writes a batch of keys over the oldest ones.
 
     Under donation the rows are written where the queue lies, also behind the guard of
-    `jssl.parallel`: XLA moves a choice between the new queue and the old one into the N rows.
+    `jssl.parallel.launcher`: XLA moves a choice between the new queue and the old one into
+    the N rows.
 
     Args:
         queue: float [K,D].

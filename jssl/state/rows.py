@@ -1,8 +1,8 @@
 """Rows written into a large leaf of the state, a queue or a memory bank, where it lies.
 
-`jssl.guard.guard` keeps the old state when a step's loss is not finite. A choice between an
-old and a new bank needs both: a copy of the bank at every step, and a pass over all of it. So a
-step that changes a few rows says which, and the choice is made for those rows alone.
+`jssl.parallel.nonfinite.guard` keeps the old state when a step's loss is not finite. A choice
+between an old and a new bank needs both: a copy of the bank at every step, and a pass over all of
+it. So a step that changes a few rows says which, and the choice is made for those rows alone.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,8 @@ def is_update(leaf: Any) -> bool:
 class WritesRows:
     """A train step whose next state holds `RowUpdate`s; called, it writes them.
 
-    Used as a decorator. `jssl.guard.guard` takes `deferred`, the step as it was written.
+    Used as a decorator. `jssl.parallel.nonfinite.guard` takes `deferred`, the step as it was
+    written.
     """
 
     def __init__(self, step: Callable[..., tuple[PyTree, Any]]):

@@ -84,13 +84,13 @@ def compare(values, tolerance):
 
 
 def tpu():
-    from jssl.fit import devices
+    from jssl.compile import devices
 
     topology = devices.prepare("v5e:1x1")
     import jax
     import jax.numpy as jnp
 
-    from jssl.evaluate.logistic import _centred, _walk
+    from jssl.evaluate.probes.logistic_lbfgs import _centred, _walk
 
     here = jax.sharding.SingleDeviceSharding(devices.open_devices(topology)[0])
 

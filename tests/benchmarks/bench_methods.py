@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import get_config, small_config, tiles
 
-from jssl import augment, experiment, models, parallel
+from jssl import augment, models
 from jssl.methods import cpc
+from jssl.parallel.launcher import make_launcher
+from jssl.run import build
 
 BATCH = 32
 # encoder passes over a batch of one view: (forward and backward, forward only)
@@ -49,9 +51,9 @@ def step_of(name, model=None):
     config = config_of(name)
     if model is not None:
         config.model.update(model)
-    launcher = parallel.make_launcher("jit")
-    method, _ = experiment.make_method(config, axis_name=None)
-    holder = [launcher.init(lambda: experiment.first_state(config, method, BATCH))]
+    launcher = make_launcher("jit")
+    method, _ = build.make_method(config, axis_name=None)
+    holder = [launcher.init(lambda: build.first_state(config, method, BATCH))]
     step = launcher.compile_step(method.train_step)
     batch = launcher.put_batch(tiles(BATCH))
 

@@ -231,7 +231,7 @@ def test_splits_that_share_records_are_refused_for_semi_supervised_training(prep
     """Of 12 records train[:6] and train[4:] share two; train[:6] and train[6:] none."""
     from helpers import small_config
 
-    from jssl import semi
+    from jssl.data import semi_supervised
 
     config = small_config("noisy_student")
     config.data.name, config.data.data_dir = "cifar10", str(prepared)
@@ -240,11 +240,11 @@ def test_splits_that_share_records_are_refused_for_semi_supervised_training(prep
     labelled = data.make_source(config.data, "train")
     config.noisy_student.unlabeled_split = "train[4:]"
     with pytest.raises(UserError, match="2 examples of 'cifar10' are in the labelled split"):
-        semi.split(config, labelled)
+        semi_supervised.split(config, labelled)
     config.noisy_student.unlabeled_split = "train[6:]"
-    assert len(semi.split(config, labelled).rows) == 6
+    assert len(semi_supervised.split(config, labelled).rows) == 6
     config.noisy_student.unlabeled_split = "test"
-    assert len(semi.split(config, labelled).rows) == 5
+    assert len(semi_supervised.split(config, labelled).rows) == 5
 
 
 def test_a_name_with_a_version(prepared):

@@ -12,8 +12,8 @@ import skimage.filters
 from PIL import Image
 
 from jssl import evaluate
+from jssl.augment.corruptions import CONSTANTS
 from jssl.errors import UserError
-from jssl.evaluate.corruptions import CONSTANTS
 
 KEY = jax.random.key(0)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jssl import data, parallel
+from jssl import data
 from jssl.errors import UserError
 from jssl.evaluate import (
     backbone_hash,
@@ -20,6 +20,7 @@ from jssl.evaluate import (
     select_feature,
     tree_hash,
 )
+from jssl.parallel.launcher import make_launcher
 
 
 def sums(state, images):
@@ -100,7 +101,7 @@ def test_progress_counts_up_to_all(source):
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "jit", "vmap:2"])
 def test_as_the_launcher_compiles_it(source, mode):
-    launcher = parallel.make_launcher(mode)
+    launcher = make_launcher(mode)
     embed = launcher.compile_embed(sums)
     features, _, indices = embed_source(embed, jnp.float32(1.0), source, batch_size=6)
     np.testing.assert_array_equal(features, source.images.sum(axis=(1, 2), dtype=np.float32))
@@ -195,7 +196,7 @@ def test_hash_does_not_depend_on_the_order_of_a_dict_or_on_where_an_array_lies()
         {"y": np.zeros(1), "x": np.ones(2)}
     )
     assert tree_hash(np.ones(3, np.float32)) == tree_hash(jnp.ones(3))
-    sharding = parallel.make_launcher("shard_map").sharding
+    sharding = make_launcher("shard_map").sharding
     assert tree_hash(jax.device_put(jnp.ones(3), sharding)) == tree_hash(jnp.ones(3))
     transposed = np.arange(6.0).reshape(2, 3).T
     assert tree_hash(transposed) == tree_hash(np.array(transposed, order="C"))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from helpers import small_config
 
-from jssl import data, evaluate, experiment, judge, protocols
+from jssl import data, evaluate
 from jssl.errors import UserError
-from jssl.evaluate import efficient
+from jssl.evaluate.probes import label_efficient
 from jssl.methods import cpc
+from jssl.run import build, judge
 
 
 def test_the_probe_is_bn_a_convolution_and_the_mean_of_the_logits():
@@ -59,35 +60,35 @@ def test_the_final_table_has_the_grid_and_so_has_the_command(run):
     numbers = rows[2]["numbers"]
     assert numbers["raw pixels"]["dim"] == 192
     assert "7x7 grid" in rows[2]["protocol"]
-    settings = protocols.Settings(epochs=2)
-    again = protocols.evaluate_run(run, protocols=["grid"], settings=settings)
+    settings = evaluate.Settings(epochs=2)
+    again = evaluate.evaluate_run(run, protocols=["grid"], settings=settings)
     assert again[0]["top1"]["trained"] == pytest.approx(rows[2]["top1"]["trained"], abs=2 / 1200)
 
 
 def test_a_method_without_a_grid_is_told_so(tmp_path):
-    from jssl import workdir
+    from jssl.run import workdir
 
     config = small_config("simclr")
     workdir.write_json(tmp_path / "config.json", config.to_dict())
     with pytest.raises(UserError, match="'simclr' has no grid"):
-        protocols.evaluate_run(tmp_path, protocols=["grid"])
+        evaluate.evaluate_run(tmp_path, protocols=["grid"])
 
 
 def test_shares_of_the_labels_are_balanced_and_nested():
     labels = np.repeat(np.arange(5), [100, 100, 100, 100, 3])
-    shares = [efficient.label_subset(labels, fraction=f) for f in efficient.FRACTIONS]
+    shares = [data.label_subset(labels, fraction=f) for f in label_efficient.FRACTIONS]
     for small, large in zip(shares, shares[1:], strict=False):
         assert set(small) <= set(large)
     assert np.bincount(labels[shares[3]]).tolist() == [10, 10, 10, 10, 1]
     assert len(shares[-1]) == len(labels)
     with pytest.raises(UserError, match="0.01 for 1 %"):
-        efficient.label_subset(labels, fraction=1.5)
+        data.label_subset(labels, fraction=1.5)
 
 
 def test_the_classifier_is_frozen_first_and_fine_tuned_then():
     config = small_config("cpc", launch="jit")
-    parts = experiment.build(config)
-    encoder = experiment.init_state(parts).average
+    parts = build.build(config)
+    encoder = build.init_state(parts).average
     kept = jax.tree.map(np.array, encoder)
     whole = cpc.whole_map(config)
     maps = whole(encoder, jnp.zeros((2, 32, 32, 3)))
@@ -105,7 +106,7 @@ def test_the_classifier_is_frozen_first_and_fine_tuned_then():
     }
 
     def few(epochs):
-        return efficient.fit_efficient(
+        return label_efficient.fit_efficient(
             whole,
             encoder,
             source,

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from jssl.errors import UserError
-from jssl.evaluate import knn
-from jssl.evaluate.knn import knn_accuracy, knn_predict
+from jssl.evaluate.probes import knn
+from jssl.evaluate.probes.knn import knn_accuracy, knn_predict
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "evaluate_torch.npz")
 

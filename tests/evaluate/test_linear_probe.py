@@ -13,9 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from jssl.errors import UserError
-from jssl.evaluate import LinearHead, fit_linear, linear, linear_accuracy
-from jssl.evaluate.linear import sgd, sgd_step
-from jssl.evaluate.presets import PRESETS, LinearPreset, fitting_batch, preset_rate
+from jssl.evaluate import LinearHead, fit_linear, linear_accuracy
+from jssl.evaluate.probes import softmax_regression
+from jssl.evaluate.probes.presets import PRESETS, LinearPreset, fitting_batch, preset_rate
+from jssl.evaluate.probes.softmax_regression import sgd, sgd_step
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "evaluate_torch.npz")
 
@@ -58,7 +59,9 @@ def test_standardised_by_the_train_statistics_and_folded_into_the_head():
     fit = fit_linear(x, y, num_classes=3, epochs=600, batch_size=90, weight_decay=0.05)
     np.testing.assert_allclose(fit.head.kernel, kernel / std[:, None], rtol=2e-3, atol=1e-6)
     expected = ((x - mean) / std) @ kernel + bias
-    np.testing.assert_allclose(linear.logits_of(fit.head, jnp.float32(x)), expected, atol=2e-3)
+    np.testing.assert_allclose(
+        softmax_regression.logits_of(fit.head, jnp.float32(x)), expected, atol=2e-3
+    )
 
 
 def test_is_as_right_as_scikit_learn_on_digits():
@@ -127,9 +130,9 @@ def test_the_same_seed_gives_the_same_head_and_another_another():
 def test_compiles_once_for_a_shape():
     x, y = overlapping()
     fit_linear(x, y, num_classes=3, epochs=2)
-    before = linear._fit._cache_size()
+    before = softmax_regression._fit._cache_size()
     fit_linear(x + 1.0, y, num_classes=3, epochs=2, seed=5, weight_decay=0.1)
-    assert linear._fit._cache_size() == before
+    assert softmax_regression._fit._cache_size() == before
 
 
 def test_accuracy_counts_equal_logits_against():

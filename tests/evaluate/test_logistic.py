@@ -7,9 +7,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from jssl.errors import UserError
-from jssl.evaluate import linear_accuracy, logistic
-from jssl.evaluate.logistic import REGULARIZERS, fit_logistic
-from jssl.evaluate.logistic_table import logistic_row, select_logistic, small_pixels
+from jssl.evaluate import linear_accuracy
+from jssl.evaluate.probes import logistic_lbfgs
+from jssl.evaluate.probes.logistic_lbfgs import REGULARIZERS, fit_logistic
+from jssl.evaluate.probes.logistic_table import logistic_row, select_logistic, small_pixels
 
 GRID = (1e-2, 1e3, 1.0, 1e5, 10.0)  # of the sum over 240 examples, in no order
 M, D, K = 240, 6, 4
@@ -100,11 +101,11 @@ def test_each_fit_starts_from_the_one_before_and_the_order_does_not_matter(data,
 def test_pairs_that_outlive_a_regulariser_are_those_of_the_next():
     """Of a quadratic y = (A + lambda P) s, by hand: with the next lambda in the place of one."""
     rng = np.random.default_rng(3)
-    A, s = rng.normal(size=(4, 4)), rng.normal(size=(logistic.MEMORY, 4, 2))
+    A, s = rng.normal(size=(4, 4)), rng.normal(size=(logistic_lbfgs.MEMORY, 4, 2))
     P = np.diag([1.0, 1.0, 1.0, 0.0])  # the bias is last, and is not penalised
     y, expected = (np.einsum("ij,mjk->mik", A + lam * P, s) for lam in (5.0, 0.25))
-    memory = logistic._Memory(jnp.asarray(s), jnp.asarray(y), jnp.int32(3))
-    found = logistic._shifted(memory, 0.25 - 5.0, jnp.asarray(np.diag(P)[:, None]))
+    memory = logistic_lbfgs._Memory(jnp.asarray(s), jnp.asarray(y), jnp.int32(3))
+    found = logistic_lbfgs._shifted(memory, 0.25 - 5.0, jnp.asarray(np.diag(P)[:, None]))
     np.testing.assert_allclose(found.y, expected, atol=1e-5)
     np.testing.assert_array_equal(found.s, memory.s)
     assert int(found.count) == 3
@@ -118,12 +119,12 @@ def test_the_walk_moves_its_pairs_by_the_steps_of_lambda(data, path, monkeypatch
         jax.debug.callback(lambda x: seen.append(float(x)), change)
         return memory
 
-    monkeypatch.setattr(logistic, "_shifted", spy)
-    logistic._walk.clear_cache()
+    monkeypatch.setattr(logistic_lbfgs, "_shifted", spy)
+    logistic_lbfgs._walk.clear_cache()
     kwargs = {"num_classes": K, "reduction": "sum", "tolerance": 3e-7}
     left = fit_logistic(*data, regularizers=GRID, **kwargs)
     jax.effects_barrier()
-    logistic._walk.clear_cache()  # of what was compiled with the spy
+    logistic_lbfgs._walk.clear_cache()  # of what was compiled with the spy
     lam = np.sort(GRID)[::-1] / M
     np.testing.assert_allclose(sorted(seen), sorted([0.0, *np.diff(lam)]), rtol=1e-5)
     np.testing.assert_allclose(left.objectives, path.objectives, atol=2e-6)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from helpers import ROOT, get_config
 
-from jssl import augment, data, evaluate, models, protocols
+from jssl import augment, data, evaluate, models
 from jssl.evaluate import PRESETS, pool_map, pooled_maps
-from jssl.evaluate.linear import LinearHead
-from jssl.evaluate.presets import OWN, direction, first_head, own_preset, preset_rate
-from jssl.protocols import frozen
+from jssl.evaluate.probes.presets import OWN, direction, first_head, own_preset, preset_rate
+from jssl.evaluate.probes.softmax_regression import LinearHead
+from jssl.evaluate.protocols import frozen_features
 
 
 def test_every_method_has_the_preset_of_its_paper_or_says_that_there_is_none():
@@ -128,7 +128,7 @@ def test_the_zeros_around_a_map_count_in_the_average(name, side, zeros):
 @pytest.fixture
 def subject(monkeypatch, tmp_path):
     """Of a run that is not there: makes one of a config, and notes what the probes are given."""
-    monkeypatch.setattr(protocols.subject.workdir, "read_config", lambda folder: folder)
+    monkeypatch.setattr(evaluate.subject.workdir, "read_config", lambda folder: folder)
     seen = {}
 
     def linear(*args, **kwargs):
@@ -146,8 +146,8 @@ def subject(monkeypatch, tmp_path):
     photos = data.photos_source("test")
 
     def make(config, **settings):
-        monkeypatch.setattr(protocols.subject, "Path", lambda folder: tmp_path)
-        made = protocols.Subject(config, protocols.Settings(**settings))
+        monkeypatch.setattr(evaluate.subject, "Path", lambda folder: tmp_path)
+        made = evaluate.Subject(config, evaluate.Settings(**settings))
         embed = lambda state, images: (images, {"conv2": jnp.ones((1, 27, 27, 8))})  # noqa: E731
         made.__dict__.update({"_loaded": (embed, None), "halves": (photos, photos)})
         return made, seen
@@ -158,25 +158,25 @@ def subject(monkeypatch, tmp_path):
 def test_the_linear_protocol_takes_the_methods_own_preset_unless_told(subject):
     cmc, seen = subject(get_config("cmc_imagenet", "preset=alexnet"))
     cmc.data.host_crop = "torchvision"
-    (row,) = frozen.linear(cmc)
+    (row,) = frozen_features.linear(cmc)
     assert seen["preset"] == "cmc_alexnet" and row["protocol"] == "words; that of cmc's authors"
     assert seen["train_transform"].area == (0.2, 1.0)  # the host's crops are the preset's
     told, seen = subject(get_config("cmc_imagenet"), preset="byol")
-    (row,) = frozen.linear(told)
+    (row,) = frozen_features.linear(told)
     assert seen["preset"] == "byol" and row["protocol"].endswith("; the preset of cmc is cmc")
     none, seen = subject(get_config("cpc_photos"))
-    (row,) = frozen.linear(none)
+    (row,) = frozen_features.linear(none)
     assert seen["preset"] == "simclr" and row["protocol"].endswith("; cpc has none of its own")
 
 
 def test_probes_of_alexnets_layers_see_its_pooled_maps_and_say_so(subject):
     alexnet, seen = subject(get_config("deepcluster_imagenet"))
-    frozen.layers(alexnet)
+    frozen_features.layers(alexnet)
     assert seen["embed"](None, 0)[1]["conv2"].shape == (1, 6 * 6 * 8)
     assert "DeepCluster's windows" in seen["pooling"]
-    frozen.linear(alexnet)
+    frozen_features.linear(alexnet)
     assert seen["embed"](None, 0)[1]["conv2"].shape == (1, 6 * 6 * 8)
     other, seen = subject(get_config("simclr_imagenet"))
     seen.clear()
-    frozen.layers(other)
+    frozen_features.layers(other)
     assert seen["embed"] is other.embed and "pooling" not in seen

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jssl import evaluate
+from jssl.augment.corruptions import CONSTANTS, regenerate
 from jssl.data.sources import ArraySource
 from jssl.errors import UserError
-from jssl.evaluate.corruptions import CONSTANTS, regenerate
 
 
 def bright(state, images):

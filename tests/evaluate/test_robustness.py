@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from jssl import evaluate
 from jssl.errors import UserError
-from jssl.evaluate.robustness import ALEXNET_C, ALEXNET_P
+from jssl.metrics.mce import ALEXNET_C, ALEXNET_P
 
 # Raw top-1 errors in percent and flip probabilities that eminorhan/resnext-wsl publishes, in the
 # order of the tables: ResNeXt-101 32x48d trained on weak labels, and 32x8d on ImageNet alone.

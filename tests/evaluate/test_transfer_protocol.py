@@ -10,12 +10,13 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 from tensorflow_datasets.core.features import BBox
 
-from jssl import data, evaluate, protocols
+from jssl import data, evaluate
 from jssl.data.photos import load
 from jssl.data.tfds_source import make_builder
 from jssl.errors import UserError
-from jssl.evaluate import TRANSFER_SETS, logistic_table
-from jssl.evaluate.linear import LinearHead
+from jssl.evaluate import TRANSFER_SETS
+from jssl.evaluate.probes import logistic_table
+from jssl.evaluate.probes.softmax_regression import LinearHead
 
 # Rows of class k show the photograph k. (labels of train, of validation or None, of test)
 SMALL = {
@@ -81,7 +82,7 @@ def run(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(logistic_table, "RAW_SIDE", 4)  # 48 raw pixels and not 3072: seconds
-    monkeypatch.setattr(protocols.transfer, "BATCH", 3)  # every set is embedded by one program
+    monkeypatch.setattr(evaluate.transfer, "BATCH", 3)  # every set is embedded by one program
     defaults = evaluate.transfer_row.__kwdefaults__
     assert defaults["regularizers"] == evaluate.REGULARIZERS and len(evaluate.REGULARIZERS) == 45
     monkeypatch.setitem(defaults, "regularizers", evaluate.REGULARIZERS[12:36:3])  # 8: seconds
@@ -90,10 +91,10 @@ def small(monkeypatch):
 
 
 def test_two_sets_end_to_end(run, prepared, monkeypatch, capsys):
-    assert protocols.transfer.KINDS == ("trained", "untrained", "raw pixels")
-    monkeypatch.setattr(protocols.transfer, "KINDS", ("trained", "untrained"))  # one compilation
-    settings = protocols.Settings(source="caltech101,dtd", data_dir=str(prepared))
-    rows = protocols.evaluate_run(run, protocols=["transfer"], settings=settings)
+    assert evaluate.transfer.KINDS == ("trained", "untrained", "raw pixels")
+    monkeypatch.setattr(evaluate.transfer, "KINDS", ("trained", "untrained"))  # one compilation
+    settings = evaluate.Settings(source="caltech101,dtd", data_dir=str(prepared))
+    rows = evaluate.evaluate_run(run, protocols=["transfer"], settings=settings)
     record = json.loads((run / "evaluation" / "transfer.json").read_text())
     assert record["rows"] == rows and record["data"]["parts"] == {"caltech101": 10, "dtd": 9}
     assert [row["source"] for row in rows] == ["caltech101", "dtd"]
@@ -115,13 +116,13 @@ def test_two_sets_end_to_end(run, prepared, monkeypatch, capsys):
 
 
 def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocols.transfer, "KINDS", ("trained",))
+    monkeypatch.setattr(evaluate.transfer, "KINDS", ("trained",))
     train, _, test = SMALL["caltech101"]
     write("caltech101", tmp_path, (train, None, (test + 50) % 102))
     found = []
     for folder in (prepared, tmp_path):
-        settings = protocols.Settings(source="caltech101", data_dir=str(folder))
-        (row,) = protocols.transfer.transfer(protocols.Subject(run, settings))
+        settings = evaluate.Settings(source="caltech101", data_dir=str(folder))
+        (row,) = evaluate.transfer.transfer(evaluate.Subject(run, settings))
         found.append(row["numbers"]["trained"])
     honest, poisoned = found
     for key in ("regularizer", "validation", "gradient", "head_sha256"):
@@ -130,14 +131,14 @@ def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_p
 
 
 def test_voc_has_any_number_of_labels_and_leaves_the_difficult_out(run, prepared, monkeypatch):
-    monkeypatch.setattr(protocols.transfer, "KINDS", ("raw pixels",))
-    settings = protocols.Settings(source="voc2007", data_dir=str(prepared))
-    subject = protocols.Subject(run, settings)
-    test = protocols.transfer._sources("voc2007", str(prepared))[2]
+    monkeypatch.setattr(evaluate.transfer, "KINDS", ("raw pixels",))
+    settings = evaluate.Settings(source="voc2007", data_dir=str(prepared))
+    subject = evaluate.Subject(run, settings)
+    test = evaluate.transfer._sources("voc2007", str(prepared))[2]
     labels = test.labels
     assert labels.shape == (9, 20) and (labels == 1).sum() == 9 and (labels == -1).sum() == 3
     assert set(np.flatnonzero((labels == -1).any(axis=0))) == {DIFFICULT}
-    (row,) = protocols.transfer.transfer(subject)
+    (row,) = evaluate.transfer.transfer(subject)
     number = row["numbers"]["raw pixels"]
     assert row["metric"] == "11-point mAP" and number["count"] == 9
     assert number["protocol"].startswith("raw pixels (48-d), one-vs-rest logistic regression")
@@ -146,10 +147,10 @@ def test_voc_has_any_number_of_labels_and_leaves_the_difficult_out(run, prepared
 
 def test_sizes_are_checked(run, prepared, monkeypatch):
     monkeypatch.setitem(TRANSFER_SETS, "dtd", TRANSFER_SETS["dtd"]._replace(sizes=(12, 6, 10)))
-    settings = protocols.Settings(source="dtd", data_dir=str(prepared))
+    settings = evaluate.Settings(source="dtd", data_dir=str(prepared))
     message = r"'dtd' has 12 \+ 6 \+ 9 examples, expected 12 \+ 6 \+ 10.*data.prepare dtd"
     with pytest.raises(UserError, match=message):
-        protocols.transfer.transfer(protocols.Subject(run, settings))
+        evaluate.transfer.transfer(evaluate.Subject(run, settings))
 
 
 @pytest.mark.parametrize(
@@ -162,15 +163,15 @@ def test_sizes_are_checked(run, prepared, monkeypatch):
     ],
 )
 def test_mistakes_name_the_set_and_the_command(run, tmp_path, source, said):
-    settings = protocols.Settings(source=source, data_dir=str(tmp_path))
+    settings = evaluate.Settings(source=source, data_dir=str(tmp_path))
     with pytest.raises(UserError, match=said):
-        protocols.evaluate_run(run, protocols=["transfer"], settings=settings)
+        evaluate.evaluate_run(run, protocols=["transfer"], settings=settings)
 
 
 def test_all_takes_it_only_where_a_set_is_named(run):
     def lacks(source):
-        subject = protocols.Subject(run, protocols.Settings(source=source))
-        return protocols.PROTOCOLS["transfer"].missing(subject)
+        subject = evaluate.Subject(run, evaluate.Settings(source=source))
+        return evaluate.PROTOCOLS["transfer"].missing(subject)
 
     assert "--source=pets" in lacks(None) and lacks("photos")
     assert not lacks("all12") and not lacks("pets,dtd")

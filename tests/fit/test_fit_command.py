@@ -6,8 +6,8 @@ import pytest
 from helpers import small_config
 
 from jssl import flags
+from jssl.compile import command, devices, step
 from jssl.errors import UserError
-from jssl.fit import command, devices, step
 
 KEYS = {"config", "devices", "batch", "memory", "flops", "bytes_accessed", "intensity",
         "collectives", "roofline", "compile_seconds", "least", "launch", "dtype"}  # fmt: skip
@@ -59,7 +59,7 @@ def test_what_is_printed(fitted):
 
 def test_auto_finds_the_largest_batch_and_leaves_its_record(tmp_path, monkeypatch):
     def compile_step(config, topology, found):
-        from jssl.fit import roofline
+        from jssl.compile import roofline
 
         size = config.batch_size // len(found)
         total = int(1e8 + 3e8 * size)

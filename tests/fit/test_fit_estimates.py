@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jssl.compile import flops, hardware, hlo, roofline, search, step
 from jssl.errors import UserError
-from jssl.fit import flops, hardware, hlo, roofline, search, step
 
 
 def test_roofline_of_the_recorded_simclr_step():

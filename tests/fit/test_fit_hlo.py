@@ -3,7 +3,7 @@
 import pytest
 from helpers import ROOT
 
-from jssl.fit import hlo
+from jssl.compile import hlo
 
 GOLDEN = ROOT / "tests" / "golden"
 # tests/reference/record_fit_texts.py: gathers 32 x 16 float32 over 8 devices, scatters their

@@ -2,7 +2,7 @@
 
 from helpers import ROOT
 
-from jssl.fit import command, table
+from jssl.compile import command, table
 
 
 def test_the_readme_holds_the_table_of_the_records():

@@ -12,7 +12,8 @@ import jax
 import pytest
 from helpers import ROOT
 
-from jssl import flags, job, main
+from jssl import flags, main
+from jssl.parallel import job
 
 
 def test_the_flags_of_the_job_reach_jax(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jssl import losses
-from jssl.collectives import mean_value_and_grad
+from jssl.parallel.collectives import mean_value_and_grad
 
 TESTS = Path(__file__).parents[1]
 naive = runpy.run_path(str(TESTS / "reference" / "naive_losses.py"))

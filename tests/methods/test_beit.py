@@ -7,11 +7,12 @@ import pytest
 from helpers import get_config, small_config, start, tiles
 from PIL import Image
 
-from jssl import augment, checkpoint, experiment, workdir
+from jssl import augment
 from jssl import config as config_lib
 from jssl.errors import UserError
 from jssl.methods import beit
 from jssl.models.dvae import map_pixels
+from jssl.run import build, checkpoint, workdir
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_both_crops_are_of_one_box_with_one_flip():
     """A picture whose colours are its coordinates tells where a crop lies."""
     config = small_config("beit")
     config.augment.options.scale = (0.1, 0.6)
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     ramp = np.linspace(0, 1, 64, dtype=np.float32)
     places = np.stack([*np.meshgrid(ramp, ramp, indexing="ij"), np.zeros((64, 64))], axis=-1)
     images, key = jnp.stack([jnp.float32(places)] * 8), jax.random.key(4)
@@ -138,17 +139,17 @@ def test_a_missing_tokenizer_says_how_to_train_one(tmp_path):
     for name, message in (("", "names none"), (str(tmp_path / "no"), "There is no tokenizer")):
         config.beit.tokenizer = name
         with pytest.raises(UserError, match=f"(?s){message}.*jssl train --config=configs/dvae_"):
-            experiment.build(config)
+            build.build(config)
     workdir.open_workdir(tmp_path / "other", small_config("simclr"))
     config.beit.tokenizer = str(tmp_path / "other")
     with pytest.raises(UserError, match="is a run of method 'simclr', expected 'dvae'"):
-        experiment.build(config)
+        build.build(config)
 
 
 def made_up(config):
     """A state of the right shapes without compiling anything: leaf n holds n, n + 1, ..."""
-    method, _ = experiment.make_method(config, axis_name=None)
-    shapes = jax.eval_shape(lambda: experiment.first_state(config, method, 16))
+    method, _ = build.make_method(config, axis_name=None)
+    shapes = jax.eval_shape(lambda: build.first_state(config, method, 16))
     shapes, structure = jax.tree.flatten(shapes)
     leaves = [
         jax.random.key(0)

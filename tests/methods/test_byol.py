@@ -11,9 +11,10 @@ import pytest
 from helpers import get_config, small_config, start, tiles
 from PIL import Image
 
-from jssl import checkpoint, experiment, losses
+from jssl import losses
+from jssl.evaluate.online import make_monitor
 from jssl.methods import byol
-from jssl.monitor import make_monitor
+from jssl.run import build, checkpoint
 
 
 def tiny(**updates):
@@ -269,11 +270,11 @@ def test_a_folder_without_labels_is_trained_on_without_a_classifier(tmp_path):
     c = get_config("byol_photos", "smoke")
     c.launch = "jit"
     c.data.update({"name": "folder", "data_dir": str(tmp_path), "image_size": 32})
-    parts = experiment.build(c)
+    parts = build.build(c)
     assert parts.train_source[0]["label"] == -1 and c.byol.num_classes == 0
-    state = experiment.abstract_state(parts)
+    state = build.abstract_state(parts)
     assert set(state.params) == {"encoder", "projector", "predictor"}
-    batch = experiment.blank_batch(c, c.batch_size)
+    batch = build.blank_batch(c, c.batch_size)
     _, metrics = jax.eval_shape(parts.method.train_step, state, batch)
     assert set(metrics) == {"loss", "ema_momentum", "grad_norm"}
 
@@ -287,7 +288,7 @@ def watched(collapsing, steps=50):
     c = copy.deepcopy(c)
     c.launch, c.monitor.max_examples = "jit", 128
     c.monitor.update({"std_threshold": 0.1, "rank_threshold": 2.0})  # a smoke run has none
-    watch = make_monitor(experiment.build(c))
+    watch = make_monitor(build.build(c))
     before = None if collapsing else watch(state)
     for i in range(steps):
         state, metrics = run(state, tiles(c.batch_size, start=31 * i))

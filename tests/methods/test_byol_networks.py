@@ -10,8 +10,9 @@ import optax
 import pytest
 from helpers import get_config
 
-from jssl import checkpoint, config, models, optim
+from jssl import config, models, optim
 from jssl.methods import byol
+from jssl.run import checkpoint
 from jssl.state import cosine_momentum
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "byol_official.npz")

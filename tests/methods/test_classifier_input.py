@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from helpers import small_config, tiles
 
-from jssl import experiment
 from jssl.methods import supervised
 from jssl.models import DEFAULTS, build
 from jssl.models.heads import Linear
@@ -22,7 +21,7 @@ def made(method, name, **model):
             config.model[key] = DEFAULTS[key]
     config.model.update({"name": name, "width": width, **model})
     config.augment.size = size
-    return config, *experiment.make_method(config, axis_name=None)[:1]
+    return config, *build.make_method(config, axis_name=None)[:1]
 
 
 CASES = [("supervised", "alexnet"), ("supervised", "vgg16"), ("noisy_student", "vgg16"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from helpers import get_config, small_config, start, tiles
 
-from jssl import augment, checkpoint, config, experiment, losses
+from jssl import augment, config, losses
 from jssl.errors import UserError
 from jssl.methods.cmc import make_net
+from jssl.run import build, checkpoint
 from jssl.state import draw_candidates, lookup
 
 
@@ -257,7 +258,7 @@ def test_data_without_the_arrays_are_refused_with_what_they_must_hold(name, word
     c = get_config(name, "smoke")
     c.data.name = "photos"
     with pytest.raises(UserError) as error:
-        experiment.build(c)
+        build.build(c)
     for word in [*words, "'photos' does not hold", "image uint8", "--config.data.name=arrays"]:
         assert word in str(error.value)
 
@@ -283,14 +284,14 @@ def test_settings_that_cannot_work_are_refused(settings, message):
     c = small_config("cmc")
     c.cmc.update(settings)
     with pytest.raises(UserError, match=message):
-        experiment.make_method(c, axis_name=None)
+        build.make_method(c, axis_name=None)
 
 
 def test_crops_of_the_host_cannot_cut_the_other_arrays():
     c = cmc_config("cmc_five_views")
     c.data.host_crop = "tf"
     with pytest.raises(UserError, match="host_crop='tf'"):
-        experiment.make_method(c, axis_name=None)
+        build.make_method(c, axis_name=None)
 
 
 # The papers' settings ---------------------------------------------------------------------------

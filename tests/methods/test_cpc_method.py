@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers import get_config, small_config, start, tiles
 
-from jssl import experiment
 from jssl.errors import UserError
 from jssl.methods import cpc
+from jssl.run import build
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_negatives_by_groups_do_not_depend_on_the_launch():
     np.testing.assert_allclose(found[0][0], np.log(4 * 49), atol=0.05)
     config.cpc.negative_groups = 5
     with pytest.raises(UserError, match="divisor of the batch size 16"):
-        experiment.make_method(config, axis_name=None)
+        build.make_method(config, axis_name=None)
 
 
 def test_resnet_161_has_the_published_shape():

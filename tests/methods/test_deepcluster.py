@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from helpers import get_config, small_config, tiles, valid
 
-from jssl import checkpoint, data, evaluate, experiment, parallel
 from jssl import config as config_lib
+from jssl import data, evaluate
 from jssl.errors import UserError
 from jssl.methods import deepcluster
+from jssl.parallel.launcher import make_launcher
+from jssl.run import build, checkpoint
 
 M, N, K, P = 64, 16, 5, 4
 
@@ -68,10 +70,10 @@ class Course:
 
     def __init__(self, config):
         self.config = config
-        launcher = parallel.make_launcher("jit")
-        self.method, _ = experiment.make_method(config, axis_name=None)
+        launcher = make_launcher("jit")
+        self.method, _ = build.make_method(config, axis_name=None)
         self.step = launcher.compile_step(self.method.train_step)
-        state = launcher.init(lambda: experiment.first_state(config, self.method, N))
+        state = launcher.init(lambda: build.first_state(config, self.method, N))
         self.born = self.keep(state)
         state, self.first_report = self.method.refresh(state, sweep())
         self.first, self.history = self.keep(state), []
@@ -300,8 +302,8 @@ def test_before_a_refresh_there_is_nothing_to_learn(course):
 
 def test_a_refresh_is_the_same_on_four_devices(course):
     expected, report = course.second, course.second_report
-    launcher = parallel.make_launcher("pmap")
-    method, _ = experiment.make_method(course.config, axis_name=launcher.axis_name)
+    launcher = make_launcher("pmap")
+    method, _ = build.make_method(course.config, axis_name=launcher.axis_name)
     state = jax.device_put(course.keep(course.trained), launcher.sharding)
     found, other = method.refresh(state, lambda: map(launcher.split, sweep()()))
     np.testing.assert_array_equal(found.assignments, expected.assignments)
@@ -315,9 +317,9 @@ def test_a_refresh_is_the_same_on_four_devices(course):
 
 
 def refused(config):
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     with pytest.raises(UserError) as error:
-        jax.eval_shape(lambda: experiment.first_state(config, method, N))
+        jax.eval_shape(lambda: build.first_state(config, method, N))
     return str(error.value)
 
 
@@ -338,7 +340,7 @@ def test_a_network_without_a_last_relu():
     config.model.update(config_lib.base("deepcluster", preset="v1").model)
     config.model.update({"name": "efficientnet_b0", "sobel": False, "dropout": 0.0})
     with pytest.raises(UserError, match="found model.name 'efficientnet_b0'.*alexnet, vgg16"):
-        experiment.make_method(config, axis_name=None)
+        build.make_method(config, axis_name=None)
 
 
 @pytest.mark.parametrize(
@@ -349,8 +351,8 @@ def test_the_official_numbers_of_parameters(arch, parameters):
     config = get_config("deepcluster_imagenet", f"arch={arch}")
     config.run.update({"num_examples": 1_281_167, "steps_per_epoch": 5004, "total_steps": 5004})
     config.data.host_crop = ""
-    method, _ = experiment.make_method(config, axis_name=None)
-    state = jax.eval_shape(lambda: experiment.first_state(config, method, 2))
+    method, _ = build.make_method(config, axis_name=None)
+    state = jax.eval_shape(lambda: build.first_state(config, method, 2))
     fixed = (1 * 1 * 3 + 1) + (3 * 3 * 2 + 2)  # the official filter is made of two convolutions
     assert sum(x.size for x in jax.tree.leaves(state.params)) == parameters - fixed
     assert state.centroids.shape == (10_000, 256)

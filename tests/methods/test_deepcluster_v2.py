@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from helpers import get_config, small_config, tiles, valid
 
-from jssl import augment, checkpoint, experiment, parallel
+from jssl import augment
 from jssl import config as config_lib
 from jssl.errors import UserError
 from jssl.methods import deepcluster_v2
+from jssl.parallel.launcher import make_launcher
+from jssl.run import build, checkpoint
 
 M, N, CLUSTERS, D = 52, 16, (5, 4, 6), 8  # three batches an epoch, four examples left out
 
@@ -55,10 +57,10 @@ class Course:
 
     def __init__(self):
         self.config = tiny()
-        launcher = parallel.make_launcher("jit")
-        self.method, _ = experiment.make_method(self.config, axis_name=None)
+        launcher = make_launcher("jit")
+        self.method, _ = build.make_method(self.config, axis_name=None)
         step = launcher.compile_step(self.method.train_step)
-        state = launcher.init(lambda: experiment.first_state(self.config, self.method, N))
+        state = launcher.init(lambda: build.first_state(self.config, self.method, N))
         self.born = keep(state)
         state, self.first_report = self.method.refresh(state, sweep)
         self.first = keep(state)
@@ -238,9 +240,9 @@ def test_a_refresh_is_a_function_of_the_state(course):
 
 
 def refused(config):
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     with pytest.raises(UserError) as error:
-        jax.eval_shape(lambda: experiment.first_state(config, method, N))
+        jax.eval_shape(lambda: build.first_state(config, method, N))
     return str(error.value)
 
 

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from helpers import begun, get_config, small_config, tiles
 
-from jssl import RunLengths, checkpoint, data, experiment, losses, optim
+from jssl import RunLengths, data, losses, optim
 from jssl import config as config_lib
 from jssl.data.pipeline import repeated
 from jssl.errors import UserError
 from jssl.methods import deit
+from jssl.run import build, checkpoint
 
 PLAIN = {"erasing_p": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}
 
 
 def made(config):
     config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 8})
-    return experiment.make_method(config, axis_name=None)[0]
+    return build.make_method(config, axis_name=None)[0]
 
 
 def stepped(**settings):
@@ -35,7 +36,7 @@ def stepped(**settings):
     config.deit.update({**PLAIN, "weight": 0.3, **settings})
     assert json.loads(config.deit.teacher_config)["augment"]["normalize"] == "none"
     method = made(config)
-    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    state = jax.jit(lambda: build.first_state(config, method, 16))()
     return config, method, state, *jax.jit(method.train_step)(state, tiles(16))
 
 
@@ -256,32 +257,32 @@ def test_the_pipeline_repeats():
     config.deit.repeated_augmentation = 3
     config.batch_size = 12
     source = data.make_source(config.data, "train")
-    batches = data.train_batches(source, batch_size=12, seed=0, order=experiment.data_order(config))
+    batches = data.train_batches(source, batch_size=12, seed=0, order=build.data_order(config))
     index = next(batches)["index"]
     batches.close()
     assert len(set(index.tolist())) == 4
     config.deit.repeated_augmentation = 1
-    assert experiment.data_order(config) is data.shuffled
+    assert build.data_order(config) is data.shuffled
 
 
 def test_average_is_judged_by_one_switch():
     config = small_config("deit")
     config.deit.ema_decay = 0.5
     method = made(config)
-    shapes = jax.eval_shape(lambda: experiment.first_state(config, method, 16))
+    shapes = jax.eval_shape(lambda: build.first_state(config, method, 16))
     assert jax.tree.structure(shapes.average) == jax.tree.structure(shapes.params)
-    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    state = jax.jit(lambda: build.first_state(config, method, 16))()
     zeros = state.replace(average=jax.tree.map(jnp.zeros_like, state.average))
     assert float(jnp.abs(method.embed(zeros, tiles(2)["image"])[1]["logits"]).max()) == 0
 
 
 def saved(config, folder):
     """A workdir with the first state of a run, as after `jssl train`."""
-    from jssl import workdir
+    from jssl.run import workdir
 
     config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 8})
-    method, _ = experiment.make_method(config, axis_name=None)
-    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    method, _ = build.make_method(config, axis_name=None)
+    state = jax.jit(lambda: build.first_state(config, method, 16))()
     workdir.open_workdir(folder, config)
     checkpoints = checkpoint.Checkpoints(folder, method=config.method)
     checkpoints.save(0, state, {"next_step": 0})
@@ -303,7 +304,7 @@ def test_teacher_and_start_come_from_workdirs(tmp_path):
     deit.resolve(config)
     assert json.loads(config.deit.teacher_config)["seed"] == 5
     method = made(config)
-    state = jax.jit(lambda: experiment.first_state(config, method, 16))()
+    state = jax.jit(lambda: build.first_state(config, method, 16))()
     state = begun(config, tmp_path / "run", deit.begin(config, state))
     for a, b in zip(*map(jax.tree.leaves, (state.teacher.params, teacher.params)), strict=True):
         np.testing.assert_array_equal(a, b)

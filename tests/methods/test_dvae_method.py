@@ -7,10 +7,11 @@ import pytest
 from helpers import small_config, start, tiles
 from PIL import Image
 
-from jssl import config, evaluate, experiment, workdir
+from jssl import config, evaluate
 from jssl.errors import UserError
+from jssl.evaluate.online import make_inspection
 from jssl.methods import dvae
-from jssl.monitor import make_inspection
+from jssl.run import build, workdir
 
 
 def test_the_papers_schedules():
@@ -99,7 +100,7 @@ def test_collapsed_codes_warn_and_healthy_ones_do_not():
 def test_the_monitor_inspects_the_test_split_and_a_picture_is_written(stepped, tmp_path):
     c, _, _, state, _ = stepped
     c.launch = "jit"
-    scalars, warnings, pictures = make_inspection(experiment.build(c))(state)
+    scalars, warnings, pictures = make_inspection(build.build(c))(state)
     assert {"codes/perplexity", "codes/used", "reconstruction_mse_ratio"} <= set(scalars)
     assert any("collapse: the codes" in line for line in warnings) == (
         scalars["codes/perplexity"] < c.dvae.min_perplexity
@@ -120,4 +121,4 @@ def test_settings_that_cannot_be():
         c = small_config("dvae")
         config.apply(c, changes)
         with pytest.raises(UserError, match=message):
-            experiment.make_method(c, axis_name=None)
+            build.make_method(c, axis_name=None)

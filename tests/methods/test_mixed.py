@@ -8,11 +8,11 @@ import pytest
 from helpers import get_config, small_config, tiles
 
 from jssl import config as config_lib
-from jssl import experiment
 from jssl.errors import UserError
 from jssl.methods import _mixed, supervised
 from jssl.methods._mixed import OFF, mixed_inputs
 from jssl.models.heads import Linear
+from jssl.run import build
 
 STRONG = {"label_smoothing": 0.1, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_groups": 2,
           "erasing_p": 1.0}  # fmt: skip
@@ -44,7 +44,7 @@ def test_a_step_is_that_of_the_mixed_batch(uncropped, monkeypatch):
     config.supervised.update(STRONG)
     config.optim.update({"warmup_epochs": 0.0})
     config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 8})
-    method = experiment.make_method(config, axis_name=None)[0]
+    method = build.make_method(config, axis_name=None)[0]
     batch = {
         "image": jnp.asarray(tiles(4)["image"] / 255.0, jnp.float32),
         "label": jnp.array([3, 5, 7, 5]),
@@ -120,4 +120,4 @@ def test_a_workdir_of_before_lacks_the_new_settings():
         for name in ("start_lr", "end_lr"):
             del config.optim[name]
         del config.augment.options["policy_form"]
-    assert experiment.make_method(config, axis_name=None)[0].train_step
+    assert build.make_method(config, axis_name=None)[0].train_step

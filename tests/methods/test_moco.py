@@ -10,9 +10,10 @@ import pytest
 from helpers import get_config, small_config, start, tiles
 
 from jssl import config as config_lib
-from jssl import experiment, optim
+from jssl import optim
 from jssl.errors import UserError
 from jssl.methods import moco
+from jssl.run import build
 
 N, K, D = 16, 64, 24
 
@@ -82,7 +83,7 @@ def test_the_key_net_follows_the_parameters_of_before_the_step(trained):
 def by_hand(config, state, new, images):
     """The step in its own words: eager, unshuffled by a loop. Returns loss, top1, keys, stats."""
     net = moco.make_net(config, None)
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     view_key, order_key = jax.random.split(key)
     x_q, x_k = jax.jit(method.views)(view_key, images, jnp.int32(0))
@@ -142,7 +143,7 @@ def test_the_queue_goes_round(trained):
 
 def test_no_gradient_reaches_key_net_and_queue(trained):
     config, states, _, _ = trained
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     state = states[5].replace(key=jax.random.wrap_key_data(states[5].key))
 
     def loss(target, queue, params):
@@ -282,26 +283,26 @@ def test_the_look_at_the_text_is_able_to_fail():
 def test_a_queue_that_the_batch_does_not_divide_is_refused_before_compiling(monkeypatch):
     monkeypatch.setattr(jax, "jit", lambda *a, **k: pytest.fail("compiled"))
     with pytest.raises(UserError, match="queue_size=992 or --config.moco.queue_size=1008"):
-        experiment.build(tiny(moco__queue_size=1000))
+        build.build(tiny(moco__queue_size=1000))
 
 
 def test_groups_that_cannot_shuffle_are_refused():
     with pytest.raises(UserError, match="16 cannot be split into 3 groups.*bn_groups=2"):
-        experiment.make_method(tiny(model__bn_groups=3), axis_name=None)
+        build.make_method(tiny(model__bn_groups=3), axis_name=None)
     with pytest.raises(UserError, match="model.bn_groups is 1.*bn_groups=8, or --config.moco.shuf"):
-        experiment.make_method(tiny(model__bn_groups=1), axis_name=None)
-    experiment.make_method(tiny(model__bn_groups=1, moco__shuffle=False), axis_name=None)
-    experiment.make_method(tiny(model__bn_groups=1, model__norm="ln"), axis_name=None)
+        build.make_method(tiny(model__bn_groups=1), axis_name=None)
+    build.make_method(tiny(model__bn_groups=1, moco__shuffle=False), axis_name=None)
+    build.make_method(tiny(model__bn_groups=1, model__norm="ln"), axis_name=None)
     with pytest.raises(UserError, match="Unknown moco.head 'mpl': did you mean 'mlp'"):
-        experiment.make_method(tiny(moco__head="mpl"), axis_name=None)
+        build.make_method(tiny(moco__head="mpl"), axis_name=None)
 
 
 # The papers' settings -----------------------------------------------------------------------------
 
 
 def abstract_params(config):
-    method, _ = experiment.make_method(config, axis_name=None)
-    return jax.eval_shape(lambda: experiment.first_state(config, method, 8)).params
+    method, _ = build.make_method(config, axis_name=None)
+    return jax.eval_shape(lambda: build.first_state(config, method, 8)).params
 
 
 def test_v1_has_a_linear_head_and_v2_a_perceptron_without_normalisation():
@@ -355,6 +356,6 @@ def test_crops_on_the_host_have_the_recipes_area():
     """ImageNet's JPEGs are cut by the host: MoCo's smallest area is a fifth, not SimCLR's 8 %."""
     for preset in ("v1", "v2", "v3"):
         config = get_config("moco_imagenet", f"preset={preset}")
-        crop = experiment.host_transform(types.SimpleNamespace(config=config, train_source=None))
+        crop = build.host_transform(types.SimpleNamespace(config=config, train_source=None))
         assert (crop.sampler, crop.area) == ("torchvision", (0.2, 1.0))
         assert crop.ratio == (3 / 4, 4 / 3)

@@ -7,8 +7,9 @@ import pytest
 from helpers import get_config, small_config, start, tiles
 
 from jssl import config as config_lib
-from jssl import experiment, optim
+from jssl import optim
 from jssl.methods import moco_v3
+from jssl.run import build
 
 N = 16
 
@@ -77,7 +78,7 @@ def test_a_step_by_hand(trained):
     at = 2
     state, new = states[at], states[at + 1]
     net = moco_v3.make_net(config, None)
-    method, _ = experiment.make_method(config, axis_name=None)
+    method, _ = build.make_method(config, axis_name=None)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), at)
     x = jax.jit(method.views)(key, tiles(N, 31 * at)["image"], jnp.int32(0))
     forward = jax.jit(
@@ -114,8 +115,8 @@ def test_heads_are_the_papers():
     config = get_config("moco_imagenet", "preset=v3,depth=50,width=0.125")
     config.run.update({"num_examples": 1_281_167, "steps_per_epoch": 312, "total_steps": 31_200})
     config.augment.size = 32
-    method, _ = experiment.make_method(config, axis_name=None)
-    state = jax.eval_shape(lambda: experiment.first_state(config, method, 8))
+    method, _ = build.make_method(config, axis_name=None)
+    state = jax.eval_shape(lambda: build.first_state(config, method, 8))
     shapes = {
         part: {f"{m}/{k}": v.shape for m, p in state.params[part].items() for k, v in p.items()}
         for part in ("projector", "predictor")

@@ -6,8 +6,9 @@ import optax
 import pytest
 from helpers import get_config, start, tiles
 
-from jssl import checkpoint, experiment, optim
 from jssl import config as config_lib
+from jssl import optim
+from jssl.run import build, checkpoint
 
 N = 16
 
@@ -60,8 +61,8 @@ def test_the_loss_falls(trained):
 def test_heads_and_network_are_the_papers():
     config = get_config("moco_imagenet", "preset=v3_vit")
     config.run.update({"num_examples": 1_281_167, "steps_per_epoch": 312, "total_steps": 93_600})
-    method, _ = experiment.make_method(config, axis_name=None)
-    state = jax.eval_shape(lambda: experiment.first_state(config, method, 8))
+    method, _ = build.make_method(config, axis_name=None)
+    state = jax.eval_shape(lambda: build.first_state(config, method, 8))
     shapes = {
         part: {f"{m}/{k}": v.shape for m, p in state.params[part].items() for k, v in p.items()}
         for part in ("projector", "predictor")

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from helpers import small_config, start, tiles
 
-from jssl import models, optim, parallel
+from jssl import models, optim
 from jssl.errors import UserError
 from jssl.methods import noisy_student
 from jssl.models import efficientnet as eff
+from jssl.parallel.launcher import make_launcher
 from jssl.state import warmup_momentum
 
 
@@ -176,7 +177,7 @@ def test_numbers_of_images_do_not_depend_on_the_devices():
     images, rows = noisy_student.joined(batch, None)
     np.testing.assert_array_equal(rows, np.arange(24))
     whole = dict(zip(np.asarray(rows).tolist(), np.asarray(images), strict=True))
-    split = parallel.make_launcher("vmap:4").put_batch(batch)
+    split = make_launcher("vmap:4").put_batch(batch)
     images, rows = jax.vmap(lambda b: noisy_student.joined(b, "i"), axis_name="i")(split)
     assert sorted(np.asarray(rows).ravel().tolist()) == list(range(24))
     for row, image in zip(np.asarray(rows).ravel().tolist(),

@@ -11,12 +11,12 @@ from helpers import small_config
 from PIL import Image
 from runs import finished_run
 
-from jssl import protocols
+from jssl import evaluate
 from jssl.data import photos
 from jssl.data.landmarks import read_landmarks
 from jssl.errors import UserError
 from jssl.evaluate import rmac_regions
-from jssl.protocols import retrieval
+from jssl.evaluate.protocols import retrieval
 
 SIDE = 128
 ROI = (10.4, 12, 115, 119.6)  # in pictures of 160 x 120, which become 128 x 96
@@ -71,7 +71,7 @@ def small(monkeypatch):
 
 
 def settings(data_dir, source, **more):
-    return protocols.Settings(source=source, data_dir=str(data_dir), **more)
+    return evaluate.Settings(source=source, data_dir=str(data_dir), **more)
 
 
 def unit(x):
@@ -109,7 +109,7 @@ def test_the_map_is_the_networks_own_and_dense_layers_fix_no_size(tmp_path):
     config.model.update({"name": "alexnet", "width": 1 / 16, "stem": "imagenet", "sobel": True})
     config.model.stage_sizes = ()
     config.augment.size = 64
-    subject = protocols.Subject(finished_run(config, tmp_path), protocols.Settings())
+    subject = evaluate.Subject(finished_run(config, tmp_path), evaluate.Settings())
     assert retrieval.map_name(subject) == "conv5"
     images = np.stack([np.asarray(picture(k, 9))[:64, :64] for k in range(2)])
     maps = retrieval.conv_map(subject.embed, "conv5")
@@ -130,8 +130,8 @@ def test_the_map_is_the_networks_own_and_dense_layers_fix_no_size(tmp_path):
 def test_original_protocol_by_loops(run, data_dir, capsys):
     """Whitening on Paris, the query in the database, junk left out: all once more in numpy."""
     chosen = settings(data_dir, "oxford5k")
-    (row,) = protocols.evaluate_run(run, protocols=["retrieval"], settings=chosen)
-    subject = protocols.Subject(run, chosen)
+    (row,) = evaluate.evaluate_run(run, protocols=["retrieval"], settings=chosen)
+    subject = evaluate.Subject(run, chosen)
     network = jax.jit(retrieval.conv_map(subject.embed, "block_group1"))
 
     def described(folder, name, roi=None):
@@ -179,21 +179,21 @@ def test_revisited_has_three_difficulties(data_dir):
 
 
 def test_all_skips_it_without_the_data_and_the_mistakes_say_what_to_type(run, data_dir):
-    missing = protocols.PROTOCOLS["retrieval"].missing
-    bare = protocols.Subject(run, protocols.Settings())
+    missing = evaluate.PROTOCOLS["retrieval"].missing
+    bare = evaluate.Subject(run, evaluate.Settings())
     assert missing(bare).startswith("Oxford5k and Paris6k: --source=oxford5k|paris6k|roxford5k")
-    assert missing(protocols.Subject(run, settings(data_dir, "oxford5k"))) == ""
-    assert "gnd_rparis6k.pkl" in missing(protocols.Subject(run, settings(data_dir, "rparis6k")))
-    asked = protocols.Subject(run, settings(data_dir, "oxford5k"))
-    assert "another --source" in protocols.PROTOCOLS["knn"].missing(asked)
+    assert missing(evaluate.Subject(run, settings(data_dir, "oxford5k"))) == ""
+    assert "gnd_rparis6k.pkl" in missing(evaluate.Subject(run, settings(data_dir, "rparis6k")))
+    asked = evaluate.Subject(run, settings(data_dir, "oxford5k"))
+    assert "another --source" in evaluate.PROTOCOLS["knn"].missing(asked)
     for chosen, said in (
-        (protocols.Settings(), "oxbuild_images-v1.tgz.*--source=oxford5k --data_dir=DIR"),
-        (protocols.Settings(source="oxford5k"), "--data_dir is missing"),
+        (evaluate.Settings(), "oxbuild_images-v1.tgz.*--source=oxford5k --data_dir=DIR"),
+        (evaluate.Settings(source="oxford5k"), "--data_dir is missing"),
         (settings(data_dir, "oxford"), "did you mean"),
         (settings(data_dir, "oxford5k", feature="block_group9"), "did you mean 'block_group1'"),
     ):
         with pytest.raises(UserError, match=said):
-            protocols.evaluate_run(run, protocols=["retrieval"], settings=chosen)
+            evaluate.evaluate_run(run, protocols=["retrieval"], settings=chosen)
 
 
 def test_a_picture_that_is_damaged_is_named(run, data_dir, tmp_path):

@@ -16,12 +16,13 @@ from PIL import Image
 from runs import finished_run
 from sklearn.metrics import average_precision_score
 
-from jssl import data, evaluate, protocols, workdir
+from jssl import data, evaluate
 from jssl.data import photos
 from jssl.data.tfds_source import make_builder
 from jssl.errors import UserError
-from jssl.evaluate import logistic_table, multilabel, voc_finetune
+from jssl.evaluate.probes import logistic_table, multilabel, voc_finetune
 from jssl.models.plain import Layer, PlainNet
+from jssl.run import workdir
 
 SIZES = {"train": 12, "validation": 12, "test": 12}
 # of photograph k mod 4: (class, difficult) of its objects
@@ -113,8 +114,8 @@ def test_the_quick_check_and_its_record(run, data_dir, monkeypatch):
     one = evaluate.REGULARIZERS[20:21]  # compiles once for all that is fitted here
     few = functools.partial(evaluate.multilabel_rows, regularizers=one)
     monkeypatch.setattr(evaluate, "multilabel_rows", few)
-    chosen = protocols.Settings(data_dir=data_dir)
-    rows = protocols.evaluate_run(run, protocols=["voc"], settings=chosen)
+    chosen = evaluate.Settings(data_dir=data_dir)
+    rows = evaluate.evaluate_run(run, protocols=["voc"], settings=chosen)
     record = json.loads((run / "evaluation" / "voc.json").read_text())
     assert record["rows"] == rows and [r["metric"] for r in rows] == ["11-point mAP", "area mAP"]
     assert (record["data"]["examples"], record["data"]["train_examples"]) == (12, 24)
@@ -308,11 +309,11 @@ def test_fine_tuning_from_the_command(run, data_dir, monkeypatch):
         return kept[-1]
 
     monkeypatch.setattr(voc_finetune, "finetune_voc", spied)
-    before = evaluate.backbone_hash(protocols.Subject(run, protocols.Settings()).state)
-    (row,) = protocols.evaluate_run(
+    before = evaluate.backbone_hash(evaluate.Subject(run, evaluate.Settings()).state)
+    (row,) = evaluate.evaluate_run(
         run,
         protocols=["voc_fc68"],
-        settings=protocols.Settings(data_dir=data_dir, epochs=2),
+        settings=evaluate.Settings(data_dir=data_dir, epochs=2),
     )
     assert list(row["numbers"]) == ["trained", "untrained"] and row["metric"] == "mAP"
     labels = data.VocSource("test", data_dir=data_dir).labels
@@ -331,17 +332,17 @@ def test_fine_tuning_from_the_command(run, data_dir, monkeypatch):
 
 
 def test_what_lacks_is_named(run, data_dir, tmp_path):
-    missing = {name: p.missing for name, p in protocols.PROTOCOLS.items() if "voc" in name}
-    here = protocols.Subject(run, protocols.Settings(data_dir=data_dir))
-    away = protocols.Subject(run, protocols.Settings(data_dir=str(tmp_path)))
+    missing = {name: p.missing for name, p in evaluate.PROTOCOLS.items() if "voc" in name}
+    here = evaluate.Subject(run, evaluate.Settings(data_dir=data_dir))
+    away = evaluate.Subject(run, evaluate.Settings(data_dir=str(tmp_path)))
     command = f"python -m jssl.data.prepare voc/2007 --data_dir={tmp_path}"
     assert missing["voc"](here) == "" and missing["voc"](away) == f"VOC 2007: type {command}"
     assert missing["voc_all"](here) == "hours: ask for it by name"
     assert missing["voc_fc68"](away).endswith(command)
     with pytest.raises(UserError, match="is not prepared.*Type " + command.replace("-", ".")):
-        protocols.evaluate_run(run, protocols=["voc"], settings=away.settings)
+        evaluate.evaluate_run(run, protocols=["voc"], settings=away.settings)
     resnet = workdir.open_workdir(tmp_path / "resnet", small_config("simclr"))
-    asked = protocols.Subject(resnet, here.settings)
+    asked = evaluate.Subject(resnet, here.settings)
     assert missing["voc_all"](asked).startswith("AlexNet or VGG-16")
     with pytest.raises(UserError, match="found model.name 'resnet8'. Type --protocol=voc"):
-        protocols.evaluate_run(resnet, protocols=["voc_all"], settings=here.settings)
+        evaluate.evaluate_run(resnet, protocols=["voc_all"], settings=here.settings)

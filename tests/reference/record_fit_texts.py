@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jssl.fit import devices as devices_lib
+from jssl.compile import devices as devices_lib
 
 topology, path = sys.argv[1:]
 devices = devices_lib.open_devices(devices_lib.prepare(topology))

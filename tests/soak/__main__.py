@@ -69,7 +69,7 @@ class Count:
     def write(self, *, finished=False):
         if not self.options.output:
             return
-        from jssl import versions, workdir
+        from jssl.run import versions, workdir
 
         found = versions.collect()
         record = {

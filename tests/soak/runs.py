@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from helpers import ROOT, assert_same_state
 
-from jssl import checkpoint, digests, experiment, workdir
+from jssl.run import build, checkpoint, checksums, workdir
 
 logging.set_verbosity(logging.ERROR)
 STEPS = 24
@@ -122,8 +122,8 @@ def torn(place):
 def state(place):
     """The newest checkpoint as {path: array}, its files compared with their sums."""
     config = workdir.read_config(place)
-    method, _ = experiment.make_method(config, axis_name=None)
-    shapes = jax.eval_shape(lambda: experiment.first_state(config, method, config.batch_size))
+    method, _ = build.make_method(config, axis_name=None)
+    shapes = jax.eval_shape(lambda: build.first_state(config, method, config.batch_size))
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
     saved = checkpoint.Checkpoints(place, method=config.method, read_only=True)
@@ -163,8 +163,8 @@ def intact(place):
     if not step:
         raise Failed("there is no checkpoint")
     folder = place / "checkpoints" / str(step)
-    if not digests.has_sums(folder) or digests.damage(folder):
-        raise Failed(f"the newest checkpoint is damaged: {digests.damage(folder)}")
+    if not checksums.has_sums(folder) or checksums.damage(folder):
+        raise Failed(f"the newest checkpoint is damaged: {checksums.damage(folder)}")
     state(place)
     return step
 

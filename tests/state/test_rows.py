@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from helpers import small_config
 
-from jssl import experiment, parallel
-from jssl.collectives import all_gather, pmean
+from jssl.parallel.collectives import all_gather, pmean
+from jssl.parallel.launcher import make_launcher
+from jssl.run import build
 from jssl.state import RowUpdate, WritesRows
 from jssl.state.rows import write
 from jssl.types import Array, TrainState
@@ -54,7 +55,7 @@ def test_write_is_numpys_assignment_of_rows():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_failed_step_writes_nothing_and_neither_do_those_behind_it(mode):
-    launcher = parallel.make_launcher(mode)
+    launcher = make_launcher(mode)
     state = launcher.init(toy_state)
     step = launcher.compile_step(toy_step(launcher.axis_name))
     seen = []
@@ -85,11 +86,11 @@ def compiled_step(mode, deferred=True):
     config.model.stage_sizes = (1,)
     config.cmc.num_negatives = 8
     config.run.num_examples = BANK[1]
-    launcher = parallel.make_launcher(mode)
-    method, _ = experiment.make_method(config, axis_name=launcher.axis_name)
+    launcher = make_launcher(mode)
+    method, _ = build.make_method(config, axis_name=launcher.axis_name)
     size = config.batch_size // launcher.size
-    state = jax.eval_shape(lambda: experiment.first_state(config, method, size))
-    batch = jax.eval_shape(lambda: experiment.blank_batch(config, config.batch_size))
+    state = jax.eval_shape(lambda: build.first_state(config, method, size))
+    batch = jax.eval_shape(lambda: build.blank_batch(config, config.batch_size))
     batch = {k: np.zeros(x.shape, x.dtype) for k, x in batch.items()}
     step = method.train_step if deferred else lambda s, b: method.train_step(s, b)
     lowered = launcher.compile_step(step).lower(state, launcher.put_batch(batch), np.int32(0))

@@ -1,0 +1,198 @@
+"""`jssl compile`: will this run compile, fit and scale on hardware that is not here?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jssl import config as config_lib
+from jssl import files
+from jssl.compile import devices as devices_lib
+from jssl.compile import roofline, search, step
+from jssl.compile.hardware import CHIPS, GIB, Topology
+from jssl.errors import NotWrittenError, UserError
+from jssl.run import checks, versions
+from jssl.run.writers import say
+
+
+def fit(
+    config: ConfigDict,
+    *,
+    name: str,
+    topology: Topology,
+    batch: str = "",
+    examples: int = 0,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Compiles, prints and writes the record of a config on a topology.
+
+    Args:
+        config: the whole config.
+        name: what the record calls it: file and switches.
+        topology: from `devices.prepare`, which must come before any use of a device.
+        batch: '' for the config's batch, a number of examples a device, or 'auto' for the largest
+            that fits.
+        examples: in the train split, where the data are not here and of no known size; 0: look.
+        output: the JSON file; by default `fit_NAME_TOPOLOGY.json` in the current folder.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: a config that cannot be split over the topology, before compiling; data of
+            unknown size; a batch that is neither a number nor 'auto'; no batch that fits.
+    """
+    checks.check(config)
+    default = f"fit_{_slug(name)}_{_slug(topology.text)}.json"
+    path = files.check_output(output or default, ending="")
+    devices = devices_lib.open_devices(topology)
+    if batch not in ("", "auto") and not (batch.isdigit() and int(batch)):
+        raise UserError(f"--batch={batch}: expected a number of examples a device, or auto.")
+
+    def at(size: int) -> step.Compiled:
+        config.batch_size = size * len(devices)
+        step.lengths(config, examples)
+        say(f"compiling {name} for {topology.text}, {size} examples a device ...")
+        return step.compile_step(config, topology, devices)
+
+    if batch == "auto":
+        compiled = _largest(at, max(1, config.batch_size // len(devices)))
+    elif batch:
+        compiled = at(int(batch))
+    else:
+        step.lengths(config, examples)
+        step.make(config, devices)  # refuses what cannot be split
+        compiled = at(config.batch_size // len(devices))
+    found = record(config, name, topology, devices, compiled)
+    if batch == "auto":
+        found["batch"]["auto"] = True
+    print(report(found))
+    try:
+        files.write_json(path, found)
+    except OSError as error:
+        raise NotWrittenError([f"{path} ({error.strerror})"]) from None
+    print(f"written to {path}")
+    return found
+
+
+def _largest(at: Any, start: int) -> step.Compiled:
+    tried: dict[int, step.Compiled] = {}
+
+    def needed(size: int) -> tuple[int, int]:
+        tried[size] = at(size)
+        memory = tried[size].memory
+        say(f"  {size} a device: {memory['total'] / GIB:.2f} of {memory['usable'] / GIB:.2f} GiB")
+        return memory["total"], memory["usable"]
+
+    unit = 8 if start >= 8 else 1
+    best = search.largest(needed, start=start, unit=unit)
+    if best is None:
+        raise UserError(f"Not even {unit} example(s) a device fit. A chip with more memory is "
+                        "needed, or a smaller --config.augment.size.")  # fmt: skip
+    if list(tried)[-1] != best:  # the config goes with the record
+        return at(best)
+    return tried[best]
+
+
+def record(
+    config: ConfigDict, name: str, topology: Topology, devices: list[Any], compiled: step.Compiled
+) -> dict[str, Any]:
+    """All that was found, as it is written."""
+    chip, size = CHIPS[topology.chip], len(devices)
+    found: dict[str, Any] = {
+        "config": name,
+        "method": config.method,
+        "config_hash": config_lib.config_hash(config),
+        "topology": topology.text,
+        "chip": chip.label,
+        "devices": size,
+        "hosts": len({d.process_index for d in devices}),
+        "launch": config.launch,
+        "dtype": config.dtype,
+        "batch": {"per_device": config.batch_size // size, "global": config.batch_size},
+        "memory": compiled.memory,
+        "compile_seconds": round(compiled.seconds, 1),
+        "least": step.least_bytes(config, devices),
+        "versions": versions.collect()["libraries"],
+    }
+    if compiled.flops is None:
+        return found
+    touched = compiled.bytes_accessed
+    return {
+        **found,
+        "flops": compiled.flops,
+        "bytes_accessed": touched,
+        "intensity": compiled.flops / touched if touched else None,
+        "collectives": {k: c._asdict() for k, c in compiled.collectives.items()},
+        "roofline": roofline.estimate(
+            topology.chip,
+            dtype=config.dtype,
+            flops=compiled.flops,
+            bytes_accessed=touched,
+            collectives=compiled.collectives,
+            global_batch=config.batch_size,
+            steps=config.run.total_steps,
+        ),
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    """A record in words and numbers, for a terminal."""
+    memory, batch = found["memory"], found["batch"]
+    parts = ("arguments", "temporaries", "outputs", "alias", "code")
+    listed = ", ".join(f"{k} {memory[k] / GIB:.2f}" for k in parts if k in memory)
+    verdict = (
+        f"FITS, {memory['spare'] / GIB:.2f} GiB to spare"
+        if memory["fits"]
+        else f"DOES NOT FIT, {-memory['spare'] / GIB:.2f} GiB too much"
+    )
+    lines = [
+        f"{found['config']} on {found['topology']}: {found['devices']} devices ({found['chip']}) "
+        f"in {found['hosts']} host(s), {found['launch']}, {found['dtype']}",
+        f"batch         {batch['per_device']} a device, {batch['global']} in all",
+        f"memory        {memory['total'] / GIB:.2f} GiB a device of {memory['usable'] / GIB:.2f} "
+        f"usable ({memory['hbm'] / GIB:.2f} HBM): {verdict}",
+    ]
+    if listed:
+        lines.append(f"              {listed} GiB")
+    if "flops" in found:
+        lines += _costs(found)
+    lines.append(f"compile time  {found['compile_seconds']:.0f} s")
+    return "\n".join(lines)
+
+
+def _costs(found: dict[str, Any]) -> list[str]:
+    roof = found["roofline"]
+    seconds = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in roof["seconds"].items())
+    lines = [
+        f"arithmetic    {found['flops'] / 1e12:.3f} TFLOP and {found['bytes_accessed'] / 1e9:.2f} "
+        f"GB a device a step, {found['intensity']:.1f} FLOP/byte",
+    ]
+    for kind, c in found["collectives"].items():
+        lines.append(
+            f"{kind:<13} {c['count']} a step, {c['bytes'] / 1e6:.3f} MB, "
+            f"{c['payload'] / 1e6:.3f} MB sent by a device"
+        )
+    if not found["collectives"]:
+        lines.append("collectives   none")
+    lines += [
+        f"gradients     {found['least']['gradient_bytes'] / 1e6:.3f} MB, once",
+        f"ESTIMATE      {1e3 * roof['step_seconds']:.2f} ms a step ({seconds}; bound by "
+        f"{roof['bound']}), {roof['images_per_second']:,.0f} images/s, "
+        f"{roof['run_hours']:.2f} h for {roof['run_steps']:,} steps",
+        f"  peaks       {roof['peak_flops'] / 1e12:g} TFLOP/s, {roof['hbm_bandwidth'] / 1e9:g} "
+        f"GB/s memory, {roof['link_bandwidth'] / 1e9:g} GB/s links: {roof['source']}",
+        *(f"  assumed     {line}" for line in roof["assumptions"]),
+    ]
+    return lines
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "=_" else "_" for c in text).strip("_")
+
+
+def load(folder: str | Path) -> list[dict[str, Any]]:
+    """The records of this command in a folder, in the order of their names."""
+    found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    return [record for record in found if "topology" in record]

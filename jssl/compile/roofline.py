@@ -1,0 +1,102 @@
+"""From counts to seconds: an estimate under named assumptions, never a measurement."""
+
+from typing import Any
+
+from jssl.compile.hardware import CHIPS
+from jssl.compile.hlo import Collective
+
+ASSUMPTIONS = (
+    "every FLOP at the chip's peak",
+    "every byte of memory at its full bandwidth",
+    "every collective's payload at the full link bandwidth, by an algorithm that sends the least",
+    "arithmetic and memory traffic overlap wholly, collectives with neither",
+    "the host and the network of the data centre are never waited for",
+)
+
+
+def estimate(
+    chip: str,
+    *,
+    dtype: str,
+    flops: float,
+    bytes_accessed: float,
+    collectives: dict[str, Collective],
+    global_batch: int,
+    steps: int,
+) -> dict[str, Any]:
+    """The roofline of a step, and what follows for a run.
+
+    step time = max(flops / peak, bytes / bandwidth) + payload / link
+
+    Args:
+        chip: key of `CHIPS`.
+        dtype: of the products, 'bfloat16' or 'float32'.
+        flops, bytes_accessed: of one device in one step.
+        collectives: of one device in one step.
+        global_batch: examples a step.
+        steps: of the whole run.
+
+    Returns:
+        Seconds of each part and of the step, which part bounds it, images/s and hours.
+
+    Example:
+        >>> r = estimate('v5e', dtype='bfloat16', flops=197e12, bytes_accessed=819e8,
+        ...              collectives={}, global_batch=64, steps=3600)
+        >>> r['step_seconds'], r['bound'], r['images_per_second'], r['run_hours']
+        (1.0, 'arithmetic', 64.0, 1.0)
+    """
+    peak = CHIPS[chip]
+    parts = {
+        "arithmetic": flops / peak.flops[dtype],
+        "memory": bytes_accessed / peak.bandwidth,
+        "interconnect": sum(c.payload for c in collectives.values()) / peak.link,
+    }
+    step = max(parts["arithmetic"], parts["memory"]) + parts["interconnect"]
+    return {
+        "kind": "estimate, not a measurement",
+        "assumptions": [*ASSUMPTIONS, peak.note],
+        "peak_flops": peak.flops[dtype],
+        "hbm_bandwidth": peak.bandwidth,
+        "link_bandwidth": peak.link,
+        "source": peak.source,
+        "seconds": parts,
+        "bound": max(parts, key=parts.get),
+        "step_seconds": step,
+        "images_per_second": global_batch / step if step else 0.0,
+        "run_steps": steps,
+        "run_hours": steps * step / 3600,
+    }
+
+
+def memory(chip: str, stats: Any) -> dict[str, Any]:
+    """Bytes on a device: arguments, outputs, temporaries, what outputs share with arguments.
+
+    Args:
+        chip: key of `CHIPS`.
+        stats: `compiled.memory_analysis()`.
+
+    Returns:
+        The parts, their `total` (arguments + outputs - alias + temporaries + code) against
+        `usable` of `hbm`; `fits`, and `spare` bytes, negative when it does not.
+    """
+    parts = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes,
+        "alias": stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    return judge(chip, sum(parts.values()) - 2 * parts["alias"], parts)
+
+
+def judge(chip: str, total: int, parts: dict[str, int]) -> dict[str, Any]:
+    """The verdict on `total` bytes."""
+    spare = CHIPS[chip].usable - total
+    return {
+        **parts,
+        "total": total,
+        "hbm": CHIPS[chip].hbm,
+        "usable": CHIPS[chip].usable,
+        "fits": spare >= 0,
+        "spare": spare,
+    }

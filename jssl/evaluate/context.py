@@ -1,0 +1,227 @@
+"""What a protocol judges: a finished run, its network, and the data set that it is judged on."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from jssl import data, methods
+from jssl.errors import UserError, nearest
+from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
+from jssl.evaluate.probes.logistic_table import small_pixels
+from jssl.evaluate.probes.pooling import pooled_maps
+from jssl.evaluate.probes.presets import PRESETS
+from jssl.run import build, pretrained, workdir
+from jssl.run.checksums import backbone_hash
+from jssl.run.writers import say
+from jssl.types import TrainState
+
+RAW = "raw pixels"
+KINDS = ("trained", "untrained", RAW)
+BATCH = 256  # images that are embedded at a time
+
+
+class Settings(NamedTuple):
+    """What the flags of `jssl evaluate` say.
+
+    Attributes:
+        k, temperature: of kNN.
+        feature: 'backbone' or the name of an intermediate.
+        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' takes the method's own.
+        epochs: of the linear protocols and of VOC's fine-tuning; 0 takes the preset's, or the final
+            table's.
+        step: which checkpoint, the newest by default.
+        source, data_dir: another data set than the run's.
+        seed: of whatever a protocol draws: held-out examples, corruptions, classifiers.
+    """
+
+    k: int = 20
+    temperature: float = 0.1
+    feature: str = BACKBONE
+    preset: str = ""
+    epochs: float = 0.0
+    step: int | None = None
+    source: str | None = None
+    data_dir: str | None = None
+    seed: int = 0
+
+
+class Subject:
+    """A finished run with everything that more than one protocol asks of it, made once.
+
+    Attributes:
+        folder: the workdir.
+        settings: of the protocols.
+        config: of the run.
+        size: side of the images in pixels.
+        embed: `(state, images) -> (features, intermediates)`, pure.
+        state: of the checkpoint; never written to.
+        sha256: of the network, see `jssl.evaluate.backbone_hash`.
+    """
+
+    def __init__(self, folder: str | Path, settings: Settings):
+        self.folder, self.settings = Path(folder), settings
+        self.config = workdir.read_config(folder)
+        self.size = self.config.augment.size
+        self._data = data_config(self.config, settings.source, settings.data_dir)
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Callable[..., Any], TrainState]:
+        return pretrained.load_encoder(self.folder, step=self.settings.step)
+
+    @property
+    def embed(self) -> Callable[..., Any]:
+        return self._loaded[0]
+
+    @property
+    def state(self) -> TrainState:
+        return self._loaded[1]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        return backbone_hash(self.state)
+
+    @functools.cached_property
+    def untrained(self) -> TrainState:
+        """The state before the first step, from the run's seed."""
+        method, _ = build.make_method(self.config, axis_name=None)
+        batch_size = self.config.batch_size
+        return jax.jit(lambda: build.first_state(self.config, method, batch_size))()
+
+    @property
+    def data(self) -> ConfigDict:
+        """The `data` section of what is judged on."""
+        return self._data
+
+    @functools.cached_property
+    def halves(self) -> tuple[Any, Any]:
+        """The labelled train and test split; refused where their numbers mean other classes."""
+        train, test = data.make_source(self._data, "probe"), data.make_source(self._data, "test")
+        data.check_same(
+            data.class_names(test),
+            data.class_names(train),
+            what=f"The train and the test split of '{test.name}'",
+            advice="Type another --source.",
+        )
+        for split, source in (("train", train), ("test", test)):
+            say(f"{split} data: {data.describe(source)}")
+        return train, test
+
+    def other_classes(self, source: Any) -> str:
+        """How the classes of the run's own classifier differ from those of a source, in words.
+
+        Args:
+            source: what the classifier is to judge.
+
+        Returns:
+            '' where they are the same, as far as that is known.
+        """
+        return other_classes(self.folder, self.config, self._data, source)
+
+    @property
+    def num_classes(self) -> int:
+        return self.halves[0].num_classes
+
+    def transform(self, source: Any) -> Any:
+        """On the host: how images of a source are cropped for evaluation."""
+        return data.eval_transform(self._data, source, size=self.size)
+
+    @functools.cached_property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the network's intermediates, for one image."""
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), "uint8")
+        return {k: v.shape for k, v in jax.eval_shape(self.embed, self.state, image)[1].items()}
+
+    @functools.cached_property
+    def logits(self) -> Callable[..., Any]:
+        """The run's own classifier, compiled: `(state, images) -> float32 [B,K]`."""
+        return jax.jit(select_feature(self.embed, "logits"))
+
+    @property
+    def probed(self) -> Callable[..., Any]:
+        """`embed` as probes of single layers see it: AlexNet's maps pooled as DeepCluster does."""
+        alexnet = self.config.model.name == "alexnet"
+        return pooled_maps(self.embed) if alexnet else self.embed
+
+    @property
+    def grid_feature(self) -> str | None:
+        """The intermediate that is a grid of patches, where the method has one."""
+        return getattr(methods.load(self.config.method), "GRID_FEATURE", None)
+
+    def features(self, kind: str) -> tuple[Any, Any, Any, Any]:
+        """Train features [M,D], train labels [M], test features [Q,D], test labels [Q].
+
+        Args:
+            kind: of KINDS: the checkpoint's, the untrained net's, or raw pixels, which are averaged
+                to 32 px a side where there are more.
+        """
+        if kind not in self._features:
+            embed = small_pixels if kind == RAW else self.embed
+            feature = BACKBONE if kind == RAW else self.settings.feature
+            owner = {"trained": self.state, "untrained": None, RAW: None}[kind]
+            compiled = jax.jit(select_feature(embed, feature))
+            found: tuple[Any, ...] = ()
+            for source in self.halves:
+                found += embed_source(
+                    compiled,
+                    self.untrained if kind == "untrained" else owner,
+                    source,
+                    batch_size=BATCH,
+                    transform=self.transform(source),
+                    tell=say if kind == "trained" else None,
+                )[:2]
+            self._features[kind] = found
+        return self._features[kind]
+
+    @functools.cached_property
+    def _features(self) -> dict[str, tuple[Any, Any, Any, Any]]:
+        return {}
+
+
+def data_config(config: ConfigDict, source: str | None, data_dir: str | None) -> ConfigDict:
+    """The `data` section of a run, or that of another data set."""
+    chosen = ConfigDict(config.data.to_dict())
+    if source is not None and source != config.data.name:
+        chosen = ConfigDict(data.DEFAULTS)
+        chosen.name = source
+    if data_dir is not None:
+        chosen.data_dir = data_dir
+    return chosen
+
+
+def other_classes(folder: str | Path, config: ConfigDict, chosen: ConfigDict, source: Any) -> str:
+    """How the classes that a run was trained on differ from those of a source, in words.
+
+    Args:
+        folder: the workdir of the run.
+        config: of the run.
+        chosen: the `data` section that the source is of.
+        source: labelled examples.
+
+    Returns:
+        '' where they are the same, or cannot be compared; then that is said.
+    """
+    own, names = workdir.read_classes(folder) or _names_of_data(config), data.class_names(source)
+    if source.num_classes and chosen != config.data and not (own and names):
+        say(
+            f"The classes of {source.name if own else config.data.name} have no names: the labels "
+            f"of {source.name} are compared with the run's classifier by number alone."
+        )
+    return data.difference(names, own)
+
+
+def _names_of_data(config: ConfigDict) -> tuple[str, ...] | None:
+    """Of a run that an older version left: the names in its data, where they are here."""
+    try:
+        return data.class_names(data.make_source(config.data, "train"))
+    except (UserError, AttributeError, KeyError):
+        return None
+
+
+def check_preset(name: str) -> None:
+    """Raises UserError for a linear preset that there is not; '' is the method's own."""
+    if name and name not in PRESETS:
+        raise UserError(f"Unknown linear preset '{name}': {nearest(name, PRESETS)}.")

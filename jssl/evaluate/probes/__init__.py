@@ -1,0 +1,1 @@
+"""Classifiers on features: kNN, softmax and logistic regression, linear SGD, and others."""

@@ -1,0 +1,249 @@
+"""The papers' linear protocol: a classifier on a frozen network, trained on augmented images.
+
+Only the head is trained. The network is in evaluation mode: its batch statistics are the running
+ones and do not move. A hash of its parameters and statistics is compared before and after.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jssl import augment, data
+from jssl.errors import UserError
+from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
+from jssl.evaluate.probes import presets
+from jssl.evaluate.probes.softmax_regression import LinearHead, count_right, sgd_step
+from jssl.metrics._arrays import check_examples
+from jssl.parallel.launcher import AXIS_NAME
+from jssl.run.checksums import backbone_hash
+from jssl.types import Array, PyTree
+
+EVAL_BATCH = 256  # images at a time when the test set is embedded
+
+
+class LinearResult(NamedTuple):
+    """What `evaluate_linear` found.
+
+    Attributes:
+        head: the classifier after the last epoch.
+        record: JSON-serialisable: `top1` and `top5` after the LAST epoch, `correct`, `count`,
+            `best_top1` and `best_epoch` (told, never chosen), `protocol`, `history` by epoch,
+            `preset`, `epochs`, `batch_size`, `learning_rate`, `feature`, `dim`,
+            `train_examples`, `backbone_sha256`.
+    """
+
+    head: LinearHead
+    record: dict[str, Any]
+
+
+def evaluate_linear(
+    embed_fn: Callable[..., Any],
+    state: Any,
+    train_source: Any,
+    test_source: Any,
+    *,
+    size: int,
+    preset: str = "simclr",
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    feature: str = BACKBONE,
+    seed: int = 0,
+    host_crop: bool = False,
+    train_transform: Callable | None = None,
+    test_transform: Callable | None = None,
+    workers: int = 0,
+    devices: list[Any] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> LinearResult:
+    """Trains a linear classifier on a frozen network by one paper's recipe, and judges it.
+
+    Training images are cropped and flipped at random on the device; test images are as
+    `test_transform` makes them, and are embedded once. The result is that of the last epoch: the
+    best one is told beside it, but nothing is chosen by the test set.
+
+    Args:
+        embed_fn: `Method.embed`, `(state, images [B,H,W,3]) -> (features [B,D], intermediates)`,
+            pure and not compiled, in evaluation mode.
+        state: with `params` and `batch_stats`; only read.
+        train_source: labelled examples to train on.
+        test_source: labelled examples to judge on.
+        size: side of the network's input in pixels.
+        preset: a key of `jssl.evaluate.PRESETS`.
+        epochs: None or 0 takes the preset's; may be a fraction.
+        batch_size: in place of the preset's, which is halved until an epoch has ten steps. The
+            learning rate scales with it.
+        feature: 'backbone' or the name of an intermediate.
+        seed: of order, augmentation and head.
+        host_crop: `train_transform` makes the random crops, the device only flips.
+        train_transform: on the host, see `jssl.data.train_transform` (views=1).
+        test_transform: on the host, see `jssl.data.eval_transform`.
+        workers: processes that read training images; 0 for threads.
+        devices: that share each batch, the local ones by default; as many are used as divide it.
+        progress: called after each epoch with its entry of `history`.
+
+    Returns:
+        A `LinearResult`.
+
+    Raises:
+        UserError: unknown preset or feature, a data set without labels or with other classes, a
+            loss that is not finite, an example not judged exactly once.
+        ValueError: an embedding that depends on the other images of its batch (BatchNorm is not
+            in evaluation mode), or a network that was changed.
+
+    Example (after a run):
+        result = evaluate_linear(embed, state, train, test, size=32, preset='simclr_cifar')
+        result.record['top1'], result.record['best_top1'], result.record['protocol']
+
+    Reference: the papers and code named in `jssl.evaluate.probes.presets`; the check of the weights
+        is that of MoCo's main_lincls.py, and here covers the running statistics too.
+    """
+    chosen = presets.find_preset(preset)
+    classes = _classes(train_source, test_source)
+    epochs = float(epochs or chosen.epochs)
+    batch_size = batch_size or presets.fitting_batch(chosen, len(train_source))
+    batches = data.train_batches(
+        train_source,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        transform=train_transform,
+    )
+    before = backbone_hash(state)
+    mesh = _mesh(batch_size, jax.local_devices() if devices is None else devices)
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(AXIS_NAME))
+    placed = jax.device_put(state, whole)
+    selected = select_feature(embed_fn, feature)
+    compiled = jax.jit(selected)
+
+    def place(x: np.ndarray) -> Array:
+        return jax.device_put(x, whole if len(x) % mesh.size else split)
+
+    def embed(state: PyTree, images: np.ndarray) -> Array:
+        return compiled(state, place(images))
+
+    test_x, test_y, _ = embed_source(
+        embed, placed, test_source, batch_size=EVAL_BATCH, transform=test_transform
+    )
+    check_examples("The linear protocol", test_x, test_y, classes)
+    test_x, test_y = jnp.asarray(test_x), jnp.asarray(test_y)
+    _check_eval_mode(embed, placed, test_source, test_transform)
+
+    views = augment.make_views("crop_flip", size=size, host_crop=host_crop, **dict(chosen.crop))
+    tx = presets.direction(chosen)
+
+    def step_fn(head, opt_state, state, batch, key, step, rate):
+        key = jax.random.fold_in(key, step)
+        images = augment.batch_views(views, key, batch["image"], jnp.int32(0))[0]
+        return sgd_step(tx, head, opt_state, selected(state, images), batch["label"], rate)
+
+    step_fn = jax.jit(step_fn, out_shardings=whole)
+    key = jax.random.key(seed)
+    head = jax.device_put(presets.first_head(chosen, key, test_x.shape[1], classes), whole)
+    opt_state = jax.device_put(tx.init(head), whole)
+    per_epoch = batches.steps_per_epoch
+    total = max(1, round(epochs * per_epoch))
+    history: list[dict[str, Any]] = []
+    losses: list[Array] = []
+    try:
+        for step in range(total):
+            batch = next(batches)
+            rate = presets.preset_rate(
+                chosen, step / per_epoch, epochs=total / per_epoch, batch_size=batch_size
+            )
+            batch = {name: place(batch[name]) for name in ("image", "label")}
+            head, opt_state, loss = step_fn(
+                head, opt_state, placed, batch, key, np.int32(step), np.float32(rate)
+            )
+            losses.append(loss)
+            if (step + 1) % per_epoch == 0 or step + 1 == total:
+                history.append(_entry(head, losses, rate, (step + 1) / per_epoch, test_x, test_y))
+                losses = []
+                _check_finite(history[-1], preset)
+                if progress is not None:
+                    progress(history[-1])
+    finally:
+        batches.close()
+    for name, held in (("given", state), ("used", placed)):
+        if (after := backbone_hash(held)) != before:
+            raise ValueError(
+                f"The frozen network was changed: SHA-256 of params and batch_stats was {before} "
+                f"and that of the state {name} is {after} now. A linear evaluation must not "
+                "train, nor move running statistics; this result would not be one."
+            )
+    scores = count_right(head, test_x, test_y)
+    best = max(history, key=lambda entry: entry["test_top1"])
+    record = {
+        **scores,
+        "best_top1": best["test_top1"],
+        "best_epoch": best["epoch"],
+        "preset": preset,
+        "epochs": total / per_epoch,
+        "batch_size": batch_size,
+        "learning_rate": presets.preset_rate(chosen, 0, epochs=epochs, batch_size=batch_size),
+        "feature": feature,
+        "dim": int(test_x.shape[1]),
+        "train_examples": len(train_source),
+        "backbone_sha256": before,
+        "history": history,
+    }
+    record["protocol"] = presets.describe(chosen, record, train_source, test_source, size)
+    return LinearResult(head, record)
+
+
+def _classes(train_source: Any, test_source: Any) -> int:
+    found = train_source.num_classes, test_source.num_classes
+    if found[0] < 2 or found[0] != found[1]:
+        raise UserError(
+            f"The linear protocol needs labels of the same two or more classes: found {found[0]} "
+            f"in the train split of '{train_source.name}' and {found[1]} in the test split of "
+            f"'{test_source.name}'. Type another --source."
+        )
+    return found[0]
+
+
+def _mesh(batch_size: int, devices: list[Any]) -> Mesh:
+    """As many of the devices, in one axis, as divide the batch."""
+    return Mesh(np.array(devices[: math.gcd(batch_size, len(devices))]), (AXIS_NAME,))
+
+
+def _check_eval_mode(embed: Callable, state: Any, source: Any, transform: Callable | None) -> None:
+    """Raises if an image's embedding changes when the others of its batch become black."""
+    size = min(EVAL_BATCH, len(source))
+    batches = iter(data.eval_batches(source, batch_size=size, transform=transform))
+    with contextlib.closing(batches):
+        images = next(batches)["image"]
+    alone = np.concatenate([images[:1], np.zeros_like(images[1:])])
+    one, other = (np.asarray(embed(state, x)[0]) for x in (images, alone))
+    if not np.allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max()):
+        raise ValueError(
+            "The embedding of an image depends on the other images of its batch (largest "
+            f"difference {np.abs(one - other).max():.3g}): BatchNorm is not in evaluation mode. "
+            "`embed` must apply the network with train=False."
+        )
+
+
+def _entry(
+    head: LinearHead, losses: list[Array], rate: float, epoch: float, x: Array, y: Array
+) -> dict[str, Any]:
+    return {
+        "epoch": round(epoch, 4),
+        "loss": float(np.mean([np.asarray(loss) for loss in losses])),
+        "learning_rate": rate,
+        "test_top1": count_right(head, x, y)["top1"],
+    }
+
+
+def _check_finite(entry: dict[str, Any], preset: str) -> None:
+    if not math.isfinite(entry["loss"]):
+        raise UserError(
+            f"The linear classifier of preset '{preset}' diverged in epoch {entry['epoch']:g} at "
+            f"a learning rate of {entry['learning_rate']:g}. Presets with lr 30 are for features "
+            "of small scale: type --preset=simclr."
+        )

@@ -1,0 +1,1 @@
+"""The protocols of `jssl evaluate`, one file each."""

@@ -1,0 +1,122 @@
+"""Linear transfer: frozen features of the twelve data sets of the papers' tables."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl import data
+from jssl.data import CentreCrop
+from jssl.evaluate.context import BATCH, KINDS, RAW, Subject
+from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
+from jssl.evaluate.probes.logistic_table import small_pixels
+from jssl.evaluate.protocols.transfer_sets import (
+    ALL12,
+    MAP11,
+    TRANSFER_SETS,
+    check_sizes,
+    split_validation,
+    transfer_names,
+)
+from jssl.evaluate.protocols.transfer_table import Parts, transfer_row
+from jssl.run.writers import say
+
+Row = dict[str, Any]
+Examples = tuple[np.ndarray, np.ndarray]
+
+
+def missing(subject: Subject) -> str:
+    """What a subject lacks for the protocol: a data set of the twelve by name."""
+    names = (subject.settings.source or "").split(",")
+    if names == [ALL12] or all(name in TRANSFER_SETS for name in names):
+        return ""
+    return f"one of its data sets: --source=pets, --source={ALL12} or another"
+
+
+def described(subject: Subject) -> Row:
+    """What the record says of the data; each row has the fingerprints of its own."""
+    names = transfer_names(subject.settings.source)
+    sources = {name: _sources(name, subject.settings.data_dir) for name in names}
+    return {
+        "name": subject.settings.source,
+        "split": "test",
+        "parts": {name: len(parts[-1]) for name, parts in sources.items()},
+        "train_examples": {name: sum(map(len, parts[:-1])) for name, parts in sources.items()},
+    }
+
+
+def transfer(subject: Subject) -> list[Row]:
+    """A row for each data set of `--source`; of the network, the untrained net and raw pixels."""
+    names = transfer_names(subject.settings.source)
+    sources = {name: _sources(name, subject.settings.data_dir) for name in names}  # none missing
+    network = jax.jit(select_feature(subject.embed, subject.settings.feature))
+    pixels = jax.jit(select_feature(small_pixels, BACKBONE))
+    owners = {
+        "trained": lambda: subject.state,
+        "untrained": lambda: subject.untrained,
+        RAW: lambda: None,
+    }
+    rows = []
+    for name, parts in sources.items():
+        known = TRANSFER_SETS[name]
+        sizes = check_sizes(name, tuple(map(len, parts)), parts[0].num_classes)
+        sets = {}
+        for kind in KINDS:
+            say(f"{name}: embedding, {kind}")
+            embed = pixels if kind == RAW else network
+            found = [_embed(subject, embed, owners[kind](), source) for source in parts]
+            if len(found) == 2:
+                found = [*_drawn(found[0], sizes[1], subject.settings.seed), found[1]]
+            sets[kind] = Parts(*found)
+        row = transfer_row(
+            sets,
+            metric=known.metric,
+            num_classes=known.num_classes,
+            name=_words(name, parts[-1]),
+            preparation=f"short side {subject.size} px bicubic, central square",
+            validation="of its own split"
+            if known.validation
+            else f"drawn from the train split in proportion (seed {subject.settings.seed})",
+            feature=subject.settings.feature,
+            seed=subject.settings.seed,
+        )
+        rows.append({**row, "source": name, "fingerprints": [s.fingerprint() for s in parts]})
+    return rows
+
+
+def _sources(name: str, data_dir: str | None) -> list[Any]:
+    known = TRANSFER_SETS[name]
+    config = ConfigDict({**data.DEFAULTS, "name": name, "data_dir": data_dir or ""})
+    found = []
+    for split in filter(None, (known.train, known.validation, known.test)):
+        config.train_split = split
+        if known.metric == MAP11:
+            found.append(data.VocSource(split, data_dir=config.data_dir))
+        else:
+            found.append(data.make_source(config, "train"))
+    return found
+
+
+def _words(name: str, test: Any) -> str:
+    lost = getattr(test, "missing", 0)
+    return f"{name} (not among them {lost:,} that are lost)" if lost else name
+
+
+def _embed(subject: Subject, embed: Any, state: Any, source: Any) -> Examples:
+    crop = CentreCrop(subject.size, resize=subject.size)
+    there = source.image_shape == (subject.size, subject.size, 3)
+    return embed_source(
+        embed,
+        state,
+        source,
+        batch_size=BATCH,
+        transform=None if there else crop,
+        tell=say if state is subject.state else None,
+    )[:2]
+
+
+def _drawn(found: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+    x, y = found
+    train, validation = split_validation(y, count=count, seed=seed)
+    return (x[train], y[train]), (x[validation], y[validation])

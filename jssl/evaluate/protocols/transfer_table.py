@@ -1,0 +1,187 @@
+"""Linear transfer on frozen features: one regulariser chosen on validation, one look at the test.
+
+Kornblith et al., https://arxiv.org/abs/1805.08974; SimCLR, appendix B.8; BYOL, appendix D.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jssl.evaluate.embed import BACKBONE
+from jssl.evaluate.probes.logistic_lbfgs import REGULARIZERS
+from jssl.evaluate.probes.logistic_table import select_logistic
+from jssl.evaluate.probes.softmax_regression import LinearHead, logits_of
+from jssl.evaluate.protocols.transfer_sets import MAP11, PER_CLASS, TOP1
+from jssl.evaluate.table import mean_per_class, metric_row
+from jssl.metrics.average_precision import mean_average_precision
+from jssl.metrics.intervals import binomial_interval
+from jssl.run.checksums import tree_hash
+
+Examples = tuple[Any, Any]
+RESAMPLES = 2000  # of the bootstrap; of mAP, which is computed anew each time, a tenth
+
+
+class Parts(NamedTuple):
+    """Features float [M,D] with labels, int [M] or of 11-point mAP int [M,K] of 1, 0, -1."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+def transfer_score(head: LinearHead, features: Any, labels: Any, *, metric: str) -> float:
+    """One of the metrics of the transfer table, in [0, 1].
+
+    Args:
+        head: a linear classifier.
+        features: float [M,D].
+        labels: int [M], or of 11-point mAP int [M,K] of 1, 0 and -1, which does not count.
+        metric: 'top-1', 'mean per class' or '11-point mAP'.
+
+    Example:
+        >>> head = LinearHead(np.eye(2), np.zeros(2))
+        >>> transfer_score(head, np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([0, 0]),
+        ...                metric='top-1')
+        0.5
+    """
+    return _score(np.asarray(logits_of(head, np.asarray(features, np.float32))), labels, metric)
+
+
+def _score(logits: np.ndarray, labels: np.ndarray, metric: str) -> float:
+    labels = np.asarray(labels)
+    if metric == MAP11:
+        return mean_average_precision(logits, labels == 1, labels == -1, definition="voc2007")[0]
+    predicted = np.argmax(logits, axis=1)
+    if metric == PER_CLASS:
+        return mean_per_class(predicted, labels)
+    if metric != TOP1:
+        raise ValueError(f"metric is {TOP1}, {PER_CLASS} or {MAP11}, found '{metric}'.")
+    return float(np.mean(predicted == labels))
+
+
+def score_interval(
+    logits: np.ndarray, labels: np.ndarray, *, metric: str, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of a metric over test images.
+
+    Wilson's of top-1. Of the mean per class the percentile bootstrap within each class, which for
+    counts is a binomial draw; of mAP the percentile bootstrap over images.
+
+    Args:
+        logits: float [M,K].
+        labels: as in `transfer_score`.
+        metric: as there.
+        seed: of the bootstrap.
+
+    Returns:
+        (low, high) in [0, 1].
+
+    Example:
+        >>> low, high = score_interval(np.eye(2).repeat(8, axis=0), np.arange(16) // 4 % 2,
+        ...                            metric='mean per class')
+        >>> round(low, 2), round(high, 2)
+        (0.25, 0.75)
+    """
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    right = np.argmax(logits, axis=1) == labels if labels.ndim == 1 else None
+    if metric == TOP1:
+        return binomial_interval(int(right.sum()), len(right))
+    if metric == PER_CLASS:
+        counts = np.unique(labels, return_counts=True)[1]
+        shares = np.array([right[labels == k].mean() for k in np.unique(labels)])
+        drawn = rng.binomial(counts, shares, (RESAMPLES, len(counts))) / counts[None, :]
+        values = drawn.mean(axis=1)
+    else:
+        draws = rng.integers(len(labels), size=(RESAMPLES // 10, len(labels)))
+        values = np.array([_score(logits[rows], labels[rows], metric) for rows in draws])
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def transfer_row(
+    sets: Mapping[str, Parts],
+    *,
+    metric: str,
+    num_classes: int,
+    name: str,
+    preparation: str,
+    validation: str,
+    feature: str = BACKBONE,
+    regularizers: Sequence[float] = REGULARIZERS,
+    reduction: str = "mean",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Logistic regression on several feature sets of the same examples.
+
+    The regulariser is chosen by the set's own metric on the validation examples, the classifier is
+    fitted again on train and validation together, and then sees the test examples, once.
+
+    Args:
+        sets: kind -> `Parts`; kinds are most often 'trained', 'untrained' and 'raw pixels'.
+        metric: as in `transfer_score`.
+        num_classes: K.
+        name: of the data set.
+        preparation: what was done to the images, in words.
+        validation: where the validation examples are from, in words.
+        feature: what was taken of the networks.
+        regularizers: lambda, to choose from.
+        reduction: 'sum' or 'mean', see `fit_logistic`: the papers do not say which.
+        seed: of the bootstrap.
+
+    Returns:
+        A row of the form of `metric_row` with a number for each kind. Each number also has
+        `regularizer`, `validation` (the metric of that one), `gradient` of the last fit and
+        `head_sha256` of the classifier.
+
+    Raises:
+        UserError, ValueError: as `fit_logistic`.
+
+    Example:
+        >>> x, y = np.eye(4).repeat(5, axis=0), np.arange(4).repeat(5)
+        >>> row = transfer_row({'trained': Parts((x, y), (x, y), (x, y))}, metric='top-1',
+        ...                    num_classes=4, name='toy', preparation='none', validation='drawn',
+        ...                    regularizers=(1e-3, 1e-2))
+        >>> row['numbers']['trained']['value'], row['numbers']['trained']['regularizer']
+        (1.0, 0.01)
+    """
+    numbers: dict[str, Any] = {}
+    grid = sorted(regularizers)
+    for kind, parts in sets.items():
+        found = select_logistic(
+            parts.train,
+            parts.validation,
+            num_classes=num_classes,
+            regularizers=regularizers,
+            reduction=reduction,
+            score=lambda head, x, y: transfer_score(head, x, y, metric=metric),
+        )
+        x, y = parts.test
+        logits = np.asarray(logits_of(found.head, np.asarray(x, np.float32)))
+        fit = "one-vs-rest logistic" if metric == MAP11 else "logistic"
+        protocol = (
+            f"{fit} regression on cached features as they are, {preparation}, no augmentation, "
+            f"L2 lambda of {len(grid)} from {grid[0]:g} to {grid[-1]:g} beside the {reduction} of "
+            f"the losses, chosen by {metric} on {len(parts.validation[1]):,} validation examples "
+            f"{validation}, fitted again with the {len(parts.train[1]):,} train examples, L-BFGS, "
+            f"{len(y):,} test examples of {name}"
+        )
+        words = "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
+        said = protocol.replace("lambda of", f"lambda = {found.regularizer:.3g}, one of")
+        row = metric_row(
+            "transfer",
+            metric=metric,
+            value=_score(logits, y, metric),
+            ci95=score_interval(logits, y, metric=metric, seed=seed),
+            count=len(y),
+            feature=words,
+            protocol=f"{words} ({np.shape(x)[1]}-d), {said}",
+            kind=kind,
+        )
+        numbers[kind] = row["numbers"][kind] | {
+            "regularizer": found.regularizer,
+            "validation": float(found.validation.max()),
+            "gradient": found.gradient,
+            "head_sha256": tree_hash(found.head._asdict()),
+        }
+    return {**row, "protocol": protocol, "source": name, "numbers": numbers}

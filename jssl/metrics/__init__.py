@@ -1,0 +1,1 @@
+"""Pure numbers: average precision, corruption errors, clusters, codebooks, collapse."""

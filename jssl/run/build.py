@@ -1,0 +1,312 @@
+"""From a config to the parts of a run: data, launcher, optimiser, method and first state."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl import augment, data, methods, optim
+from jssl.errors import UserError
+from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher
+from jssl.run import checks, versioned, workdir
+from jssl.types import Batch, Method, RunLengths, TrainState
+
+
+class Experiment(NamedTuple):
+    """The parts of one run.
+
+    Attributes:
+        config: the resolved config.
+        train_source: what the method learns from.
+        probe_source: the labelled examples that kNN and linear probes are fitted on; most often
+            the same.
+        test_source: what is judged on; None for a folder without such a split.
+        launcher: how the step is spread over devices.
+        method: the method's pure functions.
+        schedule: step -> learning rate.
+        steps_per_epoch, total_steps: in updates.
+    """
+
+    config: ConfigDict
+    train_source: Any
+    probe_source: Any
+    test_source: Any
+    launcher: Launcher
+    method: Method
+    schedule: Any
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes of the data; None where not known, () where there are no labels."""
+        names = data.class_names(self.train_source)
+        return data.class_names(self.probe_source) if names == () else names
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Checks a config at every edge, and makes the parts of its run.
+
+    Args:
+        config: from a config file; `run` is filled in from the data, and so is a method's
+            `num_classes` when it is 0.
+
+    Returns:
+        An `Experiment`; nothing is compiled yet.
+
+    Raises:
+        UserError: what cannot work, before any compilation.
+    """
+    versioned.move_old_keys(config)
+    checks.check(config)
+    resolve = getattr(methods.load(config.method), "resolve", None)
+    if resolve is not None:  # settings that lie in another run's workdir
+        resolve(config)
+    extra_fields(config)
+    launcher = make_launcher(config.launch)
+    check_batch_size(config.batch_size, launcher)
+    train_source = data.make_source(config.data, "train")
+    _check_fields(config, train_source)
+    probe_source = data.make_source(config.data, "probe")
+    test_part = getattr(methods.load(config.method), "test_part", None)
+    test_source = None if test_part is None else test_part(config, train_source)
+    train_part = getattr(methods.load(config.method), "train_part", None)
+    if train_part is not None:  # labels that it does not have are not probed with either
+        train_source = probe_source = train_part(config, train_source)
+    if test_source is None and data.has_split(config.data, "test"):
+        test_source = data.make_source(config.data, "test")
+    section = config[config.method]
+    _check_classes(section, train_source, probe_source, test_source)
+    if "num_classes" in section and section.num_classes == 0:
+        labelled = train_source.num_classes >= 2
+        optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
+        if not labelled and not optional:
+            raise UserError(
+                f"Method '{config.method}' needs labels, but data set '{train_source.name}' has "
+                f"{train_source.num_classes} classes: expected a folder with one sub-folder a "
+                "class, or a labelled data set. Type --config.data.name=NAME."
+            )
+        section.num_classes = train_source.num_classes if labelled else 0
+    if needs_labels(config) and section.num_classes < train_source.num_classes:
+        raise UserError(
+            f"--config.{config.method}.num_classes={section.num_classes}, but data set "
+            f"'{train_source.name}' has {train_source.num_classes} classes: expected that many, or "
+            "0 to have them counted."
+        )
+    steps_per_epoch = len(train_source) // config.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"Batch size {config.batch_size} is larger than the {len(train_source)} training "
+            f"examples of '{train_source.name}'. Type --config.batch_size=N with a smaller N."
+        )
+    total_steps = optim.count_updates(
+        config.updates,
+        examples=len(train_source),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+    )
+    config.run.num_examples = len(train_source)
+    config.run.steps_per_epoch = steps_per_epoch
+    config.run.total_steps = total_steps
+    method, schedule = make_method(config, axis_name=launcher.axis_name)
+    return Experiment(
+        config,
+        train_source,
+        probe_source,
+        test_source,
+        launcher,
+        method,
+        schedule,
+        steps_per_epoch,
+        total_steps,
+    )
+
+
+def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
+    """Refuses splits, and another run's classifier, whose numbers mean other classes."""
+    names = data.class_names(train) or data.class_names(probe)
+    for other, split in ((probe, "probe"), (test, "test")):
+        data.check_same(
+            data.class_names(other),
+            names,
+            what=f"The {split} split of '{other.name if other else ''}' and its training data",
+            advice=f"Type another --config.data.{split}_split.",
+        )
+    teacher = section.get("teacher", "")
+    if teacher and Path(teacher).is_dir():
+        data.check_same(
+            workdir.read_classes(teacher),
+            names,
+            what=f"The teacher in '{teacher}' and data set '{train.name}'",
+            advice="Give a teacher that was trained on this data set.",
+        )
+
+
+def needs_labels(config: ConfigDict) -> bool:
+    """Whether a method learns from labels and cannot do without."""
+    optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
+    return "num_classes" in config[config.method] and not optional
+
+
+def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
+    """Refuses a batch whose labels are not one number in [0, K) for each example.
+
+    Raises:
+        UserError: several labels a picture, or the -1 of an unlabelled one, with its index.
+    """
+    labels = np.asarray(batch["label"])
+    if labels.ndim != 1:
+        raise UserError(
+            f"Data set '{name}' has labels of shape {list(labels.shape[1:])} for each picture; "
+            "expected one number. Several labels a picture are judged by --protocol=voc, and "
+            "trained with by no method."
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise UserError(
+            f"Data set '{name}', example {int(batch['index'][wrong[0]])}: label "
+            f"{int(labels[wrong[0]])}, expected 0 to {num_classes - 1}. Leave unlabelled examples "
+            "out, or train with a method that needs no labels."
+        )
+
+
+def host_transform(parts: Experiment) -> Any:
+    """What the host does to a training example before the device augments it, or None."""
+    config, method = parts.config, methods.load(parts.config.method)
+    transform = data.train_transform(
+        config.data,
+        parts.train_source,
+        size=config.augment.size,
+        views=method.VIEWS,
+        **_crop_of(config),
+    )
+    more = getattr(method, "host_transform", None)
+    return transform if more is None else more(config, parts.train_source, transform)
+
+
+def data_order(config: ConfigDict) -> Any:
+    """The order in which the examples of an epoch come, as `jssl.data.train_batches` takes it."""
+    make = getattr(methods.load(config.method), "data_order", None)
+    return data.shuffled if make is None else make(config)
+
+
+def sweep(parts: Experiment) -> Iterator[Batch]:
+    """One pass over the train split for `Method.refresh`: every example once, not augmented.
+
+    Every process reads its part of each batch, and all must take every batch, in lockstep.
+
+    Yields:
+        `{'image': uint8 [N,size,size,3], 'label': int32 [N], 'index': int32 [N], 'valid': bool
+        [N]}` in the order of the data set, N = config.batch_size, split over the devices. The
+        images are cropped as those that are judged. `valid` is False for what fills up the last
+        batch, and for a picture that cannot be used.
+    """
+    config, source = parts.config, parts.train_source
+    batches = data.eval_batches(
+        source,
+        batch_size=config.batch_size,
+        transform=data.eval_transform(config.data, source, size=config.augment.size),
+        threads=config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with contextlib.closing(iter(batches)) as running:
+        for batch in running:
+            arrays = {key: batch[key] for key in ("image", "label", "index")}
+            yield parts.launcher.split({**arrays, "valid": batch["mask"]})
+
+
+def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
+    """The recipe's areas and ratios for crops on the host, where the device makes none."""
+    recipe = augment.RECIPES.get(config.augment.name, {})
+    given = {k: v for k, v in config.augment.options.items() if v is not None}
+    settings = {**augment.OPTIONS, **recipe, **given}
+    if not config.data.host_crop:
+        return {}
+    return {"area": tuple(settings["scale"]), "ratio": tuple(settings["ratio"])}
+
+
+def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, Any]:
+    """The method and its learning-rate schedule, for the lengths in `config.run`."""
+    steps_per_epoch = config.run.steps_per_epoch
+    if config.updates != "whole_epochs":
+        steps_per_epoch = config.run.num_examples / config.batch_size
+    tx, schedule = optim.build(
+        config.optim,
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=config.run.total_steps,
+    )
+    lengths = RunLengths(**config.run)
+    return methods.load(config.method).make(config, tx, lengths, axis_name=axis_name), schedule
+
+
+def extra_fields(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The arrays that a method needs beside the picture: {name: (shape after [B,H,W], dtype)}."""
+    declare = getattr(methods.load(config.method), "extra_fields", None)
+    return declare(config) if declare else {}
+
+
+def _check_fields(config: ConfigDict, source: Any) -> None:
+    needed = extra_fields(config)
+    found = source[0] if needed else {}
+    shapes = {k: (*np.shape(found["image"])[:2], *shape) for k, (shape, _) in needed.items()}
+    wrong = [k for k in needed if k not in found or np.shape(found[k]) != shapes[k]]
+    if wrong:
+        held = ", ".join(f"{k} {np.asarray(v).dtype} {list(np.shape(v))}" for k, v in found.items())
+        raise UserError(
+            f"Data set '{source.name}' does not hold what the views of config.{config.method} are "
+            f"made of. Found in an example: {held}. Expected: "
+            + "; ".join(f"{k} {needed[k][1]} {list(shapes[k])}" for k in wrong)
+            + ". See jssl/augment/modalities.py for units and directions. To bring your own "
+            "arrays type --config.data.name=arrays --config.data.data_dir=FOLDER, with train.npz "
+            "and test.npz in it."
+        )
+
+
+def blank_batch(config: ConfigDict, size: int) -> Batch:
+    """Zeros of the shapes and dtypes of `size` examples, for `init`."""
+    extra = extra_fields(config)
+    side = config.augment.size
+    views = (methods.load(config.method).VIEWS,) if config.data.host_crop else ()
+    return {
+        "image": jnp.zeros((size, *views, side, side, 3), jnp.uint8),
+        "label": jnp.zeros((size,), jnp.int32),
+        "index": jnp.zeros((size,), jnp.int32),
+        **{k: jnp.zeros((size, side, side, *shape), dtype) for k, (shape, dtype) in extra.items()},
+    }
+
+
+def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
+    """The state before training, from the config's seed alone; call it under jit."""
+    return method.init(jax.random.key(config.seed), blank_batch(config, size))
+
+
+def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
+    """The state before training, born with the launcher's sharding.
+
+    A method whose state holds a network of another run (a teacher, a tokenizer) has
+    `begin(config, state) -> state`; `begin=False` leaves it out. What `init_from` names is put in
+    by `jssl.run.train` (see `jssl.run.init_from`): the net here never learnt.
+    """
+    config, launcher = experiment.config, experiment.launcher
+    size = config.batch_size // launcher.size
+    state = launcher.init(lambda: first_state(config, experiment.method, size))
+    start = getattr(methods.load(config.method), "begin", None)
+    return start(config, state) if begin and start is not None else state
+
+
+def abstract_state(experiment: Experiment) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without computing it."""
+    size = experiment.config.batch_size // experiment.launcher.size
+    shapes = jax.eval_shape(lambda: first_state(experiment.config, experiment.method, size))
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        experiment.launcher.shardings(shapes),
+    )

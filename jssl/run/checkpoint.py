@@ -1,0 +1,298 @@
+"""Checkpoints of the state and of the data iterator, by orbax behind one thin module.
+
+A checkpoint is the flat dict of the state's leaves by path, the iterator's JSON, and a description
+of both; orbax writes it beside its place and renames it when it is whole, so that it is either
+there or not. It holds no device axis and restores onto any number of devices. Its files are
+compared with their sums before they are read.
+"""
+
+import contextlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jssl.errors import UserError
+from jssl.run import checksums
+from jssl.run.writers import say
+from jssl.third_party import unchanged
+from jssl.types import PyTree, TrainState
+
+with unchanged():
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers as policies
+
+
+def flat_leaves(state: PyTree) -> dict[str, Any]:
+    """The leaves by dotted path; typed PRNG keys as their uint32 data.
+
+    Example:
+        >>> import numpy as np
+        >>> list(flat_leaves({'a': {'b': np.zeros(2)}, 'c': np.ones(1)}))
+        ['a.b', 'c']
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): _raw(x) for p, x in flat}
+
+
+def _raw(leaf: Any) -> Any:
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raw = jax.eval_shape(jax.random.key_data, leaf)
+        return jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=leaf.sharding)
+    return jax.random.key_data(leaf)
+
+
+def describe(state: PyTree) -> dict[str, list[Any]]:
+    """Path -> [shape, dtype] of each leaf, as it is written beside a checkpoint."""
+    return {k: [list(x.shape), str(x.dtype)] for k, x in flat_leaves(state).items()}
+
+
+@contextlib.contextmanager
+def _only_errors() -> Iterator[None]:
+    """Within, absl logs errors alone: Orbax warns that a checkpoint which is only read is."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+        workdir: the run's folder; checkpoints lie under `checkpoints/`.
+        method: name of the method, written into and compared with each checkpoint.
+        keep: how many of the newest to keep; -1 for all.
+        keep_every_steps: also keep every so many steps for good; 0 for none.
+        read_only: neither make the folder nor tidy it up.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        method: str,
+        keep: int = 2,
+        keep_every_steps: int = 0,
+        read_only: bool = False,
+    ):
+        kept: list[Any] = [policies.LatestN(keep if keep >= 0 else None)]
+        if keep_every_steps:
+            kept.append(policies.EveryNSteps(keep_every_steps))
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        self._method = method
+        self._saving = self._compared = -1
+        options = ocp.CheckpointManagerOptions(
+            save_interval_steps=0 if read_only else 1,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
+        )
+        with _only_errors() if read_only else contextlib.nullcontext():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, None when there is none; empty folders are passed over."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        return next((s for s in steps if not self._is_empty(s)), None)
+
+    def newest_whole(self) -> tuple[int | None, list[str]]:
+        """The newest step whose files are as they were written; damaged newer ones are set aside.
+
+        Every process of a job gets the answer of the first. Sums are read, so call it once a start.
+
+        Returns:
+            The step, None when there is no checkpoint at all; and a line for each that was set
+            aside, to be told.
+
+        Raises:
+            UserError: there are checkpoints, and all of them are damaged; nothing was moved.
+        """
+        empty = self._pass_empty_over()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged = {}
+        if jax.process_index() == 0:
+            for step in steps:
+                found = checksums.damage(self.folder / str(step))
+                if not found:
+                    break
+                damaged[step] = found
+        count = len(damaged)
+        if jax.process_count() > 1:
+            count = int(multihost_utils.broadcast_one_to_all(np.int32(count)))
+        if count and count == len(steps):
+            listed = "".join(f"\n  step {step}: {_first(damaged.get(step, []))}" for step in steps)
+            raise UserError(
+                f"Every checkpoint in {self.folder} is damaged:{listed}\n"
+                "Copy a whole one back to its place, or type another --workdir to start anew. For "
+                "one of which you know that it is whole, make the sums in its folder: "
+                f"sha256sum $(find */ -type f) > {checksums.SUMS}"
+            )
+        lines = empty + [self._set_aside(step, found) for step, found in damaged.items()]
+        if count:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+            self._manager.reload()
+        if not steps:
+            return None, empty
+        self._compared = steps[count]
+        return steps[count], lines
+
+    def _is_empty(self, step: int) -> bool:
+        return checksums.is_empty(self.folder / str(step))
+
+    def _pass_empty_over(self) -> list[str]:
+        """Moves empty folders away: their step is free to be saved again."""
+        empty = [s for s in self._manager.all_steps() if self._is_empty(s)]
+        if not empty:
+            return []
+        if jax.process_count() > 1:  # all have looked before the first one moves
+            multihost_utils.sync_global_devices("empty checkpoints are known")
+        lines = []
+        if jax.process_index() == 0:
+            lines = [self._set_aside(s, checksums.damage(self.folder / str(s))) for s in empty]
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("empty checkpoints are set aside")
+        self._manager.reload()
+        return lines
+
+    def _set_aside(self, step: int, found: list[str]) -> str:
+        aside = self.folder.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        place = aside / str(step)
+        for number in itertools.count(2):
+            if not place.exists():
+                break
+            place = aside / f"{step}-{number}"
+        (self.folder / str(step)).rename(place)
+        return f"the checkpoint of step {step} is damaged ({_first(found)}); moved to {place}"
+
+    def _write_sums(self) -> None:
+        # Called when all items are written, before the folder gets its name.
+        if jax.process_index() == 0:
+            (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            checksums.write_sums(folder)
+
+    def save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Starts to write a checkpoint; the arrays are copied before this returns."""
+        if step in self._manager.all_steps():
+            return
+        about = {"method": self._method, "leaves": describe(state)}
+        self._manager.wait_until_finished()
+        self._saving = step
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(flat_leaves(state)),
+                data=ocp.args.JsonSave(data_state),
+                about=ocp.args.JsonSave(about),
+            ),
+        )
+
+    def restore(
+        self, like: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Reads a checkpoint into the shapes and shardings of `like`.
+
+        Args:
+            like: state of arrays, or of ShapeDtypeStructs with shardings.
+            step: which checkpoint, the newest by default.
+
+        Returns:
+            The state, and the data iterator's JSON.
+
+        Raises:
+            UserError: no checkpoint, a damaged one, one of another method, or one of other shapes,
+                naming the first leaves that differ.
+        """
+        for empty in (s for s in self._manager.all_steps() if self._is_empty(s)):
+            say(f"WARNING {self.folder / str(empty)} is an empty folder: passed over")
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise UserError(f"No checkpoint in {self.folder}: train first, or check --workdir.")
+        if step not in self._manager.all_steps():
+            found = ", ".join(map(str, sorted(self._manager.all_steps())))
+            raise UserError(f"No checkpoint of step {step} in {self.folder}: there are {found}.")
+        if step != self._compared and (found := checksums.damage(self.folder / str(step))):
+            raise UserError(
+                f"The checkpoint {self.folder / str(step)} is damaged: {_first(found)}. Whole are "
+                f"those of step {self._whole()}. Type --step=N for one of them, or copy it anew."
+            )
+        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        self._check(about["about"], describe(like), step)
+        flat = {
+            k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for k, x in flat_leaves(like).items()
+        }
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(flat), data=ocp.args.JsonRestore()
+            ),
+        )
+        raw = [restored["state"][name] for name in flat]
+        leaves = [
+            jax.random.wrap_key_data(x)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else x
+            for leaf, x in zip(jax.tree.leaves(like), raw, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), restored["data"]
+
+    def _whole(self) -> str:
+        steps = sorted(self._manager.all_steps())
+        whole = [str(step) for step in steps if not checksums.damage(self.folder / str(step))]
+        return ", ".join(whole) or "none"
+
+    def _check(self, about: dict[str, Any], wanted: dict[str, list[Any]], step: int) -> None:
+        found, where = about["leaves"], f"Checkpoint {self.folder / str(step)}"
+        if about["method"] != self._method:
+            raise UserError(
+                f"{where} is of method '{about['method']}', the config's is '{self._method}'. "
+                f"Type another --workdir, or a config of method '{about['method']}'."
+            )
+        rows = [
+            f"  {key}: checkpoint {_leaf(found.get(key))}, config {_leaf(wanted.get(key))}"
+            for key in sorted({*found, *wanted})
+            if found.get(key) != wanted.get(key)
+        ]
+        if rows:
+            shown = "\n".join(rows[:5])
+            raise UserError(
+                f"{where} has other shapes than the config's state in {len(rows)} leaves:\n"
+                f"{shown}\n"
+                "Type another --workdir, or the config the checkpoint was made with "
+                "(config.json beside it)."
+            )
+
+    def wait(self) -> None:
+        """Blocks until everything started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the writer."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _first(found: list[str]) -> str:
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0]}{more}" if found else "see process 0"
+
+
+def _leaf(entry: list[Any] | None) -> str:
+    return "absent" if entry is None else f"{entry[1]}{json.dumps(entry[0])}"

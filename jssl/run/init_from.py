@@ -1,0 +1,344 @@
+"""`config.init_from`: a run begins with the network of another run.
+
+Taken over are weights, averages of weights (EMA and target networks) and running statistics. A head
+that the other run does not have, or has in another shape or for other classes, starts anew; so do
+the optimiser's state, queues, banks and centroids. The other workdir is read once, before the first
+step: `init_from.json` says what was taken, and a run that resumes needs no more.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl import data, files
+from jssl.errors import UserError
+from jssl.run import build, checkpoint, checksums, pretrained, workdir
+from jssl.run.checksums import tree_hash
+from jssl.run.writers import say
+from jssl.types import PyTree, TrainState
+
+RECORD = "init_from.json"
+# Fields of a state that hold a network: the trees of parameters, and those of statistics.
+PARAMS = ("params", "target", "average")
+STATISTICS = {"params": "batch_stats", "target": "target_batch_stats", "average": "average_stats"}
+CLASS_HEADS = ("classifier", "head", "head_dist")  # modules whose outputs are classes
+NOT_LEARNT = ("top_layer",)  # DeepCluster's, which is drawn anew with every clustering
+# Fields that are no network of the run's own: counters, and what the method's `begin` fills.
+OTHER = ("step", "key", "opt_state", "top_opt_state", "tokenizer", "teacher")
+
+
+class Source(NamedTuple):
+    """A network of another run, on the host.
+
+    Attributes:
+        text: as `init_from` names it.
+        step: of its checkpoint.
+        config: of its run.
+        classes: names of its classes, by number; None where not known.
+        fields: {field of the state: tree of numpy arrays}; {} for what it does not have.
+        sha256: of its parameters and running statistics.
+    """
+
+    text: str
+    step: int
+    config: ConfigDict
+    classes: tuple[str, ...] | None
+    fields: dict[str, PyTree]
+    sha256: str
+
+
+def split(text: str) -> tuple[str, int | None]:
+    """Splits `WORKDIR[:step]`; a folder that exists by the whole name is a workdir.
+
+    Example:
+        >>> split('runs/a:300'), split('runs/a')
+        (('runs/a', 300), ('runs/a', None))
+    """
+    found = re.fullmatch(r"(.+):(\d+)", text)
+    if found is None or Path(text).is_dir():
+        return text, None
+    return found[1], int(found[2])
+
+
+def read(parts: build.Experiment, folder: str | Path) -> Source | None:
+    """Reads the network that a run begins with, and refuses one that does not fit.
+
+    Args:
+        parts: of the run.
+        folder: its workdir, which need not be there.
+
+    Returns:
+        None where `init_from` is empty, and where the run resumes: then nothing is read.
+
+    Raises:
+        UserError: no such workdir, step or whole checkpoint; the run's own workdir; an encoder of
+            another architecture.
+    """
+    text = parts.config.init_from
+    if not text:
+        return None
+    name, step = split(text)
+    if Path(name).resolve() == Path(folder).resolve():
+        raise UserError(
+            f"--config.init_from={text} is the workdir of this run itself. To resume it, leave "
+            "--config.init_from out; to train it for more epochs, add --extend; to begin another "
+            "run with it, type another --workdir."
+        )
+    if has_checkpoint(folder):
+        return None
+    step = _checked(name, step)
+    old = workdir.read_config(name)
+    _, state = pretrained.load_encoder(name, step=step, sharding=parts.launcher.sharding)
+    fields = {
+        field: jax.tree.map(np.array, getattr(state, field, {}))
+        for field in (*PARAMS, *STATISTICS.values(), "tokenizer")
+    }
+    sha256 = tree_hash({key: fields[key] for key in ("params", "batch_stats")})
+    source = Source(text, step, old, workdir.read_classes(name), fields, sha256)
+    _fit(parts, source, build.abstract_state(parts))
+    _check_finite(source)
+    return source
+
+
+def has_checkpoint(folder: str | Path) -> bool:
+    """Whether a workdir holds a checkpoint, so that its run resumes."""
+    return bool(steps_of(folder))
+
+
+def steps_of(folder: str | Path) -> list[int]:
+    """Steps of the checkpoints in a workdir, in order; empty folders do not count."""
+    places = (Path(folder) / "checkpoints").glob("*")
+    return sorted(int(p.name) for p in places if p.name.isdecimal() and not checksums.is_empty(p))
+
+
+def _checked(name: str, step: int | None) -> int:
+    """The step to read; refuses what is no workdir, or has no such whole checkpoint."""
+    place, typed = workdir.local(name), f"--config.init_from={name}"
+    if os.path.exists(place / "stages.json"):
+        stages = [p.parent.name for p in sorted(place.glob("*/checkpoints"))]
+        raise UserError(
+            f"{typed} is the workdir of several stages, each with a network of its own. Type for "
+            f"example {typed}/{stages[-1] if stages else 'NAME'}."
+        )
+    if not os.path.exists(place / "config.json"):
+        advice = "Type --config.init_from=WORKDIR[:step] of a run."
+        if place.parent.name == "checkpoints" and place.name.isdecimal():
+            advice = f"Type --config.init_from={place.parent.parent}:{place.name}."
+        elif (before := name.rpartition(":")[0]) and Path(before).is_dir():
+            advice = f"Type --config.init_from={before}:N, with the number of a step."
+        raise UserError(
+            f"{typed} is not the workdir of a run: there is no {place.absolute() / 'config.json'}. "
+            f"{advice}"
+        )
+    steps = steps_of(place)
+    if not steps:
+        raise UserError(f"{typed} has no checkpoint yet: train it first, or name another run.")
+    if step is not None and step not in steps:
+        raise UserError(
+            f"{typed}:{step} has no checkpoint of step {step}: there are "
+            f"{', '.join(map(str, steps))}. Type {typed}:{steps[-1]}."
+        )
+    step = steps[-1] if step is None else step
+    if damage := checksums.damage(place / "checkpoints" / str(step)):
+        whole = [s for s in steps if not checksums.damage(place / "checkpoints" / str(s))]
+        advice = f"Type {typed}:{whole[-1]}" if whole else "Copy a whole one back to its place"
+        raise UserError(
+            f"The checkpoint {place / 'checkpoints' / str(step)} is damaged: {damage[0]}. {advice}."
+        )
+    return step
+
+
+def _check_finite(source: Source) -> None:
+    for field in PARAMS:
+        for name, leaf in checkpoint.flat_leaves(source.fields[field]).items():
+            if not np.all(np.isfinite(leaf)):
+                raise UserError(
+                    f"--config.init_from={source.text}: {field}.{name} of step {source.step} has "
+                    "values that are not finite. Type an earlier step, "
+                    f"--config.init_from={split(source.text)[0]}:N."
+                )
+
+
+def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path) -> Any:
+    """Puts the network of another run into the first state of a run, and says what it took.
+
+    Args:
+        parts: of the run.
+        source: from `read`.
+        state: the first state; every leaf keeps its sharding.
+        folder: the workdir, in which `init_from.json` is written.
+
+    Returns:
+        The state.
+    """
+    fields, taken, anew = _fit(parts, source, state)
+
+    def placed(new: Any, old: jax.Array) -> jax.Array:
+        # Each leaf a buffer of its own: the step gives its state's buffers away.
+        return old if new is old else jax.device_put(np.array(new, old.dtype), old.sharding)
+
+    filled = {
+        name: jax.tree.map(placed, tree, getattr(state, name)) for name, tree in fields.items()
+    }
+    others = [
+        name
+        for name in type(state).__dataclass_fields__
+        if name not in (*PARAMS, *STATISTICS.values(), *OTHER, "SPLIT")
+    ]
+    say(
+        f"init_from {source.text}: {', '.join(taken)} of step {source.step} of a run of "
+        f"{source.config.method} (sha256 {source.sha256[:12]}); start anew: "
+        f"{', '.join([*anew, 'optimiser state', *others])}"
+    )
+    left = sorted(set(source.fields["params"]) - set(state.params))
+    if left:
+        say(f"init_from: left out, as this run has no place for it: {', '.join(left)}")
+    for line in pretrained.other_settings(parts.config, source.config):
+        say(f"WARNING init_from: {line}")
+    if jax.process_index() == 0:
+        record = {
+            "init_from": source.text,
+            "step": source.step,
+            "method": source.config.method,
+            "sha256": source.sha256,
+            "taken": taken,
+            "anew": anew,
+            "model": source.config.model.to_dict(),
+            "normalize": source.config.augment.normalize,
+        }
+        files.write_json(folder / RECORD, record)
+    return state.replace(**filled)
+
+
+def record(folder: str | Path) -> dict[str, Any] | None:
+    """What a run began with, as its `init_from.json` says; None where it began by itself."""
+    path = Path(folder) / RECORD
+    return workdir.read_json(path) if path.exists() else None
+
+
+def _fit(
+    parts: build.Experiment, source: Source, like: TrainState
+) -> tuple[dict[str, PyTree], list[str], list[str]]:
+    """The trees of a state with what fits of another run, `like`'s own leaves where nothing does.
+
+    Args:
+        like: the first state, or its shapes.
+
+    Returns:
+        {field: tree}; the modules that were taken; those that start anew, with the reason.
+    """
+    networks = _networks(source, like)
+    params, _ = networks["params"]
+    reasons = {name: _reason(parts, source, name, params, like) for name in like.params}
+    reasons = {name: reason for name, reason in reasons.items() if reason}
+    fields: dict[str, PyTree] = {}
+    for field, (found, statistics) in networks.items():
+        trees = {field: found, STATISTICS[field]: statistics}
+        for name, values in trees.items():
+            own = getattr(like, name, {})
+            if not own:
+                continue
+            fields[name] = {
+                module: tree
+                if module in reasons
+                else _module(parts.config, source, name, module, values, tree)
+                for module, tree in own.items()
+            }
+    taken = [name for name in like.params if name not in reasons]
+    return fields, taken, [f"{name} ({reason})" for name, reason in reasons.items()]
+
+
+def _networks(source: Source, like: TrainState) -> dict[str, tuple[PyTree, PyTree]]:
+    """For each network of a state the other run's parameters and statistics.
+
+    Where only one of the runs keeps an average, the average stands for the weights, as it is what
+    the other run's `embed` uses, or the weights for the average.
+    """
+    own = {
+        field: (source.fields[field], source.fields[STATISTICS[field]])
+        for field in PARAMS
+        if source.fields[field]
+    }
+    weights = own["params"]
+    judged = weights
+    if "average" in own:
+        judged = own["average"][0], own["average"][1] or weights[1]
+    keeps = bool(getattr(like, "average", {}))
+    first = weights if keeps else judged
+    found = {"params": first}
+    if keeps:
+        found["average"] = judged
+    if getattr(like, "target", {}):
+        target = own.get("target", ({}, {}))
+        found["target"] = {**first[0], **target[0]}, {**first[1], **target[1]}
+    return found
+
+
+def _reason(
+    parts: build.Experiment, source: Source, name: str, found: PyTree, like: TrainState
+) -> str:
+    """Why a module starts anew; '' where it is taken."""
+    if _is_encoder(name):
+        return ""
+    if name in NOT_LEARNT:
+        return "drawn with every clustering"
+    if name not in found:
+        return "absent there"
+    have, want = (checkpoint.flat_leaves(tree[name]) for tree in (found, like.params))
+    for key in sorted({*have, *want}):
+        shapes = [
+            list(x.shape) if x is not None else "absent" for x in (have.get(key), want.get(key))
+        ]
+        if shapes[0] != shapes[1]:
+            return f"{key}: {shapes[0]} there, {shapes[1]} here"
+    if hasattr(like, "tokenizer") or source.fields["tokenizer"]:
+        return _other_codes(source, like) if name == "head" else ""
+    return _other_classes(parts, source) if name in CLASS_HEADS else ""
+
+
+def _is_encoder(name: str) -> bool:
+    return name.startswith("encoder")  # CMC has one a view: encoders_l
+
+
+def _other_classes(parts: build.Experiment, source: Source) -> str:
+    """How the classes of two classifiers differ; those of unknown names are their data set's."""
+    names = parts.class_names
+    if names and source.classes:
+        return data.difference(source.classes, names)
+    old, new = source.config.data, parts.config.data
+    if (old.name, old.data_dir) != (new.name, new.data_dir):
+        return f"classes of '{old.name}' there, of '{new.name}' here"
+    return ""
+
+
+def _other_codes(source: Source, like: TrainState) -> str:
+    found, own = source.fields["tokenizer"], getattr(like, "tokenizer", {})
+    if not found or not own:
+        return "codes of a tokenizer on one side only"
+    leaves = jax.tree.leaves(own)
+    if isinstance(leaves[0], jax.ShapeDtypeStruct):
+        return ""  # only shapes are known yet
+    pairs = zip(jax.tree.leaves(found), leaves, strict=True)
+    same = all(np.array_equal(a, np.asarray(b)) for a, b in pairs)
+    return "" if same else "codes of another tokenizer"
+
+
+def _module(
+    config: ConfigDict, source: Source, field: str, module: str, found: PyTree, like: PyTree
+) -> PyTree:
+    """A module of one field in the structure of `like`."""
+    if _is_encoder(module) and field in PARAMS:
+        return pretrained.encoder_for(
+            config, source.config, found.get(module, {}), like, path=f"{module}."
+        )
+    have, want = checkpoint.describe(found.get(module, {})), checkpoint.describe(like)
+    if _is_encoder(module):
+        pretrained.check_same_leaves(have, want, config, source.config, f"{field}.{module}.")
+    elif have != want:
+        return like
+    return found[module]

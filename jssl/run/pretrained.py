@@ -1,0 +1,237 @@
+"""An encoder of another run in the structure of this one's, and settings that must agree."""
+
+import contextlib
+import contextvars
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jssl import config as config_lib
+from jssl.errors import UserError
+from jssl.models.position import at_resolution, expand_shared_table
+from jssl.run import build, checkpoint, workdir
+from jssl.third_party import same_handlers
+from jssl.types import PyTree
+
+NEW = ("fc_norm",)  # of an encoder with mean pooling: not pre-trained
+LEFT_OUT = ("mask_token", "norm")  # of one that was pre-trained with masks: no place without
+# Keys of `model` that change what a step does, and not what the same weights compute.
+HARMLESS = ("bn_groups", "bn_momentum", "bn_unbiased_running_var", "stochastic_depth", "dropout",
+            "zero_init_last_gamma", "vit_init", "layer_scale", "mask_token", "pool",
+            "relative_bias", "kernel_init", "freeze_patches", "remat")  # fmt: skip
+_workdir: contextvars.ContextVar[Path | None] = contextvars.ContextVar("workdir", default=None)
+
+
+def fitted(
+    found: PyTree, like: PyTree, *, grid: int, new_grid: int, path: str = "", advice: str = ""
+) -> PyTree:
+    """Pre-trained parameters in the structure of another encoder.
+
+    A shared relative table is given to every block where `like` has one a block; tables and
+    position embeddings are resized from `grid` x `grid` patches to `new_grid`; what `like` has no
+    place for (the mask token, the last norm) is left out; the norm after mean pooling is `like`'s.
+
+    Args:
+        found: parameters of the encoder that was trained.
+        like: of the one to start, with its own initialisation.
+        grid, new_grid: patches along a side of both.
+        path: before the names in messages.
+        advice: what to type where they do not fit.
+
+    Returns:
+        A tree with the structure of `like`.
+
+    Raises:
+        UserError: parameters that only one has, or that have another shape.
+    """
+    shared = "relative_table" in found and "relative_table" not in like
+    if shared and "relative_table" in like.get("block0", {}):
+        found = expand_shared_table(found)
+    if grid != new_grid:
+        found = at_resolution(found, grid=(grid, grid), new_grid=(new_grid, new_grid))
+    have, want = checkpoint.flat_leaves(found), checkpoint.flat_leaves(like)
+    rows = []
+    for name in [*want, *(name for name in have if name not in want)]:
+        top = name.split(".")[0]
+        if top in (NEW if name not in have else LEFT_OUT if name not in want else ()):
+            continue
+        shapes = [list(np.shape(x[name])) if name in x else "absent" for x in (have, want)]
+        if shapes[0] != shapes[1]:
+            rows.append(f"  {path}{name}: {shapes[0]}, expected {shapes[1]}")
+    if rows:
+        raise UserError(_misfit(rows, advice))
+    leaves = [have.get(name, leaf) for name, leaf in want.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _misfit(rows: list[str], advice: str) -> str:
+    return (
+        f"The pre-trained encoder does not fit config.model in {len(rows)} parameters:\n"
+        + "\n".join(rows[:5])
+        + f"\n{advice or 'Give the model section of the run it comes from.'}"
+    )
+
+
+def trained_network(folder: str, *, sharding: Any) -> tuple[Any, PyTree, PyTree]:
+    """The network that a run's `embed` uses: the averaged weights where it keeps them.
+
+    Args:
+        folder: workdir of the run.
+        sharding: where it is to lie.
+
+    Returns:
+        The run's config, parameters and running statistics.
+
+    Raises:
+        UserError: no workdir, or no checkpoint in it.
+    """
+    _, state = load_encoder(folder, sharding=sharding)
+    if getattr(state, "average", {}):
+        statistics = getattr(state, "average_stats", state.batch_stats)
+        return workdir.read_config(folder), state.average, statistics
+    return workdir.read_config(folder), state.params, state.batch_stats
+
+
+def encoder_for(config: Any, old: Any, found: PyTree, like: PyTree, *, path: str = "") -> PyTree:
+    """`fitted` for two configs: the encoder `found` of `old` in the structure of `config`'s."""
+    grids = [1, 1]  # a convolutional network has no places
+    if config.model.name.startswith("vit") and old.model.name.startswith("vit"):
+        grids = [c.augment.size // c.model.patch_size for c in (old, config)]
+    advice = _what_to_type(config, old)
+    return fitted(found, like, grid=grids[0], new_grid=grids[1], path=path, advice=advice)
+
+
+def check_same_leaves(
+    found: Mapping[str, Any], expected: Mapping[str, Any], config: Any, old: Any, path: str
+) -> None:
+    """Refuses statistics of another encoder.
+
+    Args:
+        found, expected: shape and dtype by name, see `jssl.run.checkpoint.describe`.
+        config, old: of this run and of the other.
+        path: of the names, for the message.
+
+    Raises:
+        UserError: they differ.
+    """
+    rows = [
+        f"  {path}{name}: {found.get(name, ['absent'])[0]}, "
+        f"expected {expected.get(name, ['absent'])[0]}"
+        for name in sorted({*found, *expected})
+        if found.get(name) != expected.get(name)
+    ]
+    if rows:
+        raise UserError(_misfit(rows, _what_to_type(config, old)))
+
+
+def _model_difference(config: Any, old: Any) -> dict[str, tuple[Any, Any]]:
+    """Keys of `model` with their values there and here, where they differ."""
+    there, here = (json.loads(config_lib.to_json(c.model)) for c in (old, config))  # no tuples
+    return {key: (there.get(key), here[key]) for key in here if there.get(key) != here[key]}
+
+
+def _what_to_type(config: Any, old: Any) -> str:
+    if old.method != config.method and "dvae" in (old.method, config.method):
+        return (
+            f"A run of '{old.method}' has another network: type --config.init_from of another run."
+        )
+    words = []
+    for key, (there, _) in _model_difference(config, old).items():
+        if key in HARMLESS:
+            continue
+        shown = f"'({','.join(map(str, there))},)'" if isinstance(there, (list, tuple)) else there
+        words.append(f"--config.model.{key}={shown}")
+    if not words:
+        return "Give the model section of the run it comes from."
+    return f"Type {' '.join(words)}, as that run has, or --config.init_from of another run."
+
+
+def other_settings(config: Any, old: Any) -> list[str]:
+    """Settings that fit the shapes and change what the same weights compute, a line for each."""
+    lines = [
+        f"that run was trained with model.{key}={there}, this one has {here}"
+        for key, (there, here) in _model_difference(config, old).items()
+        if key not in HARMLESS
+    ]
+    if old.augment.normalize != config.augment.normalize:
+        lines.append(
+            f"that run was trained with augment.normalize={old.augment.normalize}, this one has "
+            f"{config.augment.normalize}"
+        )
+    return lines
+
+
+@contextlib.contextmanager
+def run_in(folder: str | Path | None) -> Iterator[None]:
+    """Tells `as_trained` the workdir of the run whose config is read."""
+    token = _workdir.set(Path(folder) if folder else None)
+    try:
+        yield
+    finally:
+        _workdir.reset(token)
+
+
+def as_trained(config: Any, init_from: str) -> None:
+    """Sets, in place, what an encoder must have as in the run that it comes from.
+
+    The model section and the normalisation of the pictures: another padding or mean would fit the
+    parameters' shapes, and spoil them unseen. Batch normalisation is over the whole batch again.
+    A run that resumes has them in its own workdir, and needs the other no more.
+
+    Args:
+        config: of the run that is to start, from `jssl.config.base('supervised', ...)`.
+        init_from: `WORKDIR[:step]` of the other.
+
+    Raises:
+        UserError: no workdir.
+    """
+    from jssl.run import init_from as module  # it needs this module
+
+    own = _workdir.get()
+    found = module.record(own) if own is not None else None
+    if found is not None and found["init_from"] == init_from:
+        model, normalize = found["model"], found["normalize"]
+    else:
+        before = workdir.read_config(module.split(init_from)[0])
+        model, normalize = before.model, before.augment.normalize
+    config.model.update({key: value for key, value in model.items() if key in config.model})
+    config.model.bn_groups = 1
+    config.augment.normalize = normalize
+
+
+@same_handlers()
+def load_encoder(folder: str | Path, *, step: int | None = None, sharding: Any = None):
+    """Loads the trained network of a run as a pure function and its state.
+
+    Args:
+        folder: the workdir of `jssl train`.
+        step: which checkpoint, the newest by default.
+        sharding: where the state is to lie; one device of this process by default.
+
+    Returns:
+        `(embed, state)`: `embed(state, images [B,H,W,C]) -> (features float32 [B,D],
+        intermediates)` is pure and may be jitted, vmapped and differentiated; images are uint8,
+        or float in [0, 1].
+
+    Raises:
+        UserError: not a workdir, no checkpoint, or one of another shape.
+
+    Example (after a run):
+        embed, state = jssl.load_encoder('runs/simclr')
+        features, _ = jax.jit(embed)(state, images)
+    """
+    config = workdir.read_config(folder)
+    method, _ = build.make_method(config, axis_name=None)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(lambda: build.first_state(config, method, config.batch_size))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    checkpoints = checkpoint.Checkpoints(folder, method=config.method, read_only=True)
+    try:
+        state, _ = checkpoints.restore(like, step)
+    finally:
+        checkpoints.close()
+    return method.embed, state

@@ -1,0 +1,155 @@
+"""From the records of runs to the results table: no number in it is typed by hand."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jssl import files
+from jssl.errors import UserError, WriteError
+from jssl.evaluate.table import SOFTMAX_REGRESSION
+from jssl.run.writers import say
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def load_records(folder: str | Path) -> list[dict[str, Any]]:
+    """Reads every record (`result.json` of a run, or a copy of one) below a folder.
+
+    What `jssl evaluate` left in `evaluation/` beside a `result.json` joins the rows of that run.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(Path(folder).rglob("*.json"))
+    contents, damaged = {}, []
+    for path in found:
+        try:
+            contents[path] = json.loads(path.read_bytes())
+        except ValueError:
+            damaged.append(str(path))
+    if damaged:
+        say(f"WARNING passed over, as they are no JSON: {', '.join(damaged)}")
+    contents = {k: r for k, r in contents.items() if isinstance(r, dict) and "rows" in r}
+    runs = {path: record for path, record in contents.items() if "run_hash" in record}
+    for path, record in contents.items():
+        run = runs.get(path.parent.parent / "result.json")
+        if path.parent.name == "evaluation" and "protocol" in record and run is not None:
+            known = [(row["probe"], row["protocol"]) for row in run["rows"]]
+            new = [row for row in record["rows"] if (row["probe"], row["protocol"]) not in known]
+            run["rows"] += [row for row in new if "top1" in row]
+    records = list(runs.values())
+    for record in records:
+        for row in record["rows"]:
+            row["probe"] = probe_name(row)
+    if not records:
+        raise UserError(
+            f"No record of a finished run below {folder}: expected result.json files, which "
+            "`jssl train` leaves in its workdir."
+        )
+    return records
+
+
+def probe_name(row: dict[str, Any]) -> str:
+    """The name of a row's probe.
+
+    Records of before schema 2 call softmax regression on cached features 'linear', which is the
+    name of the papers' protocol with augmented images.
+
+    Example:
+        >>> probe_name({'probe': 'linear', 'protocol': 'softmax regression on cached features'})
+        'softmax_regression'
+        >>> probe_name({'probe': 'linear', 'protocol': 'linear, preset moco: 100 epochs'})
+        'linear'
+    """
+    name, protocol = row["probe"], row["protocol"]
+    if name.startswith("linear") and protocol.startswith("softmax regression on"):
+        return name.replace("linear", SOFTMAX_REGRESSION, 1)
+    return name
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation of numbers in per cent.
+
+    Example:
+        >>> spread([80.0, 82.0, 84.0])
+        '82.0 ± 2.0'
+        >>> spread([80.0])
+        '80.0'
+    """
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """The results as Markdown: a row a run and probe, over its seeds.
+
+    Args:
+        records: as `load_records` gives them; those of one config but its seed are one row.
+
+    Returns:
+        Markdown with the protocol of each number below the table.
+    """
+    groups: dict[tuple[str, str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for record in records:
+        for row in record["rows"]:
+            key = (record["run_hash"], row["probe"], row["protocol"])
+            groups.setdefault(key, []).append((record, row))
+    protocols = list(dict.fromkeys(protocol for _, _, protocol in groups))
+    lines = [
+        "| run | probe | trained | untrained net | raw pixels | protocol | seeds | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (_, probe, protocol), pairs in groups.items():
+        record = pairs[0][0]
+        cells = [
+            spread([100 * row["top1"][kind] for _, row in pairs])
+            if all(kind in row["top1"] for _, row in pairs)
+            else "–"
+            for kind in ("trained", "untrained", "raw pixels")
+        ]
+        seeds = ", ".join(str(r["seed"]) for r, _ in pairs)
+        minutes = spread([r["minutes"] for r, _ in pairs])
+        lines.append(
+            f"| {record['name']}, {record['epochs']:g} epochs | {probe} top-1 % | "
+            f"{' | '.join(cells)} | ({protocols.index(protocol) + 1}) | {seeds} | {minutes} |"
+        )
+    lines.append("")
+    lines += [f"({i + 1}) {protocol}" for i, protocol in enumerate(protocols)]
+    lines.append("")
+    lines.append("Mean ± sample standard deviation over the seeds. Minutes are wall-clock, with")
+    lines.append("compilation and evaluation. " + _made_with(records))
+    return "\n".join(lines)
+
+
+def _made_with(records: Sequence[dict[str, Any]]) -> str:
+    kinds = []
+    for record in records:
+        v = record["versions"]
+        libraries = ", ".join(f"{k} {v['libraries'][k]}" for k in ("jax", "flax", "optax"))
+        own = f"jssl of git {v['git']}"
+        kinds.append(f"{v['devices']}, {v['cpus']} cores; Python {v['python']}, {libraries}, {own}")
+    return "Made on: " + " / ".join(dict.fromkeys(kinds)) + "."
+
+
+def report(records: str | Path, *, readme: str | Path | None = None) -> None:
+    """Prints the results table, and puts it between the marks of a README.
+
+    Raises:
+        UserError: no records, or a README without the marks.
+    """
+    text = table(load_records(records))
+    print(text)
+    if readme is None:
+        return
+    page = Path(readme).read_text()
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise UserError(f"{readme} needs one line '{BEGIN}' and one line '{END}'.")
+    before, rest = page.split(BEGIN)
+    try:
+        files.write_text(readme, f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    except OSError as error:
+        raise WriteError(
+            f"{readme} is as it was: it cannot be written ({error.strerror})."
+        ) from None

@@ -1,0 +1,144 @@
+"""The list of stages of a config, resolved: who comes after whom, and lists that cannot work."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl import config as config_lib
+from jssl import methods
+from jssl.errors import UserError, nearest
+from jssl.run import workdir
+
+KINDS = ("teacher", "label", "student", "fixres")
+LABELS = "pseudo-labels.npz"
+
+
+class Stage(NamedTuple):
+    """One stage, resolved.
+
+    Attributes:
+        name: of its folder, '3_student'.
+        kind: of `KINDS`.
+        config: all of its settings; its own `stages` are ().
+        network: folder of the network that it labels with or continues from, None at the start.
+    """
+
+    name: str
+    kind: str
+    config: ConfigDict
+    network: Path | None
+
+
+def stages_of(config: ConfigDict) -> Sequence[Mapping[str, Any]]:
+    """The stages that a config lists; () for a training alone."""
+    return tuple(config[config.method].get("stages", ()))
+
+
+def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
+    """Resolves the settings of every stage, and refuses lists that cannot work.
+
+    Args:
+        config: the whole config.
+        folder: the workdir of all stages.
+
+    Raises:
+        UserError: unknown stage or key; a label or fixres stage without a network before it; a
+            student without labels; a student smaller than its teacher; a FixRes stage without a
+            higher resolution.
+    """
+    folder, found = Path(folder).absolute(), []
+    given = config[config.method].teacher
+    network = Path(given).absolute() if given else None
+    teacher = workdir.read_config(network) if network else None
+    labels, generation, begun = None, 0, False
+    for number, changes in enumerate(stages_of(config), 1):
+        kind = changes.get("stage")
+        if kind not in KINDS:
+            raise UserError(f"Unknown stage '{kind}' in stages: {nearest(str(kind), KINDS)}.")
+        name = f"{number}_{'labels' if kind == 'label' else kind}"
+        own = _resolved(config, {k: v for k, v in changes.items() if k != "stage"})
+        section = own[own.method]
+        if kind in ("label", "fixres") and network is None:
+            raise UserError(
+                f"Stage {name} has no teacher: expected a stage 'teacher' before it, or the "
+                "workdir of one. Type --config.noisy_student.teacher=WORKDIR."
+            )
+        if kind == "student":
+            if labels is None:
+                raise UserError(f"Stage {name} has no labels: put {{'stage': 'label'}} before it.")
+            _check_size(own, teacher, name)
+            generation += 1
+            section.pseudo_labels = str(labels)
+        else:
+            section.unlabeled_ratio = 0
+        if kind == "fixres":
+            _without_noise(own, teacher, name)
+        section.generation = generation
+        if kind not in ("teacher", "student") or begun:
+            own.init_from = ""  # it goes on from what the stages before it have made
+        begun = begun or kind in ("teacher", "student")
+        found.append(Stage(name, kind, own, network))
+        if kind == "label":
+            labels = folder / name / LABELS
+        else:
+            network, teacher = folder / name, own
+    if config.init_from and not begun:
+        raise UserError(
+            f"--config.init_from={config.init_from} is for a stage that trains from the start, and "
+            "there is none: expected a stage 'teacher' or 'student'. Leave it out."
+        )
+    return found
+
+
+def _resolved(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    own = copy.deepcopy(config)
+    config_lib.apply(own, changes)
+    config_lib.apply(own, {own.method: {"stages": ()}})
+    return own
+
+
+def _without_noise(config: ConfigDict, before: ConfigDict, name: str) -> None:
+    """FixRes: at test time objects look smaller than in crops, so the last epochs see no crops."""
+    if config.augment.size <= before.augment.size:
+        raise UserError(
+            f"Stage {name} fine-tunes at {config.augment.size} px what was trained at "
+            f"{before.augment.size} px: expected a higher resolution, such as "
+            f"{{'stage': 'fixres', 'augment': {{'size': {before.augment.size * 5 // 4}}}}}."
+        )
+    config.data.host_crop = ""
+    config.augment.name = "none"
+    with config.ignore_type():
+        for option in config.augment.options:
+            config.augment.options[option] = None
+
+
+def parameter_count(config: ConfigDict) -> int:
+    """Trainable parameters of a config's network, without computing them."""
+    net = methods.load(config.method).make_net(config, None)
+    images = jnp.zeros((1, config.augment.size, config.augment.size, 3))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), images, train=False))
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"]))
+
+
+def _check_size(student: ConfigDict, teacher: ConfigDict | None, name: str) -> None:
+    if teacher is None or student[student.method].allow_smaller_student:
+        return
+    sizes = []
+    for config in (teacher, student):
+        config = copy.deepcopy(config)
+        # As many classes for both: what is compared is the networks.
+        config[config.method].num_classes = max(1, student[student.method].num_classes)
+        sizes.append(parameter_count(config))
+    if sizes[1] < sizes[0]:
+        raise UserError(
+            f"Stage {name}: its network '{student.model.name}' has {sizes[1]:,} parameters, its "
+            f"teacher '{teacher.model.name}' {sizes[0]:,}: expected a student that is equal or "
+            "larger, as it learns from more. To distil into a smaller one all the same, type "
+            "--config.noisy_student.allow_smaller_student=True."
+        )

@@ -1,0 +1,332 @@
+"""Generations: a run of several trainings that hand each other checkpoints and pseudo-labels.
+
+A config whose method section has `stages` is a list of them; each has a folder of its own in the
+workdir, and begins where the files of those before it end:
+
+    1_teacher   trains on the labelled images
+    2_labels    pseudo-labels.npz, by the network before it: averaged weights, no noise, its own
+                resolution; in parts, so that a killed one goes on where it was
+    3_student   trains on both, at least as large as its teacher
+    4_labels, 5_student, ...
+    6_fixres    a few epochs of the student before it at a higher resolution: no augmentation,
+                labelled images only, perhaps with the shallow blocks frozen
+
+A second start skips what is finished and resumes what is not, exactly. Touvron et al., FixRes,
+NeurIPS 2019, https://arxiv.org/abs/1906.06423.
+"""
+
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from jssl import config as config_lib
+from jssl import data
+from jssl.data import pseudo_labels, semi_supervised
+from jssl.errors import UserError
+from jssl.evaluate.embed import embed_source
+from jssl.parallel.launcher import make_launcher
+from jssl.precision import narrow
+from jssl.run import (
+    build,
+    checkpoint,
+    checks,
+    lock,
+    pretrained,
+    stopping,
+    versioned,
+    versions,
+    workdir,
+)
+from jssl.run.checksums import tree_hash
+from jssl.run.stage_plan import LABELS, Stage, plan
+from jssl.run.stage_plan import stages_of as stages_of
+from jssl.run.train import train
+from jssl.run.writers import say
+from jssl.third_party import same_handlers
+from jssl.types import TrainState
+
+DONE = "done.json"
+PART = 100_000  # images that are labelled between two files
+BATCH = 256  # images that are judged or labelled at a time
+
+
+@narrow
+@same_handlers()
+def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
+    """Runs every stage that is not finished, then writes and prints how good each network is.
+
+    Args:
+        config: the whole config, with stages.
+        folder: the workdir.
+
+    Returns:
+        The record that is written to `result.json`.
+    """
+    checks.check(config)
+    with stopping.ends_at_once("Stopped between two trainings: what is finished is kept."):
+        stages, folder = plan(config, folder), workdir.make_folder(folder)
+        with lock.held(folder):
+            return _run(config, stages, workdir.open_workdir(folder, config))
+
+
+def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str, Any]:
+    _write(folder / "stages.json", [stage.name for stage in stages])
+    finished = {}
+    for stage in stages:
+        place = folder / stage.name
+        done = _finished(stage, place)
+        if done is None:
+            say(f"stage {stage.name} begins")
+            work = {"label": _label, "fixres": _fixres}.get(stage.kind, _train)
+            began = time.monotonic()
+            done = {"stage": stage.name, **_identity(stage), **work(stage, place)}
+            done["minutes"] = (time.monotonic() - began) / 60
+            _write(place / DONE, done)
+        else:
+            say(f"stage {stage.name} is finished already")
+        finished[stage.name] = done
+    record = _record(config, stages, finished)
+    for row in record["rows"]:
+        say(f"{row['probe']}: {100 * row['top1']['trained']:.2f} %   ({row['protocol']})")
+    _write(folder / "result.json", record)
+    return record
+
+
+def _identity(stage: Stage) -> dict[str, Any]:
+    """What must be the same for a finished stage to count as that of this config."""
+    own = json.loads(stage.config.to_json())
+    kept = {k: v for k, v in config_lib.flatten(own).items() if not k.startswith(workdir.FREE)}
+    return {
+        "stage_hash": config_lib.config_hash(kept),
+        "max_steps": stage.config.max_steps,
+        "config": own,
+    }
+
+
+def _finished(stage: Stage, place: Path) -> dict[str, Any] | None:
+    path = place / DONE
+    if not path.exists():
+        return None
+    try:
+        done = workdir.read_json(path)
+    except UserError:
+        say(f"WARNING {path} is damaged: the stage goes on from its files, as if it had not ended")
+        return None
+    if stage.kind == "label":
+        pseudo_labels.load(place / LABELS, expected=_teacher_of(stage))
+    # Another max_steps goes on training; any other difference was refused with the workdir.
+    if done.get("max_steps") != stage.config.max_steps:
+        return None
+    own = json.loads(stage.config.to_json())
+    if isinstance(done.get("config"), dict):
+        old = versioned.complete(done["config"], path)
+        rows = config_lib.diff(config_lib.flatten(old), config_lib.flatten(own))
+        return None if any(not row.startswith(workdir.FREE) for row in rows) else done
+    return done if done.get("stage_hash") == _identity(stage)["stage_hash"] else None
+
+
+def _train(stage: Stage, place: Path) -> dict[str, Any]:
+    """A teacher or a student, up to its last step."""
+    config = copy.deepcopy(stage.config)  # the run fills numbers in
+    state = train(config, place)
+    return {"step": int(state.step), **judged(config, state), "sha256": _hash(state)}
+
+
+def _fixres(stage: Stage, place: Path) -> dict[str, Any]:
+    """Goes on from the averaged network of the stage before: that is the checkpoint of step 0."""
+    parts = build.build(copy.deepcopy(stage.config))
+    workdir.open_workdir(place, parts.config)
+    saved = checkpoint.Checkpoints(place, method=parts.config.method)
+    try:
+        if saved.latest_step() is None:
+            _, before = pretrained.load_encoder(stage.network, sharding=parts.launcher.sharding)
+            state = build.init_state(parts)
+            state = state.replace(
+                params=before.average,
+                batch_stats=before.average_stats,
+                average=before.average,
+                average_stats=before.average_stats,
+            )
+            saved.save(0, parts.launcher.as_global(state), _data_state(parts))
+    finally:
+        saved.close()
+    return _train(stage, place)
+
+
+def _data_state(parts: build.Experiment) -> dict[str, Any]:
+    batches = data.train_batches(
+        parts.train_source, batch_size=parts.config.batch_size, seed=parts.config.seed
+    )
+    return batches.state()
+
+
+def _hash(state: TrainState) -> str:
+    """Of the averaged network, which is the one that teaches."""
+    return tree_hash({"params": state.average, "batch_stats": state.average_stats})[:16]
+
+
+def probabilities(embed: Callable[..., Any]) -> Callable[[TrainState, Any], jax.Array]:
+    """Makes of `embed` the softmax of its logits, float32 [B,K]."""
+    return lambda state, images: jax.nn.softmax(embed(state, images)[1]["logits"], axis=1)
+
+
+def judged(config: ConfigDict, state: TrainState) -> dict[str, Any]:
+    """Top-1 of the averaged network's own classifier on the whole test split."""
+    if not data.has_split(config.data, "test"):
+        return {}
+    source = data.make_source(config.data, "test")
+    method, _ = build.make_method(config, axis_name=None)
+    launcher = make_launcher(config.launch)
+    size = config.augment.size
+    probs, labels, _ = embed_source(
+        launcher.compile_embed(probabilities(method.embed)),
+        state,
+        source,
+        batch_size=BATCH,
+        transform=data.eval_transform(config.data, source, size=size),
+    )
+    correct = int(np.sum(np.argmax(probs, axis=1) == labels))
+    return {
+        "top1": correct / len(labels),
+        "correct": correct,
+        "count": len(labels),
+        "protocol": f"own classifier, averaged weights, not augmented, {size} px, "
+        f"{len(labels):,} test examples of {source.name}",
+    }
+
+
+def _teacher_of(stage: Stage) -> dict[str, str]:
+    """The provenance that labels of a stage must have."""
+    network = stage.network
+    path = network / DONE
+    if path.exists():
+        with contextlib.suppress(UserError, KeyError):  # then the network itself is looked at
+            return {"teacher_sha256": workdir.read_json(path)["sha256"]}
+    return {"teacher_sha256": _hash(pretrained.load_encoder(network)[1])}
+
+
+def _label(stage: Stage, place: Path) -> dict[str, Any]:
+    """The teacher's word on every unlabelled image, in parts; then which of them are used."""
+    config, settings = stage.config, stage.config[stage.config.method]
+    place.mkdir(exist_ok=True)
+    halves = semi_supervised.split(config, data.make_source(config.data, "train"))
+    if not len(halves.rows):
+        raise UserError(
+            f"Stage {stage.name}: every example of '{halves.labelled.name}' is labelled, there is "
+            "nothing to label. Type --config.noisy_student.label_fraction=0.1, or name other "
+            "images: --config.noisy_student.unlabeled_name=NAME."
+        )
+    data.check_same(
+        workdir.read_classes(stage.network),
+        data.class_names(halves.labelled),
+        what=f"The teacher in '{stage.network}' and data set '{halves.labelled.name}'",
+        advice="Give a teacher that was trained on this data set.",
+    )
+    launcher = make_launcher(config.launch)
+    embed, state = pretrained.load_encoder(stage.network, sharding=launcher.sharding)
+    teacher = workdir.read_config(stage.network)
+    provenance = {
+        "teacher": str(stage.network),
+        "teacher_step": str(int(state.step)),
+        "teacher_sha256": _hash(state),
+        "config_hash": config_lib.config_hash(teacher),
+        "data": halves.unlabelled.name,
+        "fingerprint": halves.unlabelled.fingerprint(),
+    }
+    compiled = launcher.compile_embed(probabilities(embed))
+    transform = data.eval_transform(
+        semi_supervised.unlabelled_data(config), halves.unlabelled, size=teacher.augment.size
+    )
+    parts = []
+    for first in range(0, len(halves.rows), PART):
+        rows = halves.rows[first : first + PART]
+        path = place / f"part-{first}.npz"
+        if not path.exists():
+            source = data.Part(halves.unlabelled, rows)
+            probs, _, at = embed_source(
+                compiled, state, source, batch_size=BATCH, transform=transform
+            )
+            found = pseudo_labels.PseudoLabels(
+                rows[at], probs, np.ones(len(at), np.int32), provenance
+            )
+            _only_first(lambda path=path, found=found: pseudo_labels.save(path, found))
+        parts.append(pseudo_labels.load(path, expected=provenance))
+    probs = np.concatenate([part.probs for part in parts])
+    copies = pseudo_labels.select(
+        probs,
+        per_class=settings.images_per_class,
+        min_confidence=settings.min_confidence,
+        upsample=settings.upsample,
+        empty_classes=settings.empty_classes,
+        seed=config.seed,
+    )
+    indices = np.concatenate([part.indices for part in parts])
+    if names := data.class_names(halves.labelled):
+        provenance["classes"] = json.dumps(names)
+    labels = pseudo_labels.PseudoLabels(indices, probs, copies, provenance)
+    _only_first(lambda: pseudo_labels.save(place / LABELS, labels))
+    _only_first(lambda: [path.unlink() for path in place.glob("part-*.npz")])
+    kept = int(np.sum(copies > 0))
+    say(f"{kept:,} of {len(probs):,} images keep their pseudo-labels, used {copies.sum():,} times")
+    return {"labelled": len(probs), "kept": kept, "used": int(copies.sum()), **provenance}
+
+
+def _record(
+    config: ConfigDict, stages: Sequence[Stage], finished: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A record as `jssl.run.results` reads it: a row a network, and one for each student's gain."""
+    networks = [s for s in stages if s.kind != "label" and "top1" in finished[s.name]]
+    rows = []
+    for i, stage in enumerate(networks):
+        done = finished[stage.name]
+        numbers = {key: done[key] for key in ("top1", "correct", "count")}
+        rows.append(_row(stage.name, done["protocol"], done["top1"], trained=numbers))
+        if i:
+            before = finished[networks[i - 1].name]
+            gain = done["top1"] - before["top1"]
+            protocol = "difference of the two rows, seed by seed, in points"
+            rows.append(_row(f"{stage.name} minus {networks[i - 1].name}", protocol, gain))
+    share = config[config.method].label_fraction
+    shown = f", {100 * share:g} % labels" if share < 1 else ""
+    steps = [done["step"] for done in finished.values() if "step" in done]
+    return {
+        "name": f"{config.method} on {config.data.name}{shown}",
+        "run_hash": _run_hash(config),
+        "seed": config.seed,
+        "epochs": sum(stage.config.epochs for stage in stages if stage.kind != "label"),
+        "steps": sum(steps),
+        "minutes": sum(done["minutes"] for done in finished.values()),
+        "rows": rows,
+        "versions": versions.collect(),
+    }
+
+
+def _row(probe: str, protocol: str, top1: float, **numbers: Any) -> dict[str, Any]:
+    return {"probe": probe, "protocol": protocol, "top1": {"trained": top1}, "numbers": numbers}
+
+
+def _run_hash(config: ConfigDict) -> str:
+    flat = config_lib.flatten(config)
+    kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
+    return config_lib.config_hash(kept)
+
+
+def _only_first(write: Callable[[], Any]) -> None:
+    """Lets the first process write, and the others wait for it."""
+    if jax.process_index() == 0:
+        write()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("jssl.run.stages")
+
+
+def _write(path: Path, value: Any) -> None:
+    _only_first(lambda: workdir.write_json(path, value))

@@ -1,0 +1,331 @@
+"""The training loop, the same for every method."""
+
+import contextlib
+import functools
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from jssl import data, files
+from jssl.data.fetch import in_words
+from jssl.errors import NotFiniteError as NotFiniteError
+from jssl.errors import UserError
+from jssl.evaluate.online import check_monitor, make_inspection, make_monitor, monitor_protocol
+from jssl.precision import narrow
+from jssl.run import (
+    build,
+    checkpoint,
+    extend,
+    init_from,
+    lock,
+    not_finite,
+    stopping,
+    versions,
+    workdir,
+    writers,
+)
+from jssl.third_party import same_handlers
+from jssl.types import TrainState
+
+
+def _asked(step: int) -> bool:
+    """Agrees between all processes, at the same step, that it is time to stop."""
+    if jax.process_count() > 1:  # jax.distributed has SIGTERM; every process hears of it
+        return multihost_utils.reached_preemption_sync_point(step)
+    return stopping.asked()
+
+
+@narrow
+@same_handlers()
+def train(
+    config: ConfigDict, folder: str | Path, *, judged: bool = False, longer: bool = False
+) -> TrainState:
+    """Trains until the config's last step; resumes when the workdir has a checkpoint.
+
+    Args:
+        config: the whole config.
+        folder: the workdir; made when it is not there.
+        judged: whether the table of `final` follows: what it would refuse is refused here.
+        longer: whether the run in the workdir is extended to more epochs, see `jssl.run.extend`.
+
+    Returns:
+        The last state. Within `jssl.run.stopping.signals()` a signal raises SystemExit(75) after
+        saving; a library call leaves the caller's handlers alone.
+
+    Raises:
+        UserError: whatever the user can mend, before anything is compiled.
+        NotFiniteError: the loss, the gradient or what the monitor looks at is not finite.
+    """
+    parts = build.build(config)
+    check_monitor(parts, judged=judged)
+    not_finite.check(folder, config)
+    source = init_from.read(parts, folder)
+    extension = extend.check(folder, parts) if longer else None
+    folder = workdir.make_folder(folder)
+    with workdir.write_errors(folder), lock.held(folder):
+        workdir.open_workdir(
+            folder, config, classes=parts.class_names, longer=extension is not None
+        )
+        not_finite.clear(folder)
+        if extension is not None:
+            extend.tell(folder, extension)
+        return _train(parts, folder, source)
+
+
+def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainState:
+    config = parts.config
+    batches = data.train_batches(
+        parts.train_source,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+        threads=config.data.threads,
+        transform=build.host_transform(parts),
+        order=build.data_order(config),
+    )
+    saved = checkpoint.Checkpoints(
+        folder,
+        method=config.method,
+        keep=config.checkpoint.keep,
+        keep_every_steps=config.checkpoint.keep_every_steps,
+    )
+    with contextlib.closing(saved), contextlib.closing(batches):
+        step, warnings = saved.newest_whole()
+        if step is None:
+            state = build.init_state(parts)
+            if source is not None:
+                state = init_from.put(parts, source, state, folder)
+        else:
+            state, data_state = saved.restore(build.abstract_state(parts), step)
+            batches.restore(data_state)
+        with contextlib.closing(_Run(parts, folder, saved, batches, int(state.step))) as run:
+            run.warn(warnings + run.writers.warnings)
+            return run.loop(state)
+
+
+class _Run:
+    """One start of a run: its sinks, and the order in which things happen to a state."""
+
+    def __init__(self, parts: Any, folder: Path, saved: Any, batches: Any, first: int):
+        config = parts.config
+        self.parts, self.folder, self.saved, self.batches = parts, folder, saved, batches
+        self.first = first
+        self.labelled = build.needs_labels(config)
+        wandb = None
+        if config.log.wandb_project:
+            wandb = {"project": config.log.wandb_project, "mode": config.log.wandb_mode}
+        self.writers = writers.Writers(
+            folder, step=first, tensorboard=config.log.tensorboard, wandb=wandb
+        )
+        self.last = parts.total_steps
+        if config.max_steps:
+            self.last = min(self.last, config.max_steps)
+        self.progress = writers.Progress(
+            total=self.last, initial=first, images_per_step=config.batch_size
+        )
+        self.watch = make_monitor(parts) if config.monitor.every_epochs else None
+        self.inspect = make_inspection(parts) if config.monitor.every_epochs else None
+
+    def close(self) -> None:
+        self.progress.close()
+        self.writers.close()
+
+    def loop(self, state: TrainState) -> TrainState:
+        config, launcher = self.parts.config, self.parts.launcher
+        self._hello(state)
+        step_fn = launcher.compile_step(self.parts.method.train_step)
+        pending = None
+        method, steps_per_epoch = self.parts.method, self.parts.steps_per_epoch
+        if self.first and self._watched(self.first) and not self._was_watched():
+            self._watch_and_keep(self.first, state)  # it was stopped between save and monitor
+        if method.order is not None and self.first % steps_per_epoch:
+            self.batches.reorder(method.order(state))
+        with contextlib.ExitStack() as answer:
+            for step in range(self.first, self.last):
+                if method.refresh is not None and step % steps_per_epoch == 0:
+                    if pending is not None:
+                        self._finished(*pending, state)
+                        pending = None
+                    state = self._refreshed(step, state)
+                batch = next(self.batches)
+                if self.labelled:
+                    section, name = config[config.method], self.parts.train_source.name
+                    build.check_labels(batch, section.num_classes, name=name)
+                state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
+                if step == self.first:  # until here a signal ends the process: nothing is lost
+                    answer.enter_context(stopping.after_the_step())
+                # The numbers of the step before are read while this one runs.
+                if pending is not None:
+                    self._finished(*pending, state)
+                pending = (step, values, batch["index"])
+                done = step + 1
+                watched, asked = self._watched(done), _asked(done)
+                due = done % config.checkpoint.every_steps == 0 or done == self.last or asked
+                # One process of several cannot save alone what it has when its monitor fails.
+                due |= watched and jax.process_count() > 1
+                if due or watched:
+                    self._finished(*pending, state)
+                    pending = None
+                if due:
+                    self._save(done, state)
+                if asked:
+                    self._stopped(done)
+                if watched:
+                    self._watch_and_keep(done, state)
+            self.saved.wait()
+        return launcher.as_global(state)
+
+    def _watched(self, done: int) -> bool:
+        epochs = self.parts.config.monitor.every_epochs
+        every = max(1, round(epochs * self.parts.steps_per_epoch))
+        return self.watch is not None and (done % every == 0 or done == self.last)
+
+    def _was_watched(self) -> bool:
+        """Whether the metrics have the monitor's numbers of the step that this start begins at."""
+        found = writers.has_row(self.folder / "metrics.jsonl", self.first, "monitor_seconds")
+        if jax.process_count() > 1:
+            found = bool(multihost_utils.broadcast_one_to_all(np.bool_(found)))
+        return found
+
+    def _save(self, done: int, state: TrainState) -> None:
+        lock.check(self.folder)
+        self.saved.save(done, self.parts.launcher.as_global(state), self.batches.state())
+
+    def _hello(self, state: TrainState) -> None:
+        table = workdir.parameter_table(state.params)
+        if jax.process_index() == 0:
+            files.write_text(self.folder / "parameters.txt", table + "\n")
+        config, parts = self.parts.config, self.parts
+        count = table.splitlines()[-1].split()[-1]
+        self.progress.say(
+            f"{config.method} ({config.preset}) on {parts.train_source.name}: "
+            f"{len(parts.train_source):,} training examples, {count} parameters, "
+            f"{parts.total_steps:,} steps of {config.batch_size}, launch {config.launch} over "
+            f"{parts.launcher.size} device(s), workdir {self.folder}"
+        )
+        self.progress.say(f"data: {data.describe(parts.train_source)}")
+        if self.first:
+            self.progress.say(f"resumed at step {self.first}")
+        if self.watch is not None:
+            self.progress.say(monitor_protocol(parts))
+
+    def _refreshed(self, step: int, state: TrainState) -> TrainState:
+        """The state that an epoch begins with; checkpoints of this step hold the one before it."""
+        started, method = time.monotonic(), self.parts.method
+        batches = functools.partial(build.sweep, self.parts)
+        first = step == self.first  # nothing is lost: a signal ends the process
+        try:
+            with contextlib.nullcontext() if first else stopping.leaves_the_pass():
+                new, values = method.refresh(self.parts.launcher.as_global(state), batches)
+        except stopping.Interrupted:
+            self._save(step, state)
+            self._stopped(step)
+        state = new
+        if method.order is not None:
+            self.batches.reorder(method.order(state))
+        values = {**values, "refresh_seconds": time.monotonic() - started}
+        # They stand with the epoch's first update: a resumed run drops and repeats both.
+        self.writers.scalars(step + 1, values)
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+        self.progress.say(f"epoch {step / self.parts.steps_per_epoch:g} begins: {shown}")
+        return state
+
+    def _finished(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
+        """Reads the numbers of one update: stops when not finite, logs when due."""
+        config, done = self.parts.config, step + 1
+        values = {k: np.asarray(v).item() for k, v in values.items()}
+        if not values.pop("ok"):
+            self._not_finite(step, values, index, state)
+        self.progress.advance(done)
+        if done % config.log.every_steps == 0 or done == self.last:
+            values["learning_rate"] = float(self.parts.schedule(step))
+            values["epoch"] = done / self.parts.steps_per_epoch
+            values["images_per_second"] = self.progress.images_per_second(done)
+            self.writers.scalars(done, values)
+            shown = {k: v for k, v in values.items() if k == "loss" or k.endswith("top1")}
+            self.progress.report(done, shown)
+
+    def _not_finite(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
+        # The guard kept the state as it was before this update: its step is `step`.
+        data_state = {**self.batches.state(), "next_step": step}
+        self.saved.save(step, self.parts.launcher.as_global(state), data_state)
+        self.saved.wait()
+        numbers = ", ".join(f"{k} {v:g}" for k, v in values.items())
+        examples = ", ".join(map(str, index.tolist()))
+        found = (
+            f"The loss or its gradient is not finite at step {step} ({numbers}).\n"
+            f"Examples of that batch (indices in '{self.parts.train_source.name}'): {examples}\n"
+            f"The state before it is kept: {self.folder / 'checkpoints' / str(step)}."
+        )
+        not_finite.stop(self.folder, self.parts.config, found, step=step, good=step)
+
+    def _watch_and_keep(self, done: int, state: TrainState) -> None:
+        """Monitors a state, which is saved whatever becomes of that."""
+        try:
+            with stopping.leaves_the_pass():
+                self._watch(done, state)
+        except BaseException as error:
+            if jax.process_count() == 1:
+                self._save(done, state)
+            self.saved.wait()
+            if isinstance(error, stopping.Interrupted):
+                self._stopped(done)
+            kept = f"The monitor failed; the state after step {done} is saved in {self.folder}."
+            if isinstance(error, NotFiniteError):
+                good = [s for s in init_from.steps_of(self.folder) if s < done]
+                found = f"{error.found}\n{kept}"
+                not_finite.stop(
+                    self.folder,
+                    self.parts.config,
+                    found,
+                    step=done,
+                    good=good[-1] if good else None,
+                )
+            if isinstance(error, UserError):
+                raise type(error)(f"{error}\n{kept}") from error
+            self.progress.say(kept)
+            raise
+
+    def _watch(self, done: int, state: TrainState) -> None:
+        started = time.monotonic()
+        state = self.parts.launcher.as_global(state)
+        scalars, warnings = self.watch(state)
+        if self.inspect is not None:
+            more, lines, pictures = self.inspect(state)
+            scalars, warnings = {**scalars, **more}, warnings + lines
+            for name, picture in pictures.items():
+                workdir.write_picture(self.folder / "pictures" / f"{name}-{done}.png", picture)
+        scalars["monitor_seconds"] = time.monotonic() - started
+        self.writers.scalars(done, scalars)
+        epoch = done / self.parts.steps_per_epoch
+        shown = [
+            f"{k} {v:.4g}"
+            for k, v in scalars.items()
+            if k.endswith(("top1", "std", "rank", "perplexity", "ratio"))
+        ]
+        self.progress.say(f"epoch {epoch:g}: {'  '.join(shown)}")
+        if problems := self.batches.problems.report():
+            workdir.write_json(self.folder / "problems.json", problems)
+            self.progress.say(f"pictures that were replaced or converted: {in_words(problems)}")
+        self.warn(warnings)
+
+    def warn(self, lines: list[str]) -> None:
+        for line in lines:
+            self.progress.say(f"WARNING {line}")
+
+    def _stopped(self, done: int) -> NoReturn:
+        self.saved.wait()
+        if jax.process_count() > 1:  # a launcher may end the others when the first one ends
+            multihost_utils.sync_global_devices("the last state is saved")
+        self.progress.say(
+            f"Asked to stop: the state after step {done} is saved in {self.folder}.\n"
+            f"To resume, type the same command again: {versions.command()}"
+        )
+        raise SystemExit(stopping.STATUS)
