@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jssl.errors import UserError as UserError
-    from jssl.run.pretrained import load_encoder as load_encoder
+    from jssl.run.build import load_encoder as load_encoder
     from jssl.run.train import train as train
     from jssl.types import Method as Method
     from jssl.types import RunLengths as RunLengths
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Imported when they are asked for: `from jssl import losses` loads jax and the losses alone.
 _HOMES = {
     "UserError": "errors",
-    "load_encoder": "run.pretrained",
+    "load_encoder": "run.build",
     "Method": "types",
     "RunLengths": "types",
     "TrainState": "types",

@@ -79,7 +79,7 @@ def base(method: str, *, preset: str) -> ConfigDict:
 
     Args:
         method: name of a file in jssl/methods.
-        preset: key of that file's `PRESETS`.
+        preset: key of the `presets` of its SPEC.
 
     Returns:
         ConfigDict; assigning a key that it lacks raises.
@@ -92,10 +92,10 @@ def base(method: str, *, preset: str) -> ConfigDict:
         >>> c.simclr.temperature, c.optim.name
         (0.1, 'lars')
     """
-    module = methods.load(method)
-    if preset not in module.PRESETS:
+    spec = methods.get(method)
+    if preset not in spec.presets:
         raise UserError(
-            f"Method '{method}' has no preset '{preset}': {nearest(preset, module.PRESETS)}."
+            f"Method '{method}' has no preset '{preset}': {nearest(preset, spec.presets)}."
         )
     config = ConfigDict(common())
     config.method = method
@@ -108,9 +108,9 @@ def base(method: str, *, preset: str) -> ConfigDict:
         # A chance is one number, or one for each view.
         kind = object if name.endswith("_p") else int if value is None else type(value)
         config.augment.options[name] = placeholder(kind)
-    config[method] = ConfigDict(module.DEFAULTS)
+    config[method] = ConfigDict(dict(spec.defaults))
     config.lock()
-    apply(config, module.PRESETS[preset])
+    apply(config, spec.presets[preset])
     return config
 
 

@@ -115,7 +115,7 @@ def run(tmp_path_factory):
 )
 def test_embed_refuses_an_output_before_it_computes(run, tmp_path, monkeypatch, output, said):
     (tmp_path / "folder.npz").mkdir()
-    monkeypatch.setattr("jssl.run.pretrained.load_encoder", lambda *a, **k: pytest.fail("computed"))
+    monkeypatch.setattr("jssl.run.build.load_encoder", lambda *a, **k: pytest.fail("computed"))
     with pytest.raises(UserError, match=said):
         evaluate.embed_run(run, output=tmp_path / output, feature="backbone")
     with full_disk(), pytest.raises(UserError, match="No space left on device"):

@@ -275,7 +275,7 @@ def test_a_run_resumes_and_is_judged_without_its_source(tmp_path, monkeypatch):
     assert record["name"] == "supervised on synthetic, after simclr"
     assert record["steps"] == 2
     assert record["init_from"]["step"] == 0 and str(tmp_path) not in json.dumps(record["init_from"])
-    same(pretrained.load_encoder("run")[1].params["encoder"], first.params["encoder"])
+    same(build.load_encoder("run")[1].params["encoder"], first.params["encoder"])
     assert judge.run_hash(run(1), tmp_path / "run") == hashes[0]
     with pytest.raises(UserError, match="init_from: source -> other"):
         config = run(3)

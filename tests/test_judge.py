@@ -11,7 +11,7 @@ import jssl
 from jssl import data, evaluate
 from jssl.errors import UserError
 from jssl.evaluate.probes import logistic_table
-from jssl.run import pretrained
+from jssl.run import build
 from jssl.run.judge import train_and_judge
 
 
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_shape_is_refused(run):
     workdir.write_json(run / "config.json", {**config.to_dict()})
     try:
         with pytest.raises(UserError, match="has other shapes than the config's state"):
-            pretrained.load_encoder(run)
+            build.load_encoder(run)
     finally:
         config.simclr.proj_dim = 128
         workdir.write_json(run / "config.json", {**config.to_dict()})

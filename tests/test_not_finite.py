@@ -13,7 +13,7 @@ from helpers import begun, small_config
 
 from jssl import data, flags
 from jssl.errors import NotFiniteError, UserError
-from jssl.run import build, checkpoint, not_finite, pretrained
+from jssl.run import build, checkpoint, not_finite
 from jssl.run.train import train
 
 COMMAND = ["jssl", "train", "--config=c.py:smoke", "--workdir", "run", "--config.optim.lr=1e30",
@@ -55,7 +55,7 @@ def test_it_stops_and_keeps_the_last_good_state(stopped):
     first, second = next(batches), next(batches)
     assert ", ".join(map(str, second["index"].tolist())) in message
     assert ", ".join(map(str, first["index"].tolist())) not in message
-    assert int(pretrained.load_encoder(folder)[1].step) == 1
+    assert int(build.load_encoder(folder)[1].step) == 1
 
 
 def test_the_command_to_go_on_is_named_and_works(stopped, tmp_path):
@@ -68,7 +68,7 @@ def test_the_command_to_go_on_is_named_and_works(stopped, tmp_path):
     found = flags.parse("train", line.split()[2:])
     config = config_of(init_from=dict(found.settings)["init_from"])
     state = begun(config, tmp_path / "new")
-    kept = pretrained.load_encoder(folder)[1]
+    kept = build.load_encoder(folder)[1]
     for name, tree in kept.params.items():  # of the same classes: the classifier too
         for a, b in zip(jax.tree.leaves(state.params[name]), jax.tree.leaves(tree), strict=True):
             np.testing.assert_array_equal(a, b)

@@ -10,10 +10,9 @@ from helpers import get_config, small_config, tiles
 from PIL import Image
 
 from jssl import data
-from jssl.data import pseudo_labels
+from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError
-from jssl.methods import noisy_student
-from jssl.run import build, pretrained, results, stage_plan, stages, workdir
+from jssl.run import build, results, stage_plan, stages, workdir
 from jssl.run.train import train
 
 STUDENT = [{"stage": "label"}, {"stage": "student"}]
@@ -33,7 +32,7 @@ def config_of(*listed, **settings):
 
 
 def leaves(folder):
-    _, state = pretrained.load_encoder(folder)
+    _, state = build.load_encoder(folder)
     tree = state.replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(tree)}
 
@@ -151,7 +150,7 @@ def test_every_stage_leaves_its_files_and_the_record_its_rows(run):
     shown = f"| 3_student top-1 % | {100 * student:.1f} | – | – |"
     assert shown in table
     # The number is that of the averaged network on every test image.
-    embed, state = pretrained.load_encoder(folder / "1_teacher")
+    embed, state = build.load_encoder(folder / "1_teacher")
     test = data.photos_source("test")
     logits = jax.jit(embed)(state, shrunk(test.images, 16))[1]["logits"]
     assert np.mean(np.argmax(logits, 1) == test.labels) == pytest.approx(teacher, abs=2 / 1200)
@@ -161,7 +160,7 @@ def test_labels_are_the_teachers_at_its_own_resolution_with_provenance(run):
     folder, _ = run
     teacher, source = folder / "1_teacher", data.photos_source("train")
     labels = pseudo_labels.load(folder / "2_labels" / stages.LABELS, expected={})
-    embed, state = pretrained.load_encoder(teacher)
+    embed, state = build.load_encoder(teacher)
     rows = labels.indices[::101]
     expected = stages.probabilities(embed)(state, shrunk(source.images[rows], 16))
     np.testing.assert_allclose(labels.probs[::101], expected, atol=1e-5)
@@ -250,10 +249,10 @@ def test_a_student_of_labels_that_it_holds_as_labelled_is_refused(run):
     """Other shares of labels than those the pseudo-labels were made with."""
     config = config_of(label_fraction=0.1, pseudo_labels=str(run[0] / "2_labels" / stages.LABELS))
     with pytest.raises(UserError, match="are labelled and unlabelled at once"):
-        noisy_student.train_part(config, data.photos_source("train"))
+        semi_supervised.labelled_half(config, data.photos_source("train"))
     config.data.name = "digits"
     with pytest.raises(UserError, match="do not belong here"):
-        noisy_student.train_part(config, data.digits_source("train"))
+        semi_supervised.labelled_half(config, data.digits_source("train"))
 
 
 def test_a_single_student_can_be_started_by_hand(run, tmp_path):

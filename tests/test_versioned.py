@@ -10,7 +10,7 @@ from helpers import ROOT
 from jssl import config as config_lib
 from jssl import evaluate, methods
 from jssl.errors import UserError
-from jssl.run import pretrained, versioned, workdir
+from jssl.run import build, versioned, workdir
 from jssl.run.train import train
 
 # Recorded by the code at 8795ffb: `jssl train` of configs/simclr_photos.py:smoke on 64 synthetic
@@ -66,7 +66,7 @@ def test_an_older_workdir_is_resumed_and_evaluated(old, capsys):
 
 
 def test_an_older_workdir_is_loaded(old):
-    embed, state = pretrained.load_encoder(old)
+    embed, state = build.load_encoder(old)
     features, _ = embed(state, np.zeros((2, 16, 16, 3), np.uint8))
     assert int(state.step) == 2 and features.shape[0] == 2
 

@@ -61,8 +61,7 @@ def lengths(config: ConfigDict, examples: int) -> None:
             classes = CATALOGUE[name].num_classes if name in CATALOGUE else 0
     if section.get("num_classes") == 0:
         section.num_classes = classes
-        optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
-        if not classes and not optional:
+        if not classes and methods.get(config.method).labels == "required":
             raise UserError(
                 f"Method '{config.method}' needs the number of classes, and data set "
                 f"'{config.data.name}' is not here. Type --config.{config.method}.num_classes=N."

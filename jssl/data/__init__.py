@@ -35,12 +35,14 @@ from jssl.data.subset import Part as Part
 from jssl.data.subset import Rows as Rows
 from jssl.data.subset import Subset as Subset
 from jssl.data.subset import describe as describe
+from jssl.data.subset import held_out_part as held_out_part
 from jssl.data.subset import label_subset as label_subset
+from jssl.data.subset import labelled_part as labelled_part
 from jssl.data.subset import labels_of as labels_of
+from jssl.data.subset import split_validation as split_validation
 from jssl.data.sweep import eval_batches as eval_batches
 from jssl.data.tfds_source import CATALOGUE as CATALOGUE
 from jssl.data.tfds_source import TfdsSource as TfdsSource
-from jssl.data.uniform import uniform_over_clusters as uniform_over_clusters
 from jssl.data.video import read_video as read_video
 from jssl.data.voc import VocSource as VocSource
 from jssl.data.voc import voc_labels as voc_labels

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import data
+from jssl.data import pseudo_labels
 from jssl.data.decode import Picture
 from jssl.data.fetch import NOTES, fetch
 from jssl.data.pseudo_labels import PseudoLabels
@@ -59,6 +60,24 @@ def split(config: ConfigDict, source: Any) -> Halves:
     halves = Halves(labelled, unlabelled, np.arange(len(unlabelled)))
     check_disjoint(labelled, unlabelled, halves.rows)
     return halves
+
+
+def labelled_half(config: ConfigDict, source: Any) -> Part:
+    """The labelled half of the train split; that of a student knows its unlabelled pool."""
+    halves, settings = split(config, source), config.noisy_student
+    if not settings.unlabeled_ratio:
+        return halves.labelled
+    labels = pseudo_labels.load(
+        settings.pseudo_labels or "(none given)",
+        expected={"fingerprint": halves.unlabelled.fingerprint()},
+    )
+    return with_labels(halves, labels, num_classes=source.num_classes)
+
+
+def paired(config: ConfigDict, source: Part, inner: Callable | None) -> Callable | None:
+    """Adds unlabelled images to every labelled one of a student; `inner` alone for a teacher."""
+    ratio = config.noisy_student.unlabeled_ratio
+    return Paired(inner, source.pool, ratio) if ratio else inner
 
 
 def unlabelled_data(config: ConfigDict) -> ConfigDict:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jssl.errors import UserError
+from jssl.third_party import unchanged
 
 
 class Rows:
@@ -122,29 +123,75 @@ def labels_of(source: Any) -> np.ndarray:
     return np.array([int(read(i)["label"]) for i in range(len(source))])
 
 
-class Subset:
+class Subset(Rows):
     """Examples of a source, evenly spaced over it, with the source's protocol.
 
     A source may be sorted by class: evenly spaced examples keep every class.
     """
 
     def __init__(self, source: Any, count: int):
-        self._source = source
-        self._where = np.unique(
-            np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
-        )
-        self.name, self.num_classes = source.name, source.num_classes
-        self.class_names = getattr(source, "class_names", None)
-        self.image_shape, self.on_error = source.image_shape, source.on_error
-        if hasattr(source, "encoded"):
-            self.encoded = lambda i: {**source.encoded(int(self._where[i])), "index": np.int32(i)}
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self._source[int(self._where[index])], "index": np.int32(index)}
+        places = np.linspace(0, len(source) - 1, min(count, len(source)))
+        super().__init__(source, np.unique(places.astype(int)))
 
     def fingerprint(self) -> str:
         """The source's, and how many of it."""
-        return f"{self._source.fingerprint()}[{len(self)} evenly spaced]"
+        return f"{self.source.fingerprint()}[{len(self)} evenly spaced]"
+
+
+def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Rows to train on and rows to choose by: `count` of them, classes in proportion.
+
+    Args:
+        labels: int [M].
+        count: of the rows to choose by.
+        seed: of the draw.
+
+    Returns:
+        Two sorted int arrays that have every row once.
+
+    Raises:
+        UserError: a class of one example, or fewer to choose by than classes.
+
+    Example:
+        >>> train, validation = split_validation(np.arange(2).repeat(10), count=4)
+        >>> len(train), (validation < 10).sum()
+        (16, np.int64(2))
+
+    Reference: BYOL, https://arxiv.org/abs/2006.07733, appendix D: where there is no official
+        validation split it is drawn from the train split; which examples is not published.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    if counts.min() < 2 or min(count, len(labels) - count) < len(counts):
+        raise UserError(
+            f"{count} of {len(labels)} examples of {len(counts)} classes, the smallest of "
+            f"{counts.min()}, cannot be held out to choose by: expected 2 of a class at the least, "
+            "and both parts with as many as there are classes."
+        )
+    with unchanged():
+        from sklearn.model_selection import train_test_split
+    rows = train_test_split(
+        np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed
+    )
+    return np.sort(rows[0]), np.sort(rows[1])
+
+
+def held_out_part(source: Any, *, count: int) -> Part:
+    """The examples that are held out to choose by.
+
+    They do not depend on the run's seed, and are those of `--protocol=transfer` with seed 0.
+    """
+    chosen = Part(source, split_validation(labels_of(source), count=count)[1])
+    chosen.name = f"{source.name} (held out of train)"
+    return chosen
+
+
+def labelled_part(source: Any, *, fraction: float, held_out: int, seed: int) -> Any:
+    """The examples that keep their labels; the source itself where all do."""
+    if fraction == 1 and not held_out:
+        return source
+    labels, rows = labels_of(source), np.arange(len(source))
+    if held_out:
+        rows = split_validation(labels, count=held_out)[0]
+    if fraction != 1:
+        rows = rows[label_subset(labels[rows], fraction=fraction, seed=seed)]
+    return Part(source, rows)

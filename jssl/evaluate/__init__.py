@@ -4,6 +4,7 @@ from jssl import third_party as third_party  # before anything imports flax
 from jssl.augment.corruptions import regenerate as regenerate
 from jssl.augment.corruptions import regenerated_errors as regenerated_errors
 from jssl.augment.corruptions import regenerated_mistakes as regenerated_mistakes
+from jssl.data.subset import split_validation as split_validation
 from jssl.evaluate.context import Settings as Settings
 from jssl.evaluate.context import Subject as Subject
 from jssl.evaluate.embed import BACKBONE as BACKBONE
@@ -58,7 +59,6 @@ from jssl.evaluate.protocols.frozen_features import grid_probe as grid_probe
 from jssl.evaluate.protocols.transfer_sets import TRANSFER_SETS as TRANSFER_SETS
 from jssl.evaluate.protocols.transfer_sets import TransferSet as TransferSet
 from jssl.evaluate.protocols.transfer_sets import check_sizes as check_sizes
-from jssl.evaluate.protocols.transfer_sets import split_validation as split_validation
 from jssl.evaluate.protocols.transfer_sets import transfer_names as transfer_names
 from jssl.evaluate.protocols.transfer_table import Parts as Parts
 from jssl.evaluate.protocols.transfer_table import score_interval as score_interval

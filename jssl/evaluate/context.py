@@ -14,7 +14,7 @@ from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
 from jssl.evaluate.probes.logistic_table import small_pixels
 from jssl.evaluate.probes.pooling import pooled_maps
 from jssl.evaluate.probes.presets import PRESETS
-from jssl.run import build, pretrained, workdir
+from jssl.run import build, workdir
 from jssl.run.checksums import backbone_hash
 from jssl.run.writers import say
 from jssl.types import TrainState
@@ -70,7 +70,7 @@ class Subject:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Callable[..., Any], TrainState]:
-        return pretrained.load_encoder(self.folder, step=self.settings.step)
+        return build.load_encoder(self.folder, step=self.settings.step)
 
     @property
     def embed(self) -> Callable[..., Any]:
@@ -149,7 +149,7 @@ class Subject:
     @property
     def grid_feature(self) -> str | None:
         """The intermediate that is a grid of patches, where the method has one."""
-        return getattr(methods.load(self.config.method), "GRID_FEATURE", None)
+        return methods.get(self.config.method).grid_feature
 
     def features(self, kind: str) -> tuple[Any, Any, Any, Any]:
         """Train features [M,D], train labels [M], test features [Q,D], test labels [Q].

@@ -12,7 +12,7 @@ import numpy as np
 from jssl import augment, data, files
 from jssl.data.fetch import in_words
 from jssl.errors import NotFiniteError, UserError, nearest
-from jssl.types import Array, PyTree
+from jssl.types import Array, PyTree, TrainState
 
 BACKBONE = "backbone"  # the name of what `embed` returns first
 Features = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -151,7 +151,7 @@ def check_finite(state: Any) -> None:
 
     The features do not always show it: where XLA fuses a ReLU, its CPU code may turn NaN into 0.
     """
-    held = {name: getattr(state, name, {}) for name in ("params", "batch_stats")}
+    held = [state.params, state.batch_stats] if isinstance(state, TrainState) else []
     flags = jax.tree_util.tree_flatten_with_path(_finite(held))[0]
     bad = [jax.tree_util.keystr(p, simple=True, separator=".") for p, ok in flags if not ok]
     if bad:

@@ -10,7 +10,7 @@ from jssl.errors import UserError
 from jssl.evaluate.context import data_config, other_classes
 from jssl.evaluate.embed import embed_source, save_npz, select_feature
 from jssl.precision import narrow
-from jssl.run import pretrained, workdir
+from jssl.run import build, workdir
 from jssl.run.checksums import backbone_hash
 from jssl.run.writers import say
 from jssl.third_party import same_handlers
@@ -50,7 +50,7 @@ def embed_run(
             "--feature=backbone, or another --source."
         )
     say(f"{split} data: {data.describe(found)}")
-    embed, state = pretrained.load_encoder(folder, step=step)
+    embed, state = build.load_encoder(folder, step=step)
     lines: list[str] = []
     with tqdm(total=len(found), unit="image", disable=None) as bar:
         features, labels, indices = embed_source(

@@ -162,17 +162,15 @@ def make_inspection(
 ) -> Callable[[TrainState], tuple[dict[str, float], list[str], dict[str, np.ndarray]]] | None:
     """Makes what a method has to say and to show of its own, beside the monitor.
 
-    A method's file may have `inspect(config, outputs, batch) -> (scalars, warnings, pictures)`
-    and the names `INSPECTED` of the intermediates of `embed` that it looks at; the batch holds
-    `image` uint8 [M,H,W,3] and `label` int32 [M].
+    See `jssl.methods.spec.Inspect`.
 
     Returns:
         `state -> (scalars, warnings, pictures)` for examples of the test split (of the train split
         without one), pictures as uint8 [H,W,3]; None where the method has no such function.
     """
     config = experiment.config
-    method = methods.load(config.method)
-    if not hasattr(method, "inspect"):
+    inspect = methods.get(config.method).inspect
+    if inspect is None:
         return None
     source = experiment.test_source or experiment.train_source
     source = Subset(source, config.monitor.max_examples)
@@ -181,7 +179,7 @@ def make_inspection(
     size = min(config.batch_size, len(source))
 
     def inspection(state: TrainState) -> tuple[dict[str, float], list[str], dict[str, np.ndarray]]:
-        outputs: dict[str, list[np.ndarray]] = {name: [] for name in method.INSPECTED}
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in inspect.outputs}
         seen: dict[str, list[np.ndarray]] = {"image": [], "label": []}
         batches = iter(data.eval_batches(source, batch_size=size, transform=transform))
         with contextlib.closing(batches):
@@ -195,7 +193,7 @@ def make_inspection(
             {name: np.concatenate(parts) for name, parts in held.items()}
             for held in (outputs, seen)
         )
-        return method.inspect(config, found, batch)
+        return inspect.report(config, found, batch)
 
     return inspection
 

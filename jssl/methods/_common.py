@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import augment
+from jssl import augment, methods
 from jssl.errors import UserError
 from jssl.precision import narrow
-from jssl.types import Array, Method, PyTree, RunLengths, TrainState
+from jssl.types import Array, Batch, Method, PyTree, RunLengths, TrainState
 
 
 def check_make(name: str, config: Any, lengths: RunLengths) -> None:
@@ -82,6 +82,20 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
         return augment.normalize(augment.to_float(images), config.augment.normalize)
 
     return views, prepare
+
+
+def blank_batch(config: Any, size: int) -> Batch:
+    """Zeros of the shapes and dtypes of `size` examples, for `init`."""
+    spec = methods.get(config.method)
+    side = config.augment.size
+    crops = (spec.num_crops,) if config.data.host_crop else ()
+    extra = spec.data.extra_fields(config)
+    return {
+        "image": jnp.zeros((size, *crops, side, side, 3), jnp.uint8),
+        "label": jnp.zeros((size,), jnp.int32),
+        "index": jnp.zeros((size,), jnp.int32),
+        **{k: jnp.zeros((size, side, side, *shape), dtype) for k, (shape, dtype) in extra.items()},
+    }
 
 
 def embed_function(net: nn.Module, prepare: Callable[[Array], Array]) -> Callable[..., Any]:

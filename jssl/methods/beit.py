@@ -15,7 +15,6 @@ The jitter comes after the resize here and before the crop there: its contrast k
 the crop.
 """
 
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -33,16 +32,16 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec, OtherRun
 from jssl.models.dvae import Encoder, map_pixels
 from jssl.models.vit import OFFICIAL
 from jssl.models.vit_init import token_init
 from jssl.optim import TRANSFORMER
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
-from jssl.run import checkpoint, pretrained, workdir
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
-VIEWS = 1  # of one example in a step
 RANDOM = "random"
+TRAIN_ONE = "jssl train --config=configs/dvae_photos.py --workdir=runs/dvae_photos"
 
 DEFAULTS: dict[str, Any] = {
     "tokenizer": "",  # workdir of a run of method dvae; 'random': one that was never trained
@@ -130,49 +129,46 @@ def make_tokenizer(config: Any) -> Encoder:
     return Encoder(s.vocabulary, s.hidden, s.groups, s.blocks)
 
 
-def resolve(config: Any) -> None:
-    """Fills in the tokenizer's settings from its workdir.
+def has_tokenizer(config: Any) -> bool:
+    """Whether the codes are those of the run in `tokenizer`.
 
     Raises:
-        UserError: no tokenizer is named, or what is named is not the workdir of a dVAE.
+        UserError: no tokenizer is named.
     """
-    section = config.beit
-    if section.tokenizer == RANDOM:
-        return
-    command = "jssl train --config=configs/dvae_photos.py --workdir=runs/dvae_photos"
-    if not section.tokenizer:
+    if not config.beit.tokenizer:
         raise UserError(
             "BEiT predicts the codes of a tokenizer, and config.beit.tokenizer names none. Train "
-            f"one:\n  {command}\nand type --config.beit.tokenizer=runs/dvae_photos."
+            f"one:\n  {TRAIN_ONE}\nand type --config.beit.tokenizer=runs/dvae_photos."
         )
-    if not (Path(section.tokenizer) / "config.json").exists():
+    return config.beit.tokenizer != RANDOM
+
+
+def resolve(config: Any, tokenizer: Any) -> None:
+    """Fills in the tokenizer's settings.
+
+    Raises:
+        UserError: a run of another method.
+    """
+    if tokenizer.method != "dvae":
         raise UserError(
-            f"There is no tokenizer in config.beit.tokenizer='{section.tokenizer}': expected the "
-            f"workdir of a run of method 'dvae'. Train one:\n  {command}"
-        )
-    other = workdir.read_config(section.tokenizer)
-    if other.method != "dvae":
-        raise UserError(
-            f"config.beit.tokenizer='{section.tokenizer}' is a run of method '{other.method}', "
-            f"expected 'dvae'. Train one:\n  {command}"
+            f"config.beit.tokenizer='{config.beit.tokenizer}' is a run of method "
+            f"'{tokenizer.method}', expected 'dvae'. Train one:\n  {TRAIN_ONE}"
         )
     for name in ("vocabulary", "hidden", "groups", "blocks"):
-        section[name] = other.dvae[name]
+        config.beit[name] = tokenizer.dvae[name]
 
 
-def begin(config: Any, state: State) -> State:
-    """The first state with the tokenizer of its workdir."""
-    if config.beit.tokenizer == RANDOM:
-        return state
-    sharding = jax.tree.leaves(state.tokenizer)[0].sharding
-    _, other = pretrained.load_encoder(config.beit.tokenizer, sharding=sharding)
-    found, expected = (checkpoint.describe(t) for t in (other.params["encoder"], state.tokenizer))
-    if found != expected:
+def put_tokenizer(config: Any, state: State, tokenizer: TrainState) -> State:
+    """Puts the trained tokenizer into the first state."""
+    found, expected = tokenizer.params["encoder"], state.tokenizer
+    same = jax.tree.structure(found) == jax.tree.structure(expected)
+    shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(t)] for t in (found, expected)]
+    if not same or shapes[0] != shapes[1]:
         raise UserError(
             f"The tokenizer in '{config.beit.tokenizer}' has other shapes than config.beit says. "
             "Type another --workdir, in which they are filled in anew."
         )
-    return state.replace(tokenizer=other.params["encoder"])
+    return state.replace(tokenizer=found)
 
 
 def masks(config: Any, key: Array, rows: Array) -> tuple[Array, Array, Array]:
@@ -307,7 +303,7 @@ def token_views(config: Any) -> Any:
         host_crop=config.data.host_crop,
         **{**options, "resize": "lanczos"},
     )
-    if fn.options["views"] != VIEWS:
+    if fn.options["views"] != 1:
         raise UserError(
             f"BEiT makes one view of an image, found augment.name='{config.augment.name}' with "
             f"{fn.options['views']}. {nearest('beit', ['beit', 'crop_flip'])}."
@@ -317,3 +313,23 @@ def token_views(config: Any) -> Any:
         return augment.batch_views(fn, key, images, first)[0]
 
     return crops
+
+
+TOKENIZER = OtherRun(
+    "tokenizer",
+    has_tokenizer,
+    resolve,
+    put_tokenizer,
+    field="tokenizer",
+    codes=("head",),
+    advice=f"Train one:\n  {TRAIN_ONE}",
+)
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,
+    linear_preset="beit",
+    other_runs=(TOKENIZER,),
+)

@@ -38,15 +38,13 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec
 from jssl.models.heads import Projector
 from jssl.models.plain import classifier_input
 from jssl.models.resnet import KERNEL_INITS
 from jssl.parallel.collectives import axis_size, global_index, mean_value_and_grad, pmean, psum
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
-
-VIEWS = 2  # of one example in a step
-LABELS_OPTIONAL = True  # without them there is no online classifier
 
 DEFAULTS: dict[str, Any] = {
     "ema_momentum": 0.996,  # tau at the start; 1 at the end
@@ -289,3 +287,15 @@ def make(
         return new, metrics
 
     return Method(init, train_step, embed_function(net, prepare), views)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    labels="optional",  # without them there is no online classifier
+    target=("target", "target_batch_stats"),
+    linear_preset="byol",
+    schedules=schedules,
+)

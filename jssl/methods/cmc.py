@@ -42,6 +42,7 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import DataHooks, MethodSpec
 from jssl.models.heads import Projector
 from jssl.optim.masks import EVERYTHING
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
@@ -64,7 +65,6 @@ class State(TrainState):
     normalizers: Array
 
 
-VIEWS = 1  # crops of one example in a step; the views are parts of it
 CONTRASTS = ("nce", "softmax", "in_batch")
 
 DEFAULTS: dict[str, Any] = {
@@ -350,3 +350,15 @@ def make(
         return h, intermediates
 
     return Method(init, train_step, embed, crops)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,  # the views are parts of it
+    linear_preset="cmc",
+    linear_variants={"v3": "cmc_wide", "alexnet": "cmc_alexnet"},
+    data=DataHooks(extra_fields=extra_fields),
+)

@@ -39,6 +39,7 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec
 from jssl.models.conv import Conv
 from jssl.models.pixelcnn import PixelCNN
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
@@ -57,8 +58,6 @@ class State(TrainState):
     average: PyTree
 
 
-VIEWS = 1  # crops of one example in a step
-GRID_FEATURE = "grid"  # the intermediate [B,h,w,D] on which the final table fits a linear probe
 DIRECTIONS = ("down", "up", "right", "left")
 
 DEFAULTS: dict[str, Any] = {
@@ -311,3 +310,14 @@ def make(
         return jnp.mean(grid, axis=(1, 2)), {"grid": grid}
 
     return Method(init, train_step, embed, views)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,
+    grid_feature="grid",
+    averaged=("average", "batch_stats"),
+)

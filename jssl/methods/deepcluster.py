@@ -32,7 +32,6 @@ import optax
 
 from jssl import losses, models, optim
 from jssl import state as leaves
-from jssl.data import uniform_over_clusters
 from jssl.errors import UserError
 from jssl.methods import _clusters
 from jssl.methods._common import (
@@ -42,12 +41,11 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec
 from jssl.metrics.clusters import cluster_report
 from jssl.models.heads import Linear
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
-
-VIEWS = 1  # of one example in a step
 
 DEFAULTS: dict[str, Any] = {
     "num_clusters": 10000,  # k
@@ -305,7 +303,7 @@ def make(
 
     def order(state: State) -> Any:
         assignments, seed = np.asarray(state.assignments), int(state.sampler_seed)
-        return functools.partial(uniform_over_clusters, assignments, seed)
+        return functools.partial(leaves.uniform_over_clusters, assignments, seed)
 
     return Method(init, train_step, embed, views, refresh, order)
 
@@ -314,3 +312,13 @@ def _split(params: PyTree) -> tuple[PyTree, PyTree]:
     """The trunk's parameters, and the top layer's."""
     trunk = {name: value for name, value in params.items() if name != "top_layer"}
     return trunk, params["top_layer"]
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,
+    linear_preset="deepcluster",
+)

@@ -46,12 +46,13 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec
 from jssl.metrics.clusters import cluster_report
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import all_gather, global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
-VIEWS = 2  # of one example in a step, besides its small crops
+LARGE = 2  # crops of an image whose embeddings are banked, besides the small ones
 NEVER, BEFORE_ALL = -2, -1  # epochs of a bank's rows
 
 DEFAULTS: dict[str, Any] = {
@@ -216,7 +217,7 @@ def make(
             key,
             variables,
             tx,
-            bank=jnp.zeros((VIEWS, num_examples, dim), jnp.float32),
+            bank=jnp.zeros((LARGE, num_examples, dim), jnp.float32),
             written=jnp.tile(jnp.array([[NEVER, -1]], jnp.int32), (num_examples, 1)),
             prototypes=tuple(jnp.zeros((k, dim), jnp.float32) for k in num_clusters),
             assignments=jnp.full((len(num_clusters), num_examples), -1, jnp.int32),
@@ -244,7 +245,7 @@ def make(
                 variables, x, train=True, method="crops", mutable=["batch_stats"]
             )
             loss, top1 = loss_of_heads(state, z, index)
-            large = jax.lax.stop_gradient(z[:VIEWS])
+            large = jax.lax.stop_gradient(z[:LARGE])
             return loss, (updated.get("batch_stats", {}), top1, large)
 
         (loss, aux), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
@@ -300,7 +301,7 @@ def make(
             k = num_clusters[head]
             found = _clusters.cluster(
                 key,
-                bank[head % VIEWS, present],
+                bank[head % LARGE, present],
                 sharding,
                 k=k,
                 iterations=settings.kmeans_iterations,
@@ -320,3 +321,13 @@ def make(
         return new, {f"cluster/{name}": value for name, value in means.items()}
 
     return Method(init, train_step, embed_function(net, prepare), views, refresh)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=LARGE,
+    linear_preset="swav",
+)

@@ -28,25 +28,23 @@ import optax
 from ml_collections import ConfigDict
 
 from jssl import augment, losses, methods, models
-from jssl.data.pipeline import repeated, shuffled
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
     apply_gradients,
+    blank_batch,
     check_make,
     first_state,
     in_32_bits,
     input_functions,
 )
 from jssl.methods._mixed import CROP, IMAGENET_FILL, RAND_AUGMENT, mixed_inputs
+from jssl.methods.spec import DataHooks, MethodSpec, OtherRun, Repeated
 from jssl.models.heads import Linear
 from jssl.optim import TRANSFORMER
 from jssl.parallel.collectives import mean_value_and_grad, pmean
-from jssl.run import build, pretrained, workdir
 from jssl.state import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
-VIEWS = 1  # of one example in a step
-CLASSIFIER = True  # its own: the table at the end judges it too
 DISTILLATIONS = ("none", "soft", "hard")
 
 DEFAULTS: dict[str, Any] = {
@@ -136,54 +134,50 @@ def make_net(config: ConfigDict, axis_name: str | None) -> Net:
     return Net(encoder, head(), head() if config.model.distillation_token else None)
 
 
-def describe(config: ConfigDict) -> str:
+def run_name(config: ConfigDict) -> str:
     """What tells the runs of a table apart: from whom the student learns."""
     kind = config.deit.distillation
     return ", no teacher" if kind == "none" else f", {kind} distillation"
 
 
-def resolve(config: ConfigDict) -> None:
-    """Fills in the settings of the teacher, so that a run can be read without its workdir."""
+def has_teacher(config: ConfigDict) -> bool:
+    """Whether the student learns from the run in `teacher`.
+
+    Raises:
+        UserError: distillation without a teacher.
+    """
     settings = config.deit
-    if settings.distillation == "none":
-        return
-    if settings.teacher:
-        settings.teacher_config = workdir.read_config(settings.teacher).to_json()
-    elif not settings.untrained_teacher:
+    if settings.distillation != "none" and not (settings.teacher or settings.untrained_teacher):
         raise UserError(
             f"deit.distillation='{settings.distillation}' learns from a trained network, and "
             "deit.teacher is empty: expected the workdir of one. Type "
             "--config.deit.teacher=WORKDIR, or --config.deit.distillation=none."
         )
+    return settings.distillation != "none" and bool(settings.teacher)
 
 
-def data_order(config: ConfigDict) -> Any:
-    """The order of an epoch; with repeated augmentation a third of the images, three times."""
+def resolve(config: ConfigDict, teacher: ConfigDict) -> None:
+    """Keeps the settings of the teacher, so that a run can be read without its workdir."""
+    config.deit.teacher_config = teacher.to_json()
+
+
+def put_teacher(config: ConfigDict, state: State, teacher: TrainState) -> State:
+    """Puts the trained teacher into the first state."""
+    return state.replace(teacher=_without_optimiser(config, teacher))
+
+
+def repeated(config: ConfigDict) -> Repeated | None:
+    """With repeated augmentation an epoch is a third of the images, three times."""
     settings = config.deit
     if settings.repeated_augmentation == 1:
-        return shuffled
-    return repeated(
-        settings.repeated_augmentation,
-        batch_size=config.batch_size,
-        groups=settings.mix_groups,
-    )
+        return None
+    return Repeated(settings.repeated_augmentation, settings.mix_groups)
 
 
-def begin(config: ConfigDict, state: State) -> State:
-    """Puts the trained teacher into the first state.
-
-    Raises:
-        UserError: a folder that is no workdir.
-    """
-    settings, sharding = config.deit, jax.tree.leaves(state.params)[0].sharding
-    if settings.distillation != "none" and settings.teacher:
-        _, teacher = pretrained.load_encoder(settings.teacher, sharding=sharding)
-        state = state.replace(teacher=_without_optimiser(teacher))
-    return state
-
-
-def _without_optimiser(teacher: TrainState) -> TrainState:
-    others = {"teacher": {}} if hasattr(teacher, "teacher") else {}
+def _without_optimiser(config: ConfigDict, teacher: TrainState) -> TrainState:
+    """What a teacher computes with; its own teacher is left out."""
+    own = methods.get(json.loads(config.deit.teacher_config)["method"])
+    others = {other.field: {} for other in own.other_runs}
     return teacher.replace(opt_state={}, key=jnp.int32(0), step=jnp.int32(0), **others)
 
 
@@ -207,7 +201,10 @@ def make_teacher(config: ConfigDict, lengths: RunLengths) -> tuple[Method, Confi
             )
         return None
     if not settings.teacher_config:
-        resolve(config)
+        raise UserError(
+            f"deit.distillation='{settings.distillation}' needs the settings of its teacher: type "
+            "--config.deit.teacher=WORKDIR; in a program call jssl.run.build.resolve(config)."
+        )
     own = ConfigDict(json.loads(settings.teacher_config))
     classes = own[own.method].get("num_classes")
     if classes != settings.num_classes:
@@ -216,7 +213,7 @@ def make_teacher(config: ConfigDict, lengths: RunLengths) -> tuple[Method, Confi
             f"student {settings.num_classes}: expected a classifier of the same data set."
         )
     # It is never trained: no optimiser, and the lengths of the student's run do for it.
-    return methods.load(own.method).make(own, optax.identity(), lengths), own
+    return methods.get(own.method).make(own, optax.identity(), lengths), own
 
 
 def make_inputs(config: ConfigDict, axis_name: str | None) -> Any:
@@ -259,8 +256,8 @@ def make(
         variables = make_net(config, None).init(key, prepare(images), train=False)
         wise = {}
         if teacher is not None:
-            blank = build.blank_batch(teacher[1], 1)
-            wise = _without_optimiser(teacher[0].init(jax.random.fold_in(key, 1), blank))
+            blank = blank_batch(teacher[1], 1)
+            wise = _without_optimiser(config, teacher[0].init(jax.random.fold_in(key, 1), blank))
         average = variables["params"] if settings.ema_decay else {}
         return first_state(State, key, variables, tx, teacher=wise, average=average)
 
@@ -314,3 +311,19 @@ def make(
         return h, named
 
     return Method(init, train_step, embed, views)
+
+
+TEACHER = OtherRun("teacher", has_teacher, resolve, put_teacher, field="teacher")
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,
+    labels="required",
+    has_classifier=True,
+    averaged=("average", "batch_stats"),
+    other_runs=(TEACHER,),
+    data=DataHooks(order=repeated),
+    run_name=run_name,
+)

@@ -30,6 +30,7 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import Inspect, MethodSpec
 from jssl.metrics.codebook import codebook_report, codebook_warnings
 from jssl.metrics.reconstructions import constant_patch_error, picture_grid
 from jssl.models.dvae import Decoder, Encoder, gumbel_softmax, map_pixels, unmap_pixels
@@ -37,7 +38,6 @@ from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
-VIEWS = 1  # of one example in a step
 LIKELIHOODS = ("logit_laplace", "squared_error")
 
 DEFAULTS: dict[str, Any] = {
@@ -297,9 +297,6 @@ def inspect(config: Any, outputs: Any, batch: Any) -> Any:
     return scalars, warnings, {"reconstructions": picture_grid(images[:32], found[:32])}
 
 
-INSPECTED = ("tokens", "reconstruction")  # what `inspect` is given
-
-
 def _check(config: Any) -> None:
     s = config.dvae
     if s.likelihood not in LIKELIHOODS:
@@ -318,3 +315,14 @@ def _check(config: Any) -> None:
             "The dVAE looks at pixels in [0, 1], which it moves to [0.1, 0.9] itself; found "
             f"augment.normalize='{config.augment.normalize}'. Type --config.augment.normalize=none."
         )
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,
+    inspect=Inspect(("tokens", "reconstruction"), inspect),
+    schedules=schedules,
+)

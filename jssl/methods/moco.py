@@ -37,6 +37,7 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import (
     all_gather,
@@ -47,8 +48,6 @@ from jssl.parallel.collectives import (
 )
 from jssl.state import check_queue_size, ema, enqueue, random_queue, unit_rows
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
-
-VIEWS = 2  # of one example in a step: the query's and the key's
 
 DEFAULTS: dict[str, Any] = {
     "temperature": 0.2,
@@ -282,3 +281,13 @@ def make(
         return new, metrics
 
     return Method(init, train_step, embed_function(net, prepare), views)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    target=("target", "target_batch_stats"),
+    linear_preset="moco",
+)

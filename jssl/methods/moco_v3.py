@@ -36,13 +36,12 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec
 from jssl.models.heads import Projector
 from jssl.models.vit import OFFICIAL
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
-
-VIEWS = 2  # of one example in a step
 
 DEFAULTS: dict[str, Any] = {
     "temperature": 1.0,
@@ -241,3 +240,15 @@ def make(
         return new, metrics
 
     return Method(init, train_step, embed_function(net, prepare), views)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    target=("target", "target_batch_stats"),
+    linear_preset="moco_v3",
+    linear_variants={"vit": "moco_v3_vit"},
+    schedules=schedules,
+)

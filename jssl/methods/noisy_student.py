@@ -28,8 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import data, losses, models
-from jssl.data import pseudo_labels, semi_supervised
+from jssl import losses, models
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
     apply_gradients,
@@ -39,6 +38,7 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import DataHooks, MethodSpec
 from jssl.models.efficientnet import OFFICIAL, EfficientNet, classifier_init
 from jssl.models.heads import Linear
 from jssl.models.noise import dropout
@@ -47,7 +47,6 @@ from jssl.parallel.collectives import axis_size, global_index, mean_value_and_gr
 from jssl.state import ema, warmup_momentum
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
-VIEWS = 1  # of one example in a step
 WEIGHTINGS = ("lecture", "ratio")
 TARGETS = ("soft", "hard")
 
@@ -182,26 +181,6 @@ def make_net(config: Any, axis_name: str | None) -> Net:
             "--config.noisy_student.frozen_blocks=-1."
         )
     return Net(encoder, Linear(settings.num_classes, **init), settings.dropout)
-
-
-def train_part(config: Any, source: Any) -> data.Part:
-    """The labelled half of the train split; that of a student knows its unlabelled pool."""
-    halves, settings = semi_supervised.split(config, source), config.noisy_student
-    part = halves.labelled
-    if settings.unlabeled_ratio:
-        labels = pseudo_labels.load(
-            settings.pseudo_labels or "(none given)",
-            expected={"fingerprint": halves.unlabelled.fingerprint()},
-        )
-        part = semi_supervised.with_labels(halves, labels, num_classes=source.num_classes)
-    return part
-
-
-def host_transform(config: Any, source: data.Part, inner: Any) -> Any:
-    """Adds unlabelled images to every labelled one of a student."""
-    if not config.noisy_student.unlabeled_ratio:
-        return inner
-    return semi_supervised.Paired(inner, source.pool, config.noisy_student.unlabeled_ratio)
 
 
 def joined(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
@@ -368,3 +347,15 @@ def _check(settings: Any) -> None:
             f"noisy_student.temperature expects a number > 0, found {settings.temperature}. For "
             "one-hot pseudo-labels type --config.noisy_student.targets=hard."
         )
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,
+    labels="required",
+    averaged=("average", "average_stats"),
+    data=DataHooks(pseudo_labels=True),
+)

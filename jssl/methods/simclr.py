@@ -28,12 +28,12 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
+from jssl.methods.spec import MethodSpec
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState  # SimCLR remembers nothing but its network
-VIEWS = 2  # of one example in a step
 
 DEFAULTS: dict[str, Any] = {
     "temperature": 0.1,
@@ -167,3 +167,13 @@ def make(
         return apply_gradients(state, grads, batch_stats, tx), metrics
 
     return Method(init, train_step, embed_function(net, prepare), views)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    linear_preset="simclr",
+    linear_variants={"cifar": "simclr_cifar"},
+)

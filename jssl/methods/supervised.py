@@ -14,12 +14,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jssl import data, losses, models
-from jssl.data.subset import label_subset
-from jssl.evaluate.protocols.transfer_sets import split_validation
+from jssl import losses, models
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -29,6 +26,7 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.methods._mixed import CROP, OFF, RAND_AUGMENT, mixed_inputs
+from jssl.methods.spec import DataHooks, LabelledPart, MethodSpec
 from jssl.models.heads import Linear
 from jssl.models.noise import dropout, row_numbers
 from jssl.models.plain import PlainNet, classifier_input
@@ -38,8 +36,6 @@ from jssl.parallel.collectives import mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
-VIEWS = 1  # of one example in a step
-CLASSIFIER = True  # its own: the table at the end judges it too
 
 DEFAULTS: dict[str, Any] = {
     "num_classes": 0,  # 0: as many as the data set has
@@ -133,33 +129,12 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, Linear(config.supervised.num_classes, **init))
 
 
-def train_part(config: Any, source: Any) -> Any:
-    """The examples that keep their labels."""
-    fraction, held_out = config.supervised.label_fraction, config.supervised.held_out
-    if fraction == 1 and not held_out:
-        return source
-    labels, rows = data.labels_of(source), np.arange(len(source))
-    if held_out:
-        rows = split_validation(labels, count=held_out)[0]
-    if fraction != 1:
-        rows = rows[label_subset(labels[rows], fraction=fraction, seed=config.seed)]
-    return data.Part(source, rows)
+def labelled_part(config: Any) -> LabelledPart:
+    """The examples that keep their labels, and those that are held out to choose by."""
+    return LabelledPart(config.supervised.label_fraction, config.supervised.held_out)
 
 
-def test_part(config: Any, source: Any) -> Any:
-    """The examples that are held out to choose by, None where the test split is judged on.
-
-    They do not depend on the run's seed, and are those of `--protocol=transfer` with seed 0.
-    """
-    if not config.supervised.held_out:
-        return None
-    labels = data.labels_of(source)
-    part = data.Part(source, split_validation(labels, count=config.supervised.held_out)[1])
-    part.name = f"{source.name} (held out of train)"
-    return part
-
-
-def describe(config: Any) -> str:
+def run_name(config: Any) -> str:
     """What tells the runs of a table apart: the share of the labels."""
     s = config.supervised
     share = f", {100 * s.label_fraction:g} % labels" if s.label_fraction < 1 else ""
@@ -193,7 +168,12 @@ def make(
     net = make_net(config, axis_name)
     decay = config.supervised.layer_decay
     if decay != 1:
-        tx = optax.chain(tx, scale_by_layer(decay=decay, depth=getattr(net.encoder, "depth", 0)))
+        tx = optax.chain(
+            tx,
+            scale_by_layer(
+                decay=decay, depth=net.encoder.depth if isinstance(net.encoder, models.ViT) else 0
+            ),
+        )
     if config.supervised.head_lr != 1:
         tx = optax.chain(tx, scale_by_name("^classifier/", factor=config.supervised.head_lr))
     views, prepare = input_functions(config)
@@ -230,3 +210,16 @@ def make(
         return apply_gradients(state, grads, batch_stats, tx), metrics
 
     return Method(init, train_step, embed_function(net, prepare), views)
+
+
+SPEC = MethodSpec(
+    make=make,
+    defaults=DEFAULTS,
+    presets=PRESETS,
+    state=State,
+    num_crops=1,
+    labels="required",
+    has_classifier=True,
+    data=DataHooks(part=labelled_part),
+    run_name=run_name,
+)

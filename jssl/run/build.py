@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import augment, data, methods, optim
+from jssl.data import semi_supervised
 from jssl.errors import UserError
+from jssl.methods._common import blank_batch as blank_batch
+from jssl.methods.spec import LabelledPart
 from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher
-from jssl.run import checks, versioned, workdir
+from jssl.run import checkpoint, checks, versioned, workdir
+from jssl.third_party import same_handlers
 from jssl.types import Batch, Method, RunLengths, TrainState
 
 
@@ -64,28 +67,30 @@ def build(config: ConfigDict) -> Experiment:
     """
     versioned.move_old_keys(config)
     checks.check(config)
-    resolve = getattr(methods.load(config.method), "resolve", None)
-    if resolve is not None:  # settings that lie in another run's workdir
-        resolve(config)
+    spec = methods.get(config.method)
+    resolve(config)
     extra_fields(config)
     launcher = make_launcher(config.launch)
     check_batch_size(config.batch_size, launcher)
     train_source = data.make_source(config.data, "train")
     _check_fields(config, train_source)
     probe_source = data.make_source(config.data, "probe")
-    test_part = getattr(methods.load(config.method), "test_part", None)
-    test_source = None if test_part is None else test_part(config, train_source)
-    train_part = getattr(methods.load(config.method), "train_part", None)
-    if train_part is not None:  # labels that it does not have are not probed with either
-        train_source = probe_source = train_part(config, train_source)
+    part, test_source = spec.data.part(config), None
+    if part.held_out:
+        test_source = data.held_out_part(train_source, count=part.held_out)
+    if part != LabelledPart():  # labels that it does not have are not probed with either
+        train_source = probe_source = data.labelled_part(
+            train_source, **part._asdict(), seed=config.seed
+        )
+    if spec.data.pseudo_labels:
+        train_source = probe_source = semi_supervised.labelled_half(config, train_source)
     if test_source is None and data.has_split(config.data, "test"):
         test_source = data.make_source(config.data, "test")
     section = config[config.method]
     _check_classes(section, train_source, probe_source, test_source)
     if "num_classes" in section and section.num_classes == 0:
         labelled = train_source.num_classes >= 2
-        optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
-        if not labelled and not optional:
+        if not labelled and spec.labels == "required":
             raise UserError(
                 f"Method '{config.method}' needs labels, but data set '{train_source.name}' has "
                 f"{train_source.num_classes} classes: expected a folder with one sub-folder a "
@@ -127,6 +132,25 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
+def resolve(config: ConfigDict) -> None:
+    """Fills in, in place, what a method has to know of the runs that it starts with.
+
+    Raises:
+        UserError: a run that is needed and not named, is not there, or does not fit.
+    """
+    for other in methods.get(config.method).other_runs:
+        if not other.wanted(config):
+            continue
+        key = f"config.{config.method}.{other.key}"
+        folder = config[config.method][other.key]
+        if not (Path(folder) / "config.json").exists():
+            raise UserError(
+                f"{key}='{folder}' is not the workdir of a run: expected one with a config.json. "
+                f"{other.advice or f'Type --{key}=WORKDIR of a trained run.'}"
+            )
+        other.resolve(config, workdir.read_config(folder))
+
+
 def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
     """Refuses splits, and another run's classifier, whose numbers mean other classes."""
     names = data.class_names(train) or data.class_names(probe)
@@ -149,8 +173,7 @@ def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
 
 def needs_labels(config: ConfigDict) -> bool:
     """Whether a method learns from labels and cannot do without."""
-    optional = getattr(methods.load(config.method), "LABELS_OPTIONAL", False)
-    return "num_classes" in config[config.method] and not optional
+    return methods.get(config.method).labels == "required"
 
 
 def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
@@ -177,22 +200,25 @@ def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
 
 def host_transform(parts: Experiment) -> Any:
     """What the host does to a training example before the device augments it, or None."""
-    config, method = parts.config, methods.load(parts.config.method)
+    config, spec = parts.config, methods.get(parts.config.method)
     transform = data.train_transform(
         config.data,
         parts.train_source,
         size=config.augment.size,
-        views=method.VIEWS,
+        views=spec.num_crops,
         **_crop_of(config),
     )
-    more = getattr(method, "host_transform", None)
-    return transform if more is None else more(config, parts.train_source, transform)
+    if not spec.data.pseudo_labels:
+        return transform
+    return semi_supervised.paired(config, parts.train_source, transform)
 
 
 def data_order(config: ConfigDict) -> Any:
     """The order in which the examples of an epoch come, as `jssl.data.train_batches` takes it."""
-    make = getattr(methods.load(config.method), "data_order", None)
-    return data.shuffled if make is None else make(config)
+    order = methods.get(config.method).data.order(config)
+    if order is None:
+        return data.shuffled
+    return data.repeated(order.repeats, batch_size=config.batch_size, groups=order.groups)
 
 
 def sweep(parts: Experiment) -> Iterator[Batch]:
@@ -243,13 +269,12 @@ def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, A
         total_steps=config.run.total_steps,
     )
     lengths = RunLengths(**config.run)
-    return methods.load(config.method).make(config, tx, lengths, axis_name=axis_name), schedule
+    return methods.get(config.method).make(config, tx, lengths, axis_name=axis_name), schedule
 
 
 def extra_fields(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], str]]:
     """The arrays that a method needs beside the picture: {name: (shape after [B,H,W], dtype)}."""
-    declare = getattr(methods.load(config.method), "extra_fields", None)
-    return declare(config) if declare else {}
+    return dict(methods.get(config.method).data.extra_fields(config))
 
 
 def _check_fields(config: ConfigDict, source: Any) -> None:
@@ -269,19 +294,6 @@ def _check_fields(config: ConfigDict, source: Any) -> None:
         )
 
 
-def blank_batch(config: ConfigDict, size: int) -> Batch:
-    """Zeros of the shapes and dtypes of `size` examples, for `init`."""
-    extra = extra_fields(config)
-    side = config.augment.size
-    views = (methods.load(config.method).VIEWS,) if config.data.host_crop else ()
-    return {
-        "image": jnp.zeros((size, *views, side, side, 3), jnp.uint8),
-        "label": jnp.zeros((size,), jnp.int32),
-        "index": jnp.zeros((size,), jnp.int32),
-        **{k: jnp.zeros((size, side, side, *shape), dtype) for k, (shape, dtype) in extra.items()},
-    }
-
-
 def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
     """The state before training, from the config's seed alone; call it under jit."""
     return method.init(jax.random.key(config.seed), blank_batch(config, size))
@@ -290,15 +302,25 @@ def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
 def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
     """The state before training, born with the launcher's sharding.
 
-    A method whose state holds a network of another run (a teacher, a tokenizer) has
-    `begin(config, state) -> state`; `begin=False` leaves it out. What `init_from` names is put in
+    A state that holds a network of another run (a teacher, a tokenizer) gets it here; `begin=False`
+    leaves it out. What `init_from` names is put in
     by `jssl.run.train` (see `jssl.run.init_from`): the net here never learnt.
     """
     config, launcher = experiment.config, experiment.launcher
     size = config.batch_size // launcher.size
     state = launcher.init(lambda: first_state(config, experiment.method, size))
-    start = getattr(methods.load(config.method), "begin", None)
-    return start(config, state) if begin and start is not None else state
+    return put_other_runs(config, state) if begin else state
+
+
+def put_other_runs(config: ConfigDict, state: TrainState) -> TrainState:
+    """Puts the networks of the runs that a method starts with into its first state."""
+    sharding = jax.tree.leaves(state.params)[0].sharding
+    for other in methods.get(config.method).other_runs:
+        if other.wanted(config):
+            folder = config[config.method][other.key]
+            _, found = load_encoder(folder, sharding=sharding)
+            state = other.put(config, state, found)
+    return state
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
@@ -310,3 +332,37 @@ def abstract_state(experiment: Experiment) -> TrainState:
         shapes,
         experiment.launcher.shardings(shapes),
     )
+
+
+@same_handlers()
+def load_encoder(folder: str | Path, *, step: int | None = None, sharding: Any = None):
+    """Loads the trained network of a run as a pure function and its state.
+
+    Args:
+        folder: the workdir of `jssl train`.
+        step: which checkpoint, the newest by default.
+        sharding: where the state is to lie; one device of this process by default.
+
+    Returns:
+        `(embed, state)`: `embed(state, images [B,H,W,C]) -> (features float32 [B,D],
+        intermediates)` is pure and may be jitted, vmapped and differentiated; images are uint8,
+        or float in [0, 1].
+
+    Raises:
+        UserError: not a workdir, no checkpoint, or one of another shape.
+
+    Example (after a run):
+        embed, state = jssl.load_encoder('runs/simclr')
+        features, _ = jax.jit(embed)(state, images)
+    """
+    config = workdir.read_config(folder)
+    method, _ = make_method(config, axis_name=None)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(lambda: first_state(config, method, config.batch_size))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    checkpoints = checkpoint.Checkpoints(folder, method=config.method, read_only=True)
+    try:
+        state, _ = checkpoints.restore(like, step)
+    finally:
+        checkpoints.close()
+    return method.embed, state

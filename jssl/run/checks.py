@@ -291,7 +291,7 @@ def check(config: ConfigDict) -> None:
             every wrong value has a line.
     """
     method = config.get("method")
-    methods.load(method)
+    methods.get(method)
     if method not in config:
         raise UserError(
             f"The config has no section '{method}': it was made for another method. Type "

@@ -82,8 +82,8 @@ def check(folder: str | Path, parts: build.Experiment) -> Extension | None:
 def _schedules(config: Any) -> dict[str, Any]:
     """Everything that depends on the length of a run, as functions of the step."""
     _, rate = build.make_method(config, axis_name=None)
-    more = getattr(methods.load(config.method), "schedules", lambda config, lengths: {})
-    return {"learning rate": rate, **more(config, RunLengths(**config.run))}
+    others = methods.get(config.method).schedules(config, RunLengths(**config.run))
+    return {"learning rate": rate, **others}
 
 
 def tell(folder: Path, longer: Extension) -> None:

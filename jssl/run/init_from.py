@@ -6,6 +6,7 @@ the optimiser's state, queues, banks and centroids. The other workdir is read on
 step: `init_from.json` says what was taken, and a run that resumes needs no more.
 """
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jssl import data, files
+from jssl import data, files, methods
 from jssl.errors import UserError
 from jssl.run import build, checkpoint, checksums, pretrained, workdir
 from jssl.run.checksums import tree_hash
@@ -23,13 +24,9 @@ from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
 RECORD = "init_from.json"
-# Fields of a state that hold a network: the trees of parameters, and those of statistics.
-PARAMS = ("params", "target", "average")
-STATISTICS = {"params": "batch_stats", "target": "target_batch_stats", "average": "average_stats"}
 CLASS_HEADS = ("classifier", "head", "head_dist")  # modules whose outputs are classes
 NOT_LEARNT = ("top_layer",)  # DeepCluster's, which is drawn anew with every clustering
-# Fields that are no network of the run's own: counters, and what the method's `begin` fills.
-OTHER = ("step", "key", "opt_state", "top_opt_state", "tokenizer", "teacher")
+COUNTERS = ("step", "key", "opt_state", "top_opt_state")  # fields that hold nothing learnt
 
 
 class Source(NamedTuple):
@@ -40,7 +37,8 @@ class Source(NamedTuple):
         step: of its checkpoint.
         config: of its run.
         classes: names of its classes, by number; None where not known.
-        fields: {field of the state: tree of numpy arrays}; {} for what it does not have.
+        networks: {field of the parameters: (parameters, running statistics)}, numpy arrays.
+        codes: {module of the parameters: the network of a third run whose codes it predicts}.
         sha256: of its parameters and running statistics.
     """
 
@@ -48,7 +46,8 @@ class Source(NamedTuple):
     step: int
     config: ConfigDict
     classes: tuple[str, ...] | None
-    fields: dict[str, PyTree]
+    networks: dict[str, tuple[PyTree, PyTree]]
+    codes: dict[str, PyTree]
     sha256: str
 
 
@@ -93,13 +92,12 @@ def read(parts: build.Experiment, folder: str | Path) -> Source | None:
         return None
     step = _checked(name, step)
     old = workdir.read_config(name)
-    _, state = pretrained.load_encoder(name, step=step, sharding=parts.launcher.sharding)
-    fields = {
-        field: jax.tree.map(np.array, getattr(state, field, {}))
-        for field in (*PARAMS, *STATISTICS.values(), "tokenizer")
-    }
-    sha256 = tree_hash({key: fields[key] for key in ("params", "batch_stats")})
-    source = Source(text, step, old, workdir.read_classes(name), fields, sha256)
+    _, state = build.load_encoder(name, step=step, sharding=parts.launcher.sharding)
+    networks = jax.tree.map(np.array, methods.get(old.method).networks(state))
+    params, batch_stats = networks["params"]
+    sha256 = tree_hash({"params": params, "batch_stats": batch_stats})
+    codes = jax.tree.map(np.array, _codes(old, state))
+    source = Source(text, step, old, workdir.read_classes(name), networks, codes, sha256)
     _fit(parts, source, build.abstract_state(parts))
     _check_finite(source)
     return source
@@ -154,8 +152,8 @@ def _checked(name: str, step: int | None) -> int:
 
 
 def _check_finite(source: Source) -> None:
-    for field in PARAMS:
-        for name, leaf in checkpoint.flat_leaves(source.fields[field]).items():
+    for field, (params, _) in source.networks.items():
+        for name, leaf in checkpoint.flat_leaves(params).items():
             if not np.all(np.isfinite(leaf)):
                 raise UserError(
                     f"--config.init_from={source.text}: {field}.{name} of step {source.step} has "
@@ -182,20 +180,18 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
         # Each leaf a buffer of its own: the step gives its state's buffers away.
         return old if new is old else jax.device_put(np.array(new, old.dtype), old.sharding)
 
-    filled = {
-        name: jax.tree.map(placed, tree, getattr(state, name)) for name, tree in fields.items()
-    }
-    others = [
-        name
-        for name in type(state).__dataclass_fields__
-        if name not in (*PARAMS, *STATISTICS.values(), *OTHER, "SPLIT")
-    ]
+    filled = {name: jax.tree.map(placed, tree, vars(state)[name]) for name, tree in fields.items()}
+    spec = methods.get(parts.config.method)
+    pairs = [pair for pair in (spec.target, spec.averaged) if pair]
+    known = {"params", "batch_stats", *COUNTERS, *(name for pair in pairs for name in pair)}
+    known |= {other.field for other in spec.other_runs}
+    others = [field.name for field in dataclasses.fields(state) if field.name not in known]
     say(
         f"init_from {source.text}: {', '.join(taken)} of step {source.step} of a run of "
         f"{source.config.method} (sha256 {source.sha256[:12]}); start anew: "
         f"{', '.join([*anew, 'optimiser state', *others])}"
     )
-    left = sorted(set(source.fields["params"]) - set(state.params))
+    left = sorted(set(source.networks["params"][0]) - set(state.params))
     if left:
         say(f"init_from: left out, as this run has no place for it: {', '.join(left)}")
     for line in pretrained.other_settings(parts.config, source.config):
@@ -232,16 +228,19 @@ def _fit(
     Returns:
         {field: tree}; the modules that were taken; those that start anew, with the reason.
     """
-    networks = _networks(source, like)
+    spec = methods.get(parts.config.method)
+    own_networks = spec.networks(like)
+    networks = _networks(source, own_networks)
     params, _ = networks["params"]
     reasons = {name: _reason(parts, source, name, params, like) for name in like.params}
     reasons = {name: reason for name, reason in reasons.items() if reason}
     fields: dict[str, PyTree] = {}
-    for field, (found, statistics) in networks.items():
-        trees = {field: found, STATISTICS[field]: statistics}
-        for name, values in trees.items():
-            own = getattr(like, name, {})
-            if not own:
+    names = dict(pair for pair in (("params", "batch_stats"), spec.target, spec.averaged) if pair)
+    for field, found in networks.items():
+        for name, values, own in zip(
+            (field, names[field]), found, own_networks[field], strict=True
+        ):
+            if not own or name in fields:
                 continue
             fields[name] = {
                 module: tree
@@ -253,30 +252,24 @@ def _fit(
     return fields, taken, [f"{name} ({reason})" for name, reason in reasons.items()]
 
 
-def _networks(source: Source, like: TrainState) -> dict[str, tuple[PyTree, PyTree]]:
-    """For each network of a state the other run's parameters and statistics.
+def _networks(
+    source: Source, like: dict[str, tuple[PyTree, PyTree]]
+) -> dict[str, tuple[PyTree, PyTree]]:
+    """For each network of this run's state the other run's parameters and statistics.
 
     Where only one of the runs keeps an average, the average stands for the weights, as it is what
     the other run's `embed` uses, or the weights for the average.
     """
-    own = {
-        field: (source.fields[field], source.fields[STATISTICS[field]])
-        for field in PARAMS
-        if source.fields[field]
-    }
-    weights = own["params"]
-    judged = weights
-    if "average" in own:
-        judged = own["average"][0], own["average"][1] or weights[1]
-    keeps = bool(getattr(like, "average", {}))
-    first = weights if keeps else judged
-    found = {"params": first}
-    if keeps:
-        found["average"] = judged
-    if getattr(like, "target", {}):
-        target = own.get("target", ({}, {}))
-        found["target"] = {**first[0], **target[0]}, {**first[1], **target[1]}
-    return found
+    weights = source.networks["params"]
+    judged = source.networks.get("average", weights)
+    first = weights if "average" in like else judged
+    networks = {"params": first}
+    if "average" in like:
+        networks["average"] = judged
+    if "target" in like:
+        target = source.networks.get("target", ({}, {}))
+        networks["target"] = {**first[0], **target[0]}, {**first[1], **target[1]}
+    return networks
 
 
 def _reason(
@@ -296,8 +289,11 @@ def _reason(
         ]
         if shapes[0] != shapes[1]:
             return f"{key}: {shapes[0]} there, {shapes[1]} here"
-    if hasattr(like, "tokenizer") or source.fields["tokenizer"]:
-        return _other_codes(source, like) if name == "head" else ""
+    codes = _codes(parts.config, like)
+    if name in codes or name in source.codes:
+        return _other_codes(source.codes.get(name), codes.get(name))
+    if codes or source.codes:
+        return ""
     return _other_classes(parts, source) if name in CLASS_HEADS else ""
 
 
@@ -316,8 +312,13 @@ def _other_classes(parts: build.Experiment, source: Source) -> str:
     return ""
 
 
-def _other_codes(source: Source, like: TrainState) -> str:
-    found, own = source.fields["tokenizer"], getattr(like, "tokenizer", {})
+def _codes(config: ConfigDict, state: TrainState) -> dict[str, PyTree]:
+    """{module of the parameters: the network of another run whose codes it predicts}."""
+    runs = methods.get(config.method).other_runs
+    return {module: vars(state)[run.field] for run in runs for module in run.codes}
+
+
+def _other_codes(found: PyTree | None, own: PyTree | None) -> str:
     if not found or not own:
         return "codes of a tokenizer on one side only"
     leaves = jax.tree.leaves(own)
@@ -332,7 +333,7 @@ def _module(
     config: ConfigDict, source: Source, field: str, module: str, found: PyTree, like: PyTree
 ) -> PyTree:
     """A module of one field in the structure of `like`."""
-    if _is_encoder(module) and field in PARAMS:
+    if _is_encoder(module) and field in ("params", "target", "average"):
         return pretrained.encoder_for(
             config, source.config, found.get(module, {}), like, path=f"{module}."
         )

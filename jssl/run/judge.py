@@ -66,15 +66,16 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
 
 
 def run_name(config: ConfigDict, folder: Path | None = None) -> str:
-    """Method, data set, and what tells its runs apart: the method's `describe`, and a beginning.
+    """Method, data set, and what tells its runs apart: the method's `run_name`, and a beginning.
 
     Args:
         config: of the run.
         folder: its workdir, which knows what it began with.
     """
-    describe = getattr(methods.load(config.method), "describe", lambda config: "")
     after = f", {_begun(config, folder)}" if config.init_from else ""
-    return f"{config.method} on {config.data.name}{describe(config)}{after}"
+    return (
+        f"{config.method} on {config.data.name}{methods.get(config.method).run_name(config)}{after}"
+    )
 
 
 def _begun(config: ConfigDict, folder: Path | None) -> str:
@@ -139,7 +140,8 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
         temperature=config.monitor.knn_temperature,
         linear_epochs=config.final.linear_epochs,
     )
-    if getattr(methods.load(config.method), "CLASSIFIER", False):
+    spec = methods.get(config.method)
+    if spec.has_classifier:
         logits, labels, _ = embed_source(
             trained,
             state,
@@ -149,11 +151,12 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
             transform=data.eval_transform(config.data, parts.test_source, size=config.augment.size),
         )
         rows.append(classifier_row(logits, labels, name=parts.test_source.name))
-    grid = getattr(methods.load(config.method), "GRID_FEATURE", None)
-    if grid is not None:
+    if spec.grid_feature is not None:
         owners = {kind: owner for kind, (_, owner, _) in kinds.items()}
         halves = parts.probe_source, parts.test_source
         embed = parts.method.embed
         epochs = config.final.linear_epochs
-        rows.append(grid_probe(config, config.data, embed, owners, halves, grid, epochs))
+        rows.append(
+            grid_probe(config, config.data, embed, owners, halves, spec.grid_feature, epochs)
+        )
     return rows

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from jssl import config as config_lib
+from jssl import methods
 from jssl.errors import UserError
 from jssl.models.position import at_resolution, expand_shared_table
 from jssl.run import build, checkpoint, workdir
-from jssl.third_party import same_handlers
 from jssl.types import PyTree
 
 NEW = ("fc_norm",)  # of an encoder with mean pooling: not pre-trained
@@ -89,11 +89,9 @@ def trained_network(folder: str, *, sharding: Any) -> tuple[Any, PyTree, PyTree]
     Raises:
         UserError: no workdir, or no checkpoint in it.
     """
-    _, state = load_encoder(folder, sharding=sharding)
-    if getattr(state, "average", {}):
-        statistics = getattr(state, "average_stats", state.batch_stats)
-        return workdir.read_config(folder), state.average, statistics
-    return workdir.read_config(folder), state.params, state.batch_stats
+    _, state = build.load_encoder(folder, sharding=sharding)
+    config = workdir.read_config(folder)
+    return config, *methods.get(config.method).judged(state)
 
 
 def encoder_for(config: Any, old: Any, found: PyTree, like: PyTree, *, path: str = "") -> PyTree:
@@ -201,37 +199,3 @@ def as_trained(config: Any, init_from: str) -> None:
     config.model.update({key: value for key, value in model.items() if key in config.model})
     config.model.bn_groups = 1
     config.augment.normalize = normalize
-
-
-@same_handlers()
-def load_encoder(folder: str | Path, *, step: int | None = None, sharding: Any = None):
-    """Loads the trained network of a run as a pure function and its state.
-
-    Args:
-        folder: the workdir of `jssl train`.
-        step: which checkpoint, the newest by default.
-        sharding: where the state is to lie; one device of this process by default.
-
-    Returns:
-        `(embed, state)`: `embed(state, images [B,H,W,C]) -> (features float32 [B,D],
-        intermediates)` is pure and may be jitted, vmapped and differentiated; images are uint8,
-        or float in [0, 1].
-
-    Raises:
-        UserError: not a workdir, no checkpoint, or one of another shape.
-
-    Example (after a run):
-        embed, state = jssl.load_encoder('runs/simclr')
-        features, _ = jax.jit(embed)(state, images)
-    """
-    config = workdir.read_config(folder)
-    method, _ = build.make_method(config, axis_name=None)
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda: build.first_state(config, method, config.batch_size))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-    checkpoints = checkpoint.Checkpoints(folder, method=config.method, read_only=True)
-    try:
-        state, _ = checkpoints.restore(like, step)
-    finally:
-        checkpoints.close()
-    return method.embed, state

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
 from jssl import methods
 from jssl.errors import UserError, nearest
-from jssl.run import workdir
+from jssl.run import build, workdir
+from jssl.types import RunLengths
 
 KINDS = ("teacher", "label", "student", "fixres")
 LABELS = "pseudo-labels.npz"
@@ -120,10 +121,9 @@ def _without_noise(config: ConfigDict, before: ConfigDict, name: str) -> None:
 
 def parameter_count(config: ConfigDict) -> int:
     """Trainable parameters of a config's network, without computing them."""
-    net = methods.load(config.method).make_net(config, None)
-    images = jnp.zeros((1, config.augment.size, config.augment.size, 3))
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), images, train=False))
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"]))
+    method = methods.get(config.method).make(config, optax.identity(), RunLengths(1, 1, 1))
+    shapes = jax.eval_shape(lambda: build.first_state(config, method, 1))
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes.params))
 
 
 def _check_size(student: ConfigDict, teacher: ConfigDict | None, name: str) -> None:

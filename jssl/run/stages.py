@@ -40,7 +40,6 @@ from jssl.run import (
     checkpoint,
     checks,
     lock,
-    pretrained,
     stopping,
     versioned,
     versions,
@@ -148,7 +147,7 @@ def _fixres(stage: Stage, place: Path) -> dict[str, Any]:
     saved = checkpoint.Checkpoints(place, method=parts.config.method)
     try:
         if saved.latest_step() is None:
-            _, before = pretrained.load_encoder(stage.network, sharding=parts.launcher.sharding)
+            _, before = build.load_encoder(stage.network, sharding=parts.launcher.sharding)
             state = build.init_state(parts)
             state = state.replace(
                 params=before.average,
@@ -211,7 +210,7 @@ def _teacher_of(stage: Stage) -> dict[str, str]:
     if path.exists():
         with contextlib.suppress(UserError, KeyError):  # then the network itself is looked at
             return {"teacher_sha256": workdir.read_json(path)["sha256"]}
-    return {"teacher_sha256": _hash(pretrained.load_encoder(network)[1])}
+    return {"teacher_sha256": _hash(build.load_encoder(network)[1])}
 
 
 def _label(stage: Stage, place: Path) -> dict[str, Any]:
@@ -232,7 +231,7 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
         advice="Give a teacher that was trained on this data set.",
     )
     launcher = make_launcher(config.launch)
-    embed, state = pretrained.load_encoder(stage.network, sharding=launcher.sharding)
+    embed, state = build.load_encoder(stage.network, sharding=launcher.sharding)
     teacher = workdir.read_config(stage.network)
     provenance = {
         "teacher": str(stage.network),

@@ -26,3 +26,4 @@ from jssl.state.queue import random_queue as random_queue
 from jssl.state.queue import unit_rows as unit_rows
 from jssl.state.rows import RowUpdate as RowUpdate
 from jssl.state.rows import WritesRows as WritesRows
+from jssl.state.uniform import uniform_over_clusters as uniform_over_clusters

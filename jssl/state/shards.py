@@ -33,13 +33,13 @@ def partition_specs(state: PyTree, mesh: Mesh) -> PyTree:
         >>> partition_specs({'bank': np.zeros((2, 4))}, mesh)['bank'] == PartitionSpec()
         True
     """
-    split = getattr(type(state), "SPLIT", {})
+    split = vars(type(state)).get("SPLIT", {})
     name = mesh.axis_names[0]
 
     def spec(path: Any, leaf: Any) -> PartitionSpec:
-        field = getattr(path[0], "name", None) if path else None
-        if field not in split:
+        if not split or path[0].name not in split:
             return PartitionSpec()
+        field = path[0].name
         rows = leaf.shape[split[field]]
         if rows % mesh.size:
             raise UserError(

@@ -8,7 +8,7 @@ import pytest
 from helpers import Noisy
 
 from jssl import data
-from jssl.data.uniform import uniform_over_clusters
+from jssl.state.uniform import uniform_over_clusters
 
 SIZES = (1, 3, 10)
 CLUSTERS = np.repeat(np.arange(3), SIZES)  # M = 14

@@ -4,19 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ROOT, get_config
+from helpers import get_config
 
-from jssl import augment, data, evaluate, models
+from jssl import augment, data, evaluate, methods, models
 from jssl.evaluate import PRESETS, pool_map, pooled_maps
-from jssl.evaluate.probes.presets import OWN, direction, first_head, own_preset, preset_rate
+from jssl.evaluate.probes.presets import direction, first_head, own_preset, preset_rate
 from jssl.evaluate.probes.softmax_regression import LinearHead
 from jssl.evaluate.protocols import frozen_features
 
 
 def test_every_method_has_the_preset_of_its_paper_or_says_that_there_is_none():
-    names = {p.stem for p in (ROOT / "jssl" / "methods").glob("*.py") if p.stem[0] != "_"}
-    assert set(OWN) == names
-    assert {preset for preset in OWN.values() if preset} <= set(PRESETS)
+    for method in methods.names():
+        spec = methods.get(method)
+        own = {spec.linear_preset, *spec.linear_variants.values()} - {""}
+        assert own <= set(PRESETS), method
     for name, arg, expected in (
         ("simclr_imagenet", "", "simclr"),
         ("simclr_cifar", "", "simclr_cifar"),

@@ -170,10 +170,10 @@ def test_the_tokenizer_of_a_run_is_what_the_state_begins_with(tmp_path):
     saved.close()
     config = small_config("beit")
     config.beit.tokenizer = str(tmp_path)
-    beit.resolve(config)
+    build.resolve(config)
     assert (config.beit.vocabulary, config.beit.hidden, config.beit.groups) == (24, 8, 2)
     first = made_up(config)
-    state = beit.begin(config, first)
+    state = build.put_other_runs(config, first)
     found, expected = map(checkpoint.flat_leaves, (state.tokenizer, trained.params["encoder"]))
     assert found.keys() == expected.keys()
     for name, leaf in expected.items():
@@ -181,4 +181,4 @@ def test_the_tokenizer_of_a_run_is_what_the_state_begins_with(tmp_path):
     assert state.params is first.params
     config.beit.hidden = 4
     with pytest.raises(UserError, match="other shapes than config.beit says"):
-        beit.begin(config, made_up(config))
+        build.put_other_runs(config, made_up(config))

@@ -7,11 +7,12 @@ import pytest
 from helpers import get_config, small_config, tiles, valid
 
 from jssl import config as config_lib
-from jssl import data, evaluate
+from jssl import evaluate
 from jssl.errors import UserError
 from jssl.methods import deepcluster
 from jssl.parallel.launcher import make_launcher
 from jssl.run import build, checkpoint
+from jssl.state import uniform_over_clusters
 
 M, N, K, P = 64, 16, 5, 4
 
@@ -286,7 +287,7 @@ def test_the_loss_of_an_epochs_first_step_is_of_chance(course):
 def test_the_order_is_uniform_over_the_clusters(course):
     order = course.method.order(course.first)(3, 0, M)
     clusters, seed = np.asarray(course.first.assignments), int(course.first.sampler_seed)
-    np.testing.assert_array_equal(order, data.uniform_over_clusters(clusters, seed, 3, 0, M))
+    np.testing.assert_array_equal(order, uniform_over_clusters(clusters, seed, 3, 0, M))
     counts = np.bincount(clusters[order], minlength=K)
     assert counts.max() == M // K + 1
     assert counts.min() >= M // K + 1 - (K * (M // K + 1) - M)

@@ -301,11 +301,11 @@ def test_teacher_and_start_come_from_workdirs(tmp_path):
     config.augment.size = 48
     config.deit.update({"teacher": str(tmp_path / "teacher"), "teacher_config": ""})
     config.deit.start_from = str(tmp_path / "first")
-    deit.resolve(config)
+    build.resolve(config)
     assert json.loads(config.deit.teacher_config)["seed"] == 5
     method = made(config)
     state = jax.jit(lambda: build.first_state(config, method, 16))()
-    state = begun(config, tmp_path / "run", deit.begin(config, state))
+    state = begun(config, tmp_path / "run", build.put_other_runs(config, state))
     for a, b in zip(*map(jax.tree.leaves, (state.teacher.params, teacher.params)), strict=True):
         np.testing.assert_array_equal(a, b)
     old, new = first.params["encoder"], state.params["encoder"]
@@ -321,7 +321,7 @@ def test_what_cannot_be_is_refused(tmp_path):
     config = small_config("deit")
     config.deit.update({"untrained_teacher": False, "teacher": ""})
     with pytest.raises(UserError, match=r"deit.teacher is empty"):
-        deit.resolve(config)
+        build.resolve(config)
     config.deit.distillation = "none"
     with pytest.raises(UserError, match="distillation token learns from a teacher"):
         made(config)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jssl import methods
 from jssl.errors import UserError, nearest
 from jssl.evaluate.probes.softmax_regression import LinearHead, sgd
 from jssl.types import Array
@@ -88,30 +89,6 @@ PRESETS: dict[str, LinearPreset] = {
         100, 1024, 0.001, optimizer="adamw", weight_decay=1e-4, per_epoch=True, crop=_TORCH
     ),
 }
-# The preset of each method's paper; '' where it has no linear evaluation of this kind: CPC's is
-# the protocol 'grid', the others are no methods of self-supervision or make no features.
-OWN = {
-    "beit": "beit",
-    "byol": "byol",
-    "cmc": "cmc",
-    "cpc": "",
-    "deepcluster": "deepcluster",
-    "deepcluster_v2": "swav",
-    "deit": "",
-    "dvae": "",
-    "moco": "moco",
-    "moco_v3": "moco_v3",
-    "noisy_student": "",
-    "simclr": "simclr",
-    "supervised": "",
-}
-# Of a method with a preset or a network of the config.
-_VARIANTS = {
-    ("simclr", "cifar"): "simclr_cifar",
-    ("moco_v3", "vit"): "moco_v3_vit",
-    ("cmc", "v3"): "cmc_wide",
-    ("cmc", "alexnet"): "cmc_alexnet",
-}
 
 
 def own_preset(config: Any) -> str:
@@ -128,10 +105,11 @@ def own_preset(config: Any) -> str:
         >>> own_preset(ConfigDict({'method': 'deepcluster_v2', 'preset': 'v2', 'model': model}))
         'swav'
     """
+    spec = methods.get(config.method)
     for word in (config.preset, config.model.name.split("_")[0]):
-        if (config.method, word) in _VARIANTS:
-            return _VARIANTS[config.method, word]
-    return OWN.get(config.method, "")
+        if word in spec.linear_variants:
+            return spec.linear_variants[word]
+    return spec.linear_preset
 
 
 def find_preset(name: str) -> LinearPreset:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from jssl import data
 from jssl.data import CentreCrop
+from jssl.data.subset import split_validation
 from jssl.evaluate.context import BATCH, KINDS, RAW, Subject
 from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
 from jssl.evaluate.probes.logistic_table import small_pixels
@@ -16,7 +17,6 @@ from jssl.evaluate.protocols.transfer_sets import (
     MAP11,
     TRANSFER_SETS,
     check_sizes,
-    split_validation,
     transfer_names,
 )
 from jssl.evaluate.protocols.transfer_table import Parts, transfer_row

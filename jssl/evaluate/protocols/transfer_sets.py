@@ -2,13 +2,11 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from jssl.errors import UserError, nearest
 from jssl.third_party import unchanged
 
 with unchanged():
-    from sklearn.model_selection import train_test_split
+    pass
 
 TOP1, PER_CLASS, MAP11 = "top-1", "mean per class", "11-point mAP"
 ALL12 = "all12"
@@ -79,41 +77,6 @@ def transfer_names(source: str | None) -> list[str]:
             f"Choices: {', '.join(TRANSFER_SETS)}."
         )
     return names
-
-
-def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Rows to train on and rows to choose by: `count` of them, classes in proportion.
-
-    Args:
-        labels: int [M].
-        count: of the rows to choose by.
-        seed: of the draw.
-
-    Returns:
-        Two sorted int arrays that have every row once.
-
-    Raises:
-        UserError: a class of one example, or fewer to choose by than classes.
-
-    Example:
-        >>> train, validation = split_validation(np.arange(2).repeat(10), count=4)
-        >>> len(train), (validation < 10).sum()
-        (16, np.int64(2))
-
-    Reference: BYOL, https://arxiv.org/abs/2006.07733, appendix D: where there is no official
-        validation split it is drawn from the train split; which examples is not published.
-    """
-    counts = np.unique(labels, return_counts=True)[1]
-    if counts.min() < 2 or min(count, len(labels) - count) < len(counts):
-        raise UserError(
-            f"{count} of {len(labels)} examples of {len(counts)} classes, the smallest of "
-            f"{counts.min()}, cannot be held out to choose by: expected 2 of a class at the least, "
-            "and both parts with as many as there are classes."
-        )
-    rows = train_test_split(
-        np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed
-    )
-    return np.sort(rows[0]), np.sort(rows[1])
 
 
 def check_sizes(name: str, found: tuple[int, ...], num_classes: int) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jssl import augment, data, models
+from jssl import augment, data, methods, models
 from jssl.errors import UserError
 from jssl.evaluate.context import BATCH, KINDS, RAW, Subject
 from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
@@ -153,9 +153,7 @@ def _network(subject: Subject, state: TrainState) -> tuple[PyTree, PyTree]:
             f"The run is of method '{subject.config.method}', whose parameters "
             f"{sorted(state.params)} have no 'encoder'. Type --protocol=voc."
         )
-    params, batch_stats = state.params, state.batch_stats
-    if getattr(state, "average", {}):  # what `embed` judges
-        params, batch_stats = state.average, getattr(state, "average_stats", batch_stats)
+    params, batch_stats = methods.get(subject.config.method).judged(state)
     return params["encoder"], batch_stats.get("encoder", {})
 
 
