@@ -78,7 +78,7 @@ def judged(run, few, halves):
                     return kept(head, x, y)
 
                 patch.setattr(softmax_regression, "count_right", spy)
-                patch.setattr(evaluate.frozen, "count_right", spy)
+                patch.setattr(evaluate.probes.linear_sgd, "count_right", spy)
                 evaluate.evaluate_run(run, protocols=[name], settings=SETTINGS)
                 path = run / "evaluation" / f"{name}.json"
                 found[name, kind] = json.loads(path.read_text()), heads

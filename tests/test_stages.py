@@ -215,7 +215,7 @@ def test_labelling_goes_on_where_it_was_cut_off(run, tmp_path, monkeypatch):
     for name in ("2_labels", "3_student", "4_fixres"):
         shutil.rmtree(folder / name)
     monkeypatch.setattr(stages, "PART", 1200)
-    calls, embed_source = [], stages.evaluate.embed_source
+    calls, embed_source = [], stages.embed_source
 
     def counted(embed, state, source, **options):
         calls.append(len(source))
@@ -223,7 +223,7 @@ def test_labelling_goes_on_where_it_was_cut_off(run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return embed_source(embed, state, source, **options)
 
-    monkeypatch.setattr(stages.evaluate, "embed_source", counted)
+    monkeypatch.setattr(stages, "embed_source", counted)
     stage = stages.plan(config_of(*LISTED), folder)[1]
     with pytest.raises(KeyboardInterrupt):
         stages._label(stage, folder / "2_labels")

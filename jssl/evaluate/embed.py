@@ -151,7 +151,9 @@ def check_finite(state: Any) -> None:
 
     The features do not always show it: where XLA fuses a ReLU, its CPU code may turn NaN into 0.
     """
-    held = [state.params, state.batch_stats] if isinstance(state, TrainState) else []
+    held = {}
+    if isinstance(state, TrainState):
+        held = {"params": state.params, "batch_stats": state.batch_stats}
     flags = jax.tree_util.tree_flatten_with_path(_finite(held))[0]
     bad = [jax.tree_util.keystr(p, simple=True, separator=".") for p, ok in flags if not ok]
     if bad:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jssl import augment, data, methods, optim
 from jssl.data import semi_supervised
+from jssl.data.pipeline import repeated
 from jssl.errors import UserError
 from jssl.methods._common import blank_batch as blank_batch
 from jssl.methods.spec import LabelledPart
@@ -218,7 +219,7 @@ def data_order(config: ConfigDict) -> Any:
     order = methods.get(config.method).data.order(config)
     if order is None:
         return data.shuffled
-    return data.repeated(order.repeats, batch_size=config.batch_size, groups=order.groups)
+    return repeated(order.repeats, batch_size=config.batch_size, groups=order.groups)
 
 
 def sweep(parts: Experiment) -> Iterator[Batch]:

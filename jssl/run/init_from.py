@@ -8,7 +8,6 @@ step: `init_from.json` says what was taken, and a run that resumes needs no more
 
 import dataclasses
 import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from jssl.run.checksums import tree_hash
 from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
-RECORD = "init_from.json"
 CLASS_HEADS = ("classifier", "head", "head_dist")  # modules whose outputs are classes
 NOT_LEARNT = ("top_layer",)  # DeepCluster's, which is drawn anew with every clustering
 COUNTERS = ("step", "key", "opt_state", "top_opt_state")  # fields that hold nothing learnt
@@ -51,19 +49,6 @@ class Source(NamedTuple):
     sha256: str
 
 
-def split(text: str) -> tuple[str, int | None]:
-    """Splits `WORKDIR[:step]`; a folder that exists by the whole name is a workdir.
-
-    Example:
-        >>> split('runs/a:300'), split('runs/a')
-        (('runs/a', 300), ('runs/a', None))
-    """
-    found = re.fullmatch(r"(.+):(\d+)", text)
-    if found is None or Path(text).is_dir():
-        return text, None
-    return found[1], int(found[2])
-
-
 def read(parts: build.Experiment, folder: str | Path) -> Source | None:
     """Reads the network that a run begins with, and refuses one that does not fit.
 
@@ -81,7 +66,7 @@ def read(parts: build.Experiment, folder: str | Path) -> Source | None:
     text = parts.config.init_from
     if not text:
         return None
-    name, step = split(text)
+    name, step = pretrained.split(text)
     if Path(name).resolve() == Path(folder).resolve():
         raise UserError(
             f"--config.init_from={text} is the workdir of this run itself. To resume it, leave "
@@ -158,7 +143,7 @@ def _check_finite(source: Source) -> None:
                 raise UserError(
                     f"--config.init_from={source.text}: {field}.{name} of step {source.step} has "
                     "values that are not finite. Type an earlier step, "
-                    f"--config.init_from={split(source.text)[0]}:N."
+                    f"--config.init_from={pretrained.split(source.text)[0]}:N."
                 )
 
 
@@ -207,14 +192,8 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
             "model": source.config.model.to_dict(),
             "normalize": source.config.augment.normalize,
         }
-        files.write_json(folder / RECORD, record)
+        files.write_json(folder / pretrained.RECORD, record)
     return state.replace(**filled)
-
-
-def record(folder: str | Path) -> dict[str, Any] | None:
-    """What a run began with, as its `init_from.json` says; None where it began by itself."""
-    path = Path(folder) / RECORD
-    return workdir.read_json(path) if path.exists() else None
 
 
 def _fit(

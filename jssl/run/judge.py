@@ -13,7 +13,7 @@ from jssl.evaluate.embed import BACKBONE, embed_source, raw_pixels
 from jssl.evaluate.protocols.frozen_features import grid_probe
 from jssl.evaluate.table import classifier_row, format_table, probe_rows
 from jssl.precision import narrow
-from jssl.run import build, init_from, lock, stopping, versions, workdir
+from jssl.run import build, lock, pretrained, stopping, versions, workdir
 from jssl.run.build import Experiment
 from jssl.run.train import train
 from jssl.run.writers import say
@@ -57,7 +57,7 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         "rows": rows,
         "versions": versions.collect(),
     }
-    if (begun := init_from.record(folder)) is not None:
+    if (begun := pretrained.record(folder)) is not None:
         record["init_from"] = {key: begun[key] for key in ("method", "step", "sha256")}
     say(format_table(rows))
     if jax.process_index() == 0:
@@ -80,10 +80,10 @@ def run_name(config: ConfigDict, folder: Path | None = None) -> str:
 
 def _begun(config: ConfigDict, folder: Path | None) -> str:
     """The method of the run that another begins with; that run's workdir may be gone."""
-    found = init_from.record(folder) if folder is not None else None
+    found = pretrained.record(folder) if folder is not None else None
     if found is not None:
         return f"after {found['method']}"
-    source = Path(init_from.split(config.init_from)[0])
+    source = Path(pretrained.split(config.init_from)[0])
     if not (source / "config.json").exists():  # and an older version has left no record
         return "after another run"
     return f"after {workdir.read_config(source).method}"

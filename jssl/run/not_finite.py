@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl import files
 from jssl.errors import NotFiniteError
-from jssl.run import init_from, versioned, versions, workdir
+from jssl.run import init_from, pretrained, versioned, versions, workdir
 
 MARKER = "not_finite.json"
 # Flags of the command that the advised one has in another form.
@@ -58,7 +58,7 @@ def advice(folder: Path, config: ConfigDict, *, good: int | None) -> str:
     if good == 0 and config.init_from:
         return (
             f"Not one update was made: the network of --config.init_from={config.init_from} was "
-            f"lost before. Type --config.init_from={init_from.split(config.init_from)[0]}:N with "
+            f"lost before. Type --config.init_from={pretrained.split(config.init_from)[0]}:N with "
             f"an earlier step, or leave it out, and --workdir={_free(folder)}."
         )
     rate = f"{config.optim.lr / 2:.6g}"

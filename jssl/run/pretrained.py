@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ LEFT_OUT = ("mask_token", "norm")  # of one that was pre-trained with masks: no 
 HARMLESS = ("bn_groups", "bn_momentum", "bn_unbiased_running_var", "stochastic_depth", "dropout",
             "zero_init_last_gamma", "vit_init", "layer_scale", "mask_token", "pool",
             "relative_bias", "kernel_init", "freeze_patches", "remat")  # fmt: skip
+RECORD = "init_from.json"  # in the workdir: what a run began with
 _workdir: contextvars.ContextVar[Path | None] = contextvars.ContextVar("workdir", default=None)
 
 
@@ -187,15 +189,32 @@ def as_trained(config: Any, init_from: str) -> None:
     Raises:
         UserError: no workdir.
     """
-    from jssl.run import init_from as module  # it needs this module
-
     own = _workdir.get()
-    found = module.record(own) if own is not None else None
+    found = record(own) if own is not None else None
     if found is not None and found["init_from"] == init_from:
         model, normalize = found["model"], found["normalize"]
     else:
-        before = workdir.read_config(module.split(init_from)[0])
+        before = workdir.read_config(split(init_from)[0])
         model, normalize = before.model, before.augment.normalize
     config.model.update({key: value for key, value in model.items() if key in config.model})
     config.model.bn_groups = 1
     config.augment.normalize = normalize
+
+
+def split(text: str) -> tuple[str, int | None]:
+    """Splits `WORKDIR[:step]`; a folder that exists by the whole name is a workdir.
+
+    Example:
+        >>> split('runs/a:300'), split('runs/a')
+        (('runs/a', 300), ('runs/a', None))
+    """
+    found = re.fullmatch(r"(.+):(\d+)", text)
+    if found is None or Path(text).is_dir():
+        return text, None
+    return found[1], int(found[2])
+
+
+def record(folder: str | Path) -> dict[str, Any] | None:
+    """What a run began with, as its `init_from.json` says; None where it began by itself."""
+    path = Path(folder) / RECORD
+    return workdir.read_json(path) if path.exists() else None

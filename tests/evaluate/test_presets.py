@@ -129,7 +129,7 @@ def test_the_zeros_around_a_map_count_in_the_average(name, side, zeros):
 @pytest.fixture
 def subject(monkeypatch, tmp_path):
     """Of a run that is not there: makes one of a config, and notes what the probes are given."""
-    monkeypatch.setattr(evaluate.subject.workdir, "read_config", lambda folder: folder)
+    monkeypatch.setattr(evaluate.context.workdir, "read_config", lambda folder: folder)
     seen = {}
 
     def linear(*args, **kwargs):
@@ -142,12 +142,12 @@ def subject(monkeypatch, tmp_path):
         seen.update(kwargs, embed=args[0])
         return []
 
-    monkeypatch.setattr(evaluate, "evaluate_linear", linear)
-    monkeypatch.setattr(evaluate, "layer_rows", layers)
+    monkeypatch.setattr(frozen_features, "evaluate_linear", linear)
+    monkeypatch.setattr(frozen_features, "layer_rows", layers)
     photos = data.photos_source("test")
 
     def make(config, **settings):
-        monkeypatch.setattr(evaluate.subject, "Path", lambda folder: tmp_path)
+        monkeypatch.setattr(evaluate.context, "Path", lambda folder: tmp_path)
         made = evaluate.Subject(config, evaluate.Settings(**settings))
         embed = lambda state, images: (images, {"conv2": jnp.ones((1, 27, 27, 8))})  # noqa: E731
         made.__dict__.update({"_loaded": (embed, None), "halves": (photos, photos)})

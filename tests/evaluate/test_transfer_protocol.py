@@ -17,6 +17,7 @@ from jssl.errors import UserError
 from jssl.evaluate import TRANSFER_SETS
 from jssl.evaluate.probes import logistic_table
 from jssl.evaluate.probes.softmax_regression import LinearHead
+from jssl.evaluate.protocols import transfer
 
 # Rows of class k show the photograph k. (labels of train, of validation or None, of test)
 SMALL = {
@@ -82,7 +83,7 @@ def run(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(logistic_table, "RAW_SIDE", 4)  # 48 raw pixels and not 3072: seconds
-    monkeypatch.setattr(evaluate.transfer, "BATCH", 3)  # every set is embedded by one program
+    monkeypatch.setattr(transfer, "BATCH", 3)  # every set is embedded by one program
     defaults = evaluate.transfer_row.__kwdefaults__
     assert defaults["regularizers"] == evaluate.REGULARIZERS and len(evaluate.REGULARIZERS) == 45
     monkeypatch.setitem(defaults, "regularizers", evaluate.REGULARIZERS[12:36:3])  # 8: seconds
@@ -91,8 +92,8 @@ def small(monkeypatch):
 
 
 def test_two_sets_end_to_end(run, prepared, monkeypatch, capsys):
-    assert evaluate.transfer.KINDS == ("trained", "untrained", "raw pixels")
-    monkeypatch.setattr(evaluate.transfer, "KINDS", ("trained", "untrained"))  # one compilation
+    assert transfer.KINDS == ("trained", "untrained", "raw pixels")
+    monkeypatch.setattr(transfer, "KINDS", ("trained", "untrained"))  # one compilation
     settings = evaluate.Settings(source="caltech101,dtd", data_dir=str(prepared))
     rows = evaluate.evaluate_run(run, protocols=["transfer"], settings=settings)
     record = json.loads((run / "evaluation" / "transfer.json").read_text())
@@ -116,13 +117,13 @@ def test_two_sets_end_to_end(run, prepared, monkeypatch, capsys):
 
 
 def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate.transfer, "KINDS", ("trained",))
+    monkeypatch.setattr(transfer, "KINDS", ("trained",))
     train, _, test = SMALL["caltech101"]
     write("caltech101", tmp_path, (train, None, (test + 50) % 102))
     found = []
     for folder in (prepared, tmp_path):
         settings = evaluate.Settings(source="caltech101", data_dir=str(folder))
-        (row,) = evaluate.transfer.transfer(evaluate.Subject(run, settings))
+        (row,) = transfer.transfer(evaluate.Subject(run, settings))
         found.append(row["numbers"]["trained"])
     honest, poisoned = found
     for key in ("regularizer", "validation", "gradient", "head_sha256"):
@@ -131,14 +132,14 @@ def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_p
 
 
 def test_voc_has_any_number_of_labels_and_leaves_the_difficult_out(run, prepared, monkeypatch):
-    monkeypatch.setattr(evaluate.transfer, "KINDS", ("raw pixels",))
+    monkeypatch.setattr(transfer, "KINDS", ("raw pixels",))
     settings = evaluate.Settings(source="voc2007", data_dir=str(prepared))
     subject = evaluate.Subject(run, settings)
-    test = evaluate.transfer._sources("voc2007", str(prepared))[2]
+    test = transfer._sources("voc2007", str(prepared))[2]
     labels = test.labels
     assert labels.shape == (9, 20) and (labels == 1).sum() == 9 and (labels == -1).sum() == 3
     assert set(np.flatnonzero((labels == -1).any(axis=0))) == {DIFFICULT}
-    (row,) = evaluate.transfer.transfer(subject)
+    (row,) = transfer.transfer(subject)
     number = row["numbers"]["raw pixels"]
     assert row["metric"] == "11-point mAP" and number["count"] == 9
     assert number["protocol"].startswith("raw pixels (48-d), one-vs-rest logistic regression")
@@ -150,7 +151,7 @@ def test_sizes_are_checked(run, prepared, monkeypatch):
     settings = evaluate.Settings(source="dtd", data_dir=str(prepared))
     message = r"'dtd' has 12 \+ 6 \+ 9 examples, expected 12 \+ 6 \+ 10.*data.prepare dtd"
     with pytest.raises(UserError, match=message):
-        evaluate.transfer.transfer(evaluate.Subject(run, settings))
+        transfer.transfer(evaluate.Subject(run, settings))
 
 
 @pytest.mark.parametrize(

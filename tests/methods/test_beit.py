@@ -136,7 +136,10 @@ def test_the_network_is_beit_base():
 
 def test_a_missing_tokenizer_says_how_to_train_one(tmp_path):
     config = small_config("beit")
-    for name, message in (("", "names none"), (str(tmp_path / "no"), "There is no tokenizer")):
+    for name, message in (
+        ("", "names none"),
+        (str(tmp_path / "no"), "is not the workdir of a run"),
+    ):
         config.beit.tokenizer = name
         with pytest.raises(UserError, match=f"(?s){message}.*jssl train --config=configs/dvae_"):
             build.build(config)

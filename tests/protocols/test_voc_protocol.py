@@ -113,7 +113,7 @@ def test_labels_are_those_of_the_objects(data_dir):
 def test_the_quick_check_and_its_record(run, data_dir, monkeypatch):
     one = evaluate.REGULARIZERS[20:21]  # compiles once for all that is fitted here
     few = functools.partial(evaluate.multilabel_rows, regularizers=one)
-    monkeypatch.setattr(evaluate, "multilabel_rows", few)
+    monkeypatch.setattr(evaluate.protocols.voc, "multilabel_rows", few)
     chosen = evaluate.Settings(data_dir=data_dir)
     rows = evaluate.evaluate_run(run, protocols=["voc"], settings=chosen)
     record = json.loads((run / "evaluation" / "voc.json").read_text())
