@@ -17,14 +17,6 @@ from jssl.evaluate.run import PROTOCOLS, check_record
 SCORES = ("top1", "top5", "correct", "ci95", "value", "errors", "best_top1", "best_epoch")
 CLASSIFIERS = ("softmax_regression", "linear", "logistic", "layers")  # these fit one
 HERE = ("knn", "classifier", *CLASSIFIERS, "robustness")  # what one supervised run allows
-    "knn",
-    "softmax_regression",
-    "classifier",
-    "linear",
-    "logistic",
-    "layers",
-    "robustness",
-)  # what one supervised run allows
 SETTINGS = evaluate.Settings(source="synthetic", epochs=1, preset="simclr_cifar", seed=5)
 
 
