@@ -55,6 +55,7 @@ COMMANDS: dict[str, Command] = {
         },
         config=True,
     ),
+    "config": Command("prints every setting of a config, and where it comes from", {}, config=True),
     "evaluate": Command(
         "judges a run by protocols",
         {

@@ -1,4 +1,4 @@
-"""The commands: `jssl train|evaluate|embed|export|report|compile`, also as `python -m jssl`."""
+"""The commands, `jssl train|evaluate|...`, also as `python -m jssl`."""
 
 import functools
 import os
@@ -44,6 +44,15 @@ def _distribute(flags: Flags) -> None:
         jax.distributed.initialize(flags.coordinator, flags.processes, flags.process, **timeouts)
     elif flags.distributed:
         jax.distributed.initialize(**timeouts)
+
+
+def _config(flags: Flags) -> None:
+    need(flags, "config", "configs/simclr_photos.py")
+    from jssl.run import show_config, versioned
+
+    config = read_config(flags)
+    typed = [versioned.OLD_KEYS.get(key, key) for key, _ in flags.settings]
+    print(show_config.show(config, typed))
 
 
 def _evaluate(flags: Flags) -> None:
@@ -110,6 +119,7 @@ def _compile(flags: Flags) -> None:
 
 RUN: dict[str, Callable[[Flags], None]] = {
     "train": _train,
+    "config": _config,
     "evaluate": _evaluate,
     "embed": _embed,
     "export": _export,

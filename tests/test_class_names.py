@@ -124,8 +124,8 @@ def test_a_classifier_is_not_judged_on_other_classes(classifier, tmp_path, capsy
     settings = evaluate.Settings(data_dir=str(other))
     with pytest.raises(UserError, match=f"own classifier and data set.*{words}"):
         evaluate.evaluate_run(folder, protocols=["robustness"], settings=settings)
-    subject = evaluate.context.Subject(folder, settings)
-    assert words in evaluate.run.PROTOCOLS["robustness"].missing(subject)
+    context = evaluate.Context.load(folder, settings)
+    assert words in evaluate.run.PROTOCOLS["robustness"].needs(context)
     with pytest.raises(UserError, match=f"The logits of the run.*{words}"):
         evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="logits", data_dir=str(other))
     # Without names it cannot be told: that is said.
@@ -157,9 +157,9 @@ def test_splits_of_different_classes_are_not_compared(monkeypatch, unlabelled_ru
     config = small_config("simclr", batch_size=4)
     with pytest.raises(UserError, match="The test split of 'b' and its training data have other"):
         build.build(config)
-    subject = evaluate.context.Subject(unlabelled_run[0], evaluate.Settings())
+    context = evaluate.Context.load(unlabelled_run[0], evaluate.Settings())
     with pytest.raises(UserError, match="class 0 is 'dog' in one and 'cat' in the other"):
-        _ = subject.halves
+        _ = context.halves
     sources["test"] = named("b", None)  # not known: as before
     assert build.build(config).class_names == ("cat", "dog")
 

@@ -10,12 +10,13 @@ from helpers import ROOT, small_config, stored_run
 from jssl import data, evaluate
 from jssl.augment import corruptions
 from jssl.evaluate.probes import logistic_table, softmax_regression
-from jssl.evaluate.protocols import frozen_features
+from jssl.evaluate.protocols import knn, logistic
+from jssl.evaluate.protocols import softmax_regression as softmax_protocol
 from jssl.evaluate.run import PROTOCOLS, check_record
 
 SCORES = ("top1", "top5", "correct", "ci95", "value", "errors", "best_top1", "best_epoch")
-CLASSIFIERS = ("linear", "logistic", "layers")  # these fit one
-HERE = ("knn", "linear", "logistic", "layers", "robustness")  # what one supervised run allows
+CLASSIFIERS = ("softmax_regression", "linear", "logistic", "layers")  # these fit one
+HERE = ("knn", "classifier", *CLASSIFIERS, "robustness")  # what one supervised run allows
 SETTINGS = evaluate.Settings(source="synthetic", epochs=1, preset="simclr_cifar", seed=5)
 
 
@@ -36,9 +37,10 @@ def few():
         row = logistic_table.logistic_row
         short = {**row.__kwdefaults__, "regularizers": (1e-2, 1.0)}
         patch.setattr(row, "__kwdefaults__", short)
-        patch.setattr(frozen_features, "KINDS", ("trained",))
-        patch.setattr(frozen_features.knn, "__defaults__", (("trained",),))
-        patch.setattr(frozen_features, "baselines", lambda subject: [])
+        patch.setattr(logistic, "KINDS", ("trained",))
+        patch.setattr(softmax_protocol, "KINDS", ("trained",))
+        patch.setattr(knn.run, "__defaults__", (("trained",),))
+        patch.setattr(knn, "baselines", lambda context: [])
         brightness = corruptions.CONSTANTS["cifar"]["brightness"]
         patch.setattr(corruptions, "CONSTANTS", {"cifar": {"brightness": brightness}})
         yield
@@ -63,13 +65,13 @@ def judged(run, few, halves):
     found, kept, loaded = (
         {},
         softmax_regression.count_right,
-        evaluate.Subject(run, SETTINGS)._loaded,
+        evaluate.Context.load(run, SETTINGS)._loaded,
     )
     with pytest.MonkeyPatch.context() as patch:
         for kind, sources in halves.items():
-            subject = evaluate.Subject(run, SETTINGS)
-            subject.__dict__.update({"_loaded": loaded, "halves": sources})
-            patch.setattr(evaluate.run, "Subject", lambda *_, subject=subject: subject)
+            context = evaluate.Context.load(run, SETTINGS)
+            context.__dict__.update({"_loaded": loaded, "halves": sources})
+            patch.setattr(evaluate.run, "Context", lambda *_, context=context: context)
             for name in HERE if kind == "clean" else CLASSIFIERS:
                 heads = []
 
@@ -99,13 +101,13 @@ def numbers(record):
 def test_a_record_says_what_its_numbers_are_of(run, judged, halves, name):
     record, _ = judged[name, "clean"]
     train, test = halves["clean"]
-    subject = evaluate.Subject(run, SETTINGS)
+    context = evaluate.Context.load(run, SETTINGS)
     assert (record["protocol"], record["seed"]) == (name, SETTINGS.seed)
     assert record["data"] == {
         "name": "synthetic", "split": "test", "examples": len(test),
         "fingerprint": test.fingerprint(), "train_examples": len(train),
     }  # fmt: skip
-    assert record["checkpoint"]["sha256"] == evaluate.backbone_hash(subject.state)
+    assert record["checkpoint"]["sha256"] == evaluate.backbone_hash(context.state)
     assert record["settings"]["source"] == "synthetic" and record["versions"]["libraries"]
     for number in numbers(record):
         low, high = number["ci95"]
@@ -164,7 +166,7 @@ def test_a_number_that_does_not_say_what_it_is_is_not_written(change, said):
 
 def test_a_protocol_cannot_write_a_number_without_its_interval(run, monkeypatch):
     bare = [{"probe": "kNN", "protocol": "", "numbers": {"trained": {"top1": 0.5, "count": 7}}}]
-    broken = dataclasses.replace(PROTOCOLS["knn"], run=lambda subject: bare)
+    broken = dataclasses.replace(PROTOCOLS["knn"], run=lambda context: bare)
     monkeypatch.setitem(PROTOCOLS, "knn", broken)
     path = run / "evaluation" / "knn.json"
     path.unlink(missing_ok=True)

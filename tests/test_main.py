@@ -11,9 +11,10 @@ import pytest
 from helpers import ROOT, get_config, small_config
 from PIL import Image
 
+from jssl import config as config_lib
 from jssl import flags, main
 from jssl.errors import UserError, WriteError
-from jssl.run import build, workdir
+from jssl.run import build, config_file, workdir
 from jssl.run.train import train
 
 PHOTOS = f"--config={ROOT}/configs/simclr_photos.py:smoke"
@@ -131,6 +132,21 @@ def test_the_version_has_the_commit_of_jssl(capsys):
     main.main(["--version"])
     assert re.fullmatch(r"jssl \d+\.\d+\.\d+ \(commit (unknown|\w+(-dirty)?)\)\n",
                         capsys.readouterr().out)  # fmt: skip
+
+
+def test_config_prints_every_setting_and_where_it_comes_from(capsys):
+    file = f"--config={ROOT}/configs/simclr_photos.py:smoke"
+    main.main(["config", file, "--config.seed=7", "--config.augment.options.gray_p=0.1"])
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split("  # ") for line in lines)
+    settings = {key.strip(): origin for key, origin in shown.items()}
+    assert settings["seed = 7"] == settings["augment.options.gray_p = 0.1"] == "command line"
+    assert settings["batch_size = 16"] == "config file"
+    assert settings["simclr.temperature = 0.5"] == "preset cifar"
+    assert settings["dtype = 'float32'"] == "default"
+    assert settings["augment.options.scale = None"] == "recipe simclr_cifar: (0.08, 1.0)"
+    config = build.build(config_file.load(f"{ROOT}/configs/simclr_photos.py:smoke")).config
+    assert len(lines) == len(config_lib.flatten(config))
 
 
 def test_older_spellings_of_flags():

@@ -74,9 +74,9 @@ def run(tmp_path_factory, pictures):
 @pytest.fixture(scope="module")
 def loaded(run):
     """What the subjects of a run share: the network is read and compiled once."""
-    subject = evaluate.Subject(run, evaluate.Settings())
-    return {"_loaded": (subject.embed, subject.state), "logits": subject.logits,
-            "outputs": subject.outputs}  # fmt: skip
+    context = evaluate.Context.load(run, evaluate.Settings())
+    return {"_loaded": (context.embed, context.state), "logits": context.logits,
+            "outputs": context.outputs}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,10 @@ def logits_of(loaded):
 def judge(run, loaded, monkeypatch):
     """Judges the run on a set below a folder: its rows and its record."""
 
-    def subject_of(folder, settings):
-        subject = evaluate.Subject(folder, settings)
-        subject.__dict__.update(loaded)
-        return subject
+    def context_of(folder, settings):
+        context = evaluate.Context.load(folder, settings)
+        context.__dict__.update(loaded)
+        return context
 
     def judged(name, folder):
         settings = evaluate.Settings(data_dir=str(folder))
@@ -107,7 +107,7 @@ def judge(run, loaded, monkeypatch):
         assert record["rows"] == rows and record["protocol"] == name
         return rows, record
 
-    monkeypatch.setattr(evaluate.run, "Subject", subject_of)
+    monkeypatch.setattr(evaluate.run, "Context", context_of)
     return judged
 
 
@@ -348,11 +348,11 @@ def test_imagenet_p_flips_and_distances(judge, logits_of, files, small, tmp_path
 
 def test_what_is_missing_is_said_with_the_command(judge, run, loaded, tmp_path, monkeypatch):
     def needs(name):
-        subject = evaluate.Subject(run, evaluate.Settings(data_dir=str(tmp_path)))
-        subject.__dict__.update(loaded)
-        words = evaluate.PROTOCOLS[name].missing(subject)
+        context = evaluate.Context.load(run, evaluate.Settings(data_dir=str(tmp_path)))
+        context.__dict__.update(loaded)
+        words = evaluate.PROTOCOLS[name].needs(context)
         with pytest.raises(UserError) as caught:
-            evaluate.PROTOCOLS[name].run(subject)
+            evaluate.PROTOCOLS[name].run(context)
         assert str(caught.value) == f"Protocol '{name}' needs {words}"
         return words
 

@@ -1,4 +1,4 @@
-"""What a protocol judges: a finished run, its network, and the data set that it is judged on."""
+"""What a protocol evaluates: the network of a run, and the data set that it is evaluated on."""
 
 import functools
 from collections.abc import Callable
@@ -49,47 +49,108 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-class Subject:
-    """A finished run with everything that more than one protocol asks of it, made once.
+class Context:
+    """A network and the data that it is evaluated on; what several protocols need is made once.
+
+    Made by `load` of a workdir, or by `running` of a run in this process.
 
     Attributes:
-        folder: the workdir.
+        folder: the workdir; None of a run in this process.
         settings: of the protocols.
         config: of the run.
         size: side of the images in pixels.
-        embed: `(state, images) -> (features, intermediates)`, pure.
-        state: of the checkpoint; never written to.
-        sha256: of the network, see `jssl.evaluate.backbone_hash`.
+        batch_size: images that are embedded at a time.
     """
 
-    def __init__(self, folder: str | Path, settings: Settings):
-        self.folder, self.settings = Path(folder), settings
-        self.config = workdir.read_config(folder)
-        self.size = self.config.augment.size
-        self._data = data_config(self.config, settings.source, settings.data_dir)
+    def __init__(
+        self,
+        config: ConfigDict,
+        settings: Settings,
+        data_config: ConfigDict,
+        *,
+        network: Callable[[], tuple[Callable[..., Any], TrainState]],
+        untrained: Callable[[], TrainState],
+        sources: Callable[[], tuple[Any, Any]],
+        compiled: Callable[..., Any] | None = None,
+        batch_size: int = BATCH,
+        folder: Path | None = None,
+    ):
+        self.config, self.settings, self._data = config, settings, data_config
+        self.folder, self.size, self.batch_size = folder, config.augment.size, batch_size
+        self._network, self._untrained, self._sources = network, untrained, sources
+        self._compiled = compiled
+
+    @classmethod
+    def load(cls, folder: str | Path, settings: Settings) -> "Context":
+        """Of a finished run: its checkpoint and its data are read when they are asked for."""
+        config = workdir.read_config(folder)
+        section = data_config(config, settings.source, settings.data_dir)
+        return cls(
+            config,
+            settings,
+            section,
+            network=lambda: build.load_encoder(folder, step=settings.step),
+            untrained=lambda: _first_state(config),
+            sources=lambda: _labelled_sources(section),
+            folder=Path(folder),
+        )
+
+    @classmethod
+    def running(
+        cls,
+        parts: build.Experiment,
+        state: TrainState,
+        *,
+        compiled: Callable[..., Any],
+        sources: tuple[Any, Any] | None = None,
+        batch_size: int = BATCH,
+    ) -> "Context":
+        """Of a run in this process.
+
+        Args:
+            parts: of the run.
+            state: to evaluate, global.
+            compiled: `parts.launcher.compile_embed(parts.method.embed)`.
+            sources: (train, test) examples; those of the run by default.
+            batch_size: images that are embedded at a time.
+        """
+        monitor = parts.config.monitor
+        settings = Settings(monitor.knn_k, monitor.knn_temperature, monitor.knn_feature)
+        both = sources or (parts.probe_source, parts.test_source)
+        return cls(
+            parts.config,
+            settings,
+            parts.config.data,
+            network=lambda: (parts.method.embed, state),
+            untrained=lambda: build.init_state(parts, begin=False),
+            sources=lambda: both,
+            compiled=compiled,
+            batch_size=batch_size,
+        )
 
     @functools.cached_property
     def _loaded(self) -> tuple[Callable[..., Any], TrainState]:
-        return build.load_encoder(self.folder, step=self.settings.step)
+        return self._network()
 
     @property
     def embed(self) -> Callable[..., Any]:
+        """`(state, images) -> (features, intermediates)`, pure."""
         return self._loaded[0]
 
     @property
     def state(self) -> TrainState:
+        """Of the network; never written to."""
         return self._loaded[1]
 
     @functools.cached_property
     def sha256(self) -> str:
+        """Of the network, see `jssl.evaluate.backbone_hash`."""
         return backbone_hash(self.state)
 
     @functools.cached_property
     def untrained(self) -> TrainState:
         """The state before the first step, from the run's seed."""
-        method, _ = build.make_method(self.config, axis_name=None)
-        batch_size = self.config.batch_size
-        return jax.jit(lambda: build.first_state(self.config, method, batch_size))()
+        return self._untrained()
 
     @property
     def data(self) -> ConfigDict:
@@ -97,18 +158,9 @@ class Subject:
         return self._data
 
     @functools.cached_property
-    def halves(self) -> tuple[Any, Any]:
-        """The labelled train and test split; refused where their numbers mean other classes."""
-        train, test = data.make_source(self._data, "probe"), data.make_source(self._data, "test")
-        data.check_same(
-            data.class_names(test),
-            data.class_names(train),
-            what=f"The train and the test split of '{test.name}'",
-            advice="Type another --source.",
-        )
-        for split, source in (("train", train), ("test", test)):
-            say(f"{split} data: {data.describe(source)}")
-        return train, test
+    def sources(self) -> tuple[Any, Any]:
+        """The labelled train and test split."""
+        return self._sources()
 
     def other_classes(self, source: Any) -> str:
         """How the classes of the run's own classifier differ from those of a source, in words.
@@ -123,7 +175,7 @@ class Subject:
 
     @property
     def num_classes(self) -> int:
-        return self.halves[0].num_classes
+        return self.sources[0].num_classes
 
     def transform(self, source: Any) -> Any:
         """On the host: how images of a source are cropped for evaluation."""
@@ -151,6 +203,21 @@ class Subject:
         """The intermediate that is a grid of patches, where the method has one."""
         return methods.get(self.config.method).grid_feature
 
+    @property
+    def cached_epochs(self) -> int:
+        """Epochs of the classifiers on cached features: --epochs, or those of the final table."""
+        return int(self.settings.epochs) or self.config.final.linear_epochs
+
+    def compile(self, feature: str) -> Callable[..., Any]:
+        """`(state, images) ->` a feature, or the whole output of `embed`; for `embed_source`."""
+        return self._compiled or jax.jit(select_feature(self.embed, feature))
+
+    def owner(self, kind: str) -> TrainState | None:
+        """The state of a kind of KINDS; raw pixels have none."""
+        if kind == RAW:
+            return None
+        return self.state if kind == "trained" else self.untrained
+
     def features(self, kind: str) -> tuple[Any, Any, Any, Any]:
         """Train features [M,D], train labels [M], test features [Q,D], test labels [Q].
 
@@ -159,26 +226,44 @@ class Subject:
                 to 32 px a side where there are more.
         """
         if kind not in self._features:
-            embed = small_pixels if kind == RAW else self.embed
             feature = BACKBONE if kind == RAW else self.settings.feature
-            owner = {"trained": self.state, "untrained": None, RAW: None}[kind]
-            compiled = jax.jit(select_feature(embed, feature))
-            found: tuple[Any, ...] = ()
-            for source in self.halves:
-                found += embed_source(
+            compiled = jax.jit(small_pixels) if kind == RAW else self.compile(feature)
+            arrays: tuple[Any, ...] = ()
+            for source in self.sources:
+                arrays += embed_source(
                     compiled,
-                    self.untrained if kind == "untrained" else owner,
+                    self.owner(kind),
                     source,
-                    batch_size=BATCH,
+                    batch_size=self.batch_size,
+                    feature=feature,
                     transform=self.transform(source),
                     tell=say if kind == "trained" else None,
                 )[:2]
-            self._features[kind] = found
+            self._features[kind] = arrays
         return self._features[kind]
 
     @functools.cached_property
     def _features(self) -> dict[str, tuple[Any, Any, Any, Any]]:
         return {}
+
+
+def _first_state(config: ConfigDict) -> TrainState:
+    method, _ = build.make_method(config, axis_name=None)
+    return jax.jit(lambda: build.first_state(config, method, config.batch_size))()
+
+
+def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:
+    """The train and test split; refused where their numbers mean other classes."""
+    train, test = data.make_source(section, "probe"), data.make_source(section, "test")
+    data.check_same(
+        data.class_names(test),
+        data.class_names(train),
+        what=f"The train and the test split of '{test.name}'",
+        advice="Type another --source.",
+    )
+    for split, source in (("train", train), ("test", test)):
+        say(f"{split} data: {data.describe(source)}")
+    return train, test
 
 
 def data_config(config: ConfigDict, source: str | None, data_dir: str | None) -> ConfigDict:

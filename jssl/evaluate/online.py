@@ -11,8 +11,9 @@ import numpy as np
 from jssl import data, methods
 from jssl.data.subset import Subset
 from jssl.errors import UserError, nearest
-from jssl.evaluate.embed import BACKBONE, embed_source
-from jssl.evaluate.probes.knn import knn_accuracy
+from jssl.evaluate.context import Context
+from jssl.evaluate.embed import BACKBONE
+from jssl.evaluate.protocols import knn
 from jssl.metrics.collapse import collapse_report, collapse_warnings
 from jssl.run.build import Experiment, abstract_state, host_transform
 from jssl.types import TrainState
@@ -108,32 +109,18 @@ def make_monitor(
 
     pair = two_views()
 
-    def features_of(state: TrainState, source: Any):
-        return embed_source(
-            embed,
-            state,
-            source,
-            batch_size=min(config.batch_size, len(source)),
-            feature=settings.knn_feature,
-            transform=data.eval_transform(config.data, source, size=config.augment.size),
-        )
-
     def monitor(state: TrainState) -> tuple[dict[str, float], list[str]]:
         scalars: dict[str, float] = {}
         if labelled:
-            test = Subset(experiment.test_source, settings.max_examples)
-            train_x, train_y, _ = features_of(state, bank)
-            test_x, test_y, _ = features_of(state, test)
-            scores = knn_accuracy(
-                train_x,
-                train_y,
-                test_x,
-                test_y,
-                num_classes=bank.num_classes,
-                k=settings.knn_k,
-                temperature=settings.knn_temperature,
+            context = Context.running(
+                experiment,
+                state,
+                compiled=embed,
+                sources=(bank, Subset(experiment.test_source, settings.max_examples)),
+                batch_size=config.batch_size,
             )
-            scalars["knn_top1"] = float(scores["top1"])
+            (row,) = knn.run(context, ("trained",))
+            scalars["knn_top1"] = float(row["top1"]["trained"])
         warnings: list[str] = []
         for name, pick in (
             ("backbone", lambda o: o[0]),

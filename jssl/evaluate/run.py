@@ -1,172 +1,55 @@
 """`jssl evaluate`: the protocols by name, the record that each leaves, and the model's card."""
 
-import dataclasses
-import functools
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jssl import files
+from jssl import files, methods
 from jssl.errors import NotWrittenError, UserError, nearest
-from jssl.evaluate.context import Settings, Subject, check_preset
-from jssl.evaluate.probes.layers import LAYER
+from jssl.evaluate.context import KINDS, Context, Settings, check_preset
+from jssl.evaluate.protocol import Protocol, Row
 from jssl.evaluate.protocols import (
-    corruptions,
-    frozen_features,
+    cifar10_c,
+    classifier,
+    grid,
+    imagenet_a,
+    imagenet_c,
     imagenet_p,
-    imagenet_variants,
+    imagenet_r,
+    imagenet_v2,
+    knn,
+    layers,
+    linear,
+    logistic,
     retrieval,
+    robustness,
+    softmax_regression,
     transfer,
     voc,
+    voc_all,
+    voc_fc68,
 )
 from jssl.evaluate.table import format_table, table_lines
 from jssl.precision import narrow
 from jssl.run import versions, workdir
+from jssl.run.build import Experiment
 from jssl.third_party import same_handlers
+from jssl.types import TrainState
 
-Row = dict[str, Any]
 ALL = "all"
 FOLDER = "evaluation"  # of the records, in the workdir
 
 
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """One way to judge a run.
-
-    Attributes:
-        run: makes the rows of the table; each number says its whole protocol.
-        missing: what a subject lacks for it, in words; '' where it can be judged so. `all` runs
-            the protocols that lack nothing, and the card says what the others lack.
-        baseline: whether the untrained net and raw pixels are probed beside it; not where its own
-            rows hold them, or where it is no probe of features.
-        data: what the record says of the examples.
-        uses: the settings that it reads, besides `step`; another one is refused.
-        selects: what is chosen by labels, and of which examples, in words; '' where nothing is. It
-            is never the test split: a test poisons its labels, and nothing else may change.
-    """
-
-    run: Callable[[Subject], list[Row]]
-    missing: Callable[[Subject], str]
-    uses: tuple[str, ...] = ()
-    baseline: bool = False
-    data: Callable[[Subject], dict[str, Any]] = lambda subject: _halves(subject)
-    selects: str = ""
-
-
-def _halves(subject: Subject) -> dict[str, Any]:
-    train, test = subject.halves
-    return {
-        "name": test.name,
-        "split": "test",
-        "examples": len(test),
-        "fingerprint": test.fingerprint(),
-        "train_examples": len(train),
-    }
-
-
-def _labels(subject: Subject) -> str:
-    if subject.settings.source in retrieval.SETS:
-        return "a labelled data set: another --source"
-    train, test = subject.halves
-    if min(train.num_classes, test.num_classes) < 2:
-        return f"labels in both splits of '{test.name}'"
-    return ""
-
-
-def _grid(subject: Subject) -> str:
-    return _labels(subject) if subject.grid_feature else "a grid of patches: a run of cpc"
-
-
-def _layers(subject: Subject) -> str:
-    found = any(re.fullmatch(LAYER, name) for name in subject.outputs)
-    return _labels(subject) if found else "intermediates layerN, block_groupN or convN"
-
-
-def _classifier(subject: Subject) -> str:
-    if "logits" not in subject.outputs:
-        return "a classifier of its own: a run of supervised, noisy_student or deit"
-    if words := _labels(subject):
-        return words
-    words = subject.other_classes(subject.halves[1])
-    return f"a data set of the classifier's own classes, found {words}" if words else ""
-
-
-def _published(name: str, run: Callable[..., list[Row]]) -> Protocol:
-    lacks = functools.partial(imagenet_variants.lacks, name=name)
-    return Protocol(
-        run,
-        lacks,
-        ("data_dir", "seed"),
-        data=functools.partial(imagenet_variants.describe, name=name),
-    )
-
-
-_DATA = ("source", "data_dir")
-_KNN = ("k", "temperature")  # with a baseline too: it is kNN of the untrained net
+# In the order of the card.
 PROTOCOLS: dict[str, Protocol] = {
-    "knn": Protocol(frozen_features.knn, _labels, (*_KNN, *_DATA, "feature")),
-    "linear": Protocol(
-        frozen_features.linear,
-        _labels,
-        (*_KNN, *_DATA, "feature", "preset", "epochs", "seed"),
-        baseline=True,
-    ),
-    "logistic": Protocol(
-        frozen_features.logistic,
-        _labels,
-        (*_DATA, "feature", "seed"),
-        selects="the regulariser, on a fifth of the train split",
-    ),
-    "grid": Protocol(frozen_features.grid, _grid, (*_KNN, *_DATA, "epochs"), baseline=True),
-    "layers": Protocol(
-        frozen_features.layers,
-        _layers,
-        (*_KNN, *_DATA, "epochs", "seed"),
-        baseline=True,
-        selects="the layer named best, on a fifth of the train split",
-    ),
-    "robustness": Protocol(corruptions.robustness, _classifier, (*_DATA, "seed")),
-    **{
-        name: _published(name, functools.partial(imagenet_variants.subset, name=name))
-        for name in ("imagenet_a", "imagenet_r", "imagenet_v2")
-    },
-    "imagenet_c": _published("imagenet_c", imagenet_variants.imagenet_c),
-    "imagenet_p": Protocol(
-        imagenet_p.imagenet_p, imagenet_p.lacks, ("data_dir", "seed"), data=imagenet_p.describe
-    ),
-    "cifar10_c": _published("cifar10_c", imagenet_variants.cifar10_c),
-    "retrieval": Protocol(
-        retrieval.retrieval,
-        retrieval.lacking,
-        (*_DATA, "feature", "seed"),
-        data=retrieval.described,
-    ),
-    "voc": Protocol(
-        voc.frozen,
-        voc.lacking,
-        ("data_dir", "feature", "seed"),
-        data=voc.described,
-        selects="the regulariser, on the validation split",
-    ),
-    **{
-        name: Protocol(
-            voc.finetuned(name),
-            voc.lacking_finetuned,
-            ("data_dir", "epochs", "seed"),
-            data=voc.described,
-        )
-        for name in ("voc_fc68", "voc_all")
-    },
-    "transfer": Protocol(
-        transfer.transfer,
-        transfer.missing,
-        (*_DATA, "feature", "seed"),
-        data=transfer.described,
-        selects="the regulariser, on the validation split",
-    ),
-}
+    module.PROTOCOL.name: module.PROTOCOL
+    for module in (
+        knn, softmax_regression, classifier, linear, logistic, grid, layers, robustness,
+        imagenet_a, imagenet_r, imagenet_v2, imagenet_c, imagenet_p, cifar10_c,
+        retrieval, voc, voc_fc68, voc_all, transfer,
+    )
+}  # fmt: skip
 
 
 def check_settings(
@@ -234,7 +117,7 @@ def evaluate_run(
     if "linear" in protocols or ALL in protocols:
         check_preset(settings.preset)
     _check_records(folder)
-    subject = Subject(folder, settings)
+    context = Context.load(folder, settings)
     unwritten: list[str] = []
 
     def write(path: Path, text: str) -> bool:
@@ -247,23 +130,23 @@ def evaluate_run(
 
     lacking: dict[str, str] = {}
     if ALL in protocols:
-        lacking = {name: words for name, p in PROTOCOLS.items() if (words := p.missing(subject))}
+        lacking = {name: words for name, p in PROTOCOLS.items() if (words := p.needs(context))}
         protocols = [name for name in PROTOCOLS if name not in lacking]
     rows: list[Row] = []
     baselines: list[Row] = []
     for name in protocols:
-        found = PROTOCOLS[name].run(subject)
+        found = PROTOCOLS[name].run(context)
         if PROTOCOLS[name].baseline and not baselines:
-            baselines = frozen_features.baselines(subject)
-        record = _record(subject, name, found + (baselines if PROTOCOLS[name].baseline else []))
-        write(subject.folder / FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
+            baselines = knn.baselines(context)
+        record = _record(context, name, found + (baselines if PROTOCOLS[name].baseline else []))
+        write(context.folder / FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
         rows += found
     if "knn" not in protocols:
         rows += baselines
     print(format_table(rows))
     if lacking:
-        path = subject.folder / "card.md"
-        if write(path, card(subject, rows, lacking)):
+        path = context.folder / "card.md"
+        if write(path, card(context, rows, lacking)):
             print(f"The card: {path}")
     if unwritten:
         raise NotWrittenError(unwritten)
@@ -285,18 +168,18 @@ def _check_records(folder: str | Path) -> None:
         ) from None
 
 
-def _record(subject: Subject, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+def _record(context: Context, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     record = {
         "protocol": name,
-        "method": subject.config.method,
-        "data": PROTOCOLS[name].data(subject),
+        "method": context.config.method,
+        "data": PROTOCOLS[name].data(context),
         "selects": PROTOCOLS[name].selects,
-        "seed": subject.settings.seed,
-        "run_seed": subject.config.seed,
-        "checkpoint": {"step": int(subject.state.step), "sha256": subject.sha256},
+        "seed": context.settings.seed,
+        "run_seed": context.config.seed,
+        "checkpoint": {"step": int(context.state.step), "sha256": context.sha256},
         "settings": {
             k: versions.without_folders(v) if isinstance(v, str) else v
-            for k, v in subject.settings._asdict().items()
+            for k, v in context.settings._asdict().items()
         },
         "rows": list(rows),
         "versions": versions.collect(),
@@ -354,14 +237,14 @@ def _integers(data: Any) -> set[int]:
     return {data} if isinstance(data, int) else set()
 
 
-def card(subject: Subject, rows: Sequence[Row], lacking: dict[str, str]) -> str:
+def card(context: Context, rows: Sequence[Row], lacking: dict[str, str]) -> str:
     """The model's card in Markdown: what it is, every number with its protocol, what is absent."""
-    config, made = subject.config, versions.collect()
+    config, made = context.config, versions.collect()
     lines = [
         f"# {config.method} trained on {config.data.name}",
         "",
-        f"Step {int(subject.state.step):,}, seed {config.seed}, images of {subject.size} px. "
-        f"Network sha256 `{subject.sha256}`.",
+        f"Step {int(context.state.step):,}, seed {config.seed}, images of {context.size} px. "
+        f"Network sha256 `{context.sha256}`.",
         f"Judged with jssl of git {made['git']}, jax {made['libraries']['jax']}, on "
         f"{made['devices']}. The records are in `{FOLDER}/`.",
         "",
@@ -373,3 +256,21 @@ def card(subject: Subject, rows: Sequence[Row], lacking: dict[str, str]) -> str:
               "differs between seeds.", "", "Not judged:", ""]  # fmt: skip
     lines += [f"* {name}: it needs {words}." for name, words in lacking.items()]
     return "\n".join(lines) + "\n"
+
+
+def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
+    """The table at the end of a run: its features by kNN and softmax regression, and what it has.
+
+    Beside the trained network stand the untrained one (the state before the first step, from the
+    same seed) and raw pixels.
+    """
+    spec = methods.get(parts.config.method)
+    context = Context.running(
+        parts, state, compiled=parts.launcher.compile_embed(parts.method.embed)
+    )
+    rows = [*knn.run(context), *softmax_regression.run(context)]
+    if spec.has_classifier:
+        rows += classifier.run(context)
+    if spec.grid_feature is not None:
+        rows += grid.run(context, KINDS)
+    return rows

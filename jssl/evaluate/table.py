@@ -127,13 +127,9 @@ def probe_rows(
         [('kNN', {'trained': 1.0}), ('softmax_regression', {'trained': 1.0})]
     """
     knn: dict[str, Any] = {}
-    linear: dict[str, Any] = {}
-    for kind, (train_x, train_y, test_x, test_y) in sets.items():
+    for kind, arrays in sets.items():
         row = knn_row(
-            train_x,
-            train_y,
-            test_x,
-            test_y,
+            *arrays,
             num_classes=num_classes,
             name=name,
             feature=feature,
@@ -141,8 +137,31 @@ def probe_rows(
             temperature=temperature,
             kind=kind,
         )
-        knn[kind], common_knn = row["numbers"][kind], row["protocol"]
-        common_linear = linear_protocol(
+        knn[kind], common = row["numbers"][kind], row["protocol"]
+    softmax = softmax_row(
+        sets,
+        num_classes=num_classes,
+        name=name,
+        feature=feature,
+        linear_epochs=linear_epochs,
+        seed=seed,
+    )
+    return [_row("kNN", common, knn), softmax]
+
+
+def softmax_row(
+    sets: Mapping[str, tuple[Any, Any, Any, Any]],
+    *,
+    num_classes: int,
+    name: str,
+    feature: str = BACKBONE,
+    linear_epochs: int = 100,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Runs softmax regression on several feature sets of the same examples, see `probe_rows`."""
+    numbers: dict[str, Any] = {}
+    for kind, (train_x, train_y, test_x, test_y) in sets.items():
+        common = linear_protocol(
             epochs=linear_epochs, bank=len(train_x), queries=len(test_x), name=name
         )
         fit = fit_linear(
@@ -154,9 +173,9 @@ def probe_rows(
             seed=seed,
         )
         scores = linear_accuracy(fit.head, test_x, test_y)
-        rate = common_linear.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
-        linear[kind] = number(scores, _feature_words(kind, feature), train_x.shape[1], rate)
-    return [_row("kNN", common_knn, knn), _row(SOFTMAX_REGRESSION, common_linear, linear)]
+        rate = common.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
+        numbers[kind] = number(scores, _feature_words(kind, feature), train_x.shape[1], rate)
+    return _row(SOFTMAX_REGRESSION, common, numbers)
 
 
 def knn_row(

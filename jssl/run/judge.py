@@ -1,20 +1,17 @@
-"""What a run is worth: it is trained, and the table at its end is made."""
+"""Trains, then evaluates and writes result.json."""
 
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import data, methods
-from jssl.evaluate.embed import BACKBONE, embed_source, raw_pixels
-from jssl.evaluate.protocols.frozen_features import grid_probe
-from jssl.evaluate.table import classifier_row, format_table, probe_rows
+from jssl import methods
+from jssl.evaluate.run import final_rows
+from jssl.evaluate.table import format_table
 from jssl.precision import narrow
 from jssl.run import build, lock, pretrained, stopping, versions, workdir
-from jssl.run.build import Experiment
 from jssl.run.train import train
 from jssl.run.writers import say
 from jssl.third_party import same_handlers
@@ -99,64 +96,3 @@ def run_hash(config: ConfigDict, folder: Path | None = None) -> str:
         flat["init_from"] = _begun(config, folder)
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)
-
-
-def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
-    """kNN and linear top-1 of the frozen features, of the untrained net and of raw pixels.
-
-    The untrained net is the state before the first step: the same seed, running statistics as
-    they are initialised.
-    """
-    config = parts.config
-    trained = parts.launcher.compile_embed(parts.method.embed)
-    pixels = jax.jit(raw_pixels)
-    feature = config.monitor.knn_feature
-    kinds = {
-        "trained": (trained, state, feature),
-        "untrained": (trained, build.init_state(parts, begin=False), feature),
-        "raw pixels": (pixels, None, BACKBONE),
-    }
-    sets = {}
-    for kind, (embed, owner, name) in kinds.items():
-        halves = []
-        for source in (parts.probe_source, parts.test_source):
-            features, labels, _ = embed_source(
-                embed,
-                owner,
-                source,
-                batch_size=256,
-                feature=name,
-                transform=data.eval_transform(config.data, source, size=config.augment.size),
-                tell=say if kind == "trained" else None,
-            )
-            halves += [features, labels]
-        sets[kind] = tuple(halves)
-    rows = probe_rows(
-        sets,
-        num_classes=parts.probe_source.num_classes,
-        name=parts.test_source.name,
-        feature=feature,
-        k=config.monitor.knn_k,
-        temperature=config.monitor.knn_temperature,
-        linear_epochs=config.final.linear_epochs,
-    )
-    spec = methods.get(config.method)
-    if spec.has_classifier:
-        logits, labels, _ = embed_source(
-            trained,
-            state,
-            parts.test_source,
-            batch_size=256,
-            feature="logits",
-            transform=data.eval_transform(config.data, parts.test_source, size=config.augment.size),
-        )
-        rows.append(classifier_row(logits, labels, name=parts.test_source.name))
-    if spec.grid_feature is not None:
-        owners = {kind: owner for kind, (_, owner, _) in kinds.items()}
-        halves = parts.probe_source, parts.test_source
-        embed = parts.method.embed
-        epochs = config.final.linear_epochs
-        rows.append(
-            grid_probe(config, config.data, embed, owners, halves, spec.grid_feature, epochs)
-        )
-    return rows

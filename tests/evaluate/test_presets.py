@@ -10,7 +10,8 @@ from jssl import augment, data, evaluate, methods, models
 from jssl.evaluate import PRESETS, pool_map, pooled_maps
 from jssl.evaluate.probes.presets import direction, first_head, own_preset, preset_rate
 from jssl.evaluate.probes.softmax_regression import LinearHead
-from jssl.evaluate.protocols import frozen_features
+from jssl.evaluate.protocols import layers as layers_protocol
+from jssl.evaluate.protocols import linear as linear_protocol
 
 
 def test_every_method_has_the_preset_of_its_paper_or_says_that_there_is_none():
@@ -127,7 +128,7 @@ def test_the_zeros_around_a_map_count_in_the_average(name, side, zeros):
 
 
 @pytest.fixture
-def subject(monkeypatch, tmp_path):
+def context(monkeypatch, tmp_path):
     """Of a run that is not there: makes one of a config, and notes what the probes are given."""
     monkeypatch.setattr(evaluate.context.workdir, "read_config", lambda folder: folder)
     seen = {}
@@ -142,42 +143,42 @@ def subject(monkeypatch, tmp_path):
         seen.update(kwargs, embed=args[0])
         return []
 
-    monkeypatch.setattr(frozen_features, "evaluate_linear", linear)
-    monkeypatch.setattr(frozen_features, "layer_rows", layers)
+    monkeypatch.setattr(linear_protocol, "evaluate_linear", linear)
+    monkeypatch.setattr(layers_protocol, "layer_rows", layers)
     photos = data.photos_source("test")
 
     def make(config, **settings):
         monkeypatch.setattr(evaluate.context, "Path", lambda folder: tmp_path)
-        made = evaluate.Subject(config, evaluate.Settings(**settings))
+        made = evaluate.Context.load(config, evaluate.Settings(**settings))
         embed = lambda state, images: (images, {"conv2": jnp.ones((1, 27, 27, 8))})  # noqa: E731
-        made.__dict__.update({"_loaded": (embed, None), "halves": (photos, photos)})
+        made.__dict__.update({"_loaded": (embed, None), "sources": (photos, photos)})
         return made, seen
 
     return make
 
 
-def test_the_linear_protocol_takes_the_methods_own_preset_unless_told(subject):
-    cmc, seen = subject(get_config("cmc_imagenet", "preset=alexnet"))
+def test_the_linear_protocol_takes_the_methods_own_preset_unless_told(context):
+    cmc, seen = context(get_config("cmc_imagenet", "preset=alexnet"))
     cmc.data.host_crop = "torchvision"
-    (row,) = frozen_features.linear(cmc)
+    (row,) = linear_protocol.run(cmc)
     assert seen["preset"] == "cmc_alexnet" and row["protocol"] == "words; that of cmc's authors"
     assert seen["train_transform"].area == (0.2, 1.0)  # the host's crops are the preset's
-    told, seen = subject(get_config("cmc_imagenet"), preset="byol")
-    (row,) = frozen_features.linear(told)
+    told, seen = context(get_config("cmc_imagenet"), preset="byol")
+    (row,) = linear_protocol.run(told)
     assert seen["preset"] == "byol" and row["protocol"].endswith("; the preset of cmc is cmc")
-    none, seen = subject(get_config("cpc_photos"))
-    (row,) = frozen_features.linear(none)
+    none, seen = context(get_config("cpc_photos"))
+    (row,) = linear_protocol.run(none)
     assert seen["preset"] == "simclr" and row["protocol"].endswith("; cpc has none of its own")
 
 
-def test_probes_of_alexnets_layers_see_its_pooled_maps_and_say_so(subject):
-    alexnet, seen = subject(get_config("deepcluster_imagenet"))
-    frozen_features.layers(alexnet)
+def test_probes_of_alexnets_layers_see_its_pooled_maps_and_say_so(context):
+    alexnet, seen = context(get_config("deepcluster_imagenet"))
+    layers_protocol.run(alexnet)
     assert seen["embed"](None, 0)[1]["conv2"].shape == (1, 6 * 6 * 8)
     assert "DeepCluster's windows" in seen["pooling"]
-    frozen_features.linear(alexnet)
+    linear_protocol.run(alexnet)
     assert seen["embed"](None, 0)[1]["conv2"].shape == (1, 6 * 6 * 8)
-    other, seen = subject(get_config("simclr_imagenet"))
+    other, seen = context(get_config("simclr_imagenet"))
     seen.clear()
-    frozen_features.layers(other)
+    layers_protocol.run(other)
     assert seen["embed"] is other.embed and "pooling" not in seen

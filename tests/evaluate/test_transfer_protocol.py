@@ -123,7 +123,7 @@ def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_p
     found = []
     for folder in (prepared, tmp_path):
         settings = evaluate.Settings(source="caltech101", data_dir=str(folder))
-        (row,) = transfer.transfer(evaluate.Subject(run, settings))
+        (row,) = transfer.run(evaluate.Context.load(run, settings))
         found.append(row["numbers"]["trained"])
     honest, poisoned = found
     for key in ("regularizer", "validation", "gradient", "head_sha256"):
@@ -134,12 +134,12 @@ def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_p
 def test_voc_has_any_number_of_labels_and_leaves_the_difficult_out(run, prepared, monkeypatch):
     monkeypatch.setattr(transfer, "KINDS", ("raw pixels",))
     settings = evaluate.Settings(source="voc2007", data_dir=str(prepared))
-    subject = evaluate.Subject(run, settings)
+    context = evaluate.Context.load(run, settings)
     test = transfer._sources("voc2007", str(prepared))[2]
     labels = test.labels
     assert labels.shape == (9, 20) and (labels == 1).sum() == 9 and (labels == -1).sum() == 3
     assert set(np.flatnonzero((labels == -1).any(axis=0))) == {DIFFICULT}
-    (row,) = transfer.transfer(subject)
+    (row,) = transfer.run(context)
     number = row["numbers"]["raw pixels"]
     assert row["metric"] == "11-point mAP" and number["count"] == 9
     assert number["protocol"].startswith("raw pixels (48-d), one-vs-rest logistic regression")
@@ -151,7 +151,7 @@ def test_sizes_are_checked(run, prepared, monkeypatch):
     settings = evaluate.Settings(source="dtd", data_dir=str(prepared))
     message = r"'dtd' has 12 \+ 6 \+ 9 examples, expected 12 \+ 6 \+ 10.*data.prepare dtd"
     with pytest.raises(UserError, match=message):
-        transfer.transfer(evaluate.Subject(run, settings))
+        transfer.run(evaluate.Context.load(run, settings))
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_mistakes_name_the_set_and_the_command(run, tmp_path, source, said):
 
 def test_all_takes_it_only_where_a_set_is_named(run):
     def lacks(source):
-        subject = evaluate.Subject(run, evaluate.Settings(source=source))
-        return evaluate.PROTOCOLS["transfer"].missing(subject)
+        context = evaluate.Context.load(run, evaluate.Settings(source=source))
+        return evaluate.PROTOCOLS["transfer"].needs(context)
 
     assert "--source=pets" in lacks(None) and lacks("photos")
     assert not lacks("all12") and not lacks("pets,dtd")

@@ -109,34 +109,34 @@ def test_the_map_is_the_networks_own_and_dense_layers_fix_no_size(tmp_path):
     config.model.update({"name": "alexnet", "width": 1 / 16, "stem": "imagenet", "sobel": True})
     config.model.stage_sizes = ()
     config.augment.size = 64
-    subject = evaluate.Subject(finished_run(config, tmp_path), evaluate.Settings())
-    assert retrieval.map_name(subject) == "conv5"
+    context = evaluate.Context.load(finished_run(config, tmp_path), evaluate.Settings())
+    assert retrieval.map_name(context) == "conv5"
     images = np.stack([np.asarray(picture(k, 9))[:64, :64] for k in range(2)])
-    maps = retrieval.conv_map(subject.embed, "conv5")
+    maps = retrieval.conv_map(context.embed, "conv5")
 
     @jax.jit
     def both(state, images):
-        return maps(state, images), subject.embed(state, images)[1]["conv5"]
+        return maps(state, images), context.embed(state, images)[1]["conv5"]
 
-    found, expected = both(subject.state, images)
+    found, expected = both(context.state, images)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert float(np.std(expected)) > 1e-3
     whole = jax.ShapeDtypeStruct((1, 96, 128, 3), "uint8")
-    assert jax.eval_shape(maps, subject.state, whole).shape == (1, 5, 7, 16)
+    assert jax.eval_shape(maps, context.state, whole).shape == (1, 5, 7, 16)
     with pytest.raises(Exception, match="fc6"):
-        jax.eval_shape(subject.embed, subject.state, whole)
+        jax.eval_shape(context.embed, context.state, whole)
 
 
 def test_original_protocol_by_loops(run, data_dir, capsys):
     """Whitening on Paris, the query in the database, junk left out: all once more in numpy."""
     chosen = settings(data_dir, "oxford5k")
     (row,) = evaluate.evaluate_run(run, protocols=["retrieval"], settings=chosen)
-    subject = evaluate.Subject(run, chosen)
-    network = jax.jit(retrieval.conv_map(subject.embed, "block_group1"))
+    context = evaluate.Context.load(run, chosen)
+    network = jax.jit(retrieval.conv_map(context.embed, "block_group1"))
 
     def described(folder, name, roi=None):
         return regions(
-            np.asarray(network(subject.state, read(data_dir / folder, name, roi)[None])[0])
+            np.asarray(network(context.state, read(data_dir / folder, name, roi)[None])[0])
         )
 
     x = np.concatenate([described("paris6k", name) for name in PARIS])
@@ -180,12 +180,12 @@ def test_revisited_has_three_difficulties(data_dir):
 
 def test_all_skips_it_without_the_data_and_the_mistakes_say_what_to_type(run, data_dir):
     missing = evaluate.PROTOCOLS["retrieval"].missing
-    bare = evaluate.Subject(run, evaluate.Settings())
+    bare = evaluate.Context.load(run, evaluate.Settings())
     assert missing(bare).startswith("Oxford5k and Paris6k: --source=oxford5k|paris6k|roxford5k")
-    assert missing(evaluate.Subject(run, settings(data_dir, "oxford5k"))) == ""
-    assert "gnd_rparis6k.pkl" in missing(evaluate.Subject(run, settings(data_dir, "rparis6k")))
-    asked = evaluate.Subject(run, settings(data_dir, "oxford5k"))
-    assert "another --source" in evaluate.PROTOCOLS["knn"].missing(asked)
+    assert missing(evaluate.Context.load(run, settings(data_dir, "oxford5k"))) == ""
+    assert "gnd_rparis6k.pkl" in missing(evaluate.Context.load(run, settings(data_dir, "rparis6k")))
+    asked = evaluate.Context.load(run, settings(data_dir, "oxford5k"))
+    assert "another --source" in evaluate.PROTOCOLS["knn"].needs(asked)
     for chosen, said in (
         (evaluate.Settings(), "oxbuild_images-v1.tgz.*--source=oxford5k --data_dir=DIR"),
         (evaluate.Settings(source="oxford5k"), "--data_dir is missing"),

@@ -309,7 +309,7 @@ def test_fine_tuning_from_the_command(run, data_dir, monkeypatch):
         return kept[-1]
 
     monkeypatch.setattr(voc_finetune, "finetune_voc", spied)
-    before = evaluate.backbone_hash(evaluate.Subject(run, evaluate.Settings()).state)
+    before = evaluate.backbone_hash(evaluate.Context.load(run, evaluate.Settings()).state)
     (row,) = evaluate.evaluate_run(
         run,
         protocols=["voc_fc68"],
@@ -333,8 +333,8 @@ def test_fine_tuning_from_the_command(run, data_dir, monkeypatch):
 
 def test_what_lacks_is_named(run, data_dir, tmp_path):
     missing = {name: p.missing for name, p in evaluate.PROTOCOLS.items() if "voc" in name}
-    here = evaluate.Subject(run, evaluate.Settings(data_dir=data_dir))
-    away = evaluate.Subject(run, evaluate.Settings(data_dir=str(tmp_path)))
+    here = evaluate.Context.load(run, evaluate.Settings(data_dir=data_dir))
+    away = evaluate.Context.load(run, evaluate.Settings(data_dir=str(tmp_path)))
     command = f"python -m jssl.data.prepare voc/2007 --data_dir={tmp_path}"
     assert missing["voc"](here) == "" and missing["voc"](away) == f"VOC 2007: type {command}"
     assert missing["voc_all"](here) == "hours: ask for it by name"
@@ -342,7 +342,7 @@ def test_what_lacks_is_named(run, data_dir, tmp_path):
     with pytest.raises(UserError, match="is not prepared.*Type " + command.replace("-", ".")):
         evaluate.evaluate_run(run, protocols=["voc"], settings=away.settings)
     resnet = workdir.open_workdir(tmp_path / "resnet", small_config("simclr"))
-    asked = evaluate.Subject(resnet, here.settings)
+    asked = evaluate.Context.load(resnet, here.settings)
     assert missing["voc_all"](asked).startswith("AlexNet or VGG-16")
     with pytest.raises(UserError, match="found model.name 'resnet8'. Type --protocol=voc"):
         evaluate.evaluate_run(resnet, protocols=["voc_all"], settings=here.settings)

@@ -105,11 +105,11 @@ def layer_rows(
     shapes = jax.eval_shape(embed_fn, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))
     names = layer_names(shapes[1])
     widths = [shapes[1][name].shape[-1] for name in names]
-    compiled, halves = jax.jit(all_layers(embed_fn)), []
+    compiled, sources = jax.jit(all_layers(embed_fn)), []
     for source, transform in ((train_source, train_transform), (test_source, test_transform)):
         x, y, _ = embed_source(compiled, state, source, batch_size=batch_size, transform=transform)
-        halves.append((np.split(x, np.cumsum(widths)[:-1], axis=1), y))
-    (train, labels), (test, test_labels) = halves
+        sources.append((np.split(x, np.cumsum(widths)[:-1], axis=1), y))
+    (train, labels), (test, test_labels) = sources
     order = np.random.default_rng(seed).permutation(len(labels))
     held, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from jssl.data import video
 from jssl.errors import UserError
-from jssl.evaluate.context import Subject
+from jssl.evaluate.context import Context
+from jssl.evaluate.protocol import Protocol
 from jssl.evaluate.protocols import imagenet_variants
 from jssl.evaluate.protocols.error_rows import mfr_rows
 from jssl.metrics.mce import ALEXNET_P, sequence_distances, sequence_flips
@@ -19,40 +20,40 @@ AT_ONCE = 8  # videos, of 31 frames or so
 NOISE = "noise"  # part of the names of perturbations whose frames are all held against the first
 
 
-def lacks(subject: Subject) -> str:
-    """What a subject lacks to be judged on ImageNet-P, with what to type; '' for nothing."""
-    if words := imagenet_variants.lacks_classifier(subject, 1000):
+def needs(context: Context) -> str:
+    """What a run lacks to be judged on ImageNet-P, with what to type; '' for nothing."""
+    if words := imagenet_variants.needs_classifier(context, 1000):
         return words
-    folder = _folder(subject)
+    folder = _folder(context)
     if any(not (folder / name).is_dir() for name in ALEXNET_P):
         return imagenet_variants.unpack(NAME, folder)
     return "" if video.can_read_videos() else "a decoder of videos: pip install 'jssl[video]'"
 
 
-def describe(subject: Subject) -> dict[str, Any]:
+def describe(context: Context) -> dict[str, Any]:
     """What the record says of the examples."""
-    names = _names(_folder(subject))
+    names = _names(_folder(context))
     digest = tree_hash(np.frombuffer("\n".join(names).encode(), np.uint8))
     return {"name": NAME, "split": "validation", "examples": len(names), "parts": 10,
             "fingerprint": digest[:16]}  # fmt: skip
 
 
-def imagenet_p(subject: Subject) -> list[dict[str, Any]]:
+def run(context: Context) -> list[dict[str, Any]]:
     """mFR and the mean top-5 distance over ten perturbations, at the standard difficulty."""
-    if words := lacks(subject):
+    if words := needs(context):
         raise UserError(f"Protocol '{NAME}' needs {words}")
-    folder = _folder(subject)
+    folder = _folder(context)
     names = _names(folder)
     flips, distances = {}, {}
     for kind in ALEXNET_P:
-        flips[kind], distances[kind] = _judge(subject, folder / kind, names)
-    seen = "" if subject.size == imagenet_variants.SIDE else f", resized to {subject.size} px"
+        flips[kind], distances[kind] = _judge(context, folder / kind, names)
+    seen = "" if context.size == imagenet_variants.SIDE else f", resized to {context.size} px"
     protocol = f"own classifier, {len(names):,} sequences a perturbation of ImageNet-P, 224 px"
-    return mfr_rows(flips, distances, protocol=protocol + seen, seed=subject.settings.seed)
+    return mfr_rows(flips, distances, protocol=protocol + seen, seed=context.settings.seed)
 
 
-def _folder(subject: Subject) -> Path:
-    return Path(imagenet_variants.directory(subject)) / NAME
+def _folder(context: Context) -> Path:
+    return Path(imagenet_variants.directory(context)) / NAME
 
 
 def _names(folder: Path) -> list[str]:
@@ -75,10 +76,10 @@ def _names(folder: Path) -> list[str]:
     return names
 
 
-def _judge(subject: Subject, folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _judge(context: Context, folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The rate of flips and the top-5 distance of each sequence of a perturbation: [S], [S]."""
     noise = NOISE in folder.name
-    whole = imagenet_variants.Whole(subject.size, imagenet_variants.SIDE)
+    whole = imagenet_variants.Whole(context.size, imagenet_variants.SIDE)
     flips, distances = [], []
     for videos in video.video_batches(folder, names, batch_size=AT_ONCE):
         B, T = videos.shape[:2]
@@ -87,7 +88,10 @@ def _judge(subject: Subject, folder: Path, names: list[str]) -> tuple[np.ndarray
         )
         missing = (AT_ONCE - B) * T  # batches of one shape: compiled once
         frames = np.concatenate([frames, np.repeat(frames[:1], missing, axis=0)])
-        logits = np.asarray(subject.logits(subject.state, frames))[: B * T].reshape(B, T, -1)
+        logits = np.asarray(context.logits(context.state, frames))[: B * T].reshape(B, T, -1)
         flips.append(sequence_flips(np.argmax(logits, axis=2), noise=noise))
         distances.append(sequence_distances(logits, noise=noise))
     return np.concatenate(flips), np.concatenate(distances)
+
+
+PROTOCOL = Protocol(NAME, run, needs, ("data_dir", "seed"), data=describe)

@@ -7,8 +7,9 @@ constants with other crops and random numbers, and its result is named after it.
 """
 
 import dataclasses
+import functools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from jssl.data import tfds_source
 from jssl.data.decode import Picture
 from jssl.data.folder import FolderSource
 from jssl.errors import UserError
-from jssl.evaluate.context import BATCH, Subject
+from jssl.evaluate.context import BATCH, Context
 from jssl.evaluate.embed import embed_source
+from jssl.evaluate.protocol import Protocol, Row
 from jssl.evaluate.protocols.error_rows import error_row, mce_rows
 from jssl.evaluate.table import classifier_row
 from jssl.metrics.class_subset import IMAGENET_A, IMAGENET_R
@@ -28,7 +30,6 @@ from jssl.metrics.mce import ALEXNET_C
 from jssl.run import workdir
 from jssl.run.writers import say
 
-Row = dict[str, Any]
 SIDE = 224  # of ImageNet-C's files in pixels
 SEVERITIES = (1, 2, 3, 4, 5)
 ARCHIVES = {
@@ -79,20 +80,20 @@ SETS = {
 CLEAN = PublishedSet("imagenet2012", "validation", 50_000)
 
 
-def directory(subject: Subject) -> str:
+def directory(context: Context) -> str:
     """The folder below which the published sets lie."""
-    config = subject.config.data
+    config = context.config.data
     own = config.data_dir if data.is_tfds(config.name) else ""
-    return subject.settings.data_dir or own or tfds_source.default_data_dir()
+    return context.settings.data_dir or own or tfds_source.default_data_dir()
 
 
-def lacks(subject: Subject, name: str) -> str:
-    """What a subject lacks to be judged on a set, with what to type; '' for nothing."""
-    about, folder = SETS[name], directory(subject)
-    if words := lacks_classifier(subject, about.logits):
+def needs(context: Context, name: str) -> str:
+    """What a run lacks to be judged on a set, with what to type; '' for nothing."""
+    about, folder = SETS[name], directory(context)
+    if words := needs_classifier(context, about.logits):
         return words
-    if name == "cifar10_c" and subject.config.data.name.partition(":")[0] != "cifar10":
-        return f"a run that was trained on cifar10, this one was on '{subject.config.data.name}'"
+    if name == "cifar10_c" and context.config.data.name.partition(":")[0] != "cifar10":
+        return f"a run that was trained on cifar10, this one was on '{context.config.data.name}'"
     if name == "imagenet_c" and _archive(folder).is_dir():
         absent = [f"{kind}/{s}" for kind in about.kinds for s in SEVERITIES
                   if not (_archive(folder) / kind / str(s)).is_dir()]  # fmt: skip
@@ -107,9 +108,9 @@ def lacks(subject: Subject, name: str) -> str:
     return ""
 
 
-def lacks_classifier(subject: Subject, logits: int) -> str:
-    """What a subject lacks where it has not a classifier of so many classes."""
-    found = subject.outputs.get("logits", (0, 0))[-1]
+def needs_classifier(context: Context, logits: int) -> str:
+    """What a run lacks where it has not a classifier of so many classes."""
+    found = context.outputs.get("logits", (0, 0))[-1]
     if not found:
         return "a classifier of its own: a run of supervised, noisy_student or deit"
     return "" if found == logits else f"a classifier of {logits} classes, this one is of {found}"
@@ -136,9 +137,9 @@ def _archive(folder: str) -> Path:
     return Path(folder) / "imagenet_c"
 
 
-def describe(subject: Subject, name: str) -> dict[str, Any]:
+def describe(context: Context, name: str) -> dict[str, Any]:
     """What the record says of the examples; of a set of many parts the first is fingerprinted."""
-    about, folder = SETS[name], directory(subject)
+    about, folder = SETS[name], directory(context)
     kind = next(iter(about.kinds), "")
     source = _part(name, folder, kind, 1) if kind else _tfds(about.tfds, about, folder)
     return {
@@ -150,66 +151,65 @@ def describe(subject: Subject, name: str) -> dict[str, Any]:
     }
 
 
-def subset(subject: Subject, name: str) -> list[Row]:
+def subset(context: Context, name: str) -> list[Row]:
     """Top-1 on ImageNet-A, -R (each among its 200 classes) or -V2, cropped as for evaluation."""
-    about = _needed(subject, name)
-    source = _tfds(about.tfds, about, directory(subject))
-    logits, labels = _classify(subject, source, about, _crop(subject, source))
-    how = _cropped(subject)
+    about = _needed(context, name)
+    source = _tfds(about.tfds, about, directory(context))
+    logits, labels = _classify(context, source, about, _crop(context, source))
+    how = _cropped(context)
     if len(about.classes):
         how += f", the largest of its {len(about.classes)} classes' logits"
         logits, labels = logits[:, about.classes], _positions(labels, about, name)
     return [classifier_row(logits, labels, name=source.name, how=how)]
 
 
-def imagenet_c(subject: Subject) -> list[Row]:
+def imagenet_c(context: Context, name: str = "imagenet_c") -> list[Row]:
     """mCE over 15 corruptions, and relative mCE where ImageNet's validation set is prepared."""
-    name = "imagenet_c"
-    about, folder = _needed(subject, name), directory(subject)
-    wrong = _mistakes(subject, name, Whole(subject.size, SIDE))
+    about, folder = _needed(context, name), directory(context)
+    wrong = _mistakes(context, name, Whole(context.size, SIDE))
     made = "the published files" if _archive(folder).is_dir() else "as TFDS regenerates them"
-    seen = "as they are" if subject.size == SIDE else f"resized to {subject.size} px"
+    seen = "as they are" if context.size == SIDE else f"resized to {context.size} px"
     protocol = f"own classifier, {about.examples:,} images of ImageNet-C, {made}, 224 px {seen}"
     clean, words = None, ""
     if _prepared(CLEAN.tfds, folder):
         source = _tfds(CLEAN.tfds, CLEAN, folder)
-        logits, labels = _classify(subject, source, CLEAN, _crop(subject, source))
+        logits, labels = _classify(context, source, CLEAN, _crop(context, source))
         clean = np.argmax(logits, axis=1) != labels
         words = f"own classifier, {len(labels):,} images of imagenet2012 {CLEAN.split}, "
-        words += _cropped(subject)
+        words += _cropped(context)
     return mce_rows(
         wrong,
         clean=clean,
         protocol=protocol,
         clean_protocol=words,
-        seed=subject.settings.seed,
+        seed=context.settings.seed,
     )
 
 
-def cifar10_c(subject: Subject) -> list[Row]:
+def cifar10_c(context: Context, name: str = "cifar10_c") -> list[Row]:
     """The plain mean error over 15 corruptions and five severities."""
-    about = _needed(subject, "cifar10_c")
-    wrong = _mistakes(subject, "cifar10_c", Whole(subject.size, 32))
-    protocol = f"own classifier, {about.examples:,} images of CIFAR-10-C, {subject.size} px"
-    return [error_row(wrong, protocol=protocol, seed=subject.settings.seed)]
+    about = _needed(context, name)
+    wrong = _mistakes(context, name, Whole(context.size, 32))
+    protocol = f"own classifier, {about.examples:,} images of CIFAR-10-C, {context.size} px"
+    return [error_row(wrong, protocol=protocol, seed=context.settings.seed)]
 
 
-def _needed(subject: Subject, name: str) -> PublishedSet:
-    if words := lacks(subject, name):
+def _needed(context: Context, name: str) -> PublishedSet:
+    if words := needs(context, name):
         raise UserError(f"Protocol '{name}' needs {words}")
     return SETS[name]
 
 
-def _mistakes(subject: Subject, name: str, transform: Any) -> dict[str, np.ndarray]:
+def _mistakes(context: Context, name: str, transform: Any) -> dict[str, np.ndarray]:
     """The corruption's name -> bool [5,M]: the same images in the same order everywhere."""
-    about, folder = SETS[name], directory(subject)
+    about, folder = SETS[name], directory(context)
     wrong: dict[str, np.ndarray] = {}
     first = None
     for kind in about.kinds:
         rows = []
         for severity in SEVERITIES:
             source = _part(name, folder, kind, severity)
-            logits, labels = _classify(subject, source, about, transform)
+            logits, labels = _classify(context, source, about, transform)
             first = labels if first is None else first
             if not np.array_equal(labels, first):
                 raise UserError(
@@ -263,7 +263,7 @@ def synsets() -> list[str]:
 
 
 def _classify(
-    subject: Subject, source: Any, about: PublishedSet, transform: Any
+    context: Context, source: Any, about: PublishedSet, transform: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits [M,K] and labels [M] of a source, of which the size must be the published one."""
     if len(source) != about.examples:
@@ -273,13 +273,13 @@ def _classify(
             "again."
         )
     data.check_same(
-        workdir.read_classes(subject.folder),
+        workdir.read_classes(context.folder),
         data.class_names(source),
         what=f"The run's own classifier and '{source.name}'",
         advice="Judge a run that was trained on these classes.",
     )
     logits, labels, _ = embed_source(
-        subject.logits, subject.state, source, batch_size=BATCH, transform=transform, tell=say
+        context.logits, context.state, source, batch_size=BATCH, transform=transform, tell=say
     )
     if len(labels) != about.examples:
         raise UserError(f"Of '{source.name}' {len(labels):,} of {about.examples:,} were judged.")
@@ -299,12 +299,12 @@ def _positions(labels: np.ndarray, about: PublishedSet, name: str) -> np.ndarray
     return where[labels]
 
 
-def _crop(subject: Subject, source: Any) -> Any:
-    return data.eval_transform(subject.data, source, size=subject.size)
+def _crop(context: Context, source: Any) -> Any:
+    return data.eval_transform(context.data, source, size=context.size)
 
 
-def _cropped(subject: Subject) -> str:
-    size = subject.size
+def _cropped(context: Context) -> str:
+    size = context.size
     return f"short side resized to {round(size * 8 / 7)} px (bicubic), central {size} px"
 
 
@@ -326,3 +326,14 @@ class Whole:
             )
         whole = data.CentreCrop(self.size, resize=self.size)
         return whole({**example, "image": pixels})
+
+
+def protocol(name: str, run: Callable[[Context, str], list[Row]]) -> Protocol:
+    """The protocol of a published set."""
+    return Protocol(
+        name,
+        functools.partial(run, name=name),
+        functools.partial(needs, name=name),
+        ("data_dir", "seed"),
+        data=functools.partial(describe, name=name),
+    )

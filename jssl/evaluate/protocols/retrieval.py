@@ -19,9 +19,10 @@ from jssl import augment
 from jssl.data.decode import Picture
 from jssl.data.landmarks import SETS, Landmarks, layout, read_landmarks
 from jssl.errors import UserError, nearest
-from jssl.evaluate.context import KINDS, RAW, Subject
+from jssl.evaluate.context import KINDS, RAW, Context
 from jssl.evaluate.embed import BACKBONE
 from jssl.evaluate.probes.rmac import RegionMoments, region_max, rmac_vectors
+from jssl.evaluate.protocol import DATA, Protocol
 from jssl.evaluate.table import metric_row
 from jssl.metrics.intervals import mean_interval
 from jssl.metrics.retrieval_map import query_image, retrieval_map, revisited_roles
@@ -40,22 +41,22 @@ class _Picture(NamedTuple):
     roi: tuple[float, float, float, float] | None = None
 
 
-def lacking(subject: Subject) -> str:
-    """What a subject lacks for this protocol, in words; '' where it lacks nothing."""
-    source, data_dir = subject.settings.source, subject.settings.data_dir
+def needs(context: Context) -> str:
+    """What a run lacks for this protocol, in words; '' where it lacks nothing."""
+    source, data_dir = context.settings.source, context.settings.data_dir
     if source not in SETS or not data_dir:
         return f"Oxford5k and Paris6k: --source={'|'.join(SETS)} and --data_dir=DIR"
     try:
-        map_name(subject)
+        map_name(context)
         read_landmarks(source, data_dir)
     except UserError as error:
         return f"what is not here: {error}"
     return ""
 
 
-def described(subject: Subject) -> dict[str, Any]:
+def describe(context: Context) -> dict[str, Any]:
     """What the record says of the examples."""
-    found = _read(subject)
+    found = _read(context)
     return {
         "name": found.name,
         "split": "test",
@@ -67,10 +68,10 @@ def described(subject: Subject) -> dict[str, Any]:
     }
 
 
-def map_name(subject: Subject) -> str:
+def map_name(context: Context) -> str:
     """The intermediate that is described: --feature, or the last map [B,h,w,D] of the network."""
-    maps = {name: shape for name, shape in subject.outputs.items() if len(shape) == 4}
-    asked = subject.settings.feature
+    maps = {name: shape for name, shape in context.outputs.items() if len(shape) == 4}
+    asked = context.settings.feature
     if asked != BACKBONE:
         if asked not in maps:
             raise UserError(f"There is no map '{asked}' [B,h,w,D]: {nearest(asked, maps)}.")
@@ -83,7 +84,7 @@ def map_name(subject: Subject) -> str:
     if not ranked:
         raise UserError(
             "Protocol 'retrieval' describes the last map of a convolutional network; this one has "
-            f"{', '.join(subject.outputs)}. Expected convN, block_groupN or stageN."
+            f"{', '.join(context.outputs)}. Expected convN, block_groupN or stageN."
         )
     return max(ranked, key=ranked.__getitem__)
 
@@ -113,12 +114,12 @@ def conv_map(embed: Callable[..., Any], name: str) -> Callable[[Any, Array], Arr
     return apply
 
 
-def retrieval(subject: Subject) -> list[dict[str, Any]]:
+def run(context: Context) -> list[dict[str, Any]]:
     """Mean average precision of the checkpoint, the untrained net and raw pixels."""
-    found, feature = _read(subject), map_name(subject)
-    network, pixels = conv_map(subject.embed, feature), lambda state, x: augment.to_float(x)
+    found, feature = _read(context), map_name(context)
+    network, pixels = conv_map(context.embed, feature), lambda state, x: augment.to_float(x)
     maps = {"trained": network, "untrained": network, RAW: pixels}
-    owners = {"trained": subject.state, "untrained": subject.untrained, RAW: None}
+    owners = {"trained": context.state, "untrained": context.untrained, RAW: None}
 
     # One function for both states of the network: it is compiled once.
     regions = {map_of: _regions_of(map_of) for map_of in (network, pixels)}
@@ -143,7 +144,7 @@ def retrieval(subject: Subject) -> list[dict[str, Any]]:
                 "retrieval",
                 metric=metric,
                 value=float(each.mean()),
-                ci95=mean_interval(each, seed=subject.settings.seed),
+                ci95=mean_interval(each, seed=context.settings.seed),
                 count=len(each),
                 feature=words,
                 protocol=protocol,
@@ -154,8 +155,8 @@ def retrieval(subject: Subject) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _read(subject: Subject) -> Landmarks:
-    source, data_dir = subject.settings.source, subject.settings.data_dir
+def _read(context: Context) -> Landmarks:
+    source, data_dir = context.settings.source, context.settings.data_dir
     if source not in SETS:
         raise UserError(
             f"Protocol 'retrieval' needs a set to retrieve from; found --source={source}: "
@@ -266,3 +267,6 @@ def _scaled_size(size: tuple[int, int], roi: Any) -> tuple[int, int]:
 def _pixels(picture: _Picture) -> np.ndarray:
     pixels = Picture.read(picture.path).pixels()
     return query_image(pixels, size=SIDE, roi=picture.roi)
+
+
+PROTOCOL = Protocol("retrieval", run, needs, (*DATA, "feature", "seed"), data=describe)

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from jssl import data
 from jssl.data import CentreCrop
 from jssl.data.subset import split_validation
-from jssl.evaluate.context import BATCH, KINDS, RAW, Subject
+from jssl.evaluate.context import BATCH, KINDS, RAW, Context
 from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
 from jssl.evaluate.probes.logistic_table import small_pixels
+from jssl.evaluate.protocol import DATA, Protocol, Row
 from jssl.evaluate.protocols.transfer_sets import (
     ALL12,
     MAP11,
@@ -22,39 +23,38 @@ from jssl.evaluate.protocols.transfer_sets import (
 from jssl.evaluate.protocols.transfer_table import Parts, transfer_row
 from jssl.run.writers import say
 
-Row = dict[str, Any]
 Examples = tuple[np.ndarray, np.ndarray]
 
 
-def missing(subject: Subject) -> str:
-    """What a subject lacks for the protocol: a data set of the twelve by name."""
-    names = (subject.settings.source or "").split(",")
+def needs(context: Context) -> str:
+    """What a run lacks for the protocol: a data set of the twelve by name."""
+    names = (context.settings.source or "").split(",")
     if names == [ALL12] or all(name in TRANSFER_SETS for name in names):
         return ""
     return f"one of its data sets: --source=pets, --source={ALL12} or another"
 
 
-def described(subject: Subject) -> Row:
+def describe(context: Context) -> Row:
     """What the record says of the data; each row has the fingerprints of its own."""
-    names = transfer_names(subject.settings.source)
-    sources = {name: _sources(name, subject.settings.data_dir) for name in names}
+    names = transfer_names(context.settings.source)
+    sources = {name: _sources(name, context.settings.data_dir) for name in names}
     return {
-        "name": subject.settings.source,
+        "name": context.settings.source,
         "split": "test",
         "parts": {name: len(parts[-1]) for name, parts in sources.items()},
         "train_examples": {name: sum(map(len, parts[:-1])) for name, parts in sources.items()},
     }
 
 
-def transfer(subject: Subject) -> list[Row]:
+def run(context: Context) -> list[Row]:
     """A row for each data set of `--source`; of the network, the untrained net and raw pixels."""
-    names = transfer_names(subject.settings.source)
-    sources = {name: _sources(name, subject.settings.data_dir) for name in names}  # none missing
-    network = jax.jit(select_feature(subject.embed, subject.settings.feature))
+    names = transfer_names(context.settings.source)
+    sources = {name: _sources(name, context.settings.data_dir) for name in names}  # none missing
+    network = jax.jit(select_feature(context.embed, context.settings.feature))
     pixels = jax.jit(select_feature(small_pixels, BACKBONE))
     owners = {
-        "trained": lambda: subject.state,
-        "untrained": lambda: subject.untrained,
+        "trained": lambda: context.state,
+        "untrained": lambda: context.untrained,
         RAW: lambda: None,
     }
     rows = []
@@ -65,21 +65,21 @@ def transfer(subject: Subject) -> list[Row]:
         for kind in KINDS:
             say(f"{name}: embedding, {kind}")
             embed = pixels if kind == RAW else network
-            found = [_embed(subject, embed, owners[kind](), source) for source in parts]
+            found = [_embed(context, embed, owners[kind](), source) for source in parts]
             if len(found) == 2:
-                found = [*_drawn(found[0], sizes[1], subject.settings.seed), found[1]]
+                found = [*_drawn(found[0], sizes[1], context.settings.seed), found[1]]
             sets[kind] = Parts(*found)
         row = transfer_row(
             sets,
             metric=known.metric,
             num_classes=known.num_classes,
             name=_words(name, parts[-1]),
-            preparation=f"short side {subject.size} px bicubic, central square",
+            preparation=f"short side {context.size} px bicubic, central square",
             validation="of its own split"
             if known.validation
-            else f"drawn from the train split in proportion (seed {subject.settings.seed})",
-            feature=subject.settings.feature,
-            seed=subject.settings.seed,
+            else f"drawn from the train split in proportion (seed {context.settings.seed})",
+            feature=context.settings.feature,
+            seed=context.settings.seed,
         )
         rows.append({**row, "source": name, "fingerprints": [s.fingerprint() for s in parts]})
     return rows
@@ -103,16 +103,16 @@ def _words(name: str, test: Any) -> str:
     return f"{name} (not among them {lost:,} that are lost)" if lost else name
 
 
-def _embed(subject: Subject, embed: Any, state: Any, source: Any) -> Examples:
-    crop = CentreCrop(subject.size, resize=subject.size)
-    there = source.image_shape == (subject.size, subject.size, 3)
+def _embed(context: Context, embed: Any, state: Any, source: Any) -> Examples:
+    crop = CentreCrop(context.size, resize=context.size)
+    there = source.image_shape == (context.size, context.size, 3)
     return embed_source(
         embed,
         state,
         source,
         batch_size=BATCH,
         transform=None if there else crop,
-        tell=say if state is subject.state else None,
+        tell=say if state is context.state else None,
     )[:2]
 
 
@@ -120,3 +120,13 @@ def _drawn(found: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
     x, y = found
     train, validation = split_validation(y, count=count, seed=seed)
     return (x[train], y[train]), (x[validation], y[validation])
+
+
+PROTOCOL = Protocol(
+    "transfer",
+    run,
+    needs,
+    (*DATA, "feature", "seed"),
+    data=describe,
+    selects="the regulariser, on the validation split",
+)

@@ -5,41 +5,40 @@ and VGG-16, and take hours at full length: `--protocol=all` leaves them out.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from jssl import augment, data, methods, models
 from jssl.errors import UserError
-from jssl.evaluate.context import BATCH, KINDS, RAW, Subject
+from jssl.evaluate.context import BATCH, KINDS, RAW, Context
 from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
 from jssl.evaluate.probes import voc_finetune
 from jssl.evaluate.probes.logistic_table import small_pixels
 from jssl.evaluate.probes.multilabel import average_precision_row, multilabel_rows
+from jssl.evaluate.protocol import Protocol, Row
 from jssl.models.plain import PlainNet
 from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
 LEARNT = "train+validation"
-Row = dict[str, Any]
 
 
-def lacking(subject: Subject) -> str:
-    """What a subject lacks for `voc`, in words; '' where it lacks nothing."""
-    return data.voc_missing(subject.settings.data_dir or "")
+def needs(context: Context) -> str:
+    """What a run lacks for `voc`, in words; '' where it lacks nothing."""
+    return data.voc_missing(context.settings.data_dir or "")
 
 
-def lacking_finetuned(subject: Subject) -> str:
+def needs_finetuned(context: Context) -> str:
     """Likewise of the protocols that fine-tune."""
-    if not isinstance(_encoder(subject), PlainNet):
+    if not isinstance(_encoder(context), PlainNet):
         return "AlexNet or VGG-16: a run with --config.model.name=alexnet or vgg16"
-    return lacking(subject) or "hours: ask for it by name"
+    return needs(context) or "hours: ask for it by name"
 
 
-def described(subject: Subject) -> dict[str, Any]:
+def describe(context: Context) -> dict[str, Any]:
     """What the record says of the examples."""
-    learnt, test = _source(subject, LEARNT), _source(subject, "test")
+    learnt, test = _source(context, LEARNT), _source(context, "test")
     return {
         "name": test.name,
         "split": "test",
@@ -49,12 +48,12 @@ def described(subject: Subject) -> dict[str, Any]:
     }
 
 
-def frozen(subject: Subject) -> list[Row]:
+def run(context: Context) -> list[Row]:
     """Logistic regression on frozen features: the checkpoint's, the untrained net's, raw pixels."""
-    sources = [_source(subject, split) for split in ("train", "validation", "test")]
-    owners = {"trained": subject.state, "untrained": subject.untrained, RAW: None}
-    feature = subject.settings.feature
-    network = jax.jit(select_feature(subject.embed, feature))
+    sources = [_source(context, split) for split in ("train", "validation", "test")]
+    owners = {"trained": context.state, "untrained": context.untrained, RAW: None}
+    feature = context.settings.feature
+    network = jax.jit(select_feature(context.embed, feature))
     pixels = jax.jit(select_feature(small_pixels, BACKBONE))
     sets = {
         kind: [
@@ -63,36 +62,37 @@ def frozen(subject: Subject) -> list[Row]:
                 owners[kind],
                 source,
                 batch_size=BATCH,
-                transform=subject.transform(source),
+                transform=context.transform(source),
                 tell=say if kind == "trained" else None,
             )[:2]
             for source in sources
         ]
         for kind in KINDS
     }
-    return multilabel_rows(sets, name=_name(sources), feature=feature, seed=subject.settings.seed)
+    return multilabel_rows(sets, name=_name(sources), feature=feature, seed=context.settings.seed)
 
 
-def finetuned(preset: str) -> Callable[[Subject], list[Row]]:
-    """Makes the protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
-    return functools.partial(_finetuned, voc_finetune.VOC_PRESETS[preset], preset)
+def finetuned(name: str) -> Protocol:
+    """The protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
+    run = functools.partial(_finetuned, voc_finetune.VOC_PRESETS[name], name)
+    return Protocol(name, run, needs_finetuned, ("data_dir", "epochs", "seed"), data=describe)
 
 
-def _finetuned(preset: voc_finetune.VocPreset, name: str, subject: Subject) -> list[Row]:
-    encoder, settings = _encoder(subject), subject.settings
+def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> list[Row]:
+    encoder, settings = _encoder(context), context.settings
     if not isinstance(encoder, PlainNet):
         raise UserError(
             f"Protocol '{name}' draws fc6 to fc8 of AlexNet or VGG-16 anew; found model.name "
-            f"'{subject.config.model.name}'. Type --protocol=voc."
+            f"'{context.config.model.name}'. Type --protocol=voc."
         )
-    learnt, test = _source(subject, LEARNT), _source(subject, "test")
+    learnt, test = _source(context, LEARNT), _source(context, "test")
     batch = min(voc_finetune.BATCH, len(learnt))
     steps = preset.steps
     if settings.epochs:
         steps = max(1, round(settings.epochs * len(learnt) / batch))
     training = voc_finetune.make_training(
         encoder,
-        lambda x: augment.normalize(x, subject.config.augment.normalize),
+        lambda x: augment.normalize(x, context.config.augment.normalize),
         preset,
         num_classes=test.num_classes,
         steps=steps,
@@ -101,18 +101,18 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, subject: Subject) -> l
         f"{preset.words}, {steps:,} steps of batch {batch}"
         + (f" in place of {preset.steps:,}" if steps != preset.steps else "")
         + f", rate {preset.rate:g} halved {_halvings(preset)} times, square crops of 10-50 % "
-        f"to {subject.size} px, sum over {voc_finetune.CROPS} crops, positives last among equals, "
+        f"to {context.size} px, sum over {voc_finetune.CROPS} crops, positives last among equals, "
         f"difficult ones left out, {len(learnt):,} train, {len(test):,} test images of "
         f"{_name([learnt, test])}"
     )
     rows: dict[str, Row] = {}
-    for kind, owner in {"trained": subject.state, "untrained": subject.untrained}.items():
+    for kind, owner in {"trained": context.state, "untrained": context.untrained}.items():
         scores, labels = voc_finetune.finetune_voc(
             training,
-            *_network(subject, owner),
+            *_network(context, owner),
             learnt,
             test,
-            size=subject.size,
+            size=context.size,
             steps=steps,
             seed=settings.seed,
             progress=lambda step, loss, kind=kind: say(f"{name} {kind} {step:,} loss {loss:.4g}"),
@@ -138,27 +138,27 @@ def _halvings(preset: voc_finetune.VocPreset) -> int:
     return (preset.steps - 1) // preset.period
 
 
-def _encoder(subject: Subject) -> Any:
+def _encoder(context: Context) -> Any:
     """The network of the run's config, with the dropout of the official one."""
-    section = {**subject.config.model.to_dict()}
+    section = {**context.config.model.to_dict()}
     if section["name"] in ("alexnet", "vgg16"):
         section["dropout"] = 0.5
     return models.build(section)
 
 
-def _network(subject: Subject, state: TrainState) -> tuple[PyTree, PyTree]:
+def _network(context: Context, state: TrainState) -> tuple[PyTree, PyTree]:
     """Parameters and running statistics of the encoder."""
     if "encoder" not in state.params:
         raise UserError(
-            f"The run is of method '{subject.config.method}', whose parameters "
+            f"The run is of method '{context.config.method}', whose parameters "
             f"{sorted(state.params)} have no 'encoder'. Type --protocol=voc."
         )
-    params, batch_stats = methods.get(subject.config.method).judged(state)
+    params, batch_stats = methods.get(context.config.method).judged(state)
     return params["encoder"], batch_stats.get("encoder", {})
 
 
-def _source(subject: Subject, split: str) -> data.VocSource:
-    return data.VocSource(split, data_dir=subject.settings.data_dir or "")
+def _source(context: Context, split: str) -> data.VocSource:
+    return data.VocSource(split, data_dir=context.settings.data_dir or "")
 
 
 def _name(sources: list[data.VocSource]) -> str:
@@ -167,3 +167,13 @@ def _name(sources: list[data.VocSource]) -> str:
     if all(found == whole for found, whole in lengths):
         return name
     return f"{name}, NOT the whole set of {' + '.join(f'{whole:,}' for _, whole in lengths)} images"
+
+
+PROTOCOL = Protocol(
+    "voc",
+    run,
+    needs,
+    ("data_dir", "feature", "seed"),
+    data=describe,
+    selects="the regulariser, on the validation split",
+)

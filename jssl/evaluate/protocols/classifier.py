@@ -1,0 +1,23 @@
+"""`--protocol=classifier`: the run's own classifier on the test split."""
+
+from jssl.evaluate.context import Context
+from jssl.evaluate.embed import embed_source
+from jssl.evaluate.protocol import DATA, Protocol, Row, need_classifier
+from jssl.evaluate.table import classifier_row
+
+
+def run(context: Context) -> list[Row]:
+    """Top-1 of the logits, images cropped as for evaluation."""
+    test = context.sources[1]
+    logits, labels, _ = embed_source(
+        context.compile("logits"),
+        context.state,
+        test,
+        batch_size=context.batch_size,
+        feature="logits",
+        transform=context.transform(test),
+    )
+    return [classifier_row(logits, labels, name=test.name)]
+
+
+PROTOCOL = Protocol("classifier", run, need_classifier, DATA)

@@ -1,0 +1,43 @@
+"""`--protocol=layers`: a linear classifier on the cached features of every layer."""
+
+import re
+
+from jssl.evaluate.context import Context
+from jssl.evaluate.probes.layers import LAYER, layer_rows
+from jssl.evaluate.probes.pooling import POOLED
+from jssl.evaluate.protocol import DATA, KNN, Protocol, Row, need_labels
+
+
+def needs(context: Context) -> str:
+    """What a run lacks for it."""
+    if any(re.fullmatch(LAYER, name) for name in context.outputs):
+        return need_labels(context)
+    return "intermediates layerN, block_groupN or convN"
+
+
+def run(context: Context) -> list[Row]:
+    """A linear classifier on the cached features of every layer."""
+    train, test = context.sources
+    pooled = context.probed is not context.embed
+    return layer_rows(
+        context.probed,
+        context.state,
+        train,
+        test,
+        size=context.size,
+        train_transform=context.transform(train),
+        test_transform=context.transform(test),
+        epochs=context.cached_epochs,
+        seed=context.settings.seed,
+        **({"pooling": POOLED} if pooled else {}),
+    )
+
+
+PROTOCOL = Protocol(
+    "layers",
+    run,
+    needs,
+    (*KNN, *DATA, "epochs", "seed"),
+    baseline=True,
+    selects="the layer named best, on a fifth of the train split",
+)

@@ -1,0 +1,57 @@
+"""`--protocol=linear`: the papers' linear evaluation, with augmented images and SGD by a preset."""
+
+from jssl import data
+from jssl.evaluate.context import Context, check_preset
+from jssl.evaluate.probes.linear_sgd import evaluate_linear
+from jssl.evaluate.probes.presets import PRESETS, crop_ranges, own_preset
+from jssl.evaluate.protocol import DATA, KNN, Protocol, Row, need_labels
+from jssl.evaluate.table import linear_row
+from jssl.run.writers import say
+
+
+def run(context: Context) -> list[Row]:
+    """The papers' linear protocol: a frozen network, augmented images, SGD by a preset."""
+    settings = context.settings
+    check_preset(settings.preset)
+    own = own_preset(context.config)
+    preset = settings.preset or own or "simclr"
+    crop = crop_ranges(PRESETS[preset])
+    host_crop = bool(context.data.host_crop)
+    train, test = context.sources
+    result = evaluate_linear(
+        context.probed,
+        context.state,
+        train,
+        test,
+        size=context.size,
+        preset=preset,
+        epochs=settings.epochs,
+        feature=settings.feature,
+        seed=settings.seed,
+        host_crop=host_crop,
+        train_transform=data.train_transform(
+            context.data, train, size=context.size, views=1, **(crop if host_crop else {})
+        ),
+        test_transform=context.transform(test),
+        workers=context.data.workers,
+        progress=lambda entry: say(
+            f"linear epoch {entry['epoch']:g} loss {entry['loss']:.4g} "
+            f"test top-1 {100 * entry['test_top1']:.1f} %"
+        ),
+    )
+    whose = f"the preset of {context.config.method} is {own}"
+    if preset == own:
+        whose = f"that of {context.config.method}'s authors"
+    elif not own:
+        whose = f"{context.config.method} has none of its own"
+    words = f"{result.record['protocol']}; {whose}"
+    return [linear_row({**result.record, "protocol": words})]
+
+
+PROTOCOL = Protocol(
+    "linear",
+    run,
+    need_labels,
+    (*KNN, *DATA, "feature", "preset", "epochs", "seed"),
+    baseline=True,
+)

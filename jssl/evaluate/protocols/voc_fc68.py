@@ -1,0 +1,5 @@
+"""`--protocol=voc_fc68`: VOC 2007 classification, fc6 to fc8 drawn anew and trained."""
+
+from jssl.evaluate.protocols import voc
+
+PROTOCOL = voc.finetuned("voc_fc68")
