@@ -1,5 +1,6 @@
 """The pages in docs/ say what the code is."""
 
+import importlib.util
 import os
 import re
 
@@ -8,7 +9,7 @@ import rooms
 from helpers import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"])
+PAGES = sorted([*DOCS.glob("*.md"), *map(ROOT.joinpath, ("CONTRIBUTING.md", "SECURITY.md"))])
 UPDATE = "run `JSSL_UPDATE_GOLDEN=1 pytest tests/test_docs.py` and commit the new file"
 
 
@@ -22,11 +23,11 @@ def test_the_picture_of_the_rooms_is_that_of_the_code(name, make):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_files_that_a_page_names_are_there(page):
-    """`jssl/run/train.py` and [text](architecture.md); words with NAME or * stand for a choice."""
+    """`jssl/run/train.py` and [text](architecture.md); NAME and FILE stand for new ones."""
     text = page.read_text()
     named = re.findall(r"`((?:jssl|tests|configs|docs|launch)/[\w./-]+)`", text)
     linked = re.findall(r"\]\(([\w./-]+)\)", text)
-    paths = [ROOT / path for path in named if "NAME" not in path]
+    paths = [ROOT / path for path in named if not re.search("NAME|FILE", path)]
     paths += [page.parent / path for path in linked]
     missing = [path for path in paths if not path.exists()]
     assert not missing, f"{page.name} names files that are not there"
@@ -40,3 +41,15 @@ def test_names_that_a_page_takes_from_a_file_are_in_it(page):
         last = name.rpartition(".")[2]
         found = re.search(rf"\b{last}\b", (ROOT / path).read_text())
         assert found, f"{page.name}: {path} has no '{name}'"
+
+
+def test_modules_of_the_changelogs_table_are_there():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    rows = re.findall(r"^\| (`jssl.*) \| `(jssl\.[^`]+)`.*\|$", text, re.M)
+    assert len(rows) > 70
+    for _, now in rows:
+        base, _, choices = now.partition("{")
+        for end in choices.strip("}").split(","):
+            parent, _, last = f"{base}{end}".rpartition(".")
+            found = importlib.import_module(parent)
+            assert hasattr(found, last) or importlib.util.find_spec(f"{base}{end}"), now
