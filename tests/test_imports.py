@@ -10,6 +10,7 @@ from helpers import ROOT
 FLOORS = (
     ("errors", "third_party", "precision"),
     ("types", "regular", "files"),
+    ("numerics",),
     ("parallel.collectives",),
     ("losses", "models", "state", "optim", "augment", "metrics"),
     ("parallel",),
@@ -24,7 +25,8 @@ FLOORS = (
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 # What a method may import, besides other methods.
-METHODS = {"augment", "errors", "losses", "metrics", "models", "optim", "parallel", "precision",
+METHODS = {"augment", "errors", "losses", "metrics", "models", "numerics", "optim", "parallel",
+           "precision",
            "state", "third_party", "types"}  # fmt: skip
 PATHS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path

@@ -142,7 +142,7 @@ def test_config_prints_every_setting_and_where_it_comes_from(capsys):
     settings = {key.strip(): origin for key, origin in shown.items()}
     assert settings["seed = 7"] == settings["augment.options.gray_p = 0.1"] == "command line"
     assert settings["batch_size = 16"] == "config file"
-    assert settings["simclr.temperature = 0.5"] == "preset cifar"
+    assert settings["augment.size = 32"] == "preset cifar"
     assert settings["dtype = 'float32'"] == "default"
     assert settings["augment.options.scale = None"] == "recipe simclr_cifar: (0.08, 1.0)"
     config = build.build(config_file.load(f"{ROOT}/configs/simclr_photos.py:smoke")).config

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jssl.augment import _colorspaces, _geometry, _pixels
 from jssl.augment.views import Views, batch_views
 from jssl.errors import UserError, nearest
+from jssl.numerics import unit_rows
 from jssl.types import Array
 
 IMAGE = "image"
@@ -166,7 +167,7 @@ def _crop(name: str, x: Array, box: Any, flip: Array, size: int) -> Array:
     mirrored = jnp.where(flip, -1.0, 1.0)
     if name == "normals":
         out = out * jnp.stack([mirrored, jnp.ones(()), jnp.ones(())]).reshape(1, 1, 3)
-        return out * jax.lax.rsqrt(jnp.maximum(jnp.sum(out**2, -1, keepdims=True), 1e-12))
+        return unit_rows(out)
     if name == "flow":
         zoom = jnp.stack([mirrored * size / box.width, size / box.height])
         return out * jnp.tile(zoom, x.shape[-1] // 2).reshape(1, 1, -1)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jssl.losses import _streamed
 from jssl.losses._checks import not_positive
 from jssl.losses.classification import top_k_correct
+from jssl.numerics import unit_rows
 from jssl.parallel.collectives import all_gather, global_index
 from jssl.types import Array
 
@@ -118,7 +119,7 @@ def nt_xent_with_top1(
     _check(z_a, z_b, temperature, form)
     z = jnp.stack([z_a, z_b]).astype(jnp.float32)  # [2,B,D]
     if normalize:
-        z = _l2_normalize(z)
+        z = unit_rows(z)
     B = z.shape[1]
     everyone = jnp.swapaxes(all_gather(jnp.swapaxes(z, 0, 1), axis_name), 0, 1)  # [2,N,D]
     N = everyone.shape[1]
@@ -142,12 +143,6 @@ def nt_xent_with_top1(
     cross = jax.lax.stop_gradient(jnp.stack([logits[0, :, 1], logits[1, :, 0]]))  # [2,B,N]
     found = jax.vmap(lambda direction: top_k_correct(direction, example, k=1))(cross)
     return loss, jnp.mean(found, axis=0)
-
-
-def _l2_normalize(x: Array) -> Array:
-    """Rows of length one; like TensorFlow's, with a floor of 1e-12 under the squared norm."""
-    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
 def _check(z_a: Array, z_b: Array, temperature: float, form: str) -> None:

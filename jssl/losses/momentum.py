@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jssl.losses._checks import not_positive
 from jssl.losses.classification import cross_entropy, top_k_correct
+from jssl.numerics import unit_rows
 from jssl.parallel.collectives import all_gather, global_index
 from jssl.types import Array
 
@@ -190,11 +191,7 @@ def symmetric_info_nce_with_top1(
 
 def _prepared(z: Array, normalize: bool) -> Array:
     """float32, and of length one where asked; a floor of 1e-12 under the squared norm."""
-    z = z.astype(jnp.float32)
-    if not normalize:
-        return z
-    squared = jnp.sum(jnp.square(z), axis=1, keepdims=True)
-    return z * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+    return unit_rows(z) if normalize else z.astype(jnp.float32)
 
 
 def _check(name: str, temperature: float, **arrays: Array) -> None:

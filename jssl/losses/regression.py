@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jssl.numerics import unit_rows
 from jssl.types import Array
 
 
@@ -36,7 +37,7 @@ def normalized_regression(prediction: Array, target: Array) -> Array:
         whose floor of 1e-12 under the squared norms is kept.
     """
     _check("normalized_regression", prediction=prediction, target=target)
-    q, z = _unit(prediction), jax.lax.stop_gradient(_unit(target))
+    q, z = unit_rows(prediction), jax.lax.stop_gradient(unit_rows(target))
     return jnp.sum(jnp.square(q - z), axis=1)
 
 
@@ -68,13 +69,6 @@ def symmetric_regression(q_a: Array, q_b: Array, z_a: Array, z_b: Array) -> Arra
     """
     _check("symmetric_regression", q_a=q_a, q_b=q_b, z_a=z_a, z_b=z_b)
     return normalized_regression(q_a, z_b) + normalized_regression(q_b, z_a)
-
-
-def _unit(x: Array) -> Array:
-    """float32 rows of length one; a floor of 1e-12 under the squared norm."""
-    x = x.astype(jnp.float32)
-    squared = jnp.sum(jnp.square(x), axis=1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
 def _check(name: str, **arrays: Array) -> None:

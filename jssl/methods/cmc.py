@@ -43,7 +43,9 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.methods.spec import DataHooks, MethodSpec
+from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
+from jssl.numerics import unit_rows
 from jssl.optim.masks import EVERYTHING
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
@@ -139,8 +141,7 @@ class Net(nn.Module):
         for view in [v for v in self.encoders if v in inputs]:
             features, intermediates = self.encoders[view](inputs[view], train=train)
             embedding = self.heads[view](features, train=train)
-            squared = jnp.sum(embedding**2, axis=-1, keepdims=True)
-            z.append(embedding * jax.lax.rsqrt(jnp.maximum(squared, 1e-12)))
+            z.append(unit_rows(embedding))
             h.append(features)
             named.append(intermediates)
         intermediates = {k: jnp.concatenate([n[k] for n in named], -1) for k in named[0]}
@@ -155,10 +156,14 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     def encoder() -> nn.Module:
         return models.build(config.model, axis_name=axis_name, dtype=dtype)
 
-    def head() -> nn.Module:  # torch's linear layer: uniform in 1 / sqrt(fan in)
-        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    def head() -> nn.Module:
         return Projector(
-            (), config.cmc.proj_dim, last_bias=True, last_bn="none", kernel_init=init, dtype=dtype
+            (),
+            config.cmc.proj_dim,
+            last_bias=True,
+            last_bn="none",
+            kernel_init=TORCH_INIT,
+            dtype=dtype,
         )
 
     views = config.cmc.views

@@ -48,6 +48,7 @@ from jssl.methods._common import (
 )
 from jssl.methods.spec import MethodSpec
 from jssl.metrics.clusters import cluster_report
+from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import all_gather, global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
@@ -66,7 +67,6 @@ DEFAULTS: dict[str, Any] = {
     "small_scale": (0.05, 0.14),
 }
 
-_TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _OPTIM = {"name": "lars", "order": "lr_outside", "momentum": 0.9, "weight_decay": 1e-6,
           "lr_scaling": "linear", "schedule": "cosine", "warmup_epochs": 10.0}  # fmt: skip
 _COLOR = {"scale": (0.08, 1.0), "jitter": (0.8, 0.8, 0.8, 0.2)}
@@ -137,7 +137,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
         use_bias=False,  # batch normalisation would take it away again
         last_bias=True,
         last_bn="none",
-        kernel_init=_TORCH_LINEAR,
+        kernel_init=TORCH_INIT,
         axis_name=axis_name,
         dtype=dtype,
     )

@@ -38,6 +38,7 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.methods.spec import MethodSpec
+from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import (
     all_gather,
@@ -59,7 +60,6 @@ DEFAULTS: dict[str, Any] = {
 }
 HEADS = {"linear": (), "mlp": (0,)}  # hidden layers of the projector
 
-_TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _MODEL = {"bn_groups": 8, "bn_unbiased_running_var": True}  # else torchvision's ResNet
 _OPTIM = {"name": "sgd", "momentum": 0.9, "lr": 0.03, "lr_scaling": "linear",
           "warmup_epochs": 0.0, "weight_decay": 1e-4, "rules": optim.EVERYTHING}  # fmt: skip
@@ -133,7 +133,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
         use_bias=True,
         hidden_bn=False,
         last_bn="none",
-        kernel_init=_TORCH_LINEAR,
+        kernel_init=TORCH_INIT,
         dtype=dtype,
     )
     return Net(encoder, projector)

@@ -37,6 +37,7 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.methods.spec import MethodSpec
+from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.models.vit import OFFICIAL
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
@@ -52,7 +53,6 @@ DEFAULTS: dict[str, Any] = {
     "pred_last_bn": "none",  # after the predictor: none | plain
 }
 
-_TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _OPTIM = {"name": "lars", "order": "lr_outside", "momentum": 0.9, "schedule": "cosine",
           "lr_scaling": "linear", "warmup_epochs": 10.0}  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
@@ -132,7 +132,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
             out_dim=settings.proj_dim,
             use_bias=False,
             last_bn=last_bn,
-            kernel_init=_TORCH_LINEAR,
+            kernel_init=TORCH_INIT,
             axis_name=axis_name,
             dtype=dtype,
         )

@@ -11,13 +11,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jssl.models.conv import Conv
+from jssl.models.conv import TORCH_INIT, Conv
 from jssl.models.norm import BatchNorm, norm_of
 from jssl.models.plain import Layer, PlainNet
 from jssl.types import Array
 
-# torch's default for both kinds of layer: uniform in 1 / sqrt(fan in)
-_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # channels, kernel, stride, padding, pooled afterwards
 _CONVS = (
     (48, 11, 4, 2, True),
@@ -65,7 +63,7 @@ class AlexNetHalf(nn.Module):
                 (size, size),
                 strides=stride,
                 padding=((pad, pad), (pad, pad)),
-                kernel_init=_INIT,
+                kernel_init=TORCH_INIT,
                 dtype=self.dtype,
                 name=f"conv{i}",
             )(x)
@@ -75,7 +73,7 @@ class AlexNetHalf(nn.Module):
             named[f"conv{i}"] = x
         x = x.reshape(len(x), -1)
         for i in (6, 7):
-            x = nn.Dense(_FC, kernel_init=_INIT, dtype=self.dtype, name=f"fc{i}")(x)
+            x = nn.Dense(_FC, kernel_init=TORCH_INIT, dtype=self.dtype, name=f"fc{i}")(x)
             x = nn.relu(self._norm(f"bn{i}")(x, train))
             named[f"fc{i}"] = x
         return named.pop("fc7").astype(jnp.float32), named

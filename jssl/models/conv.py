@@ -19,6 +19,8 @@ from jssl.models import _conv_cpu
 from jssl.types import Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+# torch's default for convolutions and linear layers: uniform in 1 / sqrt(fan in).
+TORCH_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 

@@ -1,6 +1,7 @@
 """Pure updates of the leaves that a method's state adds: averages, queues, banks, centroids."""
 
 from jssl import third_party as third_party  # before anything imports flax
+from jssl.numerics import unit_rows as unit_rows
 from jssl.state.bank import draw_candidates as draw_candidates
 from jssl.state.bank import first_row as first_row
 from jssl.state.bank import init_bank as init_bank
@@ -23,7 +24,6 @@ from jssl.state.pca import init_moments as init_moments
 from jssl.state.queue import check_queue_size as check_queue_size
 from jssl.state.queue import enqueue as enqueue
 from jssl.state.queue import random_queue as random_queue
-from jssl.state.queue import unit_rows as unit_rows
 from jssl.state.rows import RowUpdate as RowUpdate
 from jssl.state.rows import WritesRows as WritesRows
 from jssl.state.uniform import uniform_over_clusters as uniform_over_clusters

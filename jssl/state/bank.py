@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jssl.numerics import unit_rows
 from jssl.parallel.collectives import all_gather, axis_index, axis_size, psum_scatter
 from jssl.state.rows import RowUpdate
 from jssl.types import Array
@@ -228,7 +229,7 @@ def update_bank(
     index = all_gather(index.astype(jnp.int32), axis_name)  # [N]
     local = index if first is None else index - first
     rows = momentum * lookup(bank, local) + (1 - momentum) * features
-    rows = rows * jax.lax.rsqrt(jnp.maximum(jnp.sum(rows**2, axis=-1, keepdims=True), 1e-12))
+    rows = unit_rows(rows)
     # All writers of one row write the same, in whatever order they come.
     rows = rows[:, jnp.argmax(index[:, None] == index[None, :], axis=1)]
     place = jnp.arange(V, dtype=jnp.int32)[:, None] * M + local[None, :]

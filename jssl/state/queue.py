@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.errors import UserError
+from jssl.numerics import unit_rows
 from jssl.types import Array
 
 
@@ -28,12 +29,6 @@ def random_queue(key: Array, *, size: int, dim: int) -> tuple[Array, Array]:
         Official code: https://github.com/facebookresearch/moco, moco/builder.py.
     """
     return unit_rows(jax.random.normal(key, (size, dim), jnp.float32)), jnp.int32(0)
-
-
-def unit_rows(x: Array) -> Array:
-    """Rows of length one: float [N,D] -> float32 [N,D]; a row of zeros stays."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=1, keepdims=True), 1e-12))
 
 
 def enqueue(queue: Array, pointer: Array, keys: Array) -> tuple[Array, Array]:
