@@ -124,7 +124,7 @@ def test_embed_refuses_an_output_before_it_computes(run, tmp_path, monkeypatch, 
 
 
 def test_evaluate_refuses_a_full_workdir_before_it_computes(run, monkeypatch):
-    monkeypatch.setattr("jssl.evaluate.run.Context", lambda *a: pytest.fail("computed"))
+    monkeypatch.setattr("jssl.evaluate.context.Context.load", lambda *a: pytest.fail("computed"))
     with full_disk(), pytest.raises(UserError, match="belong into .*evaluation, which cannot be"):
         evaluate.evaluate_run(run, protocols=["knn"])
 

@@ -70,8 +70,8 @@ def judged(run, few, halves):
     with pytest.MonkeyPatch.context() as patch:
         for kind, sources in halves.items():
             context = evaluate.Context.load(run, SETTINGS)
-            context.__dict__.update({"_loaded": loaded, "halves": sources})
-            patch.setattr(evaluate.run, "Context", lambda *_, context=context: context)
+            context.__dict__.update({"_loaded": loaded, "sources": sources})
+            patch.setattr(evaluate.Context, "load", lambda *_, context=context: context)
             for name in HERE if kind == "clean" else CLASSIFIERS:
                 heads = []
 
@@ -120,12 +120,10 @@ def test_a_record_says_what_its_numbers_are_of(run, judged, halves, name):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_poisoned_test_labels_change_the_scores_and_nothing_else(judged, name):
     (clean, heads), (poisoned, other) = judged[name, "clean"], judged[name, "poisoned"]
-    for record in (clean, poisoned):
-        record["data"].pop("fingerprint", None)
+    labels = [record["data"].pop("fingerprint") for record in (clean, poisoned)]
+    assert labels[0] != labels[1]  # the scores may agree by chance
     assert without_scores(clean) == without_scores(poisoned)
     assert heads == other and len(heads) > 0
-    first, second = ([n.get("top1", n.get("value")) for n in numbers(r)] for r in (clean, poisoned))
-    assert first != second
 
 
 def test_each_protocol_that_selects_is_poisoned_somewhere():

@@ -95,8 +95,10 @@ def logits_of(loaded):
 def judge(run, loaded, monkeypatch):
     """Judges the run on a set below a folder: its rows and its record."""
 
+    load = evaluate.Context.load
+
     def context_of(folder, settings):
-        context = evaluate.Context.load(folder, settings)
+        context = load(folder, settings)
         context.__dict__.update(loaded)
         return context
 
@@ -107,7 +109,7 @@ def judge(run, loaded, monkeypatch):
         assert record["rows"] == rows and record["protocol"] == name
         return rows, record
 
-    monkeypatch.setattr(evaluate.run, "Context", context_of)
+    monkeypatch.setattr(evaluate.Context, "load", context_of)
     return judged
 
 
