@@ -9,7 +9,7 @@ Axis letters used in docstrings:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 
@@ -43,6 +43,10 @@ class TrainState:
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
+
+    if TYPE_CHECKING:  # flax adds it when the class is made, where no type checker sees it
+
+        def replace(self, **changes: Any) -> Self: ...
 
 
 class RunLengths(NamedTuple):
