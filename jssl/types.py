@@ -92,7 +92,7 @@ class Method(NamedTuple):
     embed: Callable[..., tuple[Array, Mapping[str, Array]]]
     views: Callable[..., Array]
     refresh: Callable[..., tuple[TrainState, Mapping[str, float]]] | None = None
-    order: Callable[[TrainState], Callable[[int, int, int], Any]] | None = None
+    order: Callable[..., Callable[[int, int, int], Any]] | None = None
 
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
