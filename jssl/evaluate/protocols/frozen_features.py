@@ -24,7 +24,8 @@ Row = dict[str, Any]
 
 def knn(subject: Subject, kinds: tuple[str, ...] = KINDS) -> list[Row]:
     """Weighted kNN with cosine similarity, of the checkpoint, the untrained net and raw pixels."""
-    settings, numbers = subject.settings, {}
+    settings = subject.settings
+    numbers: dict[str, Any] = {}
     for kind in kinds:
         row = knn_row(
             *subject.features(kind),
@@ -100,6 +101,7 @@ def layers(subject: Subject) -> list[Row]:
     """A linear classifier on the cached features of every layer."""
     train, test = subject.halves
     pooled = subject.probed is not subject.embed
+    options: dict[str, Any] = {"pooling": POOLED} if pooled else {}
     return layer_rows(
         subject.probed,
         subject.state,
@@ -110,7 +112,7 @@ def layers(subject: Subject) -> list[Row]:
         test_transform=subject.transform(test),
         epochs=_cached_epochs(subject),
         seed=subject.settings.seed,
-        **({"pooling": POOLED} if pooled else {}),
+        **options,
     )
 
 
@@ -154,7 +156,7 @@ def grid_probe(
     sets = {}
     for kind, owner in owners.items():
         compiled = jax.jit(pixels if owner is None else select_feature(embed, feature))
-        sets[kind] = ()
+        arrays: list[Any] = []
         for source in halves:
             flat, labels, _ = embed_source(
                 compiled,
@@ -163,7 +165,9 @@ def grid_probe(
                 batch_size=256,
                 transform=data.eval_transform(data_config, source, size=config.augment.size),
             )
-            sets[kind] += (flat.reshape(len(flat), side, side, -1), labels)
+            arrays += [flat.reshape(len(flat), side, side, -1), labels]
+        x, y, test_x, test_y = arrays
+        sets[kind] = x, y, test_x, test_y
     return grid_row(
         sets,
         num_classes=halves[0].num_classes,

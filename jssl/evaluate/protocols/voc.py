@@ -73,6 +73,10 @@ def frozen(subject: Subject) -> list[Row]:
     return multilabel_rows(sets, name=_name(sources), feature=feature, seed=subject.settings.seed)
 
 
+def _tell(what: str, step: int, loss: float) -> None:
+    say(f"{what} {step:,} loss {loss:.4g}")
+
+
 def finetuned(preset: str) -> Callable[[Subject], list[Row]]:
     """Makes the protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
     return functools.partial(_finetuned, voc_finetune.VOC_PRESETS[preset], preset)
@@ -115,7 +119,7 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, subject: Subject) -> l
             size=subject.size,
             steps=steps,
             seed=settings.seed,
-            progress=lambda step, loss, kind=kind: say(f"{name} {kind} {step:,} loss {loss:.4g}"),
+            progress=functools.partial(_tell, f"{name} {kind}"),
         )
         row, each = average_precision_row(
             name,
