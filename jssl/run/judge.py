@@ -1,6 +1,7 @@
 """What a run is worth: it is trained, and the table at its end is made."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,14 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
     trained = parts.launcher.compile_embed(parts.method.embed)
     pixels = jax.jit(raw_pixels)
     feature = config.monitor.knn_feature
-    kinds = {
+    kinds: dict[str, tuple[Callable[..., Any], Any, str]] = {
         "trained": (trained, state, feature),
         "untrained": (trained, build.init_state(parts, begin=False), feature),
         "raw pixels": (pixels, None, BACKBONE),
     }
     sets = {}
     for kind, (embed, owner, name) in kinds.items():
-        halves = []
+        arrays: list[Any] = []
         for source in (parts.probe_source, parts.test_source):
             features, labels, _ = embed_source(
                 embed,
@@ -129,8 +130,9 @@ def final_rows(parts: Experiment, state: TrainState) -> list[dict[str, Any]]:
                 transform=data.eval_transform(config.data, source, size=config.augment.size),
                 tell=say if kind == "trained" else None,
             )
-            halves += [features, labels]
-        sets[kind] = tuple(halves)
+            arrays += [features, labels]
+        x, y, test_x, test_y = arrays
+        sets[kind] = x, y, test_x, test_y
     rows = probe_rows(
         sets,
         num_classes=parts.probe_source.num_classes,
