@@ -150,8 +150,10 @@ def exact_product(factor: Array | float, difference: Array) -> Array:
 def _gray(levels: Array, style: Style) -> Array:
     """int32 [1,H,W]: rounded as in Pillow, or cut as TensorFlow does with 8-bit pictures."""
     if style.pil:
-        return ((sum(w * c for w, c in zip(_GRAY_PIL, levels, strict=True)) + 2**15) >> 16)[None]
-    total = sum(w * c.astype(jnp.float32) for w, c in zip(_GRAY_TF, levels, strict=True))
+        whole = [w * c for w, c in zip(_GRAY_PIL, levels, strict=True)]
+        return ((sum(whole[1:], whole[0]) + 2**15) >> 16)[None]
+    terms = [w * c.astype(jnp.float32) for w, c in zip(_GRAY_TF, levels, strict=True)]
+    total = sum(terms[1:], terms[0])
     return (total * (255.5 / 255)).astype(jnp.int32)[None]
 
 
