@@ -64,7 +64,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Writes arrays as .npz, see `replace`."""
-    replace(path, lambda file: np.savez(file, **arrays))
+    named: dict[str, Any] = {**arrays}  # savez has a flag, too, among its names
+    replace(path, lambda file: np.savez(file, **named))
 
 
 def write_picture(path: str | Path, picture: Any) -> None:

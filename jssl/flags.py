@@ -18,8 +18,8 @@ class Command(NamedTuple):
     config: bool = False
 
 
-_WORKDIR = {"workdir": {"metavar": "DIR", "help": "folder of the run"}}
-_CHECKPOINT = {
+_WORKDIR: dict[str, dict[str, Any]] = {"workdir": {"metavar": "DIR", "help": "folder of the run"}}
+_CHECKPOINT: dict[str, dict[str, Any]] = {
     "step": {"type": int, "metavar": "N", "help": "checkpoint; the newest by default"},
     "source": {"metavar": "NAME", "help": "data set; that of the run by default"},
     "data_dir": {"metavar": "DIR", "help": "where the data set lies"},

@@ -48,7 +48,7 @@ def unchanged() -> Iterator[None]:
         os.environ.update(environment)
         random.setstate(state)
         np.random.set_state(drawn)
-        warnings.filters[:] = filters
+        warnings.filters[:] = filters  # type: ignore[index]  # typeshed: a Sequence; it is a list
 
 
 with unchanged():

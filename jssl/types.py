@@ -9,7 +9,7 @@ Axis letters used in docstrings:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 
@@ -43,6 +43,10 @@ class TrainState:
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
+
+    if TYPE_CHECKING:  # flax adds it when the class is made, where no type checker sees it
+
+        def replace(self, **changes: Any) -> Self: ...
 
 
 class RunLengths(NamedTuple):
@@ -88,7 +92,7 @@ class Method(NamedTuple):
     embed: Callable[..., tuple[Array, Mapping[str, Array]]]
     views: Callable[..., Array]
     refresh: Callable[..., tuple[TrainState, Mapping[str, float]]] | None = None
-    order: Callable[[TrainState], Callable[[int, int, int], Any]] | None = None
+    order: Callable[..., Callable[[int, int, int], Any]] | None = None
 
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

@@ -48,7 +48,8 @@ def _map(f: Callable[[Array], Array], planes: Planes) -> Planes:
 
 
 def _gray(planes: Planes, semantics: str) -> Array:
-    return sum(w * x for w, x in zip(_GRAY[semantics], planes, strict=True))
+    terms = [w * x for w, x in zip(_GRAY[semantics], planes, strict=True)]
+    return sum(terms[1:], terms[0])
 
 
 def gray_planes(planes: Planes, semantics: str) -> Planes:
@@ -241,8 +242,8 @@ def jitter_from(
     if brightness == "additive":
         low[0], high[0] = -amplitudes[0], amplitudes[0]
     order = jnp.where(u[0] < p, jnp.argsort(u[1:5]), 4)
-    low, high = jnp.array(low, jnp.float32), jnp.array(high, jnp.float32)
-    return Jitter(order.astype(jnp.int32), low + u[5:] * (high - low))
+    lows, highs = jnp.array(low, jnp.float32), jnp.array(high, jnp.float32)
+    return Jitter(order.astype(jnp.int32), lows + u[5:] * (highs - lows))
 
 
 def jitter_planes(planes: Planes, jitter: Jitter, *, semantics: str, brightness: str) -> Planes:

@@ -23,7 +23,8 @@ def _planes(image: Array) -> list[Array]:
 
 
 def _weigh(weights: tuple[float, ...], planes: list[Array]) -> Array:
-    return sum(w * x for w, x in zip(weights, planes, strict=True))
+    terms = [w * x for w, x in zip(weights, planes, strict=True)]
+    return sum(terms[1:], terms[0])
 
 
 def rgb_to_lab(image: Array) -> Array:

@@ -1,5 +1,6 @@
 """Crops, resizing and mirroring."""
 
+import functools
 import math
 
 import dm_pix as pix
@@ -71,7 +72,8 @@ def _taps(
 def _sum_rows(x: Array, index: Array, weight: Array) -> Array:
     """[n,K] -> float32 [size,K] by fetching each tap's row: four fused passes on the CPU."""
     rows = (x.at[index[:, k]].get(mode="promise_in_bounds") for k in range(index.shape[1]))
-    return sum(weight[:, k, None] * row.astype(jnp.float32) for k, row in enumerate(rows))
+    terms = [weight[:, k, None] * row.astype(jnp.float32) for k, row in enumerate(rows)]
+    return sum(terms[1:], terms[0])
 
 
 def _multiply_rows(x: Array, index: Array, weight: Array) -> Array:
@@ -100,11 +102,11 @@ def _bands(index: Array, weight: Array, n: int) -> list[tuple[Array, Array]]:
         rows = slice(first, first + block)
         low = jnp.minimum(jnp.minimum(index[first, 0], index[first + block - 1, 0]), n - span)
         column = low + jnp.arange(span)[None, :]
-        parts = (
+        parts = [
             jnp.where(index[rows, k, None] == column, weight[rows, k, None], 0.0)
             for k in range(taps)
-        )
-        return low, sum(parts)
+        ]
+        return low, sum(parts[1:], parts[0])
 
     return [band(first) for first in range(0, size, block)]
 
@@ -167,13 +169,13 @@ def crop_resize_rows(
     """
     check_dtype(image)
     H, C, W = image.shape
-    how = {"size": size, "method": method, "antialias": antialias}
+    taps = functools.partial(_taps, size=size, method=method, antialias=antialias)
     x = image.reshape(H, C * W)
-    index, weight = _taps(box.top, box.height, False, n=H, **how)
+    index, weight = taps(box.top, box.height, False, n=H)
     # A row lies together in memory, so the CPU fetches rows; a matrix unit multiplies.
     x = jax.lax.platform_dependent(x, index, weight, cpu=_sum_rows, default=_multiply_rows)
     x = x.reshape(size * C, W)
-    index, weight = _taps(box.left, box.width, flip, n=W, **how)
+    index, weight = taps(box.left, box.width, flip, n=W)
     if image.dtype == jnp.uint8:
         weight = weight * (1 / 255)
     columns = [

@@ -50,7 +50,7 @@ class Style(NamedTuple):
 
     pil: bool = False
     contrast: str = "mean"
-    fill: tuple[int, int, int] = (128, 128, 128)
+    fill: tuple[int, ...] = (128, 128, 128)
     pad: int = 0
 
 
@@ -110,7 +110,7 @@ def operation(levels: Array, kind: Array, a: Arguments, place: Array, style: Sty
     return jax.lax.switch(jnp.array(families)[kind], branches, levels)
 
 
-def cut_square(x: Array, u: Array, *, pad: int, fill: tuple[float, float, float]) -> Array:
+def cut_square(x: Array, u: Array, *, pad: int, fill: tuple[float, ...]) -> Array:
     """[3,H,W] with a square of side 2 pad filled, its centre at u [2] uniform; cut at the edges."""
     H, W = x.shape[1:]
     row, column = jnp.floor(u[0] * H), jnp.floor(u[1] * W)
@@ -127,7 +127,7 @@ def _blend(degenerate: Array, levels: Array, a: Arguments, style: Style) -> Arra
     return jnp.clip(mixed, 0.0, 255.0).astype(jnp.int32)
 
 
-def exact_product(factor: Array, difference: Array) -> Array:
+def exact_product(factor: Array | float, difference: Array) -> Array:
     """factor * difference, rounded to float32 before whatever is added to it.
 
     Compilers fuse a product and a sum into one operation that rounds once. Pillow and TensorFlow
@@ -150,8 +150,10 @@ def exact_product(factor: Array, difference: Array) -> Array:
 def _gray(levels: Array, style: Style) -> Array:
     """int32 [1,H,W]: rounded as in Pillow, or cut as TensorFlow does with 8-bit pictures."""
     if style.pil:
-        return ((sum(w * c for w, c in zip(_GRAY_PIL, levels, strict=True)) + 2**15) >> 16)[None]
-    total = sum(w * c.astype(jnp.float32) for w, c in zip(_GRAY_TF, levels, strict=True))
+        whole = [w * c for w, c in zip(_GRAY_PIL, levels, strict=True)]
+        return ((sum(whole[1:], whole[0]) + 2**15) >> 16)[None]
+    terms = [w * c.astype(jnp.float32) for w, c in zip(_GRAY_TF, levels, strict=True)]
+    total = sum(terms[1:], terms[0])
     return (total * (255.5 / 255)).astype(jnp.int32)[None]
 
 

@@ -82,7 +82,7 @@ class Policy(NamedTuple):
     form: str = "tf"
     chance: float = 0.5
     deviation: float = 0.5
-    fill: tuple[int, int, int] = (128, 128, 128)
+    fill: tuple[int, ...] = (128, 128, 128)
 
     def length(self, amount: float, side: int, magnitude: float) -> float:
         """A length in pixels of a picture with this shorter side."""
@@ -315,7 +315,7 @@ def _plan_timm(u: Array, policy: Policy, height: int, width: int) -> Plan:
 
 
 def _plan_autoaugment(u: Array, policy: Policy, height: int, width: int) -> Plan:
-    entries = [pair[3 * i : 3 * i + 3] for i in range(PAIR) for pair in AUTOAUGMENT]
+    entries = [pair[:3] for pair in AUTOAUGMENT] + [pair[3:] for pair in AUTOAUGMENT]
     chosen = _place(u[0, 0], len(AUTOAUGMENT)) + len(AUTOAUGMENT) * jnp.arange(PAIR)
 
     def table(values: Any) -> Array:

@@ -167,8 +167,8 @@ def regenerated_errors(
 
 def regenerated_mistakes(
     predict: Callable[[Array], Array],
-    images: Array,
-    labels: Array,
+    images: Array | np.ndarray,
+    labels: Array | np.ndarray,
     *,
     key: Array,
     constants: str,
@@ -190,8 +190,9 @@ def regenerated_mistakes(
         for start in range(0, len(images), batch_size):
             batch = jnp.asarray(images[start : start + batch_size])
             if name:
-                options = {"name": name, "severity": severity, "constants": constants}
-                batch = regenerate(key, batch, first=start, **options)
+                batch = regenerate(
+                    key, batch, name=name, severity=severity, constants=constants, first=start
+                )
             truth, found = labels[start : start + batch_size], np.asarray(predict(batch))
             if found.shape != truth.shape:
                 raise ValueError(f"predict gave {found.shape} for {len(truth)} images.")

@@ -1,5 +1,6 @@
 """`jssl compile`: will this run compile, fit and scale on hardware that is not here?"""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -116,15 +117,15 @@ def record(
         "least": step.least_bytes(config, devices),
         "versions": versions.collect()["libraries"],
     }
-    if compiled.flops is None:
-        return found
     touched = compiled.bytes_accessed
+    if compiled.flops is None or touched is None:
+        return found
     return {
         **found,
         "flops": compiled.flops,
         "bytes_accessed": touched,
         "intensity": compiled.flops / touched if touched else None,
-        "collectives": {k: c._asdict() for k, c in compiled.collectives.items()},
+        "collectives": {k: dataclasses.asdict(c) for k, c in compiled.collectives.items()},
         "roofline": roofline.estimate(
             topology.chip,
             dtype=config.dtype,

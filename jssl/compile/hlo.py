@@ -1,5 +1,6 @@
 """Reads the text of a compiled module: its collectives, and the bytes that its steps touch."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ class Instruction(NamedTuple):
     rest: str
 
 
-class Collective(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Collective:
     """What one kind of collective does in a step.
 
     Attributes:
@@ -70,7 +72,8 @@ def shape_bytes(text: str) -> int:
 
 def computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
     """The entry's name, and the instructions of every computation."""
-    entry, current, found = "", None, {}
+    entry, current = "", None
+    found: dict[str, list[Instruction]] = {}
     for line in text.splitlines():
         if line.startswith("}"):
             current = None

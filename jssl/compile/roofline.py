@@ -60,7 +60,7 @@ def estimate(
         "link_bandwidth": peak.link,
         "source": peak.source,
         "seconds": parts,
-        "bound": max(parts, key=parts.get),
+        "bound": max(parts, key=lambda part: parts[part]),
         "step_seconds": step,
         "images_per_second": global_batch / step if step else 0.0,
         "run_steps": steps,

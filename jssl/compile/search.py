@@ -34,9 +34,10 @@ def largest(fits: Callable[[int], tuple[int, int]], *, start: int, unit: int = 8
         guess = _extrapolate(known, usable) // unit * unit
         low, high = good + unit, (bad - unit) if bad else 4 * max(good, unit)
         batch = min(max(guess, low), high)
-        bracketed += bad is not None
-        if bracketed > 3:  # not a line: halve what is left
-            batch = max(low, (good + bad) // 2 // unit * unit)
+        if bad is not None:
+            bracketed += 1
+            if bracketed > 3:  # not a line: halve what is left
+                batch = max(low, (good + bad) // 2 // unit * unit)
     return good or None
 
 

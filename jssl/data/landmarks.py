@@ -186,8 +186,8 @@ def _original(name: str, truth: Path, images: dict[str, Path]) -> Landmarks:
         junk.append(sorted(places[s] for s in left_out - CORRUPT))
     if not queries:
         raise UserError(f"'{truth}' holds no files *_query.txt. {layout(name, truth.parents[1])}")
-    lists = {"positive": positives, "junk": junk}
-    return Landmarks(name, tuple(images.values()), tuple(queries), lists, counts, (), ())
+    columns = {"positive": positives, "junk": junk}
+    return Landmarks(name, tuple(images.values()), tuple(queries), columns, counts, (), ())
 
 
 def _names(query: Path, role: str) -> set[str]:

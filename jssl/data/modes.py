@@ -7,6 +7,7 @@ the low bytes are read by a second decode in the other byte order.
 import io
 import re
 import sys
+from typing import TypeGuard
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
@@ -23,7 +24,7 @@ MAX_TEXT = 64 * 2**20  # bytes of a PNM whose levels are written out
 DEEP_PNM = re.compile(rb"P([2356])\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> ImageFile.ImageFile:
     """Opens a picture of the named formats; nothing is decoded.
 
     Raises:
@@ -79,11 +80,11 @@ def read_rgb(data: bytes, bits: int) -> tuple[np.ndarray, list[str]]:
     return array, [*(["frames"] if frames else []), *dict.fromkeys(kinds)]
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: ImageFile.ImageFile) -> str:
     """How the samples lie in the file, in Pillow's words: 'RGB;16B'."""
     if not image.tile:
         return ""
-    if image.format == "TIFF" and _samples(image.tag_v2) == (16, 2):
+    if _is_tiff(image) and _samples(image.tag_v2) == (16, 2):
         # Pillow itself takes such planes for 8 bits unless libtiff reads them.
         _set_raw(image, f"{''.join(image.getbands())};16N")
     args = image.tile[0].args
@@ -96,10 +97,10 @@ def _samples(tags) -> tuple[int, int]:
     return max(tags.get(258, (1,))), tags.get(284, 1) if several else 1
 
 
-def _set_raw(image: Image.Image, raw: str) -> None:
+def _set_raw(image: ImageFile.ImageFile, raw: str) -> None:
     """Decodes with another raw mode."""
     tile = image.tile[0]
-    if image.format == "TIFF":  # libtiff reads what is not compressed, too
+    if _is_tiff(image):  # libtiff reads what is not compressed, too
         extents = (0, 0, image.tag_v2[256], image.tag_v2[257])  # as stored, before it is turned
         args = (raw, False, image.tag_v2.offset)
         image.tile = [tile._replace(codec_name="libtiff", extents=extents, offset=0, args=args)]
@@ -116,11 +117,11 @@ def _grey_levels(image: Image.Image) -> tuple[np.ndarray, int]:
     return levels[..., None], -largest if tags.get(262) == 0 else largest  # 0: white is 0
 
 
-def _is_tiff(image: Image.Image) -> bool:
-    return image.format == "TIFF"
+def _is_tiff(image: Image.Image) -> TypeGuard[TiffImagePlugin.TiffImageFile]:
+    return isinstance(image, TiffImagePlugin.TiffImageFile)
 
 
-def _colour_levels(data: bytes, image: Image.Image, raw: str) -> np.ndarray:
+def _colour_levels(data: bytes, image: ImageFile.ImageFile, raw: str) -> np.ndarray:
     """All 16 bits of a colour picture: uint16 [H,W,C], of which C <= 3 are colours."""
     name = raw.partition(";")[0]
     planes = _is_tiff(image) and _samples(image.tag_v2)[1] == 2
@@ -255,8 +256,8 @@ def _eight_bits(image: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
     if mode in ("CMYK", "LAB"):
         kinds.append(mode)
     if mode == "LAB":
-        spaces = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
-        image = ImageCms.profileToProfile(image, *spaces, outputMode="RGB")
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.buildTransform(lab, srgb, mode, "RGB").apply(image)
     if mode in ("RGBa", "La"):
         image = image.convert(mode[:-1] + "A")  # colours as they are without their alpha
     if transparent and mode == "P":

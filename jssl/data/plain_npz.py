@@ -82,7 +82,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             raise ValueError(f"'{name}' promises {expected:,} bytes and holds {left:,}")
         data, done = bytearray(expected), 0
         while done < expected:
-            read = file.readinto(memoryview(data)[done : done + CHUNK])
+            # typeshed: IO[bytes]; it is a zipfile.ZipExtFile, which has it
+            read = file.readinto(memoryview(data)[done : done + CHUNK])  # type: ignore[attr-defined]
             if not read:
                 raise ValueError(f"'{name}' ends after {done:,} of {expected:,} bytes")
             done += read

@@ -42,7 +42,7 @@ class _DType:
         self.value = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1].decode("latin-1") if isinstance(state[1], bytes) else state[1]
+        order: Any = state[1].decode("latin-1") if isinstance(state[1], bytes) else state[1]
         sizes, flags = (-1, self.value.itemsize), ((), (0,), (8,))  # 8: text begins as zeros
         plain = order in ("<", ">", "=", "|") and not any(state[2:5]) and state[5] in sizes
         if not plain or tuple(state[7:]) not in flags:
@@ -65,7 +65,7 @@ class _Array:
         self.value = array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _from_bytes(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _from_bytes(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise pickle.UnpicklingError(f"an array of {dtype!r}")
     data = raw.encode("latin-1") if isinstance(raw, str) else raw  # of Python 2
@@ -144,7 +144,7 @@ def _check(data: bytes) -> None:
     before it reads on: nine bytes may ask for gigabytes.
     """
     for operation, argument, _ in pickletools.genops(data):  # refuses text that ends too early
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(data):
             raise pickle.UnpicklingError(f"the number {argument} of a value in {len(data)} bytes")
 
 

@@ -40,7 +40,7 @@ class PseudoLabels(NamedTuple):
         """Hexadecimal digits that change with any label, copy or index."""
         digest = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
         for array in (self.indices, self.probs, self.copies):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 
@@ -184,9 +184,9 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
         )
     try:
         file = read_npz(path)
-        arrays = [file[name] for name in ("indices", "probs", "copies")]
+        indices, probs, copies = (file[name] for name in ("indices", "probs", "copies"))
         provenance = json.loads(str(file["provenance"]))
-        _check_arrays(*arrays, provenance)
+        _check_arrays(indices, probs, copies, provenance)
     except (UserError, KeyError, ValueError) as error:
         raise UserError(f"'{path}' is no file of pseudo-labels: {error}. Label again.") from None
     rows = [
@@ -200,7 +200,7 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
             "Label again, in another --workdir or after deleting the label stage's folder and "
             "those after it."
         )
-    return PseudoLabels(*arrays, provenance)
+    return PseudoLabels(indices, probs, copies, provenance)
 
 
 def _check_arrays(indices: Any, probs: Any, copies: Any, provenance: Any) -> None:

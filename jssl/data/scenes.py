@@ -59,7 +59,7 @@ class SceneSource(ArraySource):
         digest = hashlib.sha256(super().fingerprint().encode())
         for key in sorted(self.arrays):
             digest.update(f"{key} {self.arrays[key].dtype} {self.arrays[key].shape}".encode())
-            digest.update(np.ascontiguousarray(self.arrays[key]))
+            digest.update(np.ascontiguousarray(self.arrays[key]).data)
         return digest.hexdigest()[:16]
 
 
@@ -80,7 +80,7 @@ def synthetic_scenes(split: str, *, size: int = 32, num_examples: int = 1024) ->
         ['depth', 'normals', 'segmentation']
     """
     rng, labels, wave, slope = _waves("synthetic_scenes", split, size, num_examples)
-    height, dx, dy = wave(0.0), *slope
+    height, (dx, dy) = wave(0.0), slope
     depth = (2 + rng.uniform(0, 4, (len(labels), 1, 1)) + 0.5 * height)[..., None]
     # A wall z = d + h(x, y) seen along z: its normal is (h_x, h_y, -1), turned to the camera;
     # `up` is against the rows.
@@ -195,9 +195,9 @@ def _labels(
         raise UserError(
             f"'{path}' holds class_names {names.dtype} {list(names.shape)}: expected text [K]."
         )
-    names = None if names is None else normalized(names.tolist())
+    class_names = None if names is None else normalized(names.tolist())
     if labels is None:
-        return None, names
+        return None, class_names
     said = f"'{path}' holds label {labels.dtype} {list(labels.shape)}"
     end = "Write it again with numpy.savez; leave label out for pictures without labels."
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or count not in (None, len(labels)):
@@ -212,7 +212,7 @@ def _labels(
             f"{said} with the value {low if low < 0 else high}: expected numbers of classes from 0 "
             f"to {MAX_CLASSES - 1:,} at most. {end}"
         )
-    return labels.astype(np.int32), names
+    return labels.astype(np.int32), class_names
 
 
 def _waves(name: str, split: str, size: int, num_examples: int):

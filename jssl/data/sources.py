@@ -28,11 +28,20 @@ class Source(Protocol):
     picture files also has `encoded(i)`, with a `Picture` that is not decoded yet as the image.
     """
 
-    name: str
-    num_classes: int
-    class_names: tuple[str, ...] | None
-    image_shape: tuple[int, int, int] | None
-    on_error: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None: ...
+
+    @property
+    def on_error(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -71,7 +80,7 @@ class ArraySource:
         self.class_names = class_names if num_classes else ()
         self.images = images
         self.labels = labels
-        self.image_shape = tuple(images.shape[1:])
+        self.image_shape = (images.shape[1], images.shape[2], 3)
         self.on_error = "stop"  # nothing is decoded, so nothing can go wrong
 
     def __len__(self) -> int:
@@ -92,7 +101,7 @@ class ArraySource:
 @functools.lru_cache(maxsize=8)
 def _digest(source: ArraySource) -> str:
     digest = hashlib.sha256(f"{source.name} {source.images.shape}".encode())
-    digest.update(np.ascontiguousarray(source.images))
+    digest.update(np.ascontiguousarray(source.images).data)
     digest.update(source.labels)
     return digest.hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """A sweep over a data set: every example exactly once, in batches of one shape."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class EvalBatches:
         batch["mask"] = batch["index"] == np.pad(wanted, (0, padding), constant_values=-2)
         return batch
 
-    def __iter__(self) -> Iterator[NumpyBatch]:
+    def __iter__(self) -> Generator[NumpyBatch, None, None]:
         steps = grain.MapDataset.range(len(self)).map(self._batch)
         read_options = grain.ReadOptions(
             num_threads=self._threads, prefetch_buffer_size=self._threads + BUFFERED_BATCHES

@@ -133,9 +133,9 @@ def make_builder(name: str, data_dir: str) -> Any:
         if "BuilderConfig" in str(error):
             base = re.split("[/:]", name)[0]
             variants = _tfds().builder_cls(base).builder_configs
-            known = [f"{base}/{variant}" for variant in variants]
+            names = [f"{base}/{variant}" for variant in variants]
             raise UserError(
-                f"Data set '{name}' is not a variant of TFDS: {nearest(name, known)}."
+                f"Data set '{name}' is not a variant of TFDS: {nearest(name, names)}."
             ) from error
         raise
 
@@ -187,7 +187,7 @@ class TfdsSource:
                     "Type for example --config.data.test_split=SPLIT."
                 )
         # Of other features, such as numbers to predict or several labels, no class can be read.
-        label = features[dataset.label] if dataset.label in features else None
+        label: Any = features[dataset.label] if dataset.label in features else None
         labelled = isinstance(label, _tfds().features.ClassLabel) and "unlabel" not in split
         self.name = name
         self.on_error = on_error

@@ -5,10 +5,10 @@ and by paths longer than it follows (CVE-2025-4517). Here no member can be a lin
 leads elsewhere, and every path is compared with the real one before and after it is written.
 """
 
-import itertools
 import os
 import tarfile
 from pathlib import Path
+from typing import Self
 
 from jssl.regular import check_regular
 
@@ -26,13 +26,16 @@ class MemberError(ValueError):
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is read in bounded memory, and whose damage does not pass for the end."""
+    """A header that is read in bounded memory, and whose damage does not pass for the end.
+
+    What is ignored here and below is in tarfile since Python 3.2, and not in its stubs.
+    """
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # the block of zeros that ends an archive
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the zeros that end an archive
             raise
         except tarfile.HeaderError as error:
             if not tar.offset:
@@ -42,16 +45,16 @@ class _Member(tarfile.TarInfo):
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type not in (*FILES, tarfile.DIRTYPE) and self.size > MAX_HEADER:
             raise MemberError(f"'{self.name}' has a header of {self.size:,} bytes")
-        return super()._proc_member(tar)
+        return super()._proc_member(tar)  # type: ignore[misc]
 
     def _block(self, count: int) -> int:
         if count < 0:  # it would be read again and again (CVE-2025-8194)
             raise MemberError(f"'{self.name}' has a size below 0")
-        return super()._block(count)
+        return super()._block(count)  # type: ignore[misc]
 
 
 def _words(error: Exception, place: int) -> str:
-    if isinstance(error, tarfile.EmptyHeaderError):
+    if isinstance(error, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
         return "it has no end"
     return f"{error} at byte {place:,}"
 
@@ -76,10 +79,7 @@ def unpack(archive: Path, folder: Path) -> int:
     base = os.path.realpath(folder)
     total = files = 0
     with tarfile.open(archive, tarinfo=_Member) as tar:
-        for number in itertools.count():
-            member = tar.next()
-            if member is None:
-                return files
+        for number, member in enumerate(iter(tar.next, None)):
             if number >= MAX_MEMBERS:
                 raise MemberError(f"it has more than {MAX_MEMBERS:,} members")
             path = _place(member, base)
@@ -95,7 +95,9 @@ def unpack(archive: Path, folder: Path) -> int:
                 files += 1
             if os.path.realpath(path) != path:
                 raise MemberError(f"'{member.name}' lies outside of its folder")
-            tar.members = []  # of a million, the headers would fill the memory
+            # Of a million, the headers would fill the memory.
+            tar.members = []  # type: ignore[attr-defined]
+    return files
 
 
 def _place(member: tarfile.TarInfo, base: str) -> str:
@@ -116,11 +118,13 @@ def _place(member: tarfile.TarInfo, base: str) -> str:
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None  # which it is for folders, see `unpack`
     try:
         file = open(path, "xb")  # never through what is there
     except FileExistsError:
         raise MemberError(f"'{member.name}' is in it twice") from None
-    with file, tar.extractfile(member) as source:
+    with file, source:
         left = member.size
         while left:
             piece = source.read(min(COPY, left))

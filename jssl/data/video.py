@@ -43,7 +43,7 @@ def read_video(path: str | Path) -> np.ndarray:
     frames, left = [], MAX_PIXELS
     try:
         # As MP4 whatever it holds: a play list would be followed to other files and addresses.
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with av.open(io.BytesIO(data), mode="r", format="mp4") as container:
             for frame in container.decode(video=0):
                 left -= frame.width * frame.height
                 if left < 0:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 
 import simplejpeg
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 UNWRITTEN = 64  # zero bytes at the end of coded data that are looked into
 MOST = 8 * 89_478_485  # bytes that the parts of a TIFF hold: of the most pixels, 4 bands of 16 bits
@@ -38,7 +38,7 @@ def check_whole(data: bytes, image: Image.Image) -> bool:
             other.verify()
     elif image.format == "WEBP":
         _check_webp(data, image)
-    elif image.format == "TIFF":
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
         return _check_tiff(data, image)
     elif image.format in ("BMP", "PPM"):
         return _ends_black([data])
@@ -75,7 +75,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += 8 + size + size % 2
 
 
-def _check_tiff(data: bytes, image: Image.Image) -> bool:
+def _check_tiff(data: bytes, image: TiffImagePlugin.TiffImageFile) -> bool:
     tags = image.tag_v2
     kind = image.info.get("compression")
     offsets = tags.get(324) or tags.get(273) or ()  # of tiles or strips

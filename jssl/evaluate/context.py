@@ -55,7 +55,6 @@ class Context:
     Made by `load` of a workdir, or by `running` of a run in this process.
 
     Attributes:
-        folder: the workdir; None of a run in this process.
         settings: of the protocols.
         config: of the run.
         size: side of the images in pixels.
@@ -76,7 +75,7 @@ class Context:
         folder: Path | None = None,
     ):
         self.config, self.settings, self._data = config, settings, data_config
-        self.folder, self.size, self.batch_size = folder, config.augment.size, batch_size
+        self.size, self.batch_size, self._folder = config.augment.size, batch_size, folder
         self._network, self._untrained, self._sources = network, untrained, sources
         self._compiled = compiled
 
@@ -127,6 +126,13 @@ class Context:
             compiled=compiled,
             batch_size=batch_size,
         )
+
+    @property
+    def folder(self) -> Path:
+        """The workdir that was loaded."""
+        if self._folder is None:
+            raise ValueError("A run in this process was not loaded from a workdir.")
+        return self._folder
 
     @functools.cached_property
     def _loaded(self) -> tuple[Callable[..., Any], TrainState]:

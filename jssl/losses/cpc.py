@@ -196,5 +196,6 @@ def directions_info_nce(
         for predictions, targets in found.values()
         for offset, p in predictions.items()
     ]
-    loss = sum(jnp.mean(loss) for loss, _ in scores) / len(found)
-    return loss, sum(jnp.mean(top1) for _, top1 in scores) / len(scores)
+    losses, top1s = ([jnp.mean(x) for x in column] for column in zip(*scores, strict=True))
+    loss = sum(losses[1:], losses[0]) / len(found)
+    return loss, sum(top1s[1:], top1s[0]) / len(scores)

@@ -35,7 +35,7 @@ def beside_state(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda state, *arrays: compiled(state.step.sharding)(state, *arrays)
 
 
-def place(array: np.ndarray, sharding: Sharding) -> Array:
+def place(array: np.ndarray | Array, sharding: Sharding) -> Array:
     """A numpy array that every process has, as one array of a sharding."""
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
@@ -93,6 +93,7 @@ def collector(fn: Callable[..., Array]) -> Callable[..., Rows]:
                 take(pending)
             pending = output
         take(pending)
+        assert rows is not None  # a pass has batches
         return rows
 
     return collect
@@ -133,7 +134,7 @@ def _compiled(sharding: Sharding, options: tuple[tuple[str, Any], ...]) -> Any:
     def share(key: Array, points: Array, mask: Array) -> KMeansResult:
         return kmeans(key, points, mask=mask, axis_name=axis_name, **dict(options))
 
-    places = KMeansResult(everywhere, split, everywhere, everywhere, everywhere)
+    places = KMeansResult._make([everywhere, split, everywhere, everywhere, everywhere])
     mapped = jax.shard_map(
         share,
         mesh=sharding.mesh,

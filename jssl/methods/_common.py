@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import chex
 import flax.linen as nn
@@ -14,6 +14,8 @@ from jssl import augment, methods
 from jssl.errors import UserError
 from jssl.precision import narrow
 from jssl.types import Array, Batch, Method, PyTree, RunLengths, TrainState
+
+State = TypeVar("State", bound=TrainState)
 
 
 def check_make(name: str, config: Any, lengths: RunLengths) -> None:
@@ -111,7 +113,8 @@ def embed_function(net: nn.Module, prepare: Callable[[Array], Array]) -> Callabl
 
     def embed(state: TrainState, images: Array) -> tuple[Array, dict[str, Array]]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        _, h, intermediates = net.apply(variables, prepare(images), train=False)
+        outputs: Any = net.apply(variables, prepare(images), train=False)
+        _, h, intermediates = outputs
         chex.assert_rank(h, 2)
         chex.assert_type(h, jnp.float32)
         return h, intermediates
@@ -120,12 +123,12 @@ def embed_function(net: nn.Module, prepare: Callable[[Array], Array]) -> Callabl
 
 
 def first_state(
-    state_type: type[TrainState],
+    state_type: type[State],
     key: Array,
     variables: PyTree,
     tx: optax.GradientTransformation,
     **fields: Any,
-) -> TrainState:
+) -> State:
     """A state at step 0 from freshly initialised linen variables; `fields` are the method's own."""
     return state_type(
         step=jnp.int32(0),
@@ -138,12 +141,12 @@ def first_state(
 
 
 def apply_gradients(
-    state: TrainState,
+    state: State,
     grads: PyTree,
     batch_stats: PyTree,
     tx: optax.GradientTransformation,
     **fields: Any,
-) -> TrainState:
+) -> State:
     """One update: parameters by `tx`, new running statistics, step + 1, and the method's fields."""
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
     chex.assert_trees_all_equal_structs(batch_stats, state.batch_stats)

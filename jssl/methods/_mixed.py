@@ -5,7 +5,7 @@ fine-tuning of BEiT with DeiT's code. The order is that code's: crop, flip and R
 on levels, then normalisation, then random erasing, then Mixup or CutMix on the whole group.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ RAND_AUGMENT: dict[str, Any] = {
 IMAGENET_FILL = (124, 116, 104)  # the mean of ImageNet in levels, where a picture has been moved
 CROP: dict[str, Any] = {"sampler": "torchvision", "antialias": True}
 
-Inputs = Callable[[Sequence[Array], Batch], tuple[Array, Array]]
+Inputs = Callable[[Iterable[Array], Batch], tuple[Array, Array]]
 
 
 def mixed_inputs(config: Any, settings: Any, axis_name: str | None) -> Inputs:
@@ -55,14 +55,14 @@ def mixed_inputs(config: Any, settings: Any, axis_name: str | None) -> Inputs:
     views, prepare = input_functions(config)
     K, smoothing = settings.num_classes, settings.label_smoothing
 
-    def inputs(keys: Sequence[Array], batch: Batch) -> tuple[Array, Array]:
+    def inputs(keys: Iterable[Array], batch: Batch) -> tuple[Array, Array]:
         crop_key, erase_key, mix_key = keys
         B, labels = len(batch["image"]), batch["label"]
         first = global_index(B, axis_name)
         x = prepare(views(crop_key, batch["image"], first)[0])
         if settings.erasing_p:
-            keys = jax.vmap(lambda i: jax.random.fold_in(erase_key, i))(first + jnp.arange(B))
-            x = jax.vmap(lambda k, v: augment.random_erasing(k, v, p=settings.erasing_p))(keys, x)
+            each = jax.vmap(lambda i: jax.random.fold_in(erase_key, i))(first + jnp.arange(B))
+            x = jax.vmap(lambda k, v: augment.random_erasing(k, v, p=settings.erasing_p))(each, x)
         targets = (1 - smoothing) * jax.nn.one_hot(labels, K) + smoothing / K
         targets = jnp.where(((labels >= 0) & (labels < K))[:, None], targets, jnp.nan)
         if not settings.mixup_alpha and not settings.cutmix_alpha:

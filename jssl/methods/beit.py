@@ -161,9 +161,11 @@ def resolve(config: Any, tokenizer: Any) -> None:
 def put_tokenizer(config: Any, state: State, tokenizer: TrainState) -> State:
     """Puts the trained tokenizer into the first state."""
     found, expected = tokenizer.params["encoder"], state.tokenizer
-    same = jax.tree.structure(found) == jax.tree.structure(expected)
-    shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(t)] for t in (found, expected)]
-    if not same or shapes[0] != shapes[1]:
+    kinds = [
+        (jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)])
+        for tree in (found, expected)
+    ]
+    if kinds[0] != kinds[1]:
         raise UserError(
             f"The tokenizer in '{config.beit.tokenizer}' has other shapes than config.beit says. "
             "Type another --workdir, in which they are filled in anew."
@@ -254,7 +256,7 @@ def make(
         count = pmean(jnp.sum(weight), axis_name)
 
         def loss_fn(params):
-            logits = net.apply(
+            logits: Any = net.apply(
                 {"params": params}, x, True, mask, places, rows, rngs={"stochastic_depth": drop_key}
             )
             logits = logits.reshape(-1, settings.vocabulary)

@@ -264,7 +264,7 @@ def make(
     def init(key: Array, batch: Batch) -> State:
         x = inputs(key, batch, jnp.int32(0))
         variables = make_net(config, None).init(key, x, train=True)
-        bank = {}
+        bank: PyTree = {}
         if not in_batch:
             bank = leaves.init_bank(
                 jax.random.fold_in(key, jnp.uint32(0xFFFFFFFF)),  # no step's number
@@ -351,7 +351,8 @@ def make(
         mapping = isinstance(images, Mapping)
         x = split(images, views) if mapping else split({"image": images}, of_image)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        _, h, intermediates = net.apply(variables, x, train=False)
+        outputs: Any = net.apply(variables, x, train=False)
+        _, h, intermediates = outputs
         return h, intermediates
 
     return Method(init, train_step, embed, crops)

@@ -230,7 +230,12 @@ def whole_map(config: Any) -> Callable[[PyTree, Array], Array]:
     `state.average`.
     """
     net, (_, prepare) = make_net(config), input_functions(config)
-    return lambda params, images: net.apply({"params": params}, prepare(images), method=Net.whole)
+
+    def whole(params: PyTree, images: Array) -> Array:
+        features: Any = net.apply({"params": params}, prepare(images), method=Net.whole)
+        return features
+
+    return whole
 
 
 @in_32_bits
@@ -306,7 +311,7 @@ def make(
 
     def embed(state: State, images: Array) -> tuple[Array, dict[str, Array]]:
         patches = cut(prepare(images))
-        grid = net.apply({"params": state.average}, patches, method=Net.encode)
+        grid: Any = net.apply({"params": state.average}, patches, method=Net.encode)
         return jnp.mean(grid, axis=(1, 2)), {"grid": grid}
 
     return Method(init, train_step, embed, views)

@@ -177,7 +177,7 @@ def repeated(config: ConfigDict) -> Repeated | None:
 def _without_optimiser(config: ConfigDict, teacher: TrainState) -> TrainState:
     """What a teacher computes with; its own teacher is left out."""
     own = methods.get(json.loads(config.deit.teacher_config)["method"])
-    others = {other.field: {} for other in own.other_runs}
+    others: dict[str, Any] = {other.field: {} for other in own.other_runs}
     return teacher.replace(opt_state={}, key=jnp.int32(0), step=jnp.int32(0), **others)
 
 
@@ -254,7 +254,7 @@ def make(
     def init(key: Array, batch: Batch) -> State:
         images = views(key, batch["image"], jnp.int32(0))[0]
         variables = make_net(config, None).init(key, prepare(images), train=False)
-        wise = {}
+        wise: PyTree = {}
         if teacher is not None:
             blank = blank_batch(teacher[1], 1)
             wise = _without_optimiser(config, teacher[0].init(jax.random.fold_in(key, 1), blank))
@@ -307,7 +307,8 @@ def make(
     def embed(state: State, images: Array) -> tuple[Array, dict[str, Array]]:
         params = state.average if settings.ema_decay else state.params
         variables = {"params": params, "batch_stats": state.batch_stats}
-        _, _, h, named = net.apply(variables, prepare(images), train=False)
+        outputs: Any = net.apply(variables, prepare(images), train=False)
+        _, _, h, named = outputs
         return h, named
 
     return Method(init, train_step, embed, views)

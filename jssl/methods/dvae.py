@@ -235,7 +235,8 @@ def make(
         tau, beta = moving["temperature"](state.step), moving["beta"](state.step)
 
         def loss_fn(params):
-            out, logits = net.apply({"params": params}, x, noise_key, first + jnp.arange(B), tau)
+            outputs: Any = net.apply({"params": params}, x, noise_key, first + jnp.arange(B), tau)
+            out, logits = outputs
             if settings.likelihood == "logit_laplace":
                 nll = losses.logit_laplace_nll(map_pixels(x), out[..., :3], out[..., 3:])
             else:
@@ -261,9 +262,10 @@ def make(
 
     def embed(state: State, images: Array) -> tuple[Array, dict[str, Array]]:
         variables = {"params": state.params}
-        logits, features = net.apply(variables, prepare(images), method="encode")
+        encoded: Any = net.apply(variables, prepare(images), method="encode")
+        logits, features = encoded
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        pictures = net.apply(variables, tokens, method="decode")
+        pictures: Any = net.apply(variables, tokens, method="decode")
         mean = jnp.mean(features, axis=(1, 2))
         return mean, {"tokens": tokens, "reconstruction": pictures}
 
@@ -285,7 +287,7 @@ def inspect(config: Any, outputs: Any, batch: Any) -> Any:
     """
     s = config.dvae
     report = codebook_report(outputs["tokens"], vocabulary=s.vocabulary)
-    found, images = outputs["reconstruction"], np.float32(batch["image"]) / 255
+    found, images = outputs["reconstruction"], np.asarray(batch["image"], np.float32) / 255
     error = float(np.mean((found - images) ** 2))
     constant = constant_patch_error(images, patch=2 ** (s.groups - 1))
     scalars = {

@@ -157,6 +157,7 @@ class Net(nn.Module):
         h, named = self.encoder(images, train=train, **extra)
         kept = classifier_input(self.encoder, h)
         if noisy and self.dropout:
+            assert rows is not None  # a step gives them
             kept = dropout(self.make_rng("dropout"), kept, rate=self.dropout, rows=rows)
         logits = self.classifier(kept)
         return logits, h, {**named, "logits": logits}
@@ -234,7 +235,7 @@ def frozen(params: PyTree, blocks: int) -> PyTree:
     def still(path: Any, _: Array) -> bool:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         found = re.match(r"encoder/(stem|block(\d+))_", name)
-        return blocks >= 0 and bool(found) and int(found[2] or -1) < blocks
+        return blocks >= 0 and found is not None and int(found[2] or -1) < blocks
 
     return jax.tree_util.tree_map_with_path(still, params)
 

@@ -123,7 +123,7 @@ class Net(nn.Module):
 def make_net(config: Any, axis_name: str | None) -> Net:
     """The network of a config; BEiT's fine-tuning has a head of N(0, 0.02^2) times 0.001."""
     encoder = models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype))
-    init = {}
+    init: dict[str, Any] = {}
     if config.model.get("vit_init") == "beit_finetune":
         init = {"kernel_init": nn.initializers.normal(2e-5)}
     return Net(encoder, Linear(config.supervised.num_classes, **init))

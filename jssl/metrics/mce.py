@@ -73,7 +73,7 @@ def mce(errors: Mapping[str, float | np.ndarray]) -> float:
         error of 19 corruptions instead.
     """
     means = _means("mce", errors, ALEXNET_C, EXTRA_C, (5,))
-    return _percent(means[c] / np.mean(ALEXNET_C[c]) for c in ALEXNET_C)
+    return _percent(means[c] / float(np.mean(ALEXNET_C[c])) for c in ALEXNET_C)
 
 
 def relative_mce(
@@ -110,7 +110,8 @@ def relative_mce(
             raise ValueError(f"relative_mce expects clean errors in [0, 1], found {value}.")
     means = _means("relative_mce", errors, ALEXNET_C, EXTRA_C, (5,))
     return _percent(
-        (means[c] - clean_error) / (np.mean(ALEXNET_C[c]) - alexnet_clean_error) for c in ALEXNET_C
+        (means[c] - clean_error) / (float(np.mean(ALEXNET_C[c])) - alexnet_clean_error)
+        for c in ALEXNET_C
     )
 
 

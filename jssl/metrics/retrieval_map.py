@@ -95,8 +95,8 @@ def retrieval_map(
         raise ValueError("retrieval_map found similarities that are not a number.")
     each = []
     counts = [len({*good}) for good in positives] if num_positive is None else num_positive
-    for row, good, bad, count in zip(similarity, positives, junk, counts, strict=True):
-        good, bad = {int(i) for i in good}, {int(i) for i in bad}
+    for row, right, ignored, count in zip(similarity, positives, junk, counts, strict=True):
+        good, bad = {int(i) for i in right}, {int(i) for i in ignored}
         outside = [i for i in good | bad if not 0 <= i < len(row)]
         if outside or good & bad:
             raise ValueError(

@@ -242,14 +242,14 @@ def _untile(rows: Sequence[Array], m: int, shape: Sequence[int], top: int) -> Ar
     """The transpose of `_tile`: rows [B,n,W,C] of tiles that overlap are added."""
     B, n, W, C = rows[0].shape
     extra = (len(rows) - 1) // m
-    x = []
+    sums = []
     for phase in range(m):
         parts = [
             jnp.pad(rows[j], ((0, 0), (j // m, extra - j // m), (0, 0), (0, 0)))
             for j in range(phase, len(rows), m)
         ]
-        x.append(sum(parts[1:], parts[0]))
-    x = jnp.stack(x, axis=2).reshape(B, (n + extra) * m, W, C)
+        sums.append(sum(parts[1:], parts[0]))
+    x = jnp.stack(sums, axis=2).reshape(B, (n + extra) * m, W, C)
     return _crop(x, shape, (top, 0))
 
 

@@ -77,7 +77,8 @@ def _gradients_plain(x: Array, kernel: Array, dy: Array, *, stride: int, padding
 def _taps(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
     seen = _conv_cpu.taps(x.astype(jnp.float32), kernel.shape, stride, padding)
     weights = kernel.astype(jnp.float32).reshape(-1, 1, 1, 1, x.shape[-1])
-    return sum(s * w for s, w in zip(seen, weights, strict=True)).astype(x.dtype)
+    terms = [s * w for s, w in zip(seen, weights, strict=True)]
+    return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
 def _gradients_cpu(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):

@@ -50,7 +50,7 @@ class Projector(nn.Module):
         if self.last_bn not in LAST_BN:
             raise UserError(f"Unknown last_bn '{self.last_bn}': {nearest(self.last_bn, LAST_BN)}.")
 
-        def norm(name: str, **options: bool) -> BatchNorm:
+        def norm(name: str, **options: Any) -> BatchNorm:
             return BatchNorm(
                 axis_name=self.axis_name,
                 groups=self.groups,

@@ -83,8 +83,8 @@ class BatchNorm(nn.Module):
                 new = new * jnp.array([[1.0], [count / max(count - 1, 1)]])
             mean.value = self.momentum * mean.value + (1 - self.momentum) * new[0]
             var.value = self.momentum * var.value + (1 - self.momentum) * new[1]
-        spread = (self._spread(v, x.ndim) for v in (batch_mean, batch_var))
-        y = self._apply(x, *spread, scale, bias)
+        mean_here, var_here = (self._spread(v, x.ndim) for v in (batch_mean, batch_var))
+        y = self._apply(x, mean_here, var_here, scale, bias)
         return self._join(y, shape)
 
     def _groups_here(self) -> int:

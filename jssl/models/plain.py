@@ -145,13 +145,18 @@ class PlainNet(nn.Module):
                 x = nn.max_pool(x, (self.pool, self.pool), strides=(2, 2))
         named["pooled"] = x
         key = self._dropout_key(train)
-        numbers = None if key is None else row_numbers(rows, len(x), self.axis_name)
+
+        def drop(x: Array, number: int) -> Array:
+            if key is None:
+                return x
+            numbers = row_numbers(rows, len(x), self.axis_name)
+            return dropout(jax.random.fold_in(key, number), x, rate=self.dropout, rows=numbers)
+
         x = x.reshape(len(x), -1)
-        if key is not None and self.dropout_first:
-            x = dropout(jax.random.fold_in(key, 0), x, rate=self.dropout, rows=numbers)
+        if self.dropout_first:
+            x = drop(x, 0)
         x = named["fc6"] = nn.relu(self._dense("fc6")(x))
-        if key is not None:
-            x = dropout(jax.random.fold_in(key, 1), x, rate=self.dropout, rows=numbers)
+        x = drop(x, 1)
         return self._dense("fc7")(x).astype(jnp.float32), named
 
     def _dropout_key(self, train: bool) -> Array | None:

@@ -233,8 +233,8 @@ def resize_relative_table(table: Array, *, grid: Grid, new_grid: Grid) -> Array:
     targets = [np.arange(-(n // 2), n // 2 + 1.0) for n in new]
     values = np.asarray(table, np.float64)
     grids = values[:-EXTRA_DISTANCES].reshape(*old, -1)
-    resized = [RectBivariateSpline(*sources, z)(*targets) for z in np.moveaxis(grids, -1, 0)]
-    resized = np.stack(resized, axis=-1).reshape(-1, values.shape[1])
+    planes = [RectBivariateSpline(*sources, z)(*targets) for z in np.moveaxis(grids, -1, 0)]
+    resized = np.stack(planes, axis=-1).reshape(-1, values.shape[1])
     return jnp.asarray(np.concatenate([resized, values[-EXTRA_DISTANCES:]]), jnp.float32)
 
 

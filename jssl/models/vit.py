@@ -294,8 +294,8 @@ class ViT(nn.Module):
         if self.position == "learned":
             shape = (1, *x.shape[1:])
             return x + self.param("pos_embed", init, shape, jnp.float32).astype(x.dtype)
-        fixed = sincos_position_embedding(grid, self.dim)
-        fixed = jnp.pad(fixed, ((x.shape[1] - len(fixed), 0), (0, 0)))  # 0 for the class token
+        table = sincos_position_embedding(grid, self.dim)
+        fixed = jnp.pad(table, ((x.shape[1] - len(table), 0), (0, 0)))  # 0 for the class token
         return x + fixed.astype(x.dtype)[None]
 
     def _features(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import optax
 
@@ -13,7 +13,7 @@ from jssl.optim.schedules import make_schedule, scale
 from jssl.types import PyTree
 
 Mask = Callable[[PyTree], PyTree]
-Tx = optax.GradientTransformation
+Tx: TypeAlias = optax.GradientTransformation
 
 DEFAULTS: dict[str, Any] = {
     "name": "lars",  # a key of OPTIMISERS

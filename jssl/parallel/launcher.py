@@ -10,7 +10,7 @@ device axis, it is replicated, but for leaves that its type lets `shard_map` spl
 leading axis is split in device order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +58,7 @@ class Launcher(NamedTuple):
     put_batch: Callable[[Batch], Batch]
     as_global: Callable[[TrainState], TrainState]
     compile_embed: Callable[..., Callable[..., Any]]
-    split: Callable[[Batch], Batch]
+    split: Callable[[Mapping[str, Any]], Batch]
     abstract_batch: Callable[[Batch], Batch]
 
 
@@ -165,7 +165,7 @@ def _everywhere(sharding: Any) -> Callable[[TrainState], Any]:
     return lambda state: jax.tree.map(lambda _: sharding, state)
 
 
-def _mesh_split(mesh: Mesh) -> Callable[[Batch], Batch]:
+def _mesh_split(mesh: Mesh) -> Callable[[Mapping[str, Any]], Batch]:
     sharding = NamedSharding(mesh, PartitionSpec(AXIS_NAME))
     return lambda batch: jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, x), batch

@@ -76,7 +76,8 @@ def build(config: ConfigDict) -> Experiment:
     train_source = data.make_source(config.data, "train")
     _check_fields(config, train_source)
     probe_source = data.make_source(config.data, "probe")
-    part, test_source = spec.data.part(config), None
+    part = spec.data.part(config)
+    test_source: data.Source | None = None
     if part.held_out:
         test_source = data.held_out_part(train_source, count=part.held_out)
     if part != LabelledPart():  # labels that it does not have are not probed with either

@@ -225,8 +225,8 @@ class Checkpoints:
         if step is None:
             raise UserError(f"No checkpoint in {self.folder}: train first, or check --workdir.")
         if step not in self._manager.all_steps():
-            found = ", ".join(map(str, sorted(self._manager.all_steps())))
-            raise UserError(f"No checkpoint of step {step} in {self.folder}: there are {found}.")
+            steps = ", ".join(map(str, sorted(self._manager.all_steps())))
+            raise UserError(f"No checkpoint of step {step} in {self.folder}: there are {steps}.")
         if step != self._compared and (found := checksums.damage(self.folder / str(step))):
             raise UserError(
                 f"The checkpoint {self.folder / str(step)} is damaged: {_first(found)}. Whole are "

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -214,7 +215,14 @@ def _literal(text: str) -> Any:
     return ast.literal_eval(text.strip())
 
 
-_PARSERS = {bool: _bool, int: int, float: float, str: str, tuple: _tuple, list: _tuple}
+_PARSERS: dict[type, Callable[[str], Any]] = {
+    bool: _bool,
+    int: int,
+    float: float,
+    str: str,
+    tuple: _tuple,
+    list: _tuple,
+}
 _EXPECTED = {
     bool: "True or False",
     int: "a whole number",

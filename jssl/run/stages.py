@@ -17,6 +17,7 @@ NeurIPS 2019, https://arxiv.org/abs/1906.06423.
 
 import contextlib
 import copy
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,7 @@ def _fixres(stage: Stage, place: Path) -> dict[str, Any]:
     parts = build.build(copy.deepcopy(stage.config))
     workdir.open_workdir(place, parts.config)
     saved = checkpoint.Checkpoints(place, method=parts.config.method)
+    assert stage.network is not None  # see `plan`
     try:
         if saved.latest_step() is None:
             _, before = build.load_encoder(stage.network, sharding=parts.launcher.sharding)
@@ -168,8 +170,8 @@ def _data_state(parts: build.Experiment) -> dict[str, Any]:
     return batches.state()
 
 
-def _hash(state: TrainState) -> str:
-    """Of the averaged network, which is the one that teaches."""
+def _hash(state: Any) -> str:
+    """Of the averaged network in a method's state, which is the one that teaches."""
     return tree_hash({"params": state.average, "batch_stats": state.average_stats})[:16]
 
 
@@ -206,6 +208,7 @@ def judged(config: ConfigDict, state: TrainState) -> dict[str, Any]:
 def _teacher_of(stage: Stage) -> dict[str, str]:
     """The provenance that labels of a stage must have."""
     network = stage.network
+    assert network is not None  # see `plan`
     path = network / DONE
     if path.exists():
         with contextlib.suppress(UserError, KeyError):  # then the network itself is looked at
@@ -216,6 +219,7 @@ def _teacher_of(stage: Stage) -> dict[str, str]:
 def _label(stage: Stage, place: Path) -> dict[str, Any]:
     """The teacher's word on every unlabelled image, in parts; then which of them are used."""
     config, settings = stage.config, stage.config[stage.config.method]
+    assert stage.network is not None  # see `plan`
     place.mkdir(exist_ok=True)
     halves = semi_supervised.split(config, data.make_source(config.data, "train"))
     if not len(halves.rows):
@@ -257,7 +261,7 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
             found = pseudo_labels.PseudoLabels(
                 rows[at], probs, np.ones(len(at), np.int32), provenance
             )
-            _only_first(lambda path=path, found=found: pseudo_labels.save(path, found))
+            _only_first(functools.partial(pseudo_labels.save, path, found))
         parts.append(pseudo_labels.load(path, expected=provenance))
     probs = np.concatenate([part.probs for part in parts])
     copies = pseudo_labels.select(
@@ -273,10 +277,15 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
         provenance["classes"] = json.dumps(names)
     labels = pseudo_labels.PseudoLabels(indices, probs, copies, provenance)
     _only_first(lambda: pseudo_labels.save(place / LABELS, labels))
-    _only_first(lambda: [path.unlink() for path in place.glob("part-*.npz")])
+    _only_first(functools.partial(_remove_parts, place))
     kept = int(np.sum(copies > 0))
     say(f"{kept:,} of {len(probs):,} images keep their pseudo-labels, used {copies.sum():,} times")
     return {"labelled": len(probs), "kept": kept, "used": int(copies.sum()), **provenance}
+
+
+def _remove_parts(place: Path) -> None:
+    for path in place.glob("part-*.npz"):
+        path.unlink()
 
 
 def _record(

@@ -111,7 +111,9 @@ def guard_streams() -> None:
 
 
 def _can_fail(stream: TextIO | None) -> bool:
+    if stream is None:
+        return False
     try:
         return os.fstat(stream.fileno()) is not None and not stream.isatty()
-    except (AttributeError, OSError, ValueError):  # no stream, or one in memory
+    except (AttributeError, OSError, ValueError):  # a stream in memory
         return False

@@ -296,6 +296,7 @@ class _Run:
     def _watch(self, done: int, state: TrainState) -> None:
         started = time.monotonic()
         state = self.parts.launcher.as_global(state)
+        assert self.watch is not None  # see `_watched`
         scalars, warnings = self.watch(state)
         if self.inspect is not None:
             more, lines, pictures = self.inspect(state)

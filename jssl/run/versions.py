@@ -32,7 +32,7 @@ def collect() -> dict[str, Any]:
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
         "command": without_folders(command()),
     }
 

@@ -128,11 +128,11 @@ def evaluate_linear(
     def embed(state: PyTree, images: np.ndarray) -> Array:
         return compiled(state, place(images))
 
-    test_x, test_y, _ = embed_source(
+    features, truth, _ = embed_source(
         embed, placed, test_source, batch_size=EVAL_BATCH, transform=test_transform
     )
-    check_examples("The linear protocol", test_x, test_y, classes)
-    test_x, test_y = jnp.asarray(test_x), jnp.asarray(test_y)
+    check_examples("The linear protocol", features, truth, classes)
+    test_x, test_y = jnp.asarray(features), jnp.asarray(truth)
     _check_eval_mode(embed, placed, test_source, test_transform)
 
     views = augment.make_views("crop_flip", size=size, host_crop=host_crop, **dict(chosen.crop))
@@ -153,11 +153,11 @@ def evaluate_linear(
     losses: list[Array] = []
     try:
         for step in range(total):
-            batch = next(batches)
+            read = next(batches)
             rate = presets.preset_rate(
                 chosen, step / per_epoch, epochs=total / per_epoch, batch_size=batch_size
             )
-            batch = {name: place(batch[name]) for name in ("image", "label")}
+            batch = {name: place(read[name]) for name in ("image", "label")}
             head, opt_state, loss = step_fn(
                 head, opt_state, placed, batch, key, np.int32(step), np.float32(rate)
             )

@@ -61,8 +61,8 @@ class LogisticPath(NamedTuple):
 
 
 def fit_logistic(
-    features: Array,
-    labels: Array,
+    features: Array | np.ndarray,
+    labels: Array | np.ndarray,
     *,
     num_classes: int,
     regularizers: Sequence[float] = REGULARIZERS,
@@ -157,7 +157,7 @@ def _check(features: Any, labels: Any, K: int, grid: np.ndarray, reduction: str)
 class _Memory(NamedTuple):
     s: Array  # [MEMORY,D+1,K], round and round
     y: Array
-    count: Array  # int32 [], written so far
+    written: Array  # int32 [], how many so far
 
 
 class _Point(NamedTuple):
@@ -253,14 +253,14 @@ def _losses(labels: Array, K: int) -> tuple[Any, Any]:
     target = target.astype(jnp.float32)
 
     def loss_of(z: Array) -> Array:
-        if several:
+        if counts is not None:
             return jnp.sum(counts * (jax.nn.softplus(z) - target * z), axis=1)
         return jax.nn.logsumexp(z, axis=1) - jnp.sum(target * z, axis=1)
 
     def residual_of(z: Array) -> tuple[Array, Array]:
         p = jax.nn.sigmoid(z) if several else jax.nn.softmax(z, axis=1)
         residual, spread = p - target, p * (1.0 - p)
-        if several:
+        if counts is not None:
             residual, spread = counts * residual, counts * spread
         return residual, jnp.mean(spread)
 
@@ -270,9 +270,9 @@ def _losses(labels: Array, K: int) -> tuple[Any, Any]:
 def _two_loops(g: Array, memory: _Memory, precondition: Any) -> Array:
     """H g, with H the L-BFGS estimate of the inverse Hessian that begins from P^-1."""
     ages = jnp.arange(MEMORY)
-    slots = (memory.count - 1 - ages) % MEMORY  # the newest first
+    slots = (memory.written - 1 - ages) % MEMORY  # the newest first
     products = jnp.sum(memory.s * memory.y, axis=(1, 2))[slots]
-    used = (ages < memory.count) & (products > 0)
+    used = (ages < memory.written) & (products > 0)
     rho = jnp.where(used, 1.0 / jnp.where(used, products, 1.0), 0.0)
 
     def back(q, item):
@@ -294,9 +294,9 @@ def _shifted(memory: _Memory, change: Array, penalised: Array) -> _Memory:
 
 
 def _remember(memory: _Memory, s: Array, y: Array) -> _Memory:
-    slot = memory.count % MEMORY
+    slot = memory.written % MEMORY
     keep = jnp.sum(s * y) > 0  # at the optimum there is rounding only, and nothing to learn
-    new = _Memory(memory.s.at[slot].set(s), memory.y.at[slot].set(y), memory.count + 1)
+    new = _Memory(memory.s.at[slot].set(s), memory.y.at[slot].set(y), memory.written + 1)
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, memory)
 
 

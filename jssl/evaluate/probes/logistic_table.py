@@ -75,8 +75,8 @@ def select_logistic(
     score = score or (lambda head, x, y: linear_accuracy(head, x, y)["top1"])
     found = np.array([score(path.head(i), *validation) for i in range(len(path.regularizers))])
     best = float(path.regularizers[found == found.max()].max())
-    both = [np.concatenate(parts) for parts in zip(train, validation, strict=True)]
-    refit = fit_logistic(*both, num_classes=num_classes, regularizers=(best,), reduction=reduction)
+    x, y = (np.concatenate(parts) for parts in zip(train, validation, strict=True))
+    refit = fit_logistic(x, y, num_classes=num_classes, regularizers=(best,), reduction=reduction)
     return Selection(refit.head(0), best, found, float(refit.gradients[0]))
 
 

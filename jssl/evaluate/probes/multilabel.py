@@ -57,8 +57,8 @@ def select_multilabel(
         ]
     )
     best = float(path.regularizers[found == found.max()].max())
-    both = [np.concatenate(parts) for parts in zip(train, validation, strict=True)]
-    refit = fit_logistic(*both, num_classes=num_classes, regularizers=(best,))
+    x, y = (np.concatenate(parts) for parts in zip(train, validation, strict=True))
+    refit = fit_logistic(x, y, num_classes=num_classes, regularizers=(best,))
     return Selection(refit.head(0), best, found, float(refit.gradients[0]))
 
 
@@ -159,7 +159,7 @@ def average_precision_row(
     """
     mean, each = mean_average_precision(scores, labels == 1, labels == -1, definition=definition)
     rng = np.random.default_rng(seed)
-    drawn = []
+    drawn: list[float] = []
     while len(drawn) < RESAMPLES:
         rows = rng.integers(0, len(labels), len(labels))
         if (labels[rows] == 1).any():

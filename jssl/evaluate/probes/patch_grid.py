@@ -26,7 +26,12 @@ from jssl.types import Array
 
 
 def fit_grid(
-    grids: Array, labels: Array, *, num_classes: int, epochs: int = 100, seed: int = 0
+    grids: Array | np.ndarray,
+    labels: Array | np.ndarray,
+    *,
+    num_classes: int,
+    epochs: int = 100,
+    seed: int = 0,
 ) -> LinearFit:
     """Fits the linear probe on the grid.
 
@@ -54,11 +59,11 @@ def fit_grid(
     """
     if np.ndim(grids) != 4:
         raise ValueError(f"A grid probe expects [M,h,w,D], found {list(np.shape(grids))}.")
-    grids = np.asarray(grids, np.float32)
-    mean = grids.mean(axis=(0, 1, 2), dtype=np.float64)
-    std = grids.std(axis=(0, 1, 2), dtype=np.float64)
+    x = np.asarray(grids, np.float32)
+    mean = x.mean(axis=(0, 1, 2), dtype=np.float64)
+    std = x.std(axis=(0, 1, 2), dtype=np.float64)
     std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # a constant's std is rounding
-    pooled = (grids.mean(axis=(1, 2)) - mean[None, :]) / std[None, :]
+    pooled = (x.mean(axis=(1, 2)) - mean[None, :]) / std[None, :]
     fit = fit_linear(
         pooled.astype(np.float32),
         labels,

@@ -59,8 +59,8 @@ _BYOL = (("sampler", "byol"), ("resize", "bicubic"))
 _TORCH = (("sampler", "torchvision"), ("resize", "bilinear"), ("antialias", True))
 # Resized to 256, its central square, and of that 224 x 224 anywhere: 7/8 of the side.
 _WINDOW = (*_TORCH, ("scale", ((7 / 8) ** 2, (7 / 8) ** 2)), ("ratio", (1.0, 1.0)))
-_STEP = {"schedule": "step", "per_epoch": True}
-_CMC = {"boundaries": (30, 40, 50), "factor": 0.2, **_STEP}
+_STEP: dict[str, Any] = {"schedule": "step", "per_epoch": True}
+_CMC: dict[str, Any] = {"boundaries": (30, 40, 50), "factor": 0.2, **_STEP}
 PRESETS: dict[str, LinearPreset] = {
     # SimCLR, appendix B.6 (weight decay 0); the README's CIFAR-10 command
     "simclr": LinearPreset(90, 4096, 0.1, nesterov=True, init="zeros", crop=_TF),

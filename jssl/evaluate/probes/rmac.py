@@ -90,7 +90,9 @@ def region_max(features: Array, *, levels: int = 3) -> Array:
     return _pool(features, levels)
 
 
-def fit_whitening(regions: Iterable[Array], *, dim: int, floor: float = 1e-5) -> pca_lib.PCA:
+def fit_whitening(
+    regions: Iterable[Array | np.ndarray], *, dim: int, floor: float = 1e-5
+) -> pca_lib.PCA:
     """PCA whitening of the regions of another set: Paris for Oxford, and Oxford for Paris.
 
     A variance below `floor` times the largest is raised to it: noise is not blown up.
@@ -136,13 +138,14 @@ class RegionMoments:
     def __init__(self) -> None:
         self.count, self.total, self.squares = 0, np.zeros(0), np.zeros((0, 0))
 
-    def add(self, regions: Array) -> None:
+    def add(self, regions: Array | np.ndarray) -> None:
         """Takes in regions [B,R,C] of `region_max`."""
         if np.ndim(regions) != 3 or (self.count and regions.shape[2] != len(self.total)):
             raise ValueError(f"fit_whitening expects regions [B,R,C], found {np.shape(regions)}.")
         x = np.asarray(regions, np.float64).reshape(-1, regions.shape[2])
         if not self.count:
-            self.total, self.squares = 0.0, 0.0
+            channels = regions.shape[2]
+            self.total, self.squares = np.zeros(channels), np.zeros((channels, channels))
         self.count, self.total = self.count + len(x), self.total + x.sum(axis=0)
         self.squares = self.squares + x.T @ x
 

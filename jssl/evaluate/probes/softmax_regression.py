@@ -45,7 +45,7 @@ class LinearFit(NamedTuple):
     losses: np.ndarray
 
 
-def logits_of(head: LinearHead, features: Array) -> Array:
+def logits_of(head: LinearHead, features: Array | np.ndarray) -> Array:
     """features @ kernel + bias: [M,D] -> float32 [M,K]."""
     product = jnp.matmul(features, head.kernel, precision=jax.lax.Precision.HIGHEST)
     return product + head.bias[None, :]
@@ -78,8 +78,8 @@ def sgd_step(
 
 
 def fit_linear(
-    features: Array,
-    labels: Array,
+    features: Array | np.ndarray,
+    labels: Array | np.ndarray,
     *,
     num_classes: int,
     epochs: int = 100,
@@ -248,4 +248,5 @@ def count_right(head: LinearHead, features: Array, labels: Array) -> dict[str, A
 def _right(head: LinearHead, features: Array, labels: Array) -> tuple[Array, Array]:
     logits = logits_of(head, features)
     K = logits.shape[1]
-    return tuple(losses.top_k_correct(logits, labels, k=min(k, K)) for k in (1, 5))
+    first, fifth = (losses.top_k_correct(logits, labels, k=min(k, K)) for k in (1, 5))
+    return first, fifth

@@ -181,7 +181,7 @@ def mfr_rows(
     rates = {name: float(np.mean(values)) for name, values in flips.items()}
     shares = np.mean([flips[name] / ALEXNET_P[name] for name in ALEXNET_P], axis=0)
     moved = np.mean([distances[name] / FARTHEST for name in ALEXNET_P], axis=0)
-    words = {"feature": "trained logits", "count": len(shares)}
+    words: dict[str, Any] = {"feature": "trained logits", "count": len(shares)}
     rows = [
         metric_row(
             PROBE,

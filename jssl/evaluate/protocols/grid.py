@@ -1,5 +1,7 @@
 """`--protocol=grid`: the linear probe on CPC's grid of patches."""
 
+from typing import Any
+
 import jax
 
 from jssl import augment
@@ -29,7 +31,7 @@ def run(context: Context, kinds: tuple[str, ...] = ("trained",)) -> list[Row]:
     sets = {}
     for kind in kinds:
         compiled = jax.jit(pixels if kind == RAW else select_feature(context.embed, feature))
-        sets[kind] = ()
+        arrays: list[Any] = []
         for source in context.sources:
             flat, labels, _ = embed_source(
                 compiled,
@@ -38,7 +40,9 @@ def run(context: Context, kinds: tuple[str, ...] = ("trained",)) -> list[Row]:
                 batch_size=context.batch_size,
                 transform=context.transform(source),
             )
-            sets[kind] += (flat.reshape(len(flat), side, side, -1), labels)
+            arrays += [flat.reshape(len(flat), side, side, -1), labels]
+        x, y, test_x, test_y = arrays
+        sets[kind] = x, y, test_x, test_y
     row = grid_row(
         sets,
         num_classes=context.num_classes,

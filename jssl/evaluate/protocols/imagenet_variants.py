@@ -332,7 +332,7 @@ def protocol(name: str, run: Callable[[Context, str], list[Row]]) -> Protocol:
     """The protocol of a published set."""
     return Protocol(
         name,
-        functools.partial(run, name=name),
+        lambda context: run(context, name),
         functools.partial(needs, name=name),
         ("data_dir", "seed"),
         data=functools.partial(describe, name=name),

@@ -1,5 +1,7 @@
 """`--protocol=knn`: weighted kNN with cosine similarity, on frozen features."""
 
+from typing import Any
+
 from jssl.evaluate.context import KINDS, RAW, Context
 from jssl.evaluate.protocol import DATA, KNN, Protocol, Row, need_labels
 from jssl.evaluate.table import knn_row
@@ -7,7 +9,8 @@ from jssl.evaluate.table import knn_row
 
 def run(context: Context, kinds: tuple[str, ...] = KINDS) -> list[Row]:
     """Weighted kNN with cosine similarity, of the checkpoint, the untrained net and raw pixels."""
-    settings, numbers = context.settings, {}
+    settings = context.settings
+    numbers: dict[str, Any] = {}
     for kind in kinds:
         row = knn_row(
             *context.features(kind),

@@ -1,6 +1,7 @@
 """`--protocol=layers`: a linear classifier on the cached features of every layer."""
 
 import re
+from typing import Any
 
 from jssl.evaluate.context import Context
 from jssl.evaluate.probes.layers import LAYER, layer_rows
@@ -19,6 +20,7 @@ def run(context: Context) -> list[Row]:
     """A linear classifier on the cached features of every layer."""
     train, test = context.sources
     pooled = context.probed is not context.embed
+    options: dict[str, Any] = {"pooling": POOLED} if pooled else {}
     return layer_rows(
         context.probed,
         context.state,
@@ -29,7 +31,7 @@ def run(context: Context) -> list[Row]:
         test_transform=context.transform(test),
         epochs=context.cached_epochs,
         seed=context.settings.seed,
-        **({"pooling": POOLED} if pooled else {}),
+        **options,
     )
 
 

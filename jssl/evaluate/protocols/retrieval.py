@@ -124,7 +124,9 @@ def run(context: Context) -> list[dict[str, Any]]:
     # One function for both states of the network: it is compiled once.
     regions = {map_of: _regions_of(map_of) for map_of in (network, pixels)}
     moments = {kind: RegionMoments() for kind in KINDS}
-    programs = {kind: (regions[maps[kind]], owners[kind]) for kind in KINDS}
+    programs: dict[str, tuple[Any, ...]] = {
+        kind: (regions[maps[kind]], owners[kind]) for kind in KINDS
+    }
     for _, kind, found_regions in _sweep([_Picture(p) for p in found.other_images], programs):
         moments[kind].add(found_regions)
     whitening = {
@@ -160,7 +162,7 @@ def _read(context: Context) -> Landmarks:
     if source not in SETS:
         raise UserError(
             f"Protocol 'retrieval' needs a set to retrieve from; found --source={source}: "
-            f"{nearest(source, SETS)}. {layout(FIRST, data_dir or 'DIR')}"
+            f"{nearest(str(source), SETS)}. {layout(FIRST, data_dir or 'DIR')}"
         )
     if not data_dir:
         raise UserError(f"--data_dir is missing. {layout(source, 'DIR')}")
@@ -169,6 +171,7 @@ def _read(context: Context) -> Landmarks:
 
 def _precisions(found: Landmarks, similarity: np.ndarray) -> dict[str, np.ndarray]:
     """Average precision of each query that has positives, by metric."""
+    roles: Mapping[str, tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]]
     if found.num_positive is not None:
         roles = {"mAP": (found.lists["positive"], found.lists["junk"])}
     else:

@@ -98,7 +98,8 @@ def robustness_record(
 def _all(source: Any, transform: Callable | None, size: int) -> tuple[np.ndarray, np.ndarray]:
     batches = data.eval_batches(source, batch_size=min(size, len(source)), transform=transform)
     seen = [(b["image"][b["mask"]], b["label"][b["mask"]]) for b in batches]
-    return tuple(np.concatenate(parts) for parts in zip(*seen, strict=True))
+    images, labels = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    return images, labels
 
 
 def robustness_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

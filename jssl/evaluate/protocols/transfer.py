@@ -88,7 +88,7 @@ def run(context: Context) -> list[Row]:
 def _sources(name: str, data_dir: str | None) -> list[Any]:
     known = TRANSFER_SETS[name]
     config = ConfigDict({**data.DEFAULTS, "name": name, "data_dir": data_dir or ""})
-    found = []
+    found: list[data.Source] = []
     for split in filter(None, (known.train, known.validation, known.test)):
         config.train_split = split
         if known.metric == MAP11:

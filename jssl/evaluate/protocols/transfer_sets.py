@@ -115,6 +115,6 @@ def check_sizes(name: str, found: tuple[int, ...], num_classes: int) -> tuple[in
             f"Prepare it again: python -m jssl.data.prepare {name}"
         )
     if len(found) == 3:
-        return found  # type: ignore[return-value]
+        return found
     held = round(found[0] * validation / (train + validation))
     return found[0] - held, held, found[1]

@@ -84,10 +84,10 @@ def score_interval(
         (0.25, 0.75)
     """
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
-    right = np.argmax(logits, axis=1) == labels if labels.ndim == 1 else None
-    if metric == TOP1:
-        return binomial_interval(int(right.sum()), len(right))
-    if metric == PER_CLASS:
+    if metric in (TOP1, PER_CLASS):
+        right = np.argmax(logits, axis=1) == labels
+        if metric == TOP1:
+            return binomial_interval(int(right.sum()), len(right))
         counts = np.unique(labels, return_counts=True)[1]
         shares = np.array([right[labels == k].mean() for k in np.unique(labels)])
         drawn = rng.binomial(counts, shares, (RESAMPLES, len(counts))) / counts[None, :]

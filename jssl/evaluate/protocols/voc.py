@@ -72,6 +72,10 @@ def run(context: Context) -> list[Row]:
     return multilabel_rows(sets, name=_name(sources), feature=feature, seed=context.settings.seed)
 
 
+def _tell(what: str, step: int, loss: float) -> None:
+    say(f"{what} {step:,} loss {loss:.4g}")
+
+
 def finetuned(name: str) -> Protocol:
     """The protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
     run = functools.partial(_finetuned, voc_finetune.VOC_PRESETS[name], name)
@@ -115,7 +119,7 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
             size=context.size,
             steps=steps,
             seed=settings.seed,
-            progress=lambda step, loss, kind=kind: say(f"{name} {kind} {step:,} loss {loss:.4g}"),
+            progress=functools.partial(_tell, f"{name} {kind}"),
         )
         row, each = average_precision_row(
             name,
