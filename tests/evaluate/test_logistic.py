@@ -108,7 +108,7 @@ def test_pairs_that_outlive_a_regulariser_are_those_of_the_next():
     found = logistic_lbfgs._shifted(memory, 0.25 - 5.0, jnp.asarray(np.diag(P)[:, None]))
     np.testing.assert_allclose(found.y, expected, atol=1e-5)
     np.testing.assert_array_equal(found.s, memory.s)
-    assert int(found.count) == 3
+    assert int(found.written) == 3
 
 
 def test_the_walk_moves_its_pairs_by_the_steps_of_lambda(data, path, monkeypatch):
