@@ -159,7 +159,7 @@ def test_splits_of_different_classes_are_not_compared(monkeypatch, unlabelled_ru
         build.build(config)
     context = evaluate.Context.load(unlabelled_run[0], evaluate.Settings())
     with pytest.raises(UserError, match="class 0 is 'dog' in one and 'cat' in the other"):
-        _ = context.halves
+        _ = context.sources
     sources["test"] = named("b", None)  # not known: as before
     assert build.build(config).class_names == ("cat", "dog")
 

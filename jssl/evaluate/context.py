@@ -233,7 +233,8 @@ class Context:
         """
         if kind not in self._features:
             feature = BACKBONE if kind == RAW else self.settings.feature
-            compiled = jax.jit(small_pixels) if kind == RAW else self.compile(feature)
+            pixels = jax.jit(select_feature(small_pixels, BACKBONE))
+            compiled = pixels if kind == RAW else self.compile(feature)
             arrays: tuple[Any, ...] = ()
             for source in self.sources:
                 arrays += embed_source(

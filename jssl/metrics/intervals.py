@@ -3,7 +3,11 @@
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+
+from jssl.third_party import unchanged
+
+with unchanged():
+    from scipy.stats import binomtest, bootstrap
 
 
 def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple[float, float]:

@@ -179,7 +179,7 @@ def test_revisited_has_three_difficulties(data_dir):
 
 
 def test_all_skips_it_without_the_data_and_the_mistakes_say_what_to_type(run, data_dir):
-    missing = evaluate.PROTOCOLS["retrieval"].missing
+    missing = evaluate.PROTOCOLS["retrieval"].needs
     bare = evaluate.Context.load(run, evaluate.Settings())
     assert missing(bare).startswith("Oxford5k and Paris6k: --source=oxford5k|paris6k|roxford5k")
     assert missing(evaluate.Context.load(run, settings(data_dir, "oxford5k"))) == ""

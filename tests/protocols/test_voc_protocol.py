@@ -332,7 +332,7 @@ def test_fine_tuning_from_the_command(run, data_dir, monkeypatch):
 
 
 def test_what_lacks_is_named(run, data_dir, tmp_path):
-    missing = {name: p.missing for name, p in evaluate.PROTOCOLS.items() if "voc" in name}
+    missing = {name: p.needs for name, p in evaluate.PROTOCOLS.items() if "voc" in name}
     here = evaluate.Context.load(run, evaluate.Settings(data_dir=data_dir))
     away = evaluate.Context.load(run, evaluate.Settings(data_dir=str(tmp_path)))
     command = f"python -m jssl.data.prepare voc/2007 --data_dir={tmp_path}"
