@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jssl.data.landmarks import SETS
 from jssl.evaluate.context import Context
 
 Row = dict[str, Any]
@@ -52,6 +53,8 @@ KNN = ("k", "temperature")  # with a baseline too: it is kNN of the untrained ne
 
 def need_labels(context: Context) -> str:
     """What the data lack for a probe that is fitted on labels."""
+    if context.settings.source in SETS:  # Oxford and Paris have queries and no classes
+        return "a labelled data set: another --source"
     train, test = context.sources
     if min(train.num_classes, test.num_classes) < 2:
         return f"labels in both splits of '{test.name}'"

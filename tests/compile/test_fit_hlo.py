@@ -16,8 +16,8 @@ def test_collectives_of_a_recorded_step(chip):
     found = hlo.collectives((GOLDEN / f"fit_{chip}.txt").read_text())
     # The TPU multiplies in bfloat16, and its compiler rounds before it gathers: half the bytes.
     gathered = GATHERED / 2 if chip == "v5e" else GATHERED
-    assert found["all-gather"] == (1, gathered, gathered * 7 / 8)
-    assert found["collective-permute"] == (3, 3 * PASSED, 3 * PASSED)
+    assert found["all-gather"] == hlo.Collective(1, gathered, gathered * 7 / 8)
+    assert found["collective-permute"] == hlo.Collective(3, 3 * PASSED, 3 * PASSED)
     scattered = found.get("reduce-scatter")
     if scattered is None:  # the TPU's compiler sums where the buffer is small, and then slices
         assert found["all-reduce"].count == 2

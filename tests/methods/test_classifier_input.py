@@ -9,6 +9,7 @@ from helpers import small_config, tiles
 from jssl.methods import supervised
 from jssl.models import DEFAULTS, build
 from jssl.models.heads import Linear
+from jssl.run import build as experiment
 
 SMALL = {"alexnet": (64, 0.02), "vgg16": (32, 0.02)}
 
@@ -21,7 +22,7 @@ def made(method, name, **model):
             config.model[key] = DEFAULTS[key]
     config.model.update({"name": name, "width": width, **model})
     config.augment.size = size
-    return config, *build.make_method(config, axis_name=None)[:1]
+    return config, *experiment.make_method(config, axis_name=None)[:1]
 
 
 CASES = [("supervised", "alexnet"), ("supervised", "vgg16"), ("noisy_student", "vgg16"),
