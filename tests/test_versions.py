@@ -23,6 +23,13 @@ def repository(tmp_path):
     return tmp_path
 
 
+def test_the_commit_is_asked_of_the_folder_of_the_package():
+    """That of a checkout, and the file that the build hook puts into a wheel."""
+    assert versions.PACKAGE == ROOT / "jssl"
+    place = versions.COMMIT_FILE.relative_to(ROOT).as_posix()
+    assert f'["force_include"][str(file)] = "{place}"' in (ROOT / "hatch_build.py").read_text()
+
+
 def test_the_users_repository_is_not_taken_for_jssls(repository, monkeypatch):
     """A wheel in an environment that lies in the user's repository."""
     package = repository / ".venv" / "site-packages" / "jssl"

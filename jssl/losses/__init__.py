@@ -30,6 +30,7 @@ from jssl.losses.prototypes import (
 )
 from jssl.losses.regression import normalized_regression as normalized_regression
 from jssl.losses.regression import symmetric_regression as symmetric_regression
+from jssl.losses.vicreg import variance_invariance_covariance as variance_invariance_covariance
 
 __all__ = [
     "cross_entropy",
@@ -59,5 +60,6 @@ __all__ = [
     "symmetric_info_nce_with_top1",
     "symmetric_regression",
     "top_k_correct",
+    "variance_invariance_covariance",
     "view_pairs",
 ]

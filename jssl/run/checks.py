@@ -264,6 +264,9 @@ METHODS: dict[str, Rule] = {
     "supervised.head_lr": POSITIVE,
     "supervised.held_out": NATURAL,
     "supervised.layer_decay": SHARE,
+    "vicreg.invariance": number(0),
+    "vicreg.variance": number(0),
+    "vicreg.covariance": number(0),
 }
 # Checked where they are used: words whose choices depend on other keys.
 ELSEWHERE = ("augment.options.", "model.", "optim.name", "optim.lr_scaling", "optim.schedule",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("jssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]  # the folder jssl
 COMMIT_FILE = PACKAGE / "COMMIT"  # written into the wheel when it is built
 
 

@@ -218,6 +218,7 @@ def test_updates_are_those_of_torchs_sgd(name):
         ("byol", 0, 1024, 0.8),
         ("cmc", 50, 256, 0.24),
         ("swav", 0, 256, 0.3),
+        ("vicreg", 0, 256, 0.02),
     ],
 )
 def test_presets_are_the_papers(name, epoch, batch_size, rate):
@@ -241,11 +242,12 @@ def test_the_numbers_of_epochs_and_the_decay_of_the_papers():
         "cmc_alexnet": 60,
         "deepcluster": 90,
         "swav": 100,
+        "vicreg": 100,
         "beit": 100,
     }
     assert {n for n, p in PRESETS.items() if p.nesterov} == {"simclr", "simclr_cifar", "byol"}
     decays = {n: p.weight_decay for n, p in PRESETS.items() if p.weight_decay}
-    assert decays == {"swav": 1e-6, "deepcluster": 1e-7, "beit": 1e-4}
+    assert decays == {"swav": 1e-6, "vicreg": 1e-6, "deepcluster": 1e-7, "beit": 1e-4}
     assert {n for n, p in PRESETS.items() if p.init == "zeros"} == {"simclr", "simclr_cifar"}
     assert all(p.momentum == 0.9 for p in PRESETS.values())
 

@@ -31,6 +31,7 @@ def test_every_method_has_the_preset_of_its_paper_or_says_that_there_is_none():
         ("cmc_imagenet", "preset=alexnet", "cmc_alexnet"),
         ("deepcluster_imagenet", "", "deepcluster"),
         ("deepcluster_v2_imagenet", "", "swav"),
+        ("vicreg_imagenet", "", "vicreg"),
         ("beit_imagenet", "", "beit"),
         ("cpc_imagenet", "", ""),
     ):

@@ -68,3 +68,23 @@ def cross_entropy(logits, labels, smoothing):
         q = [(1 - smoothing) * (k == label) + smoothing / len(row) for k in range(len(row))]
         losses.append(-sum(q[k] * np.log(p[k]) for k in range(len(row))))
     return np.array(losses)
+
+
+def official_vicreg(z_a, z_b, invariance=25.0, variance=25.0, covariance=1.0):
+    """What main_vicreg.py of facebookresearch/vicreg computes, in our words: the loss, s, v, c."""
+    n, d = z_a.shape
+    s = v = c = 0.0
+    for i in range(n):
+        for j in range(d):
+            s += (z_a[i, j] - z_b[i, j]) ** 2 / (n * d)
+    for z in (z_a, z_b):
+        mean = [sum(z[i, j] for i in range(n)) / n for j in range(d)]
+        for j in range(d):
+            for k in range(d):
+                products = [(z[i, j] - mean[j]) * (z[i, k] - mean[k]) for i in range(n)]
+                entry = sum(products) / (n - 1)
+                if j == k:
+                    v += max(0.0, 1.0 - np.sqrt(entry + 1e-4)) / d / 2
+                else:
+                    c += entry**2 / d
+    return invariance * s + variance * v + covariance * c, s, v, c

@@ -83,6 +83,8 @@ PRESETS: dict[str, LinearPreset] = {
     ),
     # facebookresearch/swav eval_linear.py, also of DeepCluster v2
     "swav": LinearPreset(100, 256, 0.3, weight_decay=1e-6, per_epoch=True, crop=_TORCH),
+    # facebookresearch/vicreg evaluate.py by the README's command
+    "vicreg": LinearPreset(100, 256, 0.02, weight_decay=1e-6, per_epoch=True, crop=_TORCH),
     # microsoft/unilm beit/run_linear_eval.py by the README's command: lr 4e-3 for 8 GPUs of 128
     # (--feature=layerN; the authors report the best layer and epoch)
     "beit": LinearPreset(
