@@ -23,8 +23,8 @@ def test_collectives_of_a_recorded_step(chip):
         assert found["all-reduce"].count == 2
         assert found["all-reduce"].bytes == GRADIENTS + GATHERED
     else:
-        assert scattered == (1, GATHERED, GATHERED * 7 / 8)
-        assert found["all-reduce"] == (1, GRADIENTS, GRADIENTS * 2 * 7 / 8)
+        assert scattered == hlo.Collective(1, GATHERED, GATHERED * 7 / 8)
+        assert found["all-reduce"] == hlo.Collective(1, GRADIENTS, GRADIENTS * 2 * 7 / 8)
     assert len(found) == (3 if scattered is None else 4)
 
 
