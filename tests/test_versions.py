@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
+import jssl
 from jssl.run import versions
 
 
@@ -25,8 +27,8 @@ def repository(tmp_path):
 
 def test_the_commit_is_asked_of_the_folder_of_the_package():
     """That of a checkout, and the file that the build hook puts into a wheel."""
-    assert versions.PACKAGE == ROOT / "jssl"
-    place = versions.COMMIT_FILE.relative_to(ROOT).as_posix()
+    assert versions.PACKAGE == Path(jssl.__file__).parent
+    place = versions.COMMIT_FILE.relative_to(versions.PACKAGE.parent).as_posix()
     assert f'["force_include"][str(file)] = "{place}"' in (ROOT / "hatch_build.py").read_text()
 
 
