@@ -108,6 +108,11 @@ def test_evaluate_probes_every_layer(run, capsys):
     assert "2 epochs" in rows[0]["protocol"] and "; the last layer" in capsys.readouterr().out
 
 
+def test_a_run_without_a_classifier_is_told_so(run):
+    with pytest.raises(UserError, match="needs a classifier of its own: a run of supervised"):
+        evaluate.evaluate_run(run, protocols=["classifier"])
+
+
 def test_all_makes_the_card_with_every_number_and_what_is_lacking(run, monkeypatch):
     def quick(subject):
         return evaluate.protocols.knn.run(subject, ("raw pixels",))

@@ -1,5 +1,6 @@
 """`--protocol=classifier`: the run's own classifier on the test split."""
 
+from jssl.errors import UserError
 from jssl.evaluate.context import Context
 from jssl.evaluate.embed import embed_source
 from jssl.evaluate.protocol import DATA, Protocol, Row, need_classifier
@@ -8,6 +9,8 @@ from jssl.evaluate.table import classifier_row
 
 def run(context: Context) -> list[Row]:
     """Top-1 of the logits, images cropped as for evaluation."""
+    if "logits" not in context.outputs:
+        raise UserError(f"Protocol 'classifier' needs {need_classifier(context)}.")
     test = context.sources[1]
     logits, labels, _ = embed_source(
         context.compile("logits"),
