@@ -10,16 +10,15 @@ Command:   jssl train --config=configs/beit_finetune_photos.py --workdir=runs/be
 Switches:  smoke, init=WORKDIR[:step] ('': none), epochs=N, labels=SHARE, seed=N
 """
 
+from bases.photos import on_photos
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, init="runs/beit_photos", epochs=60.0, labels=0.1, seed=0)
     c = config.base("supervised", preset="beit")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.batch_size = 32
-    c.data.name = "photos"
+    on_photos(c, s, batch_size=32)
     c.model.name = "vit_tiny"  # as configs/beit_photos.py
     c.model.patch_size = 4
     c.model.depth = 4

@@ -11,15 +11,15 @@ Command:   jssl train --config=configs/beit_photos.py --workdir=runs/beit_photos
 Switches:  smoke (a run of seconds, tokenizer not trained), tokenizer=WORKDIR, epochs=N, seed=N
 """
 
+from bases.photos import on_photos
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, tokenizer="runs/dvae_photos", epochs=20.0, seed=0)
     c = config.base("beit", preset="small")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.data.name = "photos"
+    on_photos(c, s, batch_size=32)
     c.beit.tokenizer = s.tokenizer
     c.augment.options.scale = (0.4, 1.0)
     c.log.every_steps = 50

@@ -8,33 +8,22 @@ Command:   jssl train --config=configs/cmc_photos.py --workdir=runs/cmc_photos
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N, contrast=softmax|nce|in_batch
 """
 
+from bases.photos import small_resnet
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, epochs=3.0, size=32, seed=0, contrast="softmax")
     c = config.base("cmc", preset="v1")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.batch_size = 32
-    c.data.name = "photos"
-    c.data.tile = s.size
-    c.model.name = "resnet8"  # as configs/simclr_photos.py, one for each view
+    small_resnet(c, s)
     c.model.stem = "cifar"
-    c.model.width = 0.5
     c.model.stem_width_fixed = False
     c.model.bn_groups = 1
-    c.augment.size = s.size
     c.cmc.contrast = s.contrast  # NCE's Z, frozen at the first batch, is far off for small data
     c.cmc.num_negatives = 512
-    # Some hundred small batches: Adam gets further in them than SGD, which is for many thousands.
-    c.optim.name = "adamw"
-    c.optim.lr = 1e-3
     c.optim.schedule = "cosine"
     c.optim.boundaries = ()
-    c.optim.warmup_epochs = 0.5
-    c.log.every_steps = 20
-    c.checkpoint.every_steps = 100
     if s.smoke:
         config.smoke(c)
         c.cmc.num_negatives = 64

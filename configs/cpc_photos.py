@@ -8,16 +8,15 @@ Command:   jssl train --config=configs/cpc_photos.py --workdir=runs/cpc_photos
 Switches:  smoke (a run of seconds), epochs=N, seed=N
 """
 
+from bases.photos import on_photos
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, epochs=3.0, seed=0)
     c = config.base("cpc", preset="cifar")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.batch_size = 32
-    c.data.name = "photos"
+    on_photos(c, s, batch_size=32)
     c.data.tile = 32
     c.model.name = "resnet8"
     c.model.stage_sizes = (1, 1)  # patches of 8 px: two groups leave 4x4
@@ -30,8 +29,6 @@ def get_config(arg=""):
     c.cpc.warp_p = 0.0
     c.optim.lr = 1e-3
     c.optim.clip_norm = 1.0
-    c.log.every_steps = 20
-    c.checkpoint.every_steps = 100
     if s.smoke:
         config.smoke(c)
         c.model.name = "resnet8"

@@ -8,32 +8,21 @@ Command:   jssl train --config=configs/deepcluster_photos.py --workdir=runs/deep
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N
 """
 
+from bases.photos import small_resnet
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, epochs=6.0, size=32, seed=0)
     c = config.base("deepcluster", preset="v1")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.batch_size = 32
-    c.data.name = "photos"
-    c.data.tile = s.size
-    c.model.name = "resnet8"  # as configs/simclr_photos.py
-    c.model.width = 0.5
+    small_resnet(c, s)
     c.model.stem = "cifar"
     c.model.sobel = False
     c.model.dropout = 0.0
     c.augment.normalize = "none"
-    c.augment.size = s.size
     c.deepcluster.num_clusters = 100  # for 16 photographs: their parts
     c.deepcluster.pca_dim = 64
-    c.optim.name = "adamw"
-    c.optim.lr = 1e-3
-    c.optim.weight_decay = 1e-4
-    c.optim.warmup_epochs = 0.5
-    c.log.every_steps = 20
-    c.checkpoint.every_steps = 100
     if s.smoke:
         config.smoke(c)
         c.model.name, c.model.stage_sizes = "resnet8", (1,)

@@ -8,34 +8,22 @@ Command:   jssl train --config=configs/deepcluster_v2_photos.py --workdir=runs/d
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N
 """
 
+from bases.photos import small_resnet
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, epochs=4.0, size=32, seed=0)
     c = config.base("deepcluster_v2", preset="cifar")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.batch_size = 32
-    c.data.name = "photos"
-    c.data.tile = s.size
-    c.model.name = "resnet8"  # as configs/simclr_photos.py
-    c.model.width = 0.5
+    small_resnet(c, s)
     c.augment.name = "simclr_cifar"
     c.augment.normalize = "none"
-    c.augment.size = s.size
     c.deepcluster_v2.num_clusters = (100, 100, 100)
     c.deepcluster_v2.proj_hidden = 256
     c.deepcluster_v2.small_crops = 2
     c.deepcluster_v2.small_size = s.size // 2
     c.deepcluster_v2.small_scale = (0.1, 0.4)
-    c.optim.name = "adamw"
-    c.optim.lr = 1e-3
-    c.optim.lr_scaling = "none"
-    c.optim.weight_decay = 1e-4
-    c.optim.warmup_epochs = 0.5
-    c.log.every_steps = 20
-    c.checkpoint.every_steps = 100
     if s.smoke:
         config.smoke(c)
         c.model.name, c.model.stage_sizes = "resnet8", (1,)

@@ -14,21 +14,19 @@ Command:   jssl train --config=configs/supervised_photos.py:epochs=12 --workdir=
 Switches:  smoke (a run of seconds), distill=hard|soft|none, teacher=WORKDIR, epochs=N, seed=N
 """
 
+from bases.photos import on_photos
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, distill="hard", teacher="", epochs=10.0, seed=0)
     c = config.base("deit", preset="small")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.data.name = "photos"
+    on_photos(c, s, batch_size=64)
     c.augment.options.scale = (0.4, 1.0)
     c.deit.distillation = s.distill
     c.deit.teacher = s.teacher
     c.model.distillation_token = s.distill != "none"
-    c.log.every_steps = 20
-    c.checkpoint.every_steps = 100
     if s.smoke:
         config.smoke(c)
         c.optim.warmup_epochs = 0.5

@@ -11,15 +11,15 @@ Command:   jssl train --config=configs/dvae_photos.py --workdir=runs/dvae_photos
 Switches:  smoke (a run of seconds), epochs=N, seed=N
 """
 
+from bases.photos import on_photos
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, epochs=20.0, seed=0)
     c = config.base("dvae", preset="small")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.data.name = "photos"
+    on_photos(c, s, batch_size=32)
     c.augment.options.scale = (0.5, 1.0)
     c.log.every_steps = 50
     c.checkpoint.every_steps = 200

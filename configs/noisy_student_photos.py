@@ -10,15 +10,15 @@ Switches:  smoke (a run of seconds), teacher_epochs=N, epochs=N (of each student
            fixres (a last stage at 40 px)
 """
 
+from bases.photos import on_photos
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, teacher_epochs=100.0, epochs=140.0, seed=0, fixres=False)
     c = config.base("noisy_student", preset="small")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.data.name = "photos"
+    on_photos(c, s, batch_size=32)
     c.augment.options.scale = (0.4, 1.0)
     c.augment.options.policy_magnitude = 6.0
     c.noisy_student.label_fraction = 0.05
@@ -26,8 +26,6 @@ def get_config(arg=""):
     c.noisy_student.min_confidence = 0.3
     c.noisy_student.empty_classes = "allow"  # a teacher of 160 tiles may never be sure of a class
     c.noisy_student.weighting = "lecture"
-    c.log.every_steps = 20
-    c.checkpoint.every_steps = 100
     c.monitor.every_epochs = 0.0
     student = {"stage": "student"}
     stages = [{"stage": "teacher", "epochs": s.teacher_epochs}]

@@ -10,6 +10,8 @@ Switches:  smoke, epochs=N, seed=N, labels=SHARE of every class, init=WORKDIR[:s
            run): configs/supervised_photos.py:labels=0.1,init=runs/simclr_photos
 """
 
+from bases.photos import on_photos
+
 from jssl import config
 from jssl.run import pretrained
 
@@ -17,15 +19,13 @@ from jssl.run import pretrained
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, epochs=4.0, seed=0, labels=1.0, init="")
     c = config.base("supervised", preset="cifar")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.batch_size = 64
-    c.data.name = "photos"
+    on_photos(c, s, batch_size=64)
     c.model.name = "resnet8"
     c.model.width = 0.5
     c.augment.normalize = "none"
     c.optim.warmup_epochs = 0.5
     c.checkpoint.every_steps = 50
+    c.log.every_steps = 10
     c.supervised.label_fraction = s.labels
     if s.smoke:
         config.smoke(c)

@@ -8,36 +8,23 @@ Command:   jssl train --config=configs/vicreg_photos.py --workdir=runs/vicreg_ph
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N
 """
 
+from bases.photos import small_resnet
+
 from jssl import config
 
 
 def get_config(arg=""):
     s = config.switches(arg, smoke=False, epochs=5.0, size=32, seed=0)
     c = config.base("vicreg", preset="imagenet")
-    c.seed = s.seed
-    c.epochs = s.epochs
-    c.batch_size = 32
-    c.data.name = "photos"
-    c.data.tile = s.size
-    c.model.name = "resnet8"  # as configs/simclr_photos.py, and its augmentation
-    c.model.width = 0.5
+    small_resnet(c, s)
     c.model.stem = "cifar"
     c.augment.name = "simclr_cifar"
     c.augment.normalize = "none"
-    c.augment.size = s.size
     c.augment.options.resize = None  # the recipe's own
     c.augment.options.clip_crop = None
     c.vicreg.proj_hidden = 512
     c.vicreg.proj_dim = 256
-    # Some hundred small batches: Adam gets further in them than LARS, which is for thousands.
-    c.optim.name = "adamw"
-    c.optim.lr = 1e-3
-    c.optim.lr_scaling = "none"
     c.optim.end_lr = 1e-6
-    c.optim.weight_decay = 1e-4
-    c.optim.warmup_epochs = 0.5
-    c.log.every_steps = 20
-    c.checkpoint.every_steps = 100
     if s.smoke:
         config.smoke(c)
         c.vicreg.proj_hidden = 64

@@ -12,9 +12,12 @@ tree is locked, so that a key which no code reads cannot be set by mistake:
         return c
 """
 
+import functools
 import hashlib
 import json
+import runpy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,6 +25,10 @@ from ml_collections.config_dict import placeholder
 
 from jssl import augment, data, methods, models, optim
 from jssl.errors import UserError, nearest
+
+_HERE = Path(__file__).parent
+# A wheel has them inside the package, a checkout beside it.
+CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 
 
 def common() -> dict[str, Any]:
@@ -79,7 +86,7 @@ def base(method: str, *, preset: str) -> ConfigDict:
 
     Args:
         method: name of a file in jssl/methods.
-        preset: key of the `presets` of its SPEC.
+        preset: key of `presets(method)`.
 
     Returns:
         ConfigDict; assigning a key that it lacks raises.
@@ -92,11 +99,9 @@ def base(method: str, *, preset: str) -> ConfigDict:
         >>> c.simclr.temperature, c.optim.name
         (0.1, 'lars')
     """
-    spec = methods.get(method)
-    if preset not in spec.presets:
-        raise UserError(
-            f"Method '{method}' has no preset '{preset}': {nearest(preset, spec.presets)}."
-        )
+    spec, known = methods.get(method), presets(method)
+    if preset not in known:
+        raise UserError(f"Method '{method}' has no preset '{preset}': {nearest(preset, known)}.")
     config = ConfigDict(common())
     config.method = method
     config.preset = preset
@@ -110,8 +115,26 @@ def base(method: str, *, preset: str) -> ConfigDict:
         config.augment.options[name] = placeholder(kind)
     config[method] = ConfigDict(dict(spec.defaults))
     config.lock()
-    apply(config, spec.presets[preset])
+    apply(config, known[preset])
     return config
+
+
+@functools.cache
+def presets(method: str) -> Mapping[str, Mapping[str, Any]]:
+    """The presets of a method: named updates of its whole config, from configs/bases/METHOD.py.
+
+    Args:
+        method: name of a file in jssl/methods.
+
+    Raises:
+        UserError: unknown method, naming the nearest.
+
+    Example:
+        >>> sorted(presets('simclr'))
+        ['cifar', 'v1', 'v2']
+    """
+    methods.get(method)
+    return runpy.run_path(str(CONFIGS / "bases" / f"{method}.py"))["PRESETS"]
 
 
 def optional(key: str) -> bool:

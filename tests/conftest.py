@@ -35,18 +35,23 @@ for number, handler in (
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 
-LARGEST = 1.5e9  # bytes of a worker, above which it lets compiled programs go
-_last_file = []
+LARGEST = 1.5e9  # bytes of a worker, above which it lets compiled programs go between two files
+GROWTH = 0.3e9  # within a file: when it has grown by so much since it last did
+_last = {"file": None, "bytes": LARGEST}
+
+
+def _bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def pytest_runtest_setup(item):
-    """Between two files, a worker that has grown lets go of what it compiled; 6 GB else."""
-    if _last_file != [item.path]:
-        _last_file[:] = [item.path]
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        if pages * os.sysconf("SC_PAGE_SIZE") > LARGEST:
-            jax.clear_caches()
-            gc.collect()
+    """A worker that has grown lets go of what it compiled; it would reach 6 GB."""
+    allowed = LARGEST if _last["file"] != item.path else max(LARGEST, _last["bytes"]) + GROWTH
+    _last["file"] = item.path
+    if _bytes() > allowed:
+        jax.clear_caches()
+        gc.collect()
+        _last["bytes"] = _bytes()
 
 
 FIRST = ("test_methods.py", "test_nothing_lost.py")  # the longest: the others fill up behind

@@ -1,7 +1,6 @@
 """What several test files need: the small config of a method, and batches of real tiles."""
 
 import contextlib
-import importlib.util
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +11,7 @@ import numpy as np
 from jssl.data.photos import load
 from jssl.data.tfds_source import make_builder
 from jssl.parallel.launcher import make_launcher
-from jssl.run import build, checkpoint, init_from, workdir
+from jssl.run import build, checkpoint, config_file, init_from, workdir
 
 ROOT = Path(__file__).parents[1]
 SWEPT = (0, 31, 62, 93, 124, 777)  # where the batches of tiles start that the tests of methods use
@@ -20,11 +19,7 @@ SWEPT = (0, 31, 62, 93, 124, 777)  # where the batches of tiles start that the t
 
 def get_config(name, arg=""):
     """The config of configs/NAME.py:arg."""
-    path = ROOT / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"config_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
+    return config_file.load(f"{ROOT / 'configs' / name}.py:{arg}")
 
 
 def small_config(method, **updates):

@@ -47,7 +47,7 @@ def test_a_config_says_what_it_is(name):
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method_has_a_photos_config_and_every_preset_applies(method):
     assert f"{method}_photos" in NAMES
-    for preset in methods.load(method).PRESETS:
+    for preset in config.presets(method):
         assert config.base(method, preset=preset).preset == preset
 
 
@@ -59,7 +59,7 @@ def test_every_key_is_read_by_some_code():
         if path.name not in ("config.py",)
     )
     for method in methods.names():
-        flat = config.flatten(config.base(method, preset=next(iter(methods.load(method).PRESETS))))
+        flat = config.flatten(config.base(method, preset=next(iter(config.presets(method)))))
         for key in flat:
             leaf = re.sub(r"^(train|probe|test)_split$", "_split", key.split(".")[-1])
             if leaf in ("preset",) or key.startswith("augment.options"):

@@ -1,9 +1,10 @@
 """Config files that users write, and every key set on the command line."""
 
+import shutil
 import sys
 
 import pytest
-from helpers import get_config
+from helpers import ROOT, get_config
 
 from jssl import config, methods
 from jssl.errors import UserError
@@ -41,6 +42,19 @@ def test_a_config_imports_a_file_beside_it(tmp_path):
         )
         assert config_file.load(write(tmp_path / folder, text)).optim.lr == lr
     assert sys.path == before and "beside" not in sys.modules
+
+
+def test_a_copy_of_a_config_works_in_another_folder(tmp_path):
+    """It imports what jssl's configs share; a folder of that name beside the copy comes first."""
+    copy = shutil.copy(ROOT / "configs" / "simclr_photos.py", tmp_path)
+    assert config_file.load(f"{copy}:epochs=7").optim.name == "adamw"
+    own = tmp_path / "bases"
+    own.mkdir()
+    write(own, "", "__init__.py")
+    write(own, "def small_resnet(c, s): c.epochs = 0.5", "photos.py")
+    assert config_file.load(f"{copy}:epochs=7").epochs == 0.5
+    own.rename(tmp_path / "others")
+    assert config_file.load(f"{copy}:epochs=7").epochs == 7
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def old(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", methods.names())
 def test_the_defaults_are_the_whole_tree_of_a_config(method):
-    preset = next(iter(methods.load(method).PRESETS))
+    preset = next(iter(config_lib.presets(method)))
     tree = json.loads(config_lib.base(method, preset=preset).to_json())
 
     def paths(node, path=""):

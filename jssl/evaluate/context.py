@@ -78,6 +78,7 @@ class Context:
         self.size, self.batch_size, self._folder = config.augment.size, batch_size, folder
         self._network, self._untrained, self._sources = network, untrained, sources
         self._compiled = compiled
+        self._programs: dict[str, Callable[..., Any]] = {}  # by feature
 
     @classmethod
     def load(cls, folder: str | Path, settings: Settings) -> "Context":
@@ -196,7 +197,7 @@ class Context:
     @functools.cached_property
     def logits(self) -> Callable[..., Any]:
         """The run's own classifier, compiled: `(state, images) -> float32 [B,K]`."""
-        return jax.jit(select_feature(self.embed, "logits"))
+        return self.compile("logits")
 
     @property
     def probed(self) -> Callable[..., Any]:
@@ -216,7 +217,11 @@ class Context:
 
     def compile(self, feature: str) -> Callable[..., Any]:
         """`(state, images) ->` a feature, or the whole output of `embed`; for `embed_source`."""
-        return self._compiled or jax.jit(select_feature(self.embed, feature))
+        if self._compiled is not None:
+            return self._compiled
+        if feature not in self._programs:
+            self._programs[feature] = jax.jit(select_feature(self.embed, feature))
+        return self._programs[feature]
 
     def owner(self, kind: str) -> TrainState | None:
         """The state of a kind of KINDS; raw pixels have none."""

@@ -122,6 +122,37 @@ def embed_function(net: nn.Module, prepare: Callable[[Array], Array]) -> Callabl
     return embed
 
 
+class ProjectedEncoder(nn.Module):
+    """Encoder f and projection head g: images [B,h,w,3] -> (z [B,d], h [B,D], intermediates)."""
+
+    encoder: nn.Module
+    projector: nn.Module
+
+    def __call__(self, images: Array, train: bool):
+        h, intermediates = self.encoder(images, train=train)
+        z = self.projector(h, train=train)
+        return z, h, {**intermediates, "projection": z}
+
+
+def training_pass(
+    net: nn.Module, params: PyTree, batch_stats: PyTree, x: Array, method: Any = None
+) -> tuple[Any, PyTree]:
+    """One pass in training mode, as of one view.
+
+    Args:
+        net: takes `train=True`.
+        params, batch_stats: of the net.
+        x: its input.
+        method: of the net, `__call__` by default.
+
+    Returns:
+        The net's output, and the running statistics moved by the pass.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    output, updated = net.apply(variables, x, train=True, mutable=["batch_stats"], method=method)
+    return output, updated.get("batch_stats", {})
+
+
 def first_state(
     state_type: type[State],
     key: Array,

@@ -34,9 +34,7 @@ from jssl.methods._common import (
 )
 from jssl.methods.spec import MethodSpec, OtherRun
 from jssl.models.dvae import Encoder, map_pixels
-from jssl.models.vit import OFFICIAL
 from jssl.models.vit_init import token_init
-from jssl.optim import TRANSFORMER
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -54,31 +52,6 @@ DEFAULTS: dict[str, Any] = {
     "masked": 75,  # patches: at most (official); the lecture's ends above them
     "min_block": 16,  # patches
     "exact": False,  # random patches make it exactly `masked` (BEiT v2)
-}
-_OPTIM = {"name": "adamw", "lr_scaling": "none", "schedule": "cosine", "betas": (0.9, 0.999),
-          "weight_decay": 0.05, "clip_norm": 3.0, "rules": TRANSFORMER}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "imagenet": {
-        "batch_size": 2048,
-        "epochs": 800.0,
-        "model": {"name": "vit_base", **OFFICIAL["beit"]},
-        "augment": {"name": "beit", "size": 224, "normalize": "half"},
-        "optim": {**_OPTIM, "lr": 1.5e-3, "end_lr": 1e-5, "warmup_epochs": 10.0},
-    },
-    "small": {  # ours, for tiles of 32 px and a tokenizer of 4 px
-        "batch_size": 32,
-        "model": {
-            "name": "vit_tiny",
-            **OFFICIAL["beit"],
-            "patch_size": 4,
-            "depth": 4,
-            "width": 0.5,
-            "stochastic_depth": 0.0,
-        },
-        "augment": {"name": "beit", "size": 32, "normalize": "half"},
-        "optim": {**_OPTIM, "lr": 1.5e-3, "warmup_epochs": 1.0},
-        "beit": {"masked": 24, "min_block": 5},
-    },
 }
 
 
@@ -329,7 +302,6 @@ TOKENIZER = OtherRun(
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     num_crops=1,
     linear_preset="beit",

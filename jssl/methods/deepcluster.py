@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import losses, models, optim
+from jssl import losses, models
 from jssl import state as leaves
 from jssl.errors import UserError
 from jssl.methods import _clusters
@@ -55,19 +55,6 @@ DEFAULTS: dict[str, Any] = {
     "top_lr": 0.05,  # of the top layer: SGD, constant, anew every epoch
     "top_momentum": 0.0,
 }
-
-_CROP = {"sampler": "torchvision", "resize": "bilinear", "antialias": True}
-PRESETS: dict[str, dict[str, Any]] = {
-    "v1": {
-        "batch_size": 256,
-        "epochs": 500.0,  # the paper's AlexNet; the code's default is 200
-        "model": {"name": "alexnet", "sobel": True, "dropout": 0.5},
-        "augment": {"name": "crop_flip", "normalize": "imagenet", "options": _CROP},
-        "optim": {"name": "sgd", "momentum": 0.9, "lr": 0.05, "lr_scaling": "none",
-                  "schedule": "constant", "warmup_epochs": 0.0, "weight_decay": 1e-5,
-                  "rules": optim.EVERYTHING},
-    },
-}  # fmt: skip
 
 
 @flax.struct.dataclass
@@ -317,7 +304,6 @@ def _split(params: PyTree) -> tuple[PyTree, PyTree]:
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     num_crops=1,
     linear_preset="deepcluster",

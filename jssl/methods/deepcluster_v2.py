@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jssl import augment, losses, models, optim
+from jssl import augment, losses, models
 from jssl import state as leaves
 from jssl.errors import UserError
 from jssl.methods import _clusters
@@ -65,27 +65,6 @@ DEFAULTS: dict[str, Any] = {
     "small_crops": 4,  # of one example; 0: none
     "small_size": 96,
     "small_scale": (0.05, 0.14),
-}
-
-_OPTIM = {"name": "lars", "order": "lr_outside", "momentum": 0.9, "weight_decay": 1e-6,
-          "lr_scaling": "linear", "schedule": "cosine", "warmup_epochs": 10.0}  # fmt: skip
-_COLOR = {"scale": (0.08, 1.0), "jitter": (0.8, 0.8, 0.8, 0.2)}
-PRESETS: dict[str, dict[str, Any]] = {
-    "v2": {  # 2x160 + 4x96, 400 epochs
-        "batch_size": 4096,
-        "epochs": 400.0,
-        "model": {"name": "resnet50", "stem": "imagenet", "bn_unbiased_running_var": True},
-        "augment": {"name": "moco_v2", "size": 160, "normalize": "imagenet", "options": _COLOR},
-        "optim": {**_OPTIM, "lr": 0.3, "rules": optim.EVERYTHING},
-    },
-    "cifar": {  # solo-learn's
-        "batch_size": 256,
-        "epochs": 1000.0,
-        "model": {"name": "resnet18", "stem": "cifar", "bn_unbiased_running_var": True},
-        "augment": {"name": "moco_cifar", "size": 32, "normalize": "cifar10", "options": _COLOR},
-        "optim": {**_OPTIM, "lr": 0.6, "trust_coefficient": 0.02},
-        "deepcluster_v2": {"small_crops": 0},
-    },
 }
 
 
@@ -326,7 +305,6 @@ def make(
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     num_crops=LARGE,
     linear_preset="swav",

@@ -37,10 +37,9 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
-from jssl.methods._mixed import CROP, IMAGENET_FILL, RAND_AUGMENT, mixed_inputs
+from jssl.methods._mixed import mixed_inputs
 from jssl.methods.spec import DataHooks, MethodSpec, OtherRun, Repeated
 from jssl.models.heads import Linear
-from jssl.optim import TRANSFORMER
 from jssl.parallel.collectives import mean_value_and_grad, pmean
 from jssl.state import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
@@ -64,33 +63,6 @@ DEFAULTS: dict[str, Any] = {
     "erasing_p": 0.25,  # 0: no random erasing
     "repeated_augmentation": 3,  # views of an image in an epoch of a third of the images; 1: off
     "ema_decay": 0.0,  # of the averaged weights that are judged; 0: the weights themselves are
-}
-
-_OPTIM = {"name": "adamw", "lr": 2.5e-4, "lr_scaling": "linear", "schedule": "cosine",
-          "warmup_epochs": 5.0, "weight_decay": 0.05, "rules": TRANSFORMER}  # fmt: skip
-# By epochs and one behind, from 1e-6 and to 1e-5, whatever the batch: see `jssl.optim`.
-OFFICIAL_SCHEDULE = {"schedule": "cosine_epochs", "start_lr": 1e-6, "end_lr": 1e-5}
-PRESETS: dict[str, dict[str, Any]] = {
-    "imagenet": {
-        "batch_size": 1024,
-        "epochs": 300.0,
-        "model": {"name": "vit_small", "stochastic_depth": 0.1},
-        "augment": {
-            "name": "crop_flip",
-            "size": 224,
-            "normalize": "imagenet",
-            "options": {**CROP, **RAND_AUGMENT, "policy_fill": IMAGENET_FILL},
-        },
-        "optim": {**_OPTIM, **OFFICIAL_SCHEDULE},  # 5e-4 B / 512
-    },
-    "small": {  # ours, for a data set of tiles
-        "batch_size": 64,
-        "epochs": 30.0,
-        "model": {"name": "vit_tiny", "width": 0.5, "depth": 4, "patch_size": 4},
-        "augment": {"name": "crop_flip", "size": 32, "normalize": "none", "options": CROP},
-        "optim": {**_OPTIM, "lr": 1e-3, "lr_scaling": "none", "warmup_epochs": 2.0},
-        "deit": {"repeated_augmentation": 1},
-    },
 }
 
 
@@ -318,7 +290,6 @@ TEACHER = OtherRun("teacher", has_teacher, resolve, put_teacher, field="teacher"
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     num_crops=1,
     labels="required",

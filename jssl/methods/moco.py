@@ -21,15 +21,15 @@ linear layers' biases start at 0, torch's in +-1/sqrt(fan in).
 
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import losses, models, optim
+from jssl import losses, models
 from jssl.errors import UserError, nearest
 from jssl.methods._common import (
+    ProjectedEncoder,
     apply_gradients,
     check_make,
     embed_function,
@@ -60,37 +60,6 @@ DEFAULTS: dict[str, Any] = {
 }
 HEADS = {"linear": (), "mlp": (0,)}  # hidden layers of the projector
 
-_MODEL = {"bn_groups": 8, "bn_unbiased_running_var": True}  # else torchvision's ResNet
-_OPTIM = {"name": "sgd", "momentum": 0.9, "lr": 0.03, "lr_scaling": "linear",
-          "warmup_epochs": 0.0, "weight_decay": 1e-4, "rules": optim.EVERYTHING}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "v1": {
-        "batch_size": 256,
-        "epochs": 200.0,
-        "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
-        "augment": {"name": "moco_v1", "normalize": "imagenet"},
-        "optim": {**_OPTIM, "schedule": "step", "boundaries": (120, 160), "step_factor": 0.1},
-        "moco": {"temperature": 0.07, "head": "linear"},
-    },
-    "v2": {
-        "batch_size": 256,
-        "epochs": 200.0,
-        "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
-        "augment": {"name": "moco_v2", "normalize": "imagenet"},
-        "optim": {**_OPTIM, "schedule": "cosine"},
-        "moco": {"temperature": 0.2, "head": "mlp"},
-    },
-    "cifar": {  # the official notebook, moco_cifar10_demo.ipynb, asymmetric
-        "batch_size": 512,
-        "epochs": 200.0,
-        "model": {"name": "resnet18", "stem": "cifar", **_MODEL},
-        "augment": {"name": "moco_cifar", "size": 32, "normalize": "cifar10"},
-        "optim": {**_OPTIM, "lr": 0.06, "lr_scaling": "none", "schedule": "cosine",
-                  "weight_decay": 5e-4},
-        "moco": {"temperature": 0.1, "queue_size": 4096, "ema_momentum": 0.99, "head": "linear"},
-    },
-}  # fmt: skip
-
 
 @flax.struct.dataclass
 class State(TrainState):
@@ -109,19 +78,7 @@ class State(TrainState):
     queue_pointer: Array
 
 
-class Net(nn.Module):
-    """Encoder and head: images [B,h,w,3] -> (z [B,d], h [B,D], intermediates)."""
-
-    encoder: nn.Module
-    projector: nn.Module
-
-    def __call__(self, images: Array, train: bool):
-        h, intermediates = self.encoder(images, train=train)
-        z = self.projector(h, train=train)
-        return z, h, {**intermediates, "projection": z}
-
-
-def make_net(config: Any, axis_name: str | None) -> Net:
+def make_net(config: Any, axis_name: str | None) -> ProjectedEncoder:
     """The network of a config."""
     dtype, settings = jnp.dtype(config.dtype), config.moco
     if settings.head not in HEADS:
@@ -136,7 +93,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
         kernel_init=TORCH_INIT,
         dtype=dtype,
     )
-    return Net(encoder, projector)
+    return ProjectedEncoder(encoder, projector)
 
 
 def shuffle(x: Array, order: Array, axis_name: str | None) -> Array:
@@ -286,7 +243,6 @@ def make(
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     target=("target", "target_batch_stats"),
     linear_preset="moco",

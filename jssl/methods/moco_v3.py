@@ -35,11 +35,11 @@ from jssl.methods._common import (
     first_state,
     in_32_bits,
     input_functions,
+    training_pass,
 )
 from jssl.methods.spec import MethodSpec
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
-from jssl.models.vit import OFFICIAL
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
@@ -51,43 +51,6 @@ DEFAULTS: dict[str, Any] = {
     "proj_dim": 256,
     "proj_layers": 2,
     "pred_last_bn": "none",  # after the predictor: none | plain
-}
-
-_OPTIM = {"name": "lars", "order": "lr_outside", "momentum": 0.9, "schedule": "cosine",
-          "lr_scaling": "linear", "warmup_epochs": 10.0}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "v3": {  # the ResNet-50 of CONFIG.md, 100 epochs; 300 and 1000 epochs: configs/moco_imagenet.py
-        "batch_size": 4096,
-        "epochs": 100.0,
-        "model": {
-            "name": "resnet50",
-            "stem": "imagenet",
-            "zero_init_last_gamma": True,
-            "bn_unbiased_running_var": True,
-        },
-        "augment": {"name": "moco_v3", "normalize": "imagenet"},
-        "optim": {**_OPTIM, "lr": 0.6, "weight_decay": 1e-6},
-    },
-    "v3_vit": {  # the ViT-S of CONFIG.md, 300 epochs; others: configs/moco_imagenet.py
-        "batch_size": 4096,
-        "epochs": 300.0,
-        "model": {"name": "vit_small", **OFFICIAL["moco_v3"]},
-        "augment": {
-            "name": "moco_v3",
-            "normalize": "imagenet",
-            "options": {"scale": (0.08, 1.0)},
-        },
-        "moco_v3": {"temperature": 0.2, "proj_layers": 3, "pred_last_bn": "plain"},
-        "optim": {
-            "name": "adamw",
-            "lr": 1.5e-4,
-            "lr_scaling": "linear",
-            "schedule": "cosine",
-            "warmup_epochs": 40.0,
-            "weight_decay": 0.1,
-            "rules": ((r"(^|/)patch_embed/", "none"), (r"", "decay+adapt")),
-        },
-    },
 }
 
 
@@ -183,6 +146,7 @@ def make(
     settings = config.moco_v3
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
+    forward = functools.partial(training_pass, net)  # one view's
 
     def init(key: Array, batch: Batch) -> State:
         images = views(key, batch["image"], jnp.int32(0))[0]
@@ -195,14 +159,6 @@ def make(
             target=without_predictor(variables["params"]),
             target_batch_stats=without_predictor(variables.get("batch_stats", {})),
         )
-
-    def forward(params: PyTree, batch_stats: PyTree, x: Array, method: Any = None):
-        """One view's pass: the output, and the statistics moved by it."""
-        variables = {"params": params, "batch_stats": batch_stats}
-        output, updated = net.apply(
-            variables, x, train=True, mutable=["batch_stats"], method=method
-        )
-        return output, updated.get("batch_stats", {})
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         size = len(batch["image"])
@@ -245,7 +201,6 @@ def make(
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     target=("target", "target_batch_stats"),
     linear_preset="moco_v3",

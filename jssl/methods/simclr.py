@@ -14,13 +14,13 @@ momentum, and BN and biases take part in neither weight decay nor the trust rati
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
 from jssl.methods._common import (
+    ProjectedEncoder,
     apply_gradients,
     check_make,
     embed_function,
@@ -43,60 +43,8 @@ DEFAULTS: dict[str, Any] = {
     "proj_dim": 128,
 }
 
-# SimCLR's ResNet: a projection shortcut opens every group, max-pool pads as TensorFlow's SAME.
-_MODEL = {
-    "shortcut": "always",
-    "pool_padding": "same",
-    "kernel_init": "lecun",
-    "zero_init_last_gamma": True,
-}
-_OPTIM = {"name": "lars", "order": "lr_inside", "momentum": 0.9, "schedule": "cosine"}
-PRESETS: dict[str, dict[str, Any]] = {
-    "v1": {  # the paper: batch 4096, linear scaling 0.3 B/256, weight decay 1e-6
-        "updates": "examples_and_one",
-        "batch_size": 4096,
-        "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
-        "augment": {"name": "simclr", "options": {"brightness": "additive"}},
-        "optim": {**_OPTIM, "lr": 0.3, "lr_scaling": "linear", "weight_decay": 1e-6,
-                  "warmup_epochs": 10.0},
-        "simclr": {"temperature": 0.1, "proj_layers": 2},
-    },
-    "v2": {  # three layers, square-root scaling 0.1 sqrt(B), weight decay 1e-4, 5 % of 800 epochs
-        "updates": "examples_and_one",
-        "batch_size": 4096,
-        "epochs": 800.0,
-        "model": {"name": "resnet50", "stem": "imagenet", **_MODEL},
-        "augment": {"name": "simclr", "options": {"brightness": "multiplicative"}},
-        "optim": {**_OPTIM, "lr": 0.1, "lr_scaling": "sqrt", "weight_decay": 1e-4,
-                  "warmup_epochs": 40.0},
-        "simclr": {"temperature": 0.1, "proj_layers": 3},
-    },
-    "cifar": {  # the official README's CIFAR-10 command
-        "updates": "examples_and_one",
-        "batch_size": 512,
-        "epochs": 1000.0,
-        "model": {"name": "resnet18", "stem": "cifar", **_MODEL},
-        "augment": {"name": "simclr_cifar", "size": 32},
-        "optim": {**_OPTIM, "lr": 1.0, "lr_scaling": "linear", "weight_decay": 1e-4,
-                  "warmup_epochs": 10.0},
-        "simclr": {"temperature": 0.5, "proj_layers": 2},
-    },
-}  # fmt: skip
 
-
-class Net(nn.Module):
-    """Encoder f and projection head g: images [B,h,w,3] -> (z [B,d], h [B,D], intermediates)."""
-
-    encoder: nn.Module
-    projector: nn.Module
-
-    def __call__(self, images: Array, train: bool):
-        h, intermediates = self.encoder(images, train=train)
-        z = self.projector(h, train=train)
-        return z, h, {**intermediates, "projection": z}
-
-
-def make_net(config: Any, axis_name: str | None) -> Net:
+def make_net(config: Any, axis_name: str | None) -> ProjectedEncoder:
     """The network of a config."""
     dtype, settings = jnp.dtype(config.dtype), config.simclr
     encoder = models.build(config.model, axis_name=axis_name, dtype=dtype)
@@ -108,7 +56,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
         axis_name=axis_name,
         dtype=dtype,
     )
-    return Net(encoder, projector)
+    return ProjectedEncoder(encoder, projector)
 
 
 @in_32_bits
@@ -172,7 +120,6 @@ def make(
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     linear_preset="simclr",
     linear_variants={"cifar": "simclr_cifar"},

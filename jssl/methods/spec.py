@@ -104,7 +104,6 @@ class MethodSpec:
     Attributes:
         make: `(config, tx, lengths, *, axis_name=None) -> Method`.
         defaults: the method's own section of the config.
-        presets: named updates of the whole config.
         state: type of its state.
         num_crops: crops of one example in a step.
         labels: 'required' needs a classifier of as many classes as the data have, 'optional' uses
@@ -126,7 +125,6 @@ class MethodSpec:
 
     make: Callable[..., Method]
     defaults: Mapping[str, Any]
-    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     state: type[TrainState] = TrainState
     num_crops: int = 2
     labels: Literal["unused", "optional", "required"] = "unused"

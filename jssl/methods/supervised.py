@@ -25,13 +25,12 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
-from jssl.methods._mixed import CROP, OFF, RAND_AUGMENT, mixed_inputs
+from jssl.methods._mixed import OFF, mixed_inputs
 from jssl.methods.spec import DataHooks, LabelledPart, MethodSpec
 from jssl.models.heads import Linear
 from jssl.models.noise import dropout, row_numbers
 from jssl.models.plain import PlainNet, classifier_input
-from jssl.models.vit import OFFICIAL
-from jssl.optim import TRANSFORMER, scale_by_layer, scale_by_name
+from jssl.optim import scale_by_layer, scale_by_name
 from jssl.parallel.collectives import mean_value_and_grad, pmean
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
@@ -45,54 +44,6 @@ DEFAULTS: dict[str, Any] = {
     "head_lr": 1.0,  # the classifier learns at so many times the rate
     "held_out": 0,  # so many train examples are not trained with, and judged on as the test split
     "layer_decay": 1.0,  # of a ViT: layer i of L + 1 learns at decay^(L + 1 - i) of the rate
-}
-
-_OPTIM = {"name": "sgd", "momentum": 0.9, "nesterov": True, "schedule": "cosine",
-          "lr": 0.1, "lr_scaling": "linear", "warmup_epochs": 5.0}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "imagenet": {
-        "batch_size": 1024,
-        "epochs": 90.0,
-        "model": {"name": "resnet50", "stem": "imagenet", "zero_init_last_gamma": True},
-        "augment": {"name": "crop_flip", "size": 224, "normalize": "imagenet"},
-        "optim": {**_OPTIM, "weight_decay": 1e-4},
-        "supervised": {"label_smoothing": 0.1},
-    },
-    "cifar": {
-        "batch_size": 128,
-        "epochs": 200.0,
-        "model": {"name": "resnet18", "stem": "cifar"},
-        "augment": {"name": "crop_flip", "size": 32, "normalize": "cifar10"},
-        "optim": {**_OPTIM, "weight_decay": 5e-4},
-    },
-    "beit": {  # fine-tuning of BEiT-B, but for what `beit_imagenet` adds
-        "batch_size": 1024,
-        "epochs": 100.0,
-        "model": {"name": "vit_base", **OFFICIAL["beit_finetune"]},
-        "augment": {"name": "crop_flip", "size": 224, "normalize": "half"},
-        "optim": {
-            "name": "adamw",
-            "lr": 4e-3,
-            "lr_scaling": "none",
-            "schedule": "cosine",
-            "warmup_epochs": 20.0,
-            "weight_decay": 0.05,
-            "rules": TRANSFORMER,
-        },
-        "supervised": {"label_smoothing": 0.1, "layer_decay": 0.65},
-    },
-}
-# The official code's fine-tuning of a network that has seen no labels yet: DeiT's augmentation.
-PRESETS["beit_imagenet"] = {
-    **PRESETS["beit"],
-    "augment": {**PRESETS["beit"]["augment"], "options": {**CROP, **RAND_AUGMENT}},
-    "optim": {**PRESETS["beit"]["optim"], "end_lr": 1e-6},
-    "supervised": {
-        **PRESETS["beit"]["supervised"],
-        "mixup_alpha": 0.8,
-        "cutmix_alpha": 1.0,
-        "erasing_p": 0.25,
-    },
 }
 
 
@@ -215,7 +166,6 @@ def make(
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     num_crops=1,
     labels="required",

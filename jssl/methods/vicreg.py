@@ -14,27 +14,29 @@ outside the momentum and leaves BN and biases alone. The official expander has b
 batch normalisations, which have no gradient: left out here.
 """
 
+import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
 from jssl.methods._common import (
+    ProjectedEncoder,
     apply_gradients,
     check_make,
     embed_function,
     first_state,
     in_32_bits,
     input_functions,
+    training_pass,
 )
 from jssl.methods.spec import MethodSpec
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import global_index, mean_value_and_grad
-from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
+from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState  # VICReg remembers nothing but its network
 
@@ -47,50 +49,8 @@ DEFAULTS: dict[str, Any] = {
     "proj_dim": 8192,
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "imagenet": {  # the paper: ResNet-50, batch 2048, linear scaling 0.2 B/256, 1000 epochs
-        "batch_size": 2048,
-        "epochs": 1000.0,
-        "model": {
-            "name": "resnet50",
-            "stem": "imagenet",
-            "zero_init_last_gamma": True,
-            "bn_unbiased_running_var": True,
-        },
-        "augment": {  # BYOL's pair of views by PIL and torchvision
-            "name": "moco_v3",
-            "size": 224,
-            "normalize": "imagenet",
-            "options": {"scale": (0.08, 1.0), "resize": "bicubic", "clip_crop": True},
-        },
-        "optim": {
-            "name": "lars",
-            "order": "lr_outside",
-            "momentum": 0.9,
-            "lr": 0.2,
-            "lr_scaling": "linear",
-            "weight_decay": 1e-6,
-            "schedule": "cosine",
-            "warmup_epochs": 10.0,
-            "end_lr": 1.6e-3,  # a thousandth of the peak
-        },
-    },
-}
 
-
-class Net(nn.Module):
-    """Encoder f and expander h: images [B,h,w,3] -> (z [B,d], h [B,D], intermediates)."""
-
-    encoder: nn.Module
-    projector: nn.Module
-
-    def __call__(self, images: Array, train: bool):
-        h, intermediates = self.encoder(images, train=train)
-        z = self.projector(h, train=train)
-        return z, h, {**intermediates, "projection": z}
-
-
-def make_net(config: Any, axis_name: str | None) -> Net:
+def make_net(config: Any, axis_name: str | None) -> ProjectedEncoder:
     """The network of a config."""
     dtype, settings = jnp.dtype(config.dtype), config.vicreg
     encoder = models.build(config.model, axis_name=axis_name, dtype=dtype)
@@ -103,7 +63,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
         axis_name=axis_name,
         dtype=dtype,
     )
-    return Net(encoder, projector)
+    return ProjectedEncoder(encoder, projector)
 
 
 @in_32_bits
@@ -130,17 +90,12 @@ def make(
     check_make("vicreg", config, lengths)
     net, settings = make_net(config, axis_name), config.vicreg
     views, prepare = input_functions(config)
+    forward = functools.partial(training_pass, net)  # one view's
 
     def init(key: Array, batch: Batch) -> State:
         images = views(key, batch["image"], jnp.int32(0))[0]
         variables = make_net(config, None).init(key, prepare(images), train=True)
         return first_state(State, key, variables, tx)
-
-    def forward(params: PyTree, batch_stats: PyTree, x: Array) -> tuple[Array, PyTree]:
-        """One view's pass: the embeddings, and the statistics moved by it."""
-        variables = {"params": params, "batch_stats": batch_stats}
-        (z, _, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
-        return z, updated.get("batch_stats", {})
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         size = len(batch["image"])
@@ -148,8 +103,8 @@ def make(
         x_a, x_b = map(prepare, views(key, batch["image"], global_index(size, axis_name)))
 
         def loss_fn(params):
-            z_a, batch_stats = forward(params, state.batch_stats, x_a)
-            z_b, batch_stats = forward(params, batch_stats, x_b)
+            (z_a, _, _), batch_stats = forward(params, state.batch_stats, x_a)
+            (z_b, _, _), batch_stats = forward(params, batch_stats, x_b)
             loss, terms = losses.variance_invariance_covariance(
                 z_a,
                 z_b,
@@ -170,7 +125,6 @@ def make(
 SPEC = MethodSpec(
     make=make,
     defaults=DEFAULTS,
-    presets=PRESETS,
     state=State,
     linear_preset="vicreg",
 )

@@ -32,7 +32,8 @@ def load(text: str) -> ConfigDict:
     """Runs a config file.
 
     Args:
-        text: `FILE.py` or `FILE.py:switches`. A module beside the file can be imported by it.
+        text: `FILE.py` or `FILE.py:switches`. It can import a module beside it, and `bases` of
+            jssl's configs.
 
     Returns:
         The config that its `get_config` gives.
@@ -75,15 +76,17 @@ def _import(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"'{path}' is not a Python file. Type --config=FILE.py.")
     module = importlib.util.module_from_spec(spec)
-    folder, before = str(path.resolve().parent), set(sys.modules)
-    sys.path.insert(0, folder)
+    # Its own folder first; then jssl's configs, so that a copy of one works elsewhere.
+    folders, before = [str(path.resolve().parent), str(config_lib.CONFIGS)], set(sys.modules)
+    sys.path[:0] = folders
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(folder)
+        for folder in folders:
+            sys.path.remove(folder)
         # Another folder may hold another module of the same name.
         for name in set(sys.modules) - before:
-            if _lies_in(sys.modules[name], folder):
+            if any(_lies_in(sys.modules[name], folder) for folder in folders):
                 del sys.modules[name]
     return module
 

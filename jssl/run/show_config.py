@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from jssl import augment, methods
+from jssl import augment
 from jssl import config as config_lib
 
 OPTIONS = "augment.options."
@@ -28,7 +28,7 @@ def origins(config: ConfigDict, typed: Sequence[str] = ()) -> dict[str, str]:
         ['config file', 'command line', 'preset cifar', 'default']
     """
     preset = config_lib.base(config.method, preset=config.preset)
-    values, given = config_lib.flatten(preset), methods.get(config.method).presets[config.preset]
+    values, given = config_lib.flatten(preset), config_lib.presets(config.method)[config.preset]
     from_preset = set(config_lib.flatten(given))
     found = {}
     for key, value in config_lib.flatten(config).items():

@@ -7,6 +7,7 @@ import pytest
 from helpers import small_config, start, tiles
 
 from jssl import models, optim
+from jssl.config import base
 from jssl.errors import UserError
 from jssl.methods import noisy_student
 from jssl.models import efficientnet as eff
@@ -217,7 +218,7 @@ def test_b0_with_its_classifier_has_the_published_parameters_and_decay():
     x = jnp.zeros((1, 64, 64, 3))
     params = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))["params"]
     assert sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)) == 5_288_548
-    groups = optim.groups(params, rules=noisy_student.NO_NORM)
+    groups = optim.groups(params, rules=base("noisy_student", preset="imagenet").optim.rules)
     excluded = {name for name, group in groups.items() if group == "none"}
     assert excluded == {name for name in groups if name.split("/")[-2].endswith("_bn")}
     assert groups["encoder/block3_se_expand/bias"] == "decay+adapt"

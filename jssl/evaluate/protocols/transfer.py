@@ -50,7 +50,7 @@ def run(context: Context) -> list[Row]:
     """A row for each data set of `--source`; of the network, the untrained net and raw pixels."""
     names = transfer_names(context.settings.source)
     sources = {name: _sources(name, context.settings.data_dir) for name in names}  # none missing
-    network = jax.jit(select_feature(context.embed, context.settings.feature))
+    network = context.compile(context.settings.feature)
     pixels = jax.jit(select_feature(small_pixels, BACKBONE))
     owners = {
         "trained": lambda: context.state,

@@ -53,7 +53,7 @@ def run(context: Context) -> list[Row]:
     sources = [_source(context, split) for split in ("train", "validation", "test")]
     owners = {"trained": context.state, "untrained": context.untrained, RAW: None}
     feature = context.settings.feature
-    network = jax.jit(select_feature(context.embed, feature))
+    network = context.compile(feature)
     pixels = jax.jit(select_feature(small_pixels, BACKBONE))
     sets = {
         kind: [

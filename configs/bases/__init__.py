@@ -1,0 +1,1 @@
+"""What the configs of a paper, or of a data set, share."""
