@@ -55,6 +55,8 @@ def test_an_older_workdir_is_resumed_and_evaluated(old, capsys):
     config.max_steps = 3
     state = train(config, old)
     assert int(state.step) == 3
+    said = "augmentation draws other random numbers"
+    assert capsys.readouterr().out.count(said) == 1
     rows = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     recorded = (OLD / "metrics.jsonl").read_text().splitlines()
@@ -63,6 +65,9 @@ def test_an_older_workdir_is_resumed_and_evaluated(old, capsys):
     assert json.loads((old / "config.json").read_text())["data"]["on_error"] == "stop"
     assert json.loads((old / "versions.json").read_text())["schema"] == versioned.SCHEMA
     assert evaluate.evaluate_run(old, protocols=["knn"])[0]["probe"].startswith("kNN")
+    config.max_steps = 4
+    train(config, old)
+    assert said not in capsys.readouterr().out  # the workdir has the new schema
 
 
 def test_an_older_workdir_is_loaded(old):
@@ -87,7 +92,7 @@ def test_a_workdir_of_a_newer_schema_is_refused(old):
     found.update({"schema": versioned.SCHEMA + 1, "libraries": {"jssl": "9.0"}})
     (old / "versions.json").write_text(json.dumps(found))
     for use in (workdir.read_config, lambda folder: workdir.open_workdir(folder, config)):
-        with pytest.raises(UserError, match="schema 3, this version .* up to 2: .* version 9.0"):
+        with pytest.raises(UserError, match="schema 4, this version .* up to 3: .* version 9.0"):
             use(old)
 
 

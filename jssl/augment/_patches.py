@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.augment import _color
+from jssl.augment._numbers import uniform_numbers
 from jssl.errors import UserError
 from jssl.types import Array
 
@@ -34,7 +35,6 @@ OPTIONS: dict[str, Any] = {
 }
 _OPERATIONS = 10
 _GEOMETRIC = 4  # the last of them
-_NUMBERS = 10 + _color.JITTER_NUMBERS
 
 
 def patch_grid(image: int, patch: int, stride: int) -> int:
@@ -118,20 +118,29 @@ def augment_patch(key: Array, patch: Array, **options: Any) -> Array:
         )
     o = {**OPTIONS, **options}
     count = o["operations"]
-    numbers = jax.random.uniform(key, (_NUMBERS + 2 * count + 18,))
-    u, jitter_u = numbers[:10], numbers[10:_NUMBERS]
-    chosen = jnp.floor(numbers[_NUMBERS : _NUMBERS + count] * _OPERATIONS).astype(jnp.int32)
-    amounts = 2 * numbers[_NUMBERS + count : _NUMBERS + 2 * count] - 1
-    field = 2 * numbers[-18:].reshape(3, 3, 2) - 1
+    counts = {  # a new operation goes to the end, so that the others keep their numbers
+        "operations": 2 * count,
+        "warp": 2 + 18,
+        "jitter": _color.JITTER_NUMBERS,
+        "gray": 1,
+        "drop": 2,
+    }
+    u = {name: numbers[0] for name, numbers in uniform_numbers(key, counts, views=1).items()}
+    operations = u["operations"].reshape(count, 2)
+    chosen = jnp.floor(operations[:, 0] * _OPERATIONS).astype(jnp.int32)
+    amounts = 2 * operations[:, 1] - 1
+    field = 2 * u["warp"][2:].reshape(3, 3, 2) - 1
     x = patch.astype(jnp.float32)
     # Every step reads the one before: a step that reads `patch` again would undo them.
-    warped = u[0] < o["warp_p"]
+    warped = u["warp"][0] < o["warp_p"]
     if count or o["warp_p"]:
-        x = _resample(x, chosen, amounts, jnp.where(warped, u[1] - 0.5, 0.0), warped * field)
+        x = _resample(
+            x, chosen, amounts, jnp.where(warped, u["warp"][1] - 0.5, 0.0), warped * field
+        )
     for i in range(count):
         x = jax.lax.switch(jnp.minimum(chosen[i], 7), _pointwise(amounts[i]), x)
     jitter = _color.jitter_from(
-        jitter_u, p=o["jitter_p"], amplitudes=o["jitter"], brightness="multiplicative"
+        u["jitter"], p=o["jitter_p"], amplitudes=o["jitter"], brightness="multiplicative"
     )
     planes = (x[..., 0], x[..., 1], x[..., 2])
     if o["jitter_p"]:
@@ -139,9 +148,9 @@ def augment_patch(key: Array, patch: Array, **options: Any) -> Array:
             planes, jitter, semantics="torchvision", brightness="multiplicative"
         )
     gray = _color.gray_planes(planes, "torchvision")
-    x = jnp.where(u[2] < o["gray_p"], jnp.stack(gray, axis=-1), jnp.stack(planes, axis=-1))
-    kept = jnp.arange(3) == jnp.floor(u[3] * 3).astype(jnp.int32)
-    dropped = (u[4] < o["drop_p"]) & ~kept
+    x = jnp.where(u["gray"][0] < o["gray_p"], jnp.stack(gray, axis=-1), jnp.stack(planes, axis=-1))
+    kept = jnp.arange(3) == jnp.floor(u["drop"][1] * 3).astype(jnp.int32)
+    dropped = (u["drop"][0] < o["drop_p"]) & ~kept
     return jnp.clip(jnp.where(dropped[None, None, :], 0.0, x), 0.0, 1.0)
 
 

@@ -9,12 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jssl.augment import _blur, _boxes, _color, _geometry, _operations, _pixels, _policy
+from jssl.augment._numbers import uniform_numbers
 from jssl.augment.recipes import CHANCES, resolve
 from jssl.types import Array
-
-# uniform numbers that a view takes, without its box and its policy
-_NUMBERS = 5 + _color.JITTER_NUMBERS
-_PLACES = 4  # and for a square cut out and a shift: row and column of each
 
 
 class Draw(NamedTuple):
@@ -28,7 +25,8 @@ class Draw(NamedTuple):
     sigma: Array
     solarize: Array
     policy: Array  # [N,4], see `_policy.apply_policy`
-    places: Array  # [4], or [0] where nothing is cut out and nothing shifted
+    cutout: Array  # [2], row and column of the square
+    shift: Array  # [2], of rows and columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as a function is
@@ -66,32 +64,39 @@ class Views:
         amplitudes = tuple(a * o["strength"] for a in o["jitter"])
         random_crop = o["crop"] == "random" and not self.host_crop
         attempts = _boxes.SAMPLERS[o["sampler"]] if random_crop else 0
-        boxes = _NUMBERS + 4 * attempts
-        ops = boxes + _policy.NUMBERS * o["policy_ops"]
-        places = _PLACES if o["cutout_pad"] or o["crop"] == "pad" else 0
+        counts = {  # a new operation goes to the end, so that the others keep their numbers
+            "box": 4 * attempts,
+            "flip": 1,
+            "jitter": _color.JITTER_NUMBERS,
+            "gray": 1,
+            "blur": 2,
+            "solarize": 1,
+            "policy": _policy.NUMBERS * o["policy_ops"],
+            "cutout": 2,
+            "shift": 2,
+        }
 
-        def one(u: Array, chance: dict[str, Array]) -> Draw:
-            flip, gray, blur, sigma, solarize = u[:5]
+        def one(u: dict[str, Array], chance: dict[str, Array]) -> Draw:
+            blur, sigma = u["blur"]
             return Draw(
-                box=self._box(u[_NUMBERS:boxes].reshape(4, attempts), height, width),
-                flip=flip < chance["flip_p"],
+                box=self._box(u["box"].reshape(4, attempts), height, width),
+                flip=u["flip"][0] < chance["flip_p"],
                 jitter=_color.jitter_from(
-                    u[5:_NUMBERS],
+                    u["jitter"],
                     p=chance["jitter_p"],
                     amplitudes=amplitudes,
                     brightness=o["brightness"],
                 ),
-                gray=gray < chance["gray_p"],
+                gray=u["gray"][0] < chance["gray_p"],
                 blur=blur < chance["blur_p"],
                 sigma=o["blur_sigma"][0] + sigma * (o["blur_sigma"][1] - o["blur_sigma"][0]),
-                solarize=solarize < chance["solarize_p"],
-                policy=u[boxes:ops].reshape(o["policy_ops"], _policy.NUMBERS),
-                places=u[ops:],
+                solarize=u["solarize"][0] < chance["solarize_p"],
+                policy=u["policy"].reshape(o["policy_ops"], _policy.NUMBERS),
+                cutout=u["cutout"],
+                shift=u["shift"],
             )
 
-        # All from one call: each further one costs half a second of compilation.
-        u = jax.random.uniform(key, (o["views"], ops + places))
-        return jax.vmap(one)(u, chances)
+        return jax.vmap(one)(uniform_numbers(key, counts, o["views"]), chances)
 
     def _box(self, u: Array, height: int, width: int) -> _boxes.Box:
         o = self.options
@@ -135,7 +140,7 @@ class Views:
         x = _policy.apply_policy(x, draw.policy, _policy.Policy(*settings))
         if o["cutout_pad"]:
             fill = tuple(level / 255 for level in o["policy_fill"])
-            x = _operations.cut_square(x, draw.places[:2], pad=o["cutout_pad"], fill=fill)
+            x = _operations.cut_square(x, draw.cutout, pad=o["cutout_pad"], fill=fill)
         return x.swapaxes(0, 1)
 
     def _jitter(self, planes: _color.Planes, draw: Draw) -> _color.Planes:
@@ -175,7 +180,7 @@ class Views:
         """The crop, resized and perhaps mirrored: [size,3,size]."""
         o, (H, _, W) = self.options, image.shape
         if o["crop"] == "pad" and not self.host_crop:
-            image = _geometry.shift_reflected(image, draw.places[2:], pad=o["crop_pad"])
+            image = _geometry.shift_reflected(image, draw.shift, pad=o["crop_pad"])
         if (self.host_crop or o["crop"] in ("none", "pad")) and H == W == self.size:
             x = _pixels.to_float(image)
             return jnp.where(draw.flip, x[:, :, ::-1], x)

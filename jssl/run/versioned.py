@@ -13,7 +13,9 @@ from jssl.run.writers import say
 
 # Of a workdir, in its versions.json. It grows when an older version would read a newer workdir
 # wrongly; a config key that is only added does not count. Without one it is 1.
-SCHEMA = 2
+# 2: the row `linear` of result.json has become `softmax_regression`.
+# 3: each operation of an augmentation draws from a key of its own.
+SCHEMA = 3
 
 _told: set[str] = set()
 
@@ -119,8 +121,11 @@ def _merged(
     return found
 
 
-def check_schema(folder: Path) -> None:
+def check_schema(folder: Path) -> int | None:
     """Refuses a workdir of a version that is newer than this one and writes it otherwise.
+
+    Returns:
+        Its schema; None where it is not known.
 
     Raises:
         UserError: a schema above `SCHEMA`.
@@ -129,10 +134,13 @@ def check_schema(folder: Path) -> None:
         found = json.loads((folder / "versions.json").read_bytes())
         number = found.get("schema", 1)
     except (OSError, ValueError, AttributeError, RecursionError):
-        return  # absent or damaged: nothing else is read of it
-    if isinstance(number, int) and number > SCHEMA:
+        return None  # absent or damaged: nothing else is read of it
+    if not isinstance(number, int):
+        return None
+    if number > SCHEMA:
         raise UserError(
             f"The workdir {folder} has schema {number}, this version of jssl reads up to {SCHEMA}: "
             f"it was written by version {found.get('libraries', {}).get('jssl', 'unknown')}. "
             "Install that one, or type another --workdir."
         )
+    return number

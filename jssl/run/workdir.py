@@ -119,7 +119,7 @@ def open_workdir(
     folder = make_folder(workdir)
     path = folder / "config.json"
     new = config_lib.flatten(json.loads(config.to_json()))
-    versioned.check_schema(folder)
+    schema = versioned.check_schema(folder)
     if path.exists() and (old := _stored_config(folder)) is not None:
         old = config_lib.flatten(versioned.complete(old, path))
         free = (*FREE_ON_RESUME, *LENGTH) if longer else FREE_ON_RESUME
@@ -144,6 +144,11 @@ def open_workdir(
         what=f"The data of this run and that of the run in {folder}",
         advice="Type another --workdir, or give the data that the run began with.",
     )
+    if schema is not None and schema < 3 and any(folder.glob("checkpoints/*")):
+        say(
+            f"NOTE {folder} was begun by an earlier version of jssl: from here on its augmentation "
+            "draws other random numbers, of the same distribution"
+        )
     if jax.process_index() == 0:
         if classes:
             write_json(folder / CLASSES, list(classes))

@@ -4,6 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import stats
 
 from jssl import augment
 from jssl.augment import views as views_lib
+from jssl.augment._numbers import uniform_numbers
 from jssl.errors import UserError
 
 TESTS = Path(__file__).parents[1]
@@ -62,6 +64,21 @@ def test_views_are_what_their_draws_say(name):
         g for g in ("flip", "jitter", "gray", "blur", "solarize") if any(fn.options[g + "_p"])
     }
     assert opened == possible
+
+
+def test_an_operation_does_not_change_the_random_numbers_of_another():
+    """Each has a key of its own: more of one leaves the draws of the others as they were."""
+    key = jax.random.key(9)
+    plain = augment.make_views("crop_flip", size=20).draw(key, 40, 48)
+    options = {"policy_form": "timm", "policy_ops": 3, "cutout_pad": 2, "jitter_p": 0.5}
+    other = augment.make_views("crop_flip", size=20, **options).draw(key, 40, 48)
+    for name in ("box", "flip", "gray", "blur", "sigma", "solarize", "shift"):
+        chex.assert_trees_all_equal(getattr(other, name), getattr(plain, name))
+    fewer = augment.make_views("crop_flip", size=20, **{**options, "policy_ops": 1})
+    np.testing.assert_array_equal(fewer.draw(key, 40, 48).policy, other.policy[:, :1])
+    # Numbers of different operations are different ones.
+    numbers = uniform_numbers(key, {"a": 3, "b": 3, "c": 9}, views=2)
+    assert len(np.unique(np.concatenate([x.ravel() for x in numbers.values()]))) == 2 * 15
 
 
 @pytest.fixture(scope="module")
