@@ -91,7 +91,7 @@ def test_a_head_with_a_rate_of_its_own_is_two_optimisers():
     tx = optax.chain(tx, optim.scale_by_name("^classifier/", factor=250.0))
     params = {
         "encoder": {"conv": {"kernel": jnp.array([1.0])}},
-        "classifier": {"dense": {"kernel": jnp.array([1.0]), "bias": jnp.array([0.0])}},
+        "classifier": {"kernel": jnp.array([1.0]), "bias": jnp.array([0.0])},
     }
     state = tx.init(params)
     for value in (0.5, -0.2):
@@ -100,8 +100,8 @@ def test_a_head_with_a_rate_of_its_own_is_two_optimisers():
         params = optax.apply_updates(params, updates)
     moved = 0.5 + (0.9 * 0.5 - 0.2)
     np.testing.assert_allclose(params["encoder"]["conv"]["kernel"], [1 - 0.02 * moved], rtol=1e-5)
-    np.testing.assert_allclose(params["classifier"]["dense"]["kernel"], [1 - 5 * moved], rtol=1e-5)
-    np.testing.assert_allclose(params["classifier"]["dense"]["bias"], [-5 * moved], rtol=1e-5)
+    np.testing.assert_allclose(params["classifier"]["kernel"], [1 - 5 * moved], rtol=1e-5)
+    np.testing.assert_allclose(params["classifier"]["bias"], [-5 * moved], rtol=1e-5)
     with pytest.raises(UserError, match="No parameter's path has '\\^classifer/'"):
         optim.scale_by_name("^classifer/", factor=2.0).update(params, ())
 

@@ -45,7 +45,7 @@ def test_layer_wise_decay_counts_as_the_official_code_does(base):
     np.testing.assert_allclose(encoder["block0"]["qkv"]["kernel"], 0.65**12)
     np.testing.assert_allclose(encoder["block0"]["relative_table"], 0.65**12)
     np.testing.assert_allclose(encoder["block11"]["gamma1"], 0.65)
-    assert encoder["fc_norm"]["scale"] == 1 and scales["classifier"]["dense"]["kernel"] == 1
+    assert encoder["fc_norm"]["scale"] == 1 and scales["classifier"]["kernel"] == 1
     with pytest.raises(UserError, match="Layer-wise decay is for a ViT"):
         optim.layer_scales({"conv": 0.0}, decay=0.5, depth=2)
 
@@ -82,7 +82,7 @@ def test_a_beit_checkpoint_starts_a_fine_tuning(tmp_path):
     )
     assert not {"mask_token", "relative_table", "norm"} & set(new)
     np.testing.assert_array_equal(
-        state.params["classifier"]["dense"]["bias"], first.params["classifier"]["dense"]["bias"]
+        state.params["classifier"]["bias"], first.params["classifier"]["bias"]
     )
     # A step gives its buffers away: no two leaves may share one.
     tables = [new[b]["relative_table"].unsafe_buffer_pointer() for b in ("block0", "block1")]

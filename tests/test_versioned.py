@@ -3,20 +3,23 @@
 import json
 import shutil
 
+import chex
+import jax
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, filled, small_config
 
 from jssl import config as config_lib
 from jssl import evaluate, methods
 from jssl.errors import UserError
-from jssl.run import build, versioned, workdir
+from jssl.run import build, checkpoint, versioned, workdir
 from jssl.run.train import train
 
 # Recorded by the code at 8795ffb: `jssl train` of configs/simclr_photos.py:smoke on 64 synthetic
 # pictures, the net made tiny; the command is in its versions.json. From its config.json five keys
 # were taken, as if they had been added since, and two were put in, as if they had been removed.
-OLD = ROOT / "tests" / "golden" / "workdir_8795ffb"
+GOLDEN = ROOT / "tests" / "golden"
+OLD = GOLDEN / "workdir_8795ffb"
 
 
 @pytest.fixture
@@ -100,3 +103,36 @@ def test_a_config_that_names_no_method_is_said(old):
     (old / "config.json").write_text('{"seed": 1}')
     with pytest.raises(UserError, match="it names no method"):
         workdir.read_config(old)
+
+
+CLASSIFIERS = json.loads((GOLDEN / "classifier_leaves_schema2.json").read_text())
+
+
+@pytest.mark.parametrize("method", CLASSIFIERS)
+def test_the_classifiers_of_older_checkpoints_have_their_place(method):
+    """The leaves of every classifier, as version 2 of the schema named them."""
+    config = small_config(method)
+    made, _ = build.make_method(config, axis_name=None)
+    state = jax.eval_shape(lambda: build.first_state(config, made, config.batch_size))
+    names = [checkpoint.newer_name(name) for name in CLASSIFIERS[method]]
+    assert len(set(names)) == len(names) and set(names) <= set(checkpoint.describe(state))
+
+
+@pytest.mark.parametrize("method", ["deit", "deepcluster", "supervised"])
+def test_a_checkpoint_with_the_older_names_of_classifiers_is_restored(method, tmp_path):
+    config = small_config(method)
+    made, _ = build.make_method(config, axis_name=None)
+    shapes = jax.eval_shape(lambda: build.first_state(config, made, config.batch_size))
+    state = filled(shapes, 0)
+    flat, older = checkpoint.flat_leaves, {checkpoint.newer_name(n): n for n in CLASSIFIERS[method]}
+    with pytest.MonkeyPatch.context() as patch:
+        renamed = lambda tree: {older.get(name, name): x for name, x in flat(tree).items()}  # noqa: E731
+        patch.setattr(checkpoint, "flat_leaves", renamed)
+        saved = checkpoint.Checkpoints(tmp_path, method=method)
+        saved.save(1, state, {})
+        saved.close()
+    again = checkpoint.Checkpoints(tmp_path, method=method, read_only=True)
+    restored, _ = again.restore(filled(shapes, 1000))
+    again.close()
+    assert any(".dense." in name for name in older.values())
+    chex.assert_trees_all_equal(flat(restored), flat(state))

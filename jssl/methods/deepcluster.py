@@ -171,7 +171,7 @@ def make(
         images = views(key, batch["image"], jnp.int32(0))[0]
         variables = make_net(config, None).init(key, prepare(images), train=True)
         trunk, top = _split(variables["params"])
-        check(config, num_examples, features=top["dense"]["kernel"].shape[0])
+        check(config, num_examples, features=top["kernel"].shape[0])
         state = first_state(
             State,
             key,
@@ -231,7 +231,7 @@ def make(
     # Two passes, so that the features of all examples, M x D, are never in memory at once.
     @_clusters.beside_state
     def first_moments(state: State) -> leaves.Moments:
-        return leaves.init_moments(state.params["top_layer"]["dense"]["kernel"].shape[0])
+        return leaves.init_moments(state.params["top_layer"]["kernel"].shape[0])
 
     @_clusters.beside_state
     def add(state: State, moments: leaves.Moments, batch: Batch) -> leaves.Moments:
@@ -250,7 +250,7 @@ def make(
         """k-means's key, the sampler's seed, a fresh top layer, its fresh optimiser's state."""
         cluster_key, seed_key, top_key = jax.random.split(_clusters.refresh_key(state), 3)
         seed = jax.random.randint(seed_key, (), 0, jnp.iinfo(jnp.int32).max)
-        blank = jnp.zeros((1, state.params["top_layer"]["dense"]["kernel"].shape[0]))
+        blank = jnp.zeros((1, state.params["top_layer"]["kernel"].shape[0]))
         top = top_layer.init(top_key, blank)["params"]
         return cluster_key, seed, top, top_tx.init(top)
 

@@ -80,30 +80,30 @@ class State(TrainState):
 
 
 class Net(nn.Module):
-    """Encoder and its heads: images -> (class logits, distillation logits, h, intermediates)."""
+    """Encoder and classifiers: images -> (class logits, distillation logits, h, intermediates)."""
 
     encoder: nn.Module
-    head: nn.Module
-    head_dist: nn.Module | None
+    classifier: nn.Module
+    classifier_dist: nn.Module | None
 
     def __call__(self, images: Array, train: bool):
         h, named = self.encoder(images, train=train)
-        logits = self.head(h)
-        if self.head_dist is None:
+        logits = self.classifier(h)
+        if self.classifier_dist is None:
             return logits, logits, h, {**named, "logits": logits}
-        distilled = self.head_dist(named["distillation_token"])
+        distilled = self.classifier_dist(named["distillation_token"])
         both = {"class_logits": logits, "distillation_logits": distilled}
         return logits, distilled, h, {**named, **both, "logits": (logits + distilled) / 2}
 
 
 def make_net(config: ConfigDict, axis_name: str | None) -> Net:
-    """The network of a config; heads start from N(0, .02) as all of the ViT's kernels."""
+    """The network of a config; classifiers start from N(0, .02) as all of the ViT's kernels."""
 
-    def head() -> Linear:
+    def classifier() -> Linear:
         return Linear(config.deit.num_classes, kernel_init=nn.initializers.normal(0.02))
 
     encoder = models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype))
-    return Net(encoder, head(), head() if config.model.distillation_token else None)
+    return Net(encoder, classifier(), classifier() if config.model.distillation_token else None)
 
 
 def run_name(config: ConfigDict) -> str:

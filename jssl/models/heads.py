@@ -104,4 +104,6 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = nn.initializers.zeros if self.zero_init else self.kernel_init
-        return nn.Dense(self.num_classes, kernel_init=init, name="dense")(x.astype(jnp.float32))
+        kernel = self.param("kernel", init, (x.shape[-1], self.num_classes))
+        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
+        return x.astype(jnp.float32) @ kernel + bias[None]

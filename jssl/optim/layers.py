@@ -92,7 +92,7 @@ def scale_by_name(pattern: str, *, factor: float) -> optax.GradientTransformatio
     of the others'.
 
     Args:
-        pattern: searched in the path, joined by '/', as 'classifier/dense/kernel'.
+        pattern: searched in the path, joined by '/', as 'classifier/kernel'.
         factor: above 0.
 
     Raises:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,27 @@ def flat_leaves(state: PyTree) -> dict[str, Any]:
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(p, simple=True, separator="."): _raw(x) for p, x in flat}
+
+
+# Until schema 3 a classifier lay under other names: DeiT's two were `head` and `head_dist`.
+_OLDER = (
+    (re.compile(r"(^|\.)head\.dense\."), r"\1classifier."),
+    (re.compile(r"(^|\.)head_dist\.dense\."), r"\1classifier_dist."),
+    (re.compile(r"(^|\.)(classifier|top_layer)\.dense\."), r"\1\2."),
+    (re.compile(r"^(top_opt_state\..*)\.dense\."), r"\1."),
+)
+
+
+def newer_name(leaf: str) -> str:
+    """The path of a leaf today, from the one that an older checkpoint has for it.
+
+    Example:
+        >>> newer_name('params.head.dense.kernel'), newer_name('params.head.kernel')
+        ('params.classifier.kernel', 'params.head.kernel')
+    """
+    for pattern, name in _OLDER:
+        leaf = pattern.sub(name, leaf)
+    return leaf
 
 
 def _raw(leaf: Any) -> Any:
@@ -233,9 +255,10 @@ class Checkpoints:
                 f"those of step {self._whole()}. Type --step=N for one of them, or copy it anew."
             )
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        stored = {newer_name(name): name for name in about["about"]["leaves"]}
         self._check(about["about"], describe(like), step)
         flat = {
-            k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            stored[k]: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
             for k, x in flat_leaves(like).items()
         }
         restored = self._manager.restore(
@@ -259,7 +282,8 @@ class Checkpoints:
         return ", ".join(whole) or "none"
 
     def _check(self, about: dict[str, Any], wanted: dict[str, list[Any]], step: int) -> None:
-        found, where = about["leaves"], f"Checkpoint {self.folder / str(step)}"
+        found = {newer_name(name): leaf for name, leaf in about["leaves"].items()}
+        where = f"Checkpoint {self.folder / str(step)}"
         if about["method"] != self._method:
             raise UserError(
                 f"{where} is of method '{about['method']}', the config's is '{self._method}'. "

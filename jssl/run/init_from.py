@@ -22,7 +22,7 @@ from jssl.run.checksums import tree_hash
 from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
-CLASS_HEADS = ("classifier", "head", "head_dist")  # modules whose outputs are classes
+CLASS_HEADS = ("classifier", "classifier_dist", "head")  # modules whose outputs are classes
 NOT_LEARNT = ("top_layer",)  # DeepCluster's, which is drawn anew with every clustering
 COUNTERS = ("step", "key", "opt_state", "top_opt_state")  # fields that hold nothing learnt
 

@@ -88,8 +88,8 @@ def test_soft_distillation_and_the_average_of_a_step():
     for old, new, average in pairs:
         np.testing.assert_allclose(average, 0.25 * old + 0.75 * new, atol=1e-6)
     assert not np.allclose(
-        after.average["head"]["dense"]["kernel"],
-        state.average["head"]["dense"]["kernel"],
+        after.average["classifier"]["kernel"],
+        state.average["classifier"]["kernel"],
         atol=1e-6,
     )
 
@@ -100,7 +100,7 @@ def test_the_teacher_stands_still(hard):
         np.testing.assert_array_equal(a, b)
     assert after.teacher.batch_stats and after.average == {}
     assert not np.array_equal(
-        after.params["head_dist"]["dense"]["kernel"], state.params["head_dist"]["dense"]["kernel"]
+        after.params["classifier_dist"]["kernel"], state.params["classifier_dist"]["kernel"]
     )
 
 
@@ -117,12 +117,12 @@ def test_the_teacher_sees_the_students_pixels_in_its_own_statistics():
 
 def test_initialisers_and_decay(hard):
     config, _, state, _, _ = hard
-    kernel = np.asarray(state.params["head"]["dense"]["kernel"])
+    kernel = np.asarray(state.params["classifier"]["kernel"])
     assert abs(kernel.std() - 0.02) < 0.003
     found = optim.groups(state.params, rules=config.optim.rules)
     assert found["encoder/dist_token"] == "decay+adapt"
     assert found["encoder/cls_token"] == found["encoder/pos_embed"] == "none"
-    assert found["head/dense/bias"] == "none"
+    assert found["classifier/bias"] == "none"
 
 
 # Each row of the lecture's ablation: the setting it changes, to what and from what.
@@ -313,7 +313,7 @@ def test_teacher_and_start_come_from_workdirs(tmp_path):
     np.testing.assert_array_equal(new["pos_embed"][:, :2], old["pos_embed"][:, :2])
     np.testing.assert_array_equal(new["block0"]["qkv"]["kernel"], old["block0"]["qkv"]["kernel"])
     np.testing.assert_array_equal(
-        state.params["head_dist"]["dense"]["kernel"], first.params["head_dist"]["dense"]["kernel"]
+        state.params["classifier_dist"]["kernel"], first.params["classifier_dist"]["kernel"]
     )
 
 

@@ -51,7 +51,7 @@ def test_a_step_is_that_of_the_mixed_batch(uncropped, monkeypatch):
     }
     state = method.init(jax.random.key(0), batch)
     # a head that is not 0, for a loss that knows its targets
-    head = state.params["classifier"]["dense"]
+    head = state.params["classifier"]
     head["kernel"] = 10 * jax.random.normal(jax.random.key(3), head["kernel"].shape)
     metrics = jax.jit(method.train_step)(state, batch)[1]
 

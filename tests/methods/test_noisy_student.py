@@ -222,7 +222,7 @@ def test_b0_with_its_classifier_has_the_published_parameters_and_decay():
     excluded = {name for name, group in groups.items() if group == "none"}
     assert excluded == {name for name in groups if name.split("/")[-2].endswith("_bn")}
     assert groups["encoder/block3_se_expand/bias"] == "decay+adapt"
-    assert groups["classifier/dense/bias"] == "decay+adapt"
+    assert groups["classifier/bias"] == "decay+adapt"
 
 
 def test_generations_start_from_draws_of_their_own():

@@ -310,7 +310,7 @@ def test_initial_values():
     np.testing.assert_allclose(np.std(depthwise), np.sqrt(2 / 25), rtol=0.03)
     dense = Linear(100, kernel_init=eff.classifier_init).init(
         jax.random.key(0), jnp.zeros((1, 640))
-    )["params"]["dense"]
+    )["params"]
     assert 0.0999 < np.abs(dense["kernel"]).max() <= 0.1  # 1 / sqrt(100 classes)
     assert not np.any(dense["bias"]) and not np.any(params["block3_se_reduce"]["bias"])
 

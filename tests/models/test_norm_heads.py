@@ -131,7 +131,7 @@ def test_projector_by_hand():
 
 def test_linear_starts_small_or_at_zero():
     x = jnp.ones((2, 500))
-    params = Linear(100).init(jax.random.key(0), x)["params"]["dense"]
+    params = Linear(100).init(jax.random.key(0), x)["params"]
     np.testing.assert_allclose(np.std(params["kernel"]), 0.01, rtol=0.02)
-    zero = Linear(100, zero_init=True).init(jax.random.key(0), x)["params"]["dense"]
+    zero = Linear(100, zero_init=True).init(jax.random.key(0), x)["params"]
     assert not np.any(zero["kernel"])
