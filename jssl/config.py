@@ -113,7 +113,7 @@ def base(method: str, *, preset: str) -> ConfigDict:
         # A chance is one number, or one for each view.
         kind = object if name.endswith("_p") else int if value is None else type(value)
         config.augment.options[name] = placeholder(kind)
-    config[method] = ConfigDict(dict(spec.defaults))
+    config[method] = ConfigDict(spec.defaults)
     config.lock()
     apply(config, known[preset])
     return config

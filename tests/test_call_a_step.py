@@ -62,7 +62,7 @@ def test_the_example_of_the_readme(name):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_lengths_are_required(name):
-    c, make = small_config(name), methods.load(name).make
+    c, make = small_config(name), methods.get(name).make
     tx = optax.sgd(0.1)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'lengths'"):
         make(c, tx)
@@ -74,4 +74,4 @@ def test_lengths_are_required(name):
 def test_a_config_of_another_method_is_refused():
     c = config.base("simclr", preset="cifar")
     with pytest.raises(UserError, match="byol.make found a config of method 'simclr'"):
-        methods.load("byol").make(c, optax.sgd(0.1), LENGTHS)
+        methods.get("byol").make(c, optax.sgd(0.1), LENGTHS)

@@ -9,7 +9,7 @@ from helpers import ROOT
 # run is made of lies below `evaluate`, what trains and judges above it.
 FLOORS = (
     ("errors", "third_party", "precision"),
-    ("types", "regular", "files"),
+    ("types", "regular", "files", "settings"),
     ("numerics",),
     ("parallel.collectives",),
     ("losses", "models", "state", "optim", "augment", "metrics"),
@@ -26,8 +26,7 @@ FLOORS = (
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 # What a method may import, besides other methods.
 METHODS = {"augment", "errors", "losses", "metrics", "models", "numerics", "optim", "parallel",
-           "precision",
-           "state", "third_party", "types"}  # fmt: skip
+           "precision", "settings", "state", "third_party", "types"}  # fmt: skip
 PATHS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in sorted((ROOT / "jssl").rglob("*.py"))

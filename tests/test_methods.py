@@ -81,7 +81,7 @@ def test_a_step_keeps_structure_shapes_and_dtypes(trained):
     assert checkpoint.describe(abstract) == checkpoint.describe(state)
     chex.assert_tree_all_finite((state.params, state.batch_stats))
     assert jax.tree.structure(abstract) == jax.tree.structure(state)
-    assert isinstance(state, methods.load(method).State)
+    assert isinstance(state, methods.get(method).state)
 
 
 # CPC's loss begins on a plateau, where all patches look alike: hundreds of steps of SGD, or some of

@@ -15,15 +15,16 @@ from jssl import augment
 from jssl.errors import UserError
 from jssl.methods._common import input_functions
 from jssl.parallel.collectives import axis_size, global_index
+from jssl.settings import Setting, below_one, count, fraction, non_negative
 from jssl.types import Array, Batch
 
-# Nothing of it; what `settings` of `mixed_inputs` has.
-OFF: dict[str, Any] = {
-    "label_smoothing": 0.0,
-    "mixup_alpha": 0.0,  # 0: no Mixup
-    "cutmix_alpha": 0.0,  # 0: no CutMix
-    "mix_groups": 8,  # of the global batch, each with its own lambda: the official code's GPUs
-    "erasing_p": 0.0,  # 0: no random erasing
+# What `settings` of `mixed_inputs` has; by default nothing of it.
+SETTINGS: dict[str, Setting] = {
+    "label_smoothing": below_one(0.0),
+    "mixup_alpha": non_negative(0.0),  # 0: no Mixup
+    "cutmix_alpha": non_negative(0.0),  # 0: no CutMix
+    "mix_groups": count(8),  # of the global batch, each with its lambda: the official code's GPUs
+    "erasing_p": fraction(0.0),  # 0: no random erasing
 }
 # timm's rand-m9-mstd0.5-inc1, as options of `augment`
 RAND_AUGMENT: dict[str, Any] = {
@@ -44,7 +45,7 @@ def mixed_inputs(config: Any, settings: Any, axis_name: str | None) -> Inputs:
 
     Args:
         config: the whole config; `augment` and `data.host_crop` are read.
-        settings: with `num_classes` and the names of `OFF`.
+        settings: with `num_classes` and the keys of `SETTINGS`.
         axis_name: the batch axis, None on one device.
 
     Returns:

@@ -36,22 +36,23 @@ from jssl.methods.spec import MethodSpec, OtherRun
 from jssl.models.dvae import Encoder, map_pixels
 from jssl.models.vit_init import token_init
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.settings import Setting, choice, count, flag, text, whole
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 RANDOM = "random"
 TRAIN_ONE = "jssl train --config=configs/dvae_photos.py --workdir=runs/dvae_photos"
 
-DEFAULTS: dict[str, Any] = {
-    "tokenizer": "",  # workdir of a run of method dvae; 'random': one that was never trained
+SETTINGS: dict[str, Setting] = {
+    "tokenizer": text(""),  # workdir of a run of method dvae; 'random': one that was never trained
     # Of the tokenizer; those of a workdir are filled in from it.
-    "vocabulary": 8192,
-    "hidden": 256,
-    "groups": 4,
-    "blocks": 2,
-    "mask": "official",  # official | lecture, see jssl.augment.blockwise_mask
-    "masked": 75,  # patches: at most (official); the lecture's ends above them
-    "min_block": 16,  # patches
-    "exact": False,  # random patches make it exactly `masked` (BEiT v2)
+    "vocabulary": Setting(8192, whole(2)),
+    "hidden": count(256),
+    "groups": count(4),
+    "blocks": count(2),
+    "mask": choice("official", "lecture"),  # official | lecture, see jssl.augment.blockwise_mask
+    "masked": count(75),  # patches: at most (official); the lecture's ends above them
+    "min_block": count(16),  # patches
+    "exact": flag(False),  # random patches make it exactly `masked` (BEiT v2)
 }
 
 
@@ -301,7 +302,7 @@ TOKENIZER = OtherRun(
 )
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,
     linear_preset="beit",

@@ -44,15 +44,17 @@ from jssl.models.heads import Projector
 from jssl.models.plain import classifier_input
 from jssl.models.resnet import KERNEL_INITS
 from jssl.parallel.collectives import axis_size, global_index, mean_value_and_grad, pmean, psum
+from jssl.settings import NATURAL, Setting, count, either, flag, fraction
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
-DEFAULTS: dict[str, Any] = {
-    "ema_momentum": 0.996,  # tau at the start; 1 at the end
-    "proj_hidden": 4096,  # of the projector and of the predictor
-    "proj_dim": 256,
-    "predictor": True,  # False, with ema_momentum 0, is the run that collapses
-    "num_classes": 0,  # of the online classifier; 0: as many as the data set has; -1: none
+SETTINGS: dict[str, Setting] = {
+    "ema_momentum": fraction(0.996),  # tau at the start; 1 at the end
+    "proj_hidden": count(4096),  # of the projector and of the predictor
+    "proj_dim": count(256),
+    "predictor": flag(True),  # False, with ema_momentum 0, is the run that collapses
+    # Of the online classifier; 0: as many as the data set has; -1: none.
+    "num_classes": Setting(0, either(-1, NATURAL)),
 }
 
 
@@ -232,7 +234,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     labels="optional",  # without them there is no online classifier
     target=("target", "target_batch_stats"),

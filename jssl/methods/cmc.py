@@ -47,6 +47,7 @@ from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.numerics import unit_rows
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.settings import TEXT, Setting, choice, count, each, fraction, natural, positive
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 
@@ -68,16 +69,17 @@ class State(TrainState):
 
 CONTRASTS = ("nce", "softmax", "in_batch")
 
-DEFAULTS: dict[str, Any] = {
-    "views": ("l", "ab"),  # keys of jssl.augment.modalities.VIEWS; the first is the core
-    "graph": "core",  # core | full
-    "contrast": "nce",  # nce | softmax | in_batch
-    "num_negatives": 4096,  # K; official README 4096, its code 16384
-    "temperature": 0.07,  # STL-10: 0.1
-    "bank_momentum": 0.5,
-    "proj_dim": 128,
-    "segments": 0,  # labels of view 'segmentation'
-    "flow_frames": 0,  # fields of flow in view 'flow'
+SETTINGS: dict[str, Setting] = {
+    # Keys of jssl.augment.modalities.VIEWS; the first is the core.
+    "views": Setting(("l", "ab"), each(TEXT, least=2)),
+    "graph": choice("core", "full"),
+    "contrast": choice("nce", "softmax", "in_batch"),
+    "num_negatives": count(4096),  # K; official README 4096, its code 16384
+    "temperature": positive(0.07),  # STL-10: 0.1
+    "bank_momentum": fraction(0.5),
+    "proj_dim": count(128),
+    "segments": natural(0),  # labels of view 'segmentation'
+    "flow_frames": natural(0),  # fields of flow in view 'flow'
 }
 
 
@@ -315,7 +317,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,  # the views are parts of it
     linear_preset="cmc",

@@ -43,6 +43,7 @@ from jssl.methods.spec import MethodSpec
 from jssl.models.conv import Conv
 from jssl.models.pixelcnn import PixelCNN
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.settings import COUNT, TEXT, Setting, below_one, count, each, fraction, natural, positive
 from jssl.state.ema import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -60,22 +61,22 @@ class State(TrainState):
 
 DIRECTIONS = ("down", "up", "right", "left")
 
-DEFAULTS: dict[str, Any] = {
-    "patch": 80,  # pixels
-    "stride": 36,
-    "offsets": (),  # rows ahead; (): the first that shares no pixel
-    "directions": DIRECTIONS,
-    "context_blocks": 5,
-    "context_hidden": 256,
-    "target_dim": 64,
-    "scale": 0.1,  # of the predictions
-    "negative_groups": 1,  # 1: the whole global batch
-    "average_momentum": 0.9999,
-    "drop_p": 1.0,  # these: of every patch, see jssl/augment/_patches.py
-    "operations": 2,
-    "warp_p": 0.2,
-    "jitter_p": 0.8,
-    "gray_p": 0.25,
+SETTINGS: dict[str, Setting] = {
+    "patch": count(80),  # pixels
+    "stride": count(36),
+    "offsets": Setting((), each(COUNT)),  # rows ahead; (): the first that shares no pixel
+    "directions": Setting(DIRECTIONS, each(TEXT, least=1)),
+    "context_blocks": natural(5),
+    "context_hidden": count(256),
+    "target_dim": count(64),
+    "scale": positive(0.1),  # of the predictions
+    "negative_groups": count(1),  # 1: the whole global batch
+    "average_momentum": below_one(0.9999),
+    "drop_p": fraction(1.0),  # these: of every patch, see jssl/augment/_patches.py
+    "operations": natural(2),
+    "warp_p": fraction(0.2),
+    "jitter_p": fraction(0.8),
+    "gray_p": fraction(0.25),
 }
 
 
@@ -284,7 +285,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,
     grid_feature="grid",

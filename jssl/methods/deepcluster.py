@@ -45,15 +45,16 @@ from jssl.methods.spec import MethodSpec
 from jssl.metrics.clusters import cluster_report
 from jssl.models.heads import Linear
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.settings import Setting, below_one, choice, count, positive, whole
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
-DEFAULTS: dict[str, Any] = {
-    "num_clusters": 10000,  # k
-    "pca_dim": 256,  # at most the features' dimension
-    "kmeans_iterations": 20,
-    "empty_clusters": "donor",  # donor (faiss, the official code) | perturb (the paper) | keep
-    "top_lr": 0.05,  # of the top layer: SGD, constant, anew every epoch
-    "top_momentum": 0.0,
+SETTINGS: dict[str, Setting] = {
+    "num_clusters": Setting(10000, whole(2)),  # k
+    "pca_dim": count(256),  # at most the features' dimension
+    "kmeans_iterations": count(20),
+    "empty_clusters": choice("donor", "perturb", "keep"),  # donor: faiss; perturb: the paper
+    "top_lr": positive(0.05),  # of the top layer: SGD, constant, anew every epoch
+    "top_momentum": below_one(0.0),
 }
 
 
@@ -303,7 +304,7 @@ def _split(params: PyTree) -> tuple[PyTree, PyTree]:
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,
     linear_preset="deepcluster",

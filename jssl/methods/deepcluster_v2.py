@@ -51,20 +51,21 @@ from jssl.metrics.clusters import cluster_report
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import all_gather, global_index, mean_value_and_grad, pmean
+from jssl.settings import SHARE, Setting, count, each, natural, positive, whole
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 LARGE = 2  # crops of an image whose embeddings are banked, besides the small ones
 NEVER, BEFORE_ALL = -2, -1  # epochs of a bank's rows
 
-DEFAULTS: dict[str, Any] = {
-    "num_clusters": (3000, 3000, 3000),  # K of each head
-    "kmeans_iterations": 10,
-    "temperature": 0.1,
-    "proj_hidden": 2048,
-    "proj_dim": 128,
-    "small_crops": 4,  # of one example; 0: none
-    "small_size": 96,
-    "small_scale": (0.05, 0.14),
+SETTINGS: dict[str, Setting] = {
+    "num_clusters": Setting((3000, 3000, 3000), each(whole(2), least=1)),  # K of each head
+    "kmeans_iterations": count(10),
+    "temperature": positive(0.1),
+    "proj_hidden": count(2048),
+    "proj_dim": count(128),
+    "small_crops": natural(4),  # of one example; 0: none
+    "small_size": count(96),
+    "small_scale": Setting((0.05, 0.14), each(SHARE, count=2)),
 }
 
 
@@ -304,7 +305,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=LARGE,
     linear_preset="swav",

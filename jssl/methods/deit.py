@@ -41,28 +41,40 @@ from jssl.methods._mixed import mixed_inputs
 from jssl.methods.spec import DataHooks, MethodSpec, OtherRun, Repeated
 from jssl.models.heads import Linear
 from jssl.parallel.collectives import mean_value_and_grad, pmean
+from jssl.settings import (
+    Setting,
+    below_one,
+    choice,
+    count,
+    flag,
+    fraction,
+    natural,
+    non_negative,
+    positive,
+    text,
+)
 from jssl.state import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 DISTILLATIONS = ("none", "soft", "hard")
 
-DEFAULTS: dict[str, Any] = {
-    "num_classes": 0,  # 0: as many as the data set has
-    "distillation": "none",
-    "weight": 0.5,  # lambda; the paper's soft distillation has 0.1
-    "temperature": 1.0,  # tau of soft distillation; the paper's is 3
-    "reduction": "batchmean",  # of soft distillation: batchmean | official (K times smaller)
-    "teacher": "",  # workdir of a trained network
-    "teacher_config": "",  # its settings; filled in from `teacher` when a run is built
-    "untrained_teacher": False,  # for runs that only try the code: no `teacher`, random weights
-    "start_from": "",  # older name of config.init_from, whose positions are interpolated
-    "label_smoothing": 0.1,
-    "mixup_alpha": 0.8,  # 0: no Mixup
-    "cutmix_alpha": 1.0,  # 0: no CutMix
-    "mix_groups": 4,  # of the global batch, each with its own lambda: the official code's GPUs
-    "erasing_p": 0.25,  # 0: no random erasing
-    "repeated_augmentation": 3,  # views of an image in an epoch of a third of the images; 1: off
-    "ema_decay": 0.0,  # of the averaged weights that are judged; 0: the weights themselves are
+SETTINGS: dict[str, Setting] = {
+    "num_classes": natural(0),  # 0: as many as the data set has
+    "distillation": choice("none", "soft", "hard"),
+    "weight": fraction(0.5),  # lambda; the paper's soft distillation has 0.1
+    "temperature": positive(1.0),  # tau of soft distillation; the paper's is 3
+    "reduction": choice("batchmean", "official"),  # of soft distillation; official: K times smaller
+    "teacher": text(""),  # workdir of a trained network
+    "teacher_config": text(""),  # its settings; filled in from `teacher` when a run is built
+    "untrained_teacher": flag(False),  # only to try the code: no `teacher`, random weights
+    "start_from": text(""),  # older name of config.init_from, whose positions are interpolated
+    "label_smoothing": below_one(0.1),
+    "mixup_alpha": non_negative(0.8),  # 0: no Mixup
+    "cutmix_alpha": non_negative(1.0),  # 0: no CutMix
+    "mix_groups": count(4),  # of the global batch, each with its lambda: the official code's GPUs
+    "erasing_p": fraction(0.25),  # 0: no random erasing
+    "repeated_augmentation": count(3),  # views of an image, a third of the images an epoch; 1: off
+    "ema_decay": below_one(0.0),  # of the averaged weights that are judged; 0: no average
 }
 
 
@@ -289,7 +301,7 @@ def make(
 TEACHER = OtherRun("teacher", has_teacher, resolve, put_teacher, field="teacher")
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,
     labels="required",

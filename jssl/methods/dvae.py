@@ -35,23 +35,24 @@ from jssl.metrics.codebook import codebook_report, codebook_warnings
 from jssl.metrics.reconstructions import constant_patch_error, picture_grid
 from jssl.models.dvae import Decoder, Encoder, gumbel_softmax, map_pixels, unmap_pixels
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.settings import POSITIVE, Setting, choice, count, each, fraction, non_negative, whole
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
 LIKELIHOODS = ("logit_laplace", "squared_error")
 
-DEFAULTS: dict[str, Any] = {
-    "vocabulary": 8192,  # K codes
-    "hidden": 256,  # width of the encoder's first group and of the decoder's last
-    "initial": 128,  # width with which the decoder begins
-    "groups": 4,  # a token stands for 2^(groups-1) pixels a side
-    "blocks": 2,  # of a group
-    "likelihood": "logit_laplace",  # logit_laplace | squared_error
-    "temperature": (1.0, 0.0625),  # tau: first and last
-    "temperature_share": 0.05,  # of the run, after which tau stands still
-    "beta": 6.6,  # the paper's, see kl_coefficient
-    "beta_share": 0.0017,  # of the run, in which beta rises from 0
-    "min_perplexity": 2.0,  # of the codes; below it the monitor warns of collapse
+SETTINGS: dict[str, Setting] = {
+    "vocabulary": Setting(8192, whole(2)),  # K codes
+    "hidden": count(256),  # width of the encoder's first group and of the decoder's last
+    "initial": count(128),  # width with which the decoder begins
+    "groups": count(4),  # a token stands for 2^(groups-1) pixels a side
+    "blocks": count(2),  # of a group
+    "likelihood": choice("logit_laplace", "squared_error"),  # logit_laplace | squared_error
+    "temperature": Setting((1.0, 0.0625), each(POSITIVE, count=2)),  # tau: first and last
+    "temperature_share": fraction(0.05),  # of the run, after which tau stands still
+    "beta": non_negative(6.6),  # the paper's, see kl_coefficient
+    "beta_share": fraction(0.0017),  # of the run, in which beta rises from 0
+    "min_perplexity": non_negative(2.0),  # of the codes; below it the monitor warns of collapse
 }
 
 
@@ -286,7 +287,7 @@ def _check(config: Any) -> None:
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,
     inspect=Inspect(("tokens", "reconstruction"), inspect),

@@ -47,16 +47,17 @@ from jssl.parallel.collectives import (
     mean_value_and_grad,
     pmean,
 )
+from jssl.settings import Setting, choice, count, flag, fraction, positive
 from jssl.state import check_queue_size, ema, enqueue, random_queue, unit_rows
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
-DEFAULTS: dict[str, Any] = {
-    "temperature": 0.2,
-    "queue_size": 65536,  # K, a multiple of the global batch
-    "ema_momentum": 0.999,  # m
-    "shuffle": True,  # False only to see what it prevents
-    "head": "mlp",  # linear (v1) | mlp (v2: one hidden layer as wide as the encoder's output)
-    "proj_dim": 128,
+SETTINGS: dict[str, Setting] = {
+    "temperature": positive(0.2),
+    "queue_size": count(65536),  # K, a multiple of the global batch
+    "ema_momentum": fraction(0.999),  # m
+    "shuffle": flag(True),  # False only to see what it prevents
+    "head": choice("mlp", "linear"),  # v2's has a layer as wide as the encoder's output; v1's none
+    "proj_dim": count(128),
 }
 HEADS = {"linear": (), "mlp": (0,)}  # hidden layers of the projector
 
@@ -242,7 +243,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     target=("target", "target_batch_stats"),
     linear_preset="moco",

@@ -41,16 +41,17 @@ from jssl.methods.spec import MethodSpec
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.settings import Setting, choice, count, fraction, positive
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
-DEFAULTS: dict[str, Any] = {
-    "temperature": 1.0,
-    "ema_momentum": 0.99,  # m at the start; 1 at the end
-    "proj_hidden": 4096,  # of the projector and of the predictor
-    "proj_dim": 256,
-    "proj_layers": 2,
-    "pred_last_bn": "none",  # after the predictor: none | plain
+SETTINGS: dict[str, Setting] = {
+    "temperature": positive(1.0),
+    "ema_momentum": fraction(0.99),  # m at the start; 1 at the end
+    "proj_hidden": count(4096),  # of the projector and of the predictor
+    "proj_dim": count(256),
+    "proj_layers": count(2),
+    "pred_last_bn": choice("none", "plain"),  # after the predictor: none | plain
 }
 
 
@@ -200,7 +201,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     target=("target", "target_batch_stats"),
     linear_preset="moco_v3",

@@ -44,37 +44,52 @@ from jssl.models.heads import Linear
 from jssl.models.noise import dropout
 from jssl.models.plain import classifier_input
 from jssl.parallel.collectives import axis_size, global_index, mean_value_and_grad, pmean
+from jssl.settings import (
+    NATURAL,
+    Rule,
+    Setting,
+    below_one,
+    choice,
+    either,
+    flag,
+    fraction,
+    natural,
+    positive,
+    share,
+    text,
+)
 from jssl.state import ema, warmup_momentum
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 WEIGHTINGS = ("lecture", "ratio")
 TARGETS = ("soft", "hard")
 
-DEFAULTS: dict[str, Any] = {
-    "num_classes": 0,  # 0: as many as the data set has
+SETTINGS: dict[str, Setting] = {
+    "num_classes": natural(0),  # 0: as many as the data set has
     # The driver's: {"stage": "teacher"|"label"|"student"|"fixres", ...changes of the config}; ():
     # this is one training alone.
-    "stages": (),
-    "generation": 0,  # of this training: 0 the teacher, n the n-th student; the driver sets it
-    "teacher": "",  # workdir of a teacher made before, where `stages` begins with 'label'
-    "pseudo_labels": "",  # file of a student's pseudo-labels; the driver sets it
-    "allow_smaller_student": False,
-    "label_fraction": 1.0,  # share of every class that keeps its labels; the rest is unlabelled
-    "unlabeled_name": "",  # another data set as the unlabelled one; '': the rest of this one
-    "unlabeled_split": "",
-    "unlabeled_dir": "",
-    "images_per_class": 130_000,  # to which the predicted classes are balanced; 0: filter only
-    "min_confidence": 0.3,
-    "upsample": True,  # repeat the images of a class that has fewer
-    "empty_classes": "stop",  # a class without pseudo-labels: stop | allow
-    "unlabeled_ratio": 3,  # unlabelled images for each labelled one; 0: supervised
-    "weighting": "ratio",  # of the unlabelled mean: lecture (1) | ratio
-    "targets": "soft",  # pseudo-labels: soft | hard
-    "temperature": 1.0,  # of soft ones: p^(1/T), normalised
-    "label_smoothing": 0.1,  # of labels and hard pseudo-labels, never of soft ones
-    "dropout": 0.5,  # before the classifier
-    "ema_decay": 0.9999,  # of weights and running statistics, with warm-up
-    "frozen_blocks": -1,  # for FixRes: n: the stem and the first n blocks stand still; -1: none
+    "stages": Setting((), Rule("stages in brackets", lambda v: isinstance(v, (tuple, list)))),
+    "generation": natural(0),  # 0: the teacher, n: the n-th student; the driver sets it
+    "teacher": text(""),  # workdir of a teacher made before, where `stages` begins with 'label'
+    "pseudo_labels": text(""),  # file of a student's pseudo-labels; the driver sets it
+    "allow_smaller_student": flag(False),
+    "label_fraction": share(1.0),  # of every class, that keeps its labels; the rest is unlabelled
+    "unlabeled_name": text(""),  # another data set as the unlabelled one; '': the rest of this one
+    "unlabeled_split": text(""),
+    "unlabeled_dir": text(""),
+    "images_per_class": natural(130_000),  # to which predicted classes are balanced; 0: filter only
+    "min_confidence": fraction(0.3),
+    "upsample": flag(True),  # repeat the images of a class that has fewer
+    "empty_classes": choice("stop", "allow"),  # a class without pseudo-labels: stop | allow
+    "unlabeled_ratio": natural(3),  # unlabelled images for each labelled one; 0: supervised
+    "weighting": choice("ratio", "lecture"),  # of the unlabelled mean: lecture (1) | ratio
+    "targets": choice("soft", "hard"),  # pseudo-labels: soft | hard
+    "temperature": positive(1.0),  # of soft ones: p^(1/T), normalised
+    "label_smoothing": below_one(0.1),  # of labels and hard pseudo-labels, never of soft ones
+    "dropout": below_one(0.5),  # before the classifier
+    "ema_decay": below_one(0.9999),  # of weights and running statistics, with warm-up
+    # For FixRes: n: the stem and the first n blocks are not trained; -1: all are.
+    "frozen_blocks": Setting(-1, either(-1, NATURAL)),
 }
 
 
@@ -300,7 +315,7 @@ def _check(settings: Any) -> None:
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,
     labels="required",

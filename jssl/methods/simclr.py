@@ -31,16 +31,17 @@ from jssl.methods._common import (
 from jssl.methods.spec import MethodSpec
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.settings import Setting, choice, count, natural, positive
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState  # SimCLR remembers nothing but its network
 
-DEFAULTS: dict[str, Any] = {
-    "temperature": 0.1,
-    "loss_form": "official",  # 'official': loss_a + loss_b; 'paper': half of it
-    "proj_layers": 2,
-    "proj_hidden": 0,  # 0: as wide as the encoder's output
-    "proj_dim": 128,
+SETTINGS: dict[str, Setting] = {
+    "temperature": positive(0.1),
+    "loss_form": choice("official", "paper"),  # 'official': loss_a + loss_b; 'paper': half of it
+    "proj_layers": count(2),
+    "proj_hidden": natural(0),  # 0: as wide as the encoder's output
+    "proj_dim": count(128),
 }
 
 
@@ -119,7 +120,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     linear_preset="simclr",
     linear_variants={"cifar": "simclr_cifar"},

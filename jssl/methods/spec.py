@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jssl.settings import Setting, defaults
 from jssl.types import Method, PyTree, RunLengths, TrainState
 
 Config = Any  # ml_collections.ConfigDict
@@ -103,7 +104,7 @@ class MethodSpec:
 
     Attributes:
         make: `(config, tx, lengths, *, axis_name=None) -> Method`.
-        defaults: the method's own section of the config.
+        settings: of the method's own section of the config: the default of each key, and its rule.
         state: type of its state.
         num_crops: crops of one example in a step.
         labels: 'required' needs a classifier of as many classes as the data have, 'optional' uses
@@ -124,7 +125,7 @@ class MethodSpec:
     """
 
     make: Callable[..., Method]
-    defaults: Mapping[str, Any]
+    settings: Mapping[str, Setting]
     state: type[TrainState] = TrainState
     num_crops: int = 2
     labels: Literal["unused", "optional", "required"] = "unused"
@@ -141,6 +142,11 @@ class MethodSpec:
         lambda config, lengths: {}
     )
     run_name: Callable[[Config], str] = lambda config: ""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The method's own section of the config, by default."""
+        return defaults(self.settings)
 
     def networks(self, state: TrainState) -> dict[str, tuple[PyTree, PyTree]]:
         """The networks in a state: {field of the parameters: (parameters, running statistics)}."""

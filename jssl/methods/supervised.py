@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
+from jssl.methods import _mixed
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -25,25 +26,26 @@ from jssl.methods._common import (
     in_32_bits,
     input_functions,
 )
-from jssl.methods._mixed import OFF, mixed_inputs
+from jssl.methods._mixed import mixed_inputs
 from jssl.methods.spec import DataHooks, LabelledPart, MethodSpec
 from jssl.models.heads import Linear
 from jssl.models.noise import dropout, row_numbers
 from jssl.models.plain import PlainNet, classifier_input
 from jssl.optim import scale_by_layer, scale_by_name
 from jssl.parallel.collectives import mean_value_and_grad, pmean
+from jssl.settings import Setting, defaults, natural, positive, share, text
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
 
-DEFAULTS: dict[str, Any] = {
-    "num_classes": 0,  # 0: as many as the data set has
-    **OFF,
-    "label_fraction": 1.0,  # share of every class that is trained and probed with
-    "init_from": "",  # older name of config.init_from
-    "head_lr": 1.0,  # the classifier learns at so many times the rate
-    "held_out": 0,  # so many train examples are not trained with, and judged on as the test split
-    "layer_decay": 1.0,  # of a ViT: layer i of L + 1 learns at decay^(L + 1 - i) of the rate
+SETTINGS: dict[str, Setting] = {
+    "num_classes": natural(0),  # 0: as many as the data set has
+    **_mixed.SETTINGS,
+    "label_fraction": share(1.0),  # share of every class that is trained and probed with
+    "init_from": text(""),  # older name of config.init_from
+    "head_lr": positive(1.0),  # the classifier learns at so many times the rate
+    "held_out": natural(0),  # train examples that are not trained with, and are the test split
+    "layer_decay": share(1.0),  # of a ViT: layer i of L + 1 learns at decay^(L + 1 - i) of the rate
 }
 
 
@@ -88,8 +90,8 @@ def labelled_part(config: Any) -> LabelledPart:
 def run_name(config: Any) -> str:
     """What tells the runs of a table apart: the share of the labels."""
     s = config.supervised
-    share = f", {100 * s.label_fraction:g} % labels" if s.label_fraction < 1 else ""
-    return f"{share}, from scratch" if share and not config.init_from else share
+    part = f", {100 * s.label_fraction:g} % labels" if s.label_fraction < 1 else ""
+    return f"{part}, from scratch" if part and not config.init_from else part
 
 
 @in_32_bits
@@ -115,7 +117,7 @@ def make(
     """
     check_make("supervised", config, lengths)
     # a workdir of before may lack some
-    settings = SimpleNamespace(**{**DEFAULTS, **config.supervised})
+    settings = SimpleNamespace(**{**defaults(SETTINGS), **config.supervised})
     net = make_net(config, axis_name)
     decay = config.supervised.layer_decay
     if decay != 1:
@@ -165,7 +167,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     num_crops=1,
     labels="required",

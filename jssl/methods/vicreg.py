@@ -36,17 +36,18 @@ from jssl.methods.spec import MethodSpec
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
 from jssl.parallel.collectives import global_index, mean_value_and_grad
+from jssl.settings import Setting, count, non_negative
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState  # VICReg remembers nothing but its network
 
-DEFAULTS: dict[str, Any] = {
-    "invariance": 25.0,  # the weights of the three terms
-    "variance": 25.0,
-    "covariance": 1.0,
-    "proj_layers": 3,  # of the expander
-    "proj_hidden": 8192,
-    "proj_dim": 8192,
+SETTINGS: dict[str, Setting] = {
+    "invariance": non_negative(25.0),  # the weights of the three terms
+    "variance": non_negative(25.0),
+    "covariance": non_negative(1.0),
+    "proj_layers": count(3),  # of the expander
+    "proj_hidden": count(8192),
+    "proj_dim": count(8192),
 }
 
 
@@ -124,7 +125,7 @@ def make(
 
 SPEC = MethodSpec(
     make=make,
-    defaults=DEFAULTS,
+    settings=SETTINGS,
     state=State,
     linear_preset="vicreg",
 )

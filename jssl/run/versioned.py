@@ -68,7 +68,7 @@ def defaults(method: str) -> dict[str, Any]:
         "model": models.DEFAULTS,
         "data": data.DEFAULTS,
         "optim": optim.DEFAULTS,
-        method: dict(methods.get(method).defaults),
+        method: methods.get(method).defaults,
     }
     tree["augment"] = {**tree["augment"], "options": dict.fromkeys(augment.OPTIONS)}
     return json.loads(json.dumps(tree))

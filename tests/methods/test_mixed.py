@@ -10,9 +10,12 @@ from helpers import get_config, small_config, tiles
 from jssl import config as config_lib
 from jssl.errors import UserError
 from jssl.methods import _mixed, supervised
-from jssl.methods._mixed import OFF, mixed_inputs
+from jssl.methods._mixed import SETTINGS, mixed_inputs
 from jssl.models.heads import Linear
 from jssl.run import build
+from jssl.settings import defaults
+
+OFF = defaults(SETTINGS)
 
 STRONG = {"label_smoothing": 0.1, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_groups": 2,
           "erasing_p": 1.0}  # fmt: skip
