@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jssl.errors import nearest
+
 
 class Rule(NamedTuple):
     """What a value may be: in words, and as a function."""
@@ -75,6 +77,21 @@ SHARE = number(0, 1, open_low=True)
 BELOW_ONE = number(0, 1, open_high=True)
 COUNT = whole(1)
 NATURAL = whole(0)
+
+
+def complaint(key: str, rule: Rule, value: Any) -> str:
+    """What a message says of a value that breaks the rule of a flat key.
+
+    Example:
+        >>> complaint('moco.head', one_of('mlp', 'linear'), 'mpl')
+        "--config.moco.head expects one of 'mlp', 'linear', found 'mpl' (did you mean 'mlp'?)."
+    """
+    advice = ""
+    if isinstance(value, str) and rule.expected.startswith("one of"):
+        choices = [c.strip("'") for c in rule.expected.removeprefix("one of ").split(", ")]
+        near = nearest(value, choices)
+        advice = f" ({near.partition('?')[0]}?)" if near.startswith("did") else ""
+    return f"--config.{key} expects {rule.expected}, found {value!r}{advice}."
 
 
 def flag(default: bool) -> Setting:

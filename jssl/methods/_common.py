@@ -1,7 +1,7 @@
 """What the mathematics of every method shares; no base class."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import chex
@@ -13,21 +13,26 @@ import optax
 from jssl import augment, methods
 from jssl.errors import UserError
 from jssl.precision import narrow
+from jssl.settings import Setting, complaint
 from jssl.types import Array, Batch, Method, PyTree, RunLengths, TrainState
 
 State = TypeVar("State", bound=TrainState)
 
 
-def check_make(name: str, config: Any, lengths: RunLengths) -> None:
+def check_make(
+    name: str, config: Any, lengths: RunLengths, settings: Mapping[str, Setting]
+) -> None:
     """Checks what `make` of a method was given.
 
     Args:
         name: of the method.
         config: the whole config.
         lengths: of the run.
+        settings: of the method.
 
     Raises:
-        UserError: a config of another method, or lengths that are not three positive integers.
+        UserError: a config of another method, lengths that are not three positive integers, a
+            value of the method's section that breaks its rule.
     """
     if config.get("method") != name:
         raise UserError(
@@ -42,6 +47,13 @@ def check_make(name: str, config: Any, lengths: RunLengths) -> None:
             f"{name}.make found lengths={lengths!r}. Expected positive integers: "
             "jssl.types.RunLengths(num_examples=..., steps_per_epoch=..., total_steps=...)."
         )
+    wrong = [
+        complaint(f"{name}.{key}", settings[key].rule, value)
+        for key, value in config[name].items()
+        if key in settings and not settings[key].rule.holds(value)
+    ]
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 def in_32_bits(make: Callable[..., Method]) -> Callable[..., Method]:

@@ -199,7 +199,7 @@ def make(
     Raises:
         UserError: a network that is no ViT with a mask token; sizes that do not fit.
     """
-    check_make("beit", config, lengths)
+    check_make("beit", config, lengths, SETTINGS)
     settings = config.beit
     net, tokenizer = make_net(config, axis_name), make_tokenizer(config)
     views, prepare = input_functions(config)

@@ -172,7 +172,7 @@ def make(
         `augmented_train_top1` in [0, 1], on the augmented first view of training examples: not a
         score of the representation. Examples whose label is negative do not take part in these.
     """
-    check_make("byol", config, lengths)
+    check_make("byol", config, lengths, SETTINGS)
     momentum_at = schedules(config, lengths)["ema_momentum"]
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)

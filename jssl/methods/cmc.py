@@ -22,7 +22,7 @@ Weight decay reaches every parameter. The last incomplete batch of an epoch is d
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -32,9 +32,8 @@ import jax.numpy as jnp
 import optax
 
 from jssl import augment, losses, models
-from jssl import state as leaves
 from jssl.augment import modalities
-from jssl.errors import UserError, nearest
+from jssl.errors import UserError
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -48,6 +47,14 @@ from jssl.models.heads import Projector
 from jssl.numerics import unit_rows
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.settings import TEXT, Setting, choice, count, each, fraction, natural, positive
+from jssl.state import (
+    WritesRows,
+    draw_candidates,
+    first_row,
+    init_bank,
+    score_candidates,
+    update_bank,
+)
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 
@@ -66,8 +73,6 @@ class State(TrainState):
     bank: PyTree
     normalizers: Array
 
-
-CONTRASTS = ("nce", "softmax", "in_batch")
 
 SETTINGS: dict[str, Setting] = {
     # Keys of jssl.augment.modalities.VIEWS; the first is the core.
@@ -146,12 +151,8 @@ def extra_fields(config: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _check(config: Any) -> None:
     s = config.cmc
-    if s.contrast not in CONTRASTS:
-        raise UserError(f"Unknown config.cmc.contrast: {nearest(s.contrast, CONTRASTS)}.")
     extra = extra_fields(config)
     losses.view_pairs(len(s.views), graph=s.graph)
-    if s.contrast != "in_batch" and s.num_negatives < 1:
-        raise UserError(f"config.cmc.num_negatives is {s.num_negatives}: expected 1 or more.")
     if s.contrast == "in_batch" and config.batch_size < 2:
         raise UserError("In-batch negatives need --config.batch_size=2 or more; found 1.")
     if extra and config.data.host_crop:
@@ -159,6 +160,52 @@ def _check(config: Any) -> None:
             f"Views {', '.join(s.views)} are cut together on the device; found data.host_crop="
             f"'{config.data.host_crop}'. Type --config.data.host_crop=."
         )
+
+
+def make_inputs(config: Any, crops: Callable[..., Array]) -> tuple[Callable[..., Any], ...]:
+    """Makes the functions from arrays to views.
+
+    Args:
+        config: the whole config.
+        crops: of `input_functions`.
+
+    Returns:
+        `split(arrays, views) -> {view: [B,h,w,C]}`, and `inputs(key, batch, first)`, the same of a
+        batch whose pictures and fields are cropped alike.
+    """
+    settings, views = config.cmc, tuple(config.cmc.views)
+    crop_fn = augment.make_views(
+        config.augment.name,
+        size=config.augment.size,
+        **{k: v for k, v in config.augment.options.items() if v is not None},
+    )
+    needed = (*dict.fromkeys(modalities.VIEWS[view].field for view in views),)
+
+    def split(arrays: Mapping[str, Array], chosen: tuple[str, ...]) -> dict[str, Array]:
+        return modalities.split_views(
+            arrays, chosen, segments=settings.segments, normalize=config.augment.normalize
+        )
+
+    def inputs(key: Array, batch: Batch, first: Array) -> dict[str, Array]:
+        if needed == ("image",):
+            return split({"image": crops(key, batch["image"], first)[0]}, views)
+        arrays = {name: batch[name] for name in needed if name in batch}
+        if len(arrays) == len(needed):  # else `split` says what is missing
+            arrays = modalities.batch_modalities(crop_fn, key, arrays, first)
+        return split(arrays, views)
+
+    return split, inputs
+
+
+def _top1(scores: Array, others: Array | None) -> Array:
+    """Share of scores [P,2,B,K+1] whose first is the highest; `others` [B,K] marks true negatives.
+
+    A drawn negative may be the example itself: it is not the nearest other.
+    """
+    negatives = scores[..., 1:]
+    if others is not None:
+        negatives = jnp.where(others[None, None], negatives, -jnp.inf)
+    return jnp.mean(scores[..., 0] > jnp.max(negatives, axis=-1))
 
 
 @in_32_bits
@@ -188,42 +235,24 @@ def make(
     Raises:
         UserError: a word, number or combination in `config.cmc` that cannot work.
     """
-    check_make("cmc", config, lengths)
+    check_make("cmc", config, lengths, SETTINGS)
     _check(config)
     settings, views = config.cmc, tuple(config.cmc.views)
     net = make_net(config, axis_name)
     crops, _ = input_functions(config)
-    crop_fn = augment.make_views(
-        config.augment.name,
-        size=config.augment.size,
-        **{k: v for k, v in config.augment.options.items() if v is not None},
-    )
-    needed = (*dict.fromkeys(modalities.VIEWS[view].field for view in views),)
+    split, inputs = make_inputs(config, crops)
     of_image = tuple(view for view in views if modalities.VIEWS[view].field == "image")
     pairs = losses.view_pairs(len(views), graph=settings.graph)
     in_batch = settings.contrast == "in_batch"
     num_examples = lengths.num_examples
     negatives = config.batch_size - 1 if in_batch else settings.num_negatives
 
-    def split(arrays: Mapping[str, Array], chosen: tuple[str, ...]) -> dict[str, Array]:
-        return modalities.split_views(
-            arrays, chosen, segments=settings.segments, normalize=config.augment.normalize
-        )
-
-    def inputs(key: Array, batch: Batch, first: Array) -> dict[str, Array]:
-        if needed == ("image",):
-            return split({"image": crops(key, batch["image"], first)[0]}, views)
-        arrays = {name: batch[name] for name in needed if name in batch}
-        if len(arrays) == len(needed):  # else `split` says what is missing
-            arrays = modalities.batch_modalities(crop_fn, key, arrays, first)
-        return split(arrays, views)
-
     def init(key: Array, batch: Batch) -> State:
         x = inputs(key, batch, jnp.int32(0))
         variables = make_net(config, None).init(key, x, train=True)
         bank: PyTree = {}
         if not in_batch:
-            bank = leaves.init_bank(
+            bank = init_bank(
                 jax.random.fold_in(key, jnp.uint32(0xFFFFFFFF)),  # no step's number
                 views=len(views),
                 num_examples=num_examples,
@@ -235,22 +264,34 @@ def make(
     def scores_of(z: Array, bank: PyTree, index: Array) -> Array:
         if in_batch:
             return losses.in_batch_scores(z, graph=settings.graph, axis_name=axis_name)
-        return leaves.score_candidates(
+        return score_candidates(
             functools.partial(losses.multiview_scores, graph=settings.graph),
             bank,
             z,
             index,
-            first=leaves.first_row(bank, num_examples=num_examples, axis_name=axis_name),
+            first=first_row(bank, num_examples=num_examples, axis_name=axis_name),
             axis_name=axis_name,
         )
 
-    @leaves.WritesRows
+    def contrast(scores: Array, softmax: Array, normalizers: Array) -> tuple[Array, Array]:
+        """The loss [P,2,B] by `cmc.contrast`; NCE's Z, estimated from the first batch."""
+        if settings.contrast != "nce":
+            return softmax, normalizers
+        temperature = settings.temperature
+        z_of_batch = losses.nce_normalizer(
+            scores, temperature=temperature, num_examples=num_examples, axis_name=axis_name
+        )
+        normalizers = jnp.where(normalizers < 0, z_of_batch, normalizers)
+        loss = losses.nce(scores, normalizers, temperature=temperature, num_examples=num_examples)
+        return loss, normalizers
+
+    @WritesRows
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         size = len(batch["image"])
         first = global_index(size, axis_name)
         crop_key, draw_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         x, y = inputs(crop_key, batch, first), batch["index"]
-        index = leaves.draw_candidates(
+        index = draw_candidates(
             draw_key, y, first, num_negatives=negatives, num_examples=num_examples
         )
 
@@ -259,18 +300,7 @@ def make(
             (z, _, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
             scores = scores_of(z, state.bank, index)  # [P,2,B,K+1]
             softmax = losses.nce_softmax(scores, temperature=settings.temperature)
-            loss, normalizers = softmax, state.normalizers
-            if settings.contrast == "nce":
-                z_of_batch = losses.nce_normalizer(
-                    scores,
-                    temperature=settings.temperature,
-                    num_examples=num_examples,
-                    axis_name=axis_name,
-                )
-                normalizers = jnp.where(normalizers < 0, z_of_batch, normalizers)
-                loss = losses.nce(
-                    scores, normalizers, temperature=settings.temperature, num_examples=num_examples
-                )
+            loss, normalizers = contrast(scores, softmax, state.normalizers)
             watched = jax.lax.stop_gradient((z, scores, jnp.mean(softmax, axis=(1, 2))))
             loss = jnp.mean(jnp.sum(loss, axis=(0, 1)))
             return loss, (updated.get("batch_stats", {}), normalizers, *watched)
@@ -278,11 +308,8 @@ def make(
         (loss, aux), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
         batch_stats, normalizers, z, scores, softmax = aux
         bound = losses.mutual_information_bound(softmax, num_negatives=negatives)  # [P]
-        # A drawn negative may be the example itself: it is not the nearest other.
-        rivals = scores[..., 1:]
-        if not in_batch:
-            rivals = jnp.where((index[:, 1:] == y[:, None])[None, None], -jnp.inf, rivals)
-        top1 = jnp.mean(scores[..., 0] > jnp.max(rivals, axis=-1))
+        others = None if in_batch else index[:, 1:] != y[:, None]
+        top1 = _top1(scores, others)
         bound, top1 = pmean((bound, top1), axis_name)
         metrics = {
             "loss": loss,
@@ -293,12 +320,12 @@ def make(
         }
         bank = state.bank
         if not in_batch:  # after the scores: they have seen the bank as it was
-            bank = leaves.update_bank(
+            bank = update_bank(
                 bank,
                 z,
                 y,
                 momentum=settings.bank_momentum,
-                first=leaves.first_row(bank, num_examples=num_examples, axis_name=axis_name),
+                first=first_row(bank, num_examples=num_examples, axis_name=axis_name),
                 axis_name=axis_name,
             )
         new = apply_gradients(state, grads, batch_stats, tx, bank=bank, normalizers=normalizers)

@@ -230,7 +230,7 @@ def make(
     Raises:
         UserError: what cannot work in `config.cpc`, `config.model` and `config.augment.size`.
     """
-    check_make("cpc", config, lengths)
+    check_make("cpc", config, lengths, SETTINGS)
     s = config.cpc
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)

@@ -21,6 +21,7 @@ AlexNet and VGG-16 see Sobel-filtered images, without which clusters are of colo
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -31,7 +32,6 @@ import numpy as np
 import optax
 
 from jssl import losses, models
-from jssl import state as leaves
 from jssl.errors import UserError
 from jssl.methods import _clusters
 from jssl.methods._common import (
@@ -44,8 +44,10 @@ from jssl.methods._common import (
 from jssl.methods.spec import MethodSpec
 from jssl.metrics.clusters import cluster_report
 from jssl.models.heads import Linear
+from jssl.numerics import unit_rows
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.settings import Setting, below_one, choice, count, positive, whole
+from jssl.state import check_clusters, pca, uniform_over_clusters
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 SETTINGS: dict[str, Setting] = {
@@ -124,7 +126,7 @@ def check(config: Any, examples: int, features: int) -> None:
             examples.
     """
     settings = config.deepcluster
-    leaves.check_clusters(settings.num_clusters, examples, flag="--config.deepcluster.num_clusters")
+    check_clusters(settings.num_clusters, examples, flag="--config.deepcluster.num_clusters")
     largest = min(features, examples - 1)
     if not 1 <= settings.pca_dim <= largest:
         raise UserError(
@@ -132,6 +134,94 @@ def check(config: Any, examples: int, features: int) -> None:
             f"features: expected between 1 and {largest}. "
             f"Type --config.deepcluster.pca_dim={largest}."
         )
+
+
+def make_refresh(
+    settings: Any,
+    num_examples: int,
+    embed: Callable[..., Any],
+    top_layer: nn.Module,
+    top_tx: optax.GradientTransformation,
+) -> Callable[[State, _clusters.Batches], tuple[State, dict[str, float]]]:
+    """Makes `Method.refresh`: features, PCA and whitening, k-means, a new top layer.
+
+    Args:
+        settings: config.deepcluster.
+        num_examples: M.
+        embed: of the method; its intermediate `clustered` is what is clustered.
+        top_layer, top_tx: the classifier of the clusters and its optimiser.
+    """
+
+    def features(state: State, batch: Batch) -> Array:
+        return embed(state, batch["image"])[1]["clustered"]
+
+    # Two passes, so that the features of all examples, M x D, are never in memory at once.
+    @_clusters.beside_state
+    def first_moments(state: State) -> pca.Moments:
+        return pca.init_moments(state.params["top_layer"]["kernel"].shape[0])
+
+    @_clusters.beside_state
+    def add(state: State, moments: pca.Moments, batch: Batch) -> pca.Moments:
+        return pca.add(moments, features(state, batch), batch["valid"])
+
+    @_clusters.beside_state
+    def fit(state: State, moments: pca.Moments) -> pca.PCA:
+        return pca.fit_pca(moments, dim=settings.pca_dim)
+
+    @_clusters.collector
+    def reduced(state: State, batch: Batch, fitted: pca.PCA) -> Array:
+        return unit_rows(pca.apply_pca(fitted, features(state, batch)))
+
+    @_clusters.beside_state
+    def draw(state: State) -> tuple[Array, Array, PyTree, PyTree]:
+        """k-means's key, the sampler's seed, a fresh top layer, its fresh optimiser's state."""
+        cluster_key, seed_key, top_key = jax.random.split(_clusters.refresh_key(state), 3)
+        seed = jax.random.randint(seed_key, (), 0, jnp.iinfo(jnp.int32).max)
+        blank = jnp.zeros((1, state.params["top_layer"]["kernel"].shape[0]))
+        top = top_layer.init(top_key, blank)["params"]
+        return cluster_key, seed, top, top_tx.init(top)
+
+    def refresh(state: State, batches: _clusters.Batches) -> tuple[State, dict[str, float]]:
+        moments = first_moments(state)
+        for batch in batches():
+            moments = add(state, moments, batch)
+        rows = reduced(state, batches, num_examples, fit(state, moments))
+        key, seed, top, top_opt_state = draw(state)
+        present = np.flatnonzero(rows.present)
+        sharding = state.step.sharding
+        clusters = _clusters.cluster(
+            key,
+            rows.values[present],
+            sharding,
+            k=settings.num_clusters,
+            iterations=settings.kmeans_iterations,
+            empty=settings.empty_clusters,
+        )
+        assignments = np.full(num_examples, -1, np.int32)
+        assignments[present] = clusters.assignments
+        report = cluster_report(
+            assignments,
+            num_clusters=settings.num_clusters,
+            previous=np.asarray(state.assignments),
+            labels=rows.labels,
+        )
+        report["objective"] = float(clusters.objective[-1]) / len(present)
+        new = state.replace(
+            params={**state.params, "top_layer": top},
+            top_opt_state=top_opt_state,
+            centroids=_clusters.place(clusters.centroids, sharding),
+            assignments=_clusters.place(assignments, sharding),
+            sampler_seed=seed,
+        )
+        return new, {f"cluster/{name}": value for name, value in report.items()}
+
+    return refresh
+
+
+def order(state: State) -> Any:
+    """The order of the examples in the coming epoch: as many of each cluster."""
+    assignments, seed = np.asarray(state.assignments), int(state.sampler_seed)
+    return functools.partial(uniform_over_clusters, assignments, seed)
 
 
 @in_32_bits
@@ -158,7 +248,7 @@ def make(
     Raises:
         UserError: as `check`; a network without a last ReLU.
     """
-    check_make("deepcluster", config, lengths)
+    check_make("deepcluster", config, lengths, SETTINGS)
     settings, num_examples = config.deepcluster, lengths.num_examples
     k = settings.num_clusters
     net, top_layer = make_net(config, axis_name), Linear(k)
@@ -226,73 +316,7 @@ def make(
 
     embed = embed_function(net, prepare)
 
-    def features(state: State, batch: Batch) -> Array:
-        return embed(state, batch["image"])[1]["clustered"]
-
-    # Two passes, so that the features of all examples, M x D, are never in memory at once.
-    @_clusters.beside_state
-    def first_moments(state: State) -> leaves.Moments:
-        return leaves.init_moments(state.params["top_layer"]["kernel"].shape[0])
-
-    @_clusters.beside_state
-    def add(state: State, moments: leaves.Moments, batch: Batch) -> leaves.Moments:
-        return leaves.add(moments, features(state, batch), batch["valid"])
-
-    @_clusters.beside_state
-    def fit(state: State, moments: leaves.Moments) -> leaves.PCA:
-        return leaves.fit_pca(moments, dim=settings.pca_dim)
-
-    @_clusters.collector
-    def reduced(state: State, batch: Batch, pca: leaves.PCA) -> Array:
-        return leaves.unit_rows(leaves.apply_pca(pca, features(state, batch)))
-
-    @_clusters.beside_state
-    def draw(state: State) -> tuple[Array, Array, PyTree, PyTree]:
-        """k-means's key, the sampler's seed, a fresh top layer, its fresh optimiser's state."""
-        cluster_key, seed_key, top_key = jax.random.split(_clusters.refresh_key(state), 3)
-        seed = jax.random.randint(seed_key, (), 0, jnp.iinfo(jnp.int32).max)
-        blank = jnp.zeros((1, state.params["top_layer"]["kernel"].shape[0]))
-        top = top_layer.init(top_key, blank)["params"]
-        return cluster_key, seed, top, top_tx.init(top)
-
-    def refresh(state: State, batches: _clusters.Batches) -> tuple[State, dict[str, float]]:
-        moments = first_moments(state)
-        for batch in batches():
-            moments = add(state, moments, batch)
-        rows = reduced(state, batches, num_examples, fit(state, moments))
-        key, seed, top, top_opt_state = draw(state)
-        present = np.flatnonzero(rows.present)
-        sharding = state.step.sharding
-        found = _clusters.cluster(
-            key,
-            rows.values[present],
-            sharding,
-            k=k,
-            iterations=settings.kmeans_iterations,
-            empty=settings.empty_clusters,
-        )
-        assignments = np.full(num_examples, -1, np.int32)
-        assignments[present] = found.assignments
-        report = cluster_report(
-            assignments,
-            num_clusters=k,
-            previous=np.asarray(state.assignments),
-            labels=rows.labels,
-        )
-        report["objective"] = float(found.objective[-1]) / len(present)
-        new = state.replace(
-            params={**state.params, "top_layer": top},
-            top_opt_state=top_opt_state,
-            centroids=_clusters.place(found.centroids, sharding),
-            assignments=_clusters.place(assignments, sharding),
-            sampler_seed=seed,
-        )
-        return new, {f"cluster/{name}": value for name, value in report.items()}
-
-    def order(state: State) -> Any:
-        assignments, seed = np.asarray(state.assignments), int(state.sampler_seed)
-        return functools.partial(leaves.uniform_over_clusters, assignments, seed)
-
+    refresh = make_refresh(settings, num_examples, embed, top_layer, top_tx)
     return Method(init, train_step, embed, views, refresh, order)
 
 

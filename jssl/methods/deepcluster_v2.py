@@ -24,7 +24,7 @@ norm of g + wd p where apex's LARC has the sum of both norms; pixels are divided
 official code has .228, a slip of its; the projector's first layer has no bias, BN takes it away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -35,7 +35,6 @@ import numpy as np
 import optax
 
 from jssl import augment, losses, models
-from jssl import state as leaves
 from jssl.errors import UserError
 from jssl.methods import _clusters
 from jssl.methods._common import (
@@ -50,8 +49,10 @@ from jssl.methods.spec import MethodSpec
 from jssl.metrics.clusters import cluster_report
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
+from jssl.numerics import unit_rows
 from jssl.parallel.collectives import all_gather, global_index, mean_value_and_grad, pmean
 from jssl.settings import SHARE, Setting, count, each, natural, positive, whole
+from jssl.state import RowUpdate, WritesRows, check_clusters, update_bank
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 LARGE = 2  # crops of an image whose embeddings are banked, besides the small ones
@@ -96,7 +97,7 @@ class Net(nn.Module):
 
     def __call__(self, images: Array, train: bool):
         h, intermediates = self.encoder(images, train=train)
-        z = leaves.unit_rows(self.projector(h, train=train))
+        z = unit_rows(self.projector(h, train=train))
         return z, h, {**intermediates, "projection": z}
 
     def crops(self, sizes: Sequence[Array], train: bool) -> Array:
@@ -104,7 +105,7 @@ class Net(nn.Module):
         B = sizes[0].shape[1]
         h = [self.encoder(x.reshape(-1, *x.shape[2:]), train=train)[0] for x in sizes]
         z = self.projector(jnp.concatenate(h), train=train)
-        return leaves.unit_rows(z).reshape(-1, B, z.shape[-1])
+        return unit_rows(z).reshape(-1, B, z.shape[-1])
 
 
 def make_net(config: Any, axis_name: str | None) -> Net:
@@ -128,21 +129,113 @@ def check(config: Any, lengths: RunLengths) -> None:
     """Refuses what cannot be clustered, before anything is compiled.
 
     Raises:
-        UserError: no head, more clusters than examples in an epoch, crops made on the host.
+        UserError: more clusters than examples in an epoch, crops made on the host.
     """
     settings = config.deepcluster_v2
     flag = "--config.deepcluster_v2.num_clusters"
-    if not settings.num_clusters:
-        raise UserError(f"DeepCluster v2 needs a head: type {flag}='(3000,3000,3000)'.")
     examples = min(lengths.num_examples, lengths.steps_per_epoch * config.batch_size)
     for k in settings.num_clusters:
-        leaves.check_clusters(k, examples, flag=flag)
+        check_clusters(k, examples, flag=flag)
     if config.data.host_crop:
         raise UserError(
             f"The crops of DeepCluster v2 have two sizes and are made on the device; found "
             f"data.host_crop='{config.data.host_crop}'. Type --config.data.host_crop='', and "
             "--config.data.image_size=N for pictures that differ in size."
         )
+
+
+def make_crops(
+    config: Any, views: Callable[..., Array], prepare: Callable[[Array], Array]
+) -> Callable[[Array, Array, Array], list[Array]]:
+    """Makes `(key, images, first) -> crops [V,B,h,w,3]` of each size: two large ones, and small."""
+    settings, small_fn = config.deepcluster_v2, None
+    if settings.small_crops:
+        options = {k: v for k, v in config.augment.options.items() if v is not None}
+        options.update(views=settings.small_crops, scale=tuple(settings.small_scale))
+        small_fn = augment.make_views(config.augment.name, size=settings.small_size, **options)
+
+    def crops(key: Array, images: Array, first: Array) -> list[Array]:
+        large_key, small_key = jax.random.split(key)
+        made = [views(large_key, images, first)]
+        if small_fn is not None:
+            made.append(augment.batch_views(small_fn, small_key, images, first))
+        return [jax.vmap(prepare)(x) for x in made]
+
+    return crops
+
+
+def make_refresh(
+    config: Any,
+    lengths: RunLengths,
+    views: Callable[..., Array],
+    prepare: Callable[[Array], Array],
+) -> Callable[[State, _clusters.Batches], tuple[State, dict[str, float]]]:
+    """Makes `Method.refresh`: spherical k-means of the bank, once for each head.
+
+    Args:
+        config: the whole config.
+        lengths: of the run.
+        views, prepare: of `input_functions`, for the features that fill the first bank.
+    """
+    settings, num_examples = config.deepcluster_v2, lengths.num_examples
+    num_clusters = tuple(settings.num_clusters)
+    # The whole batch is one array here: its statistics are global without an axis.
+    whole = make_net(config, None)
+
+    @_clusters.collector
+    def embeddings(state: State, batch: Batch) -> Array:
+        x = views(_clusters.refresh_key(state), batch["image"], batch["index"][0])
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        sizes = [jax.vmap(prepare)(x)]
+        z, _ = whole.apply(variables, sizes, train=True, method="crops", mutable=["batch_stats"])
+        return jnp.swapaxes(z, 0, 1)  # [N,V,d]
+
+    @_clusters.beside_state
+    def keys_of_heads(state: State) -> tuple[Array, ...]:
+        return tuple(jax.random.split(_clusters.refresh_key(state), len(num_clusters)))
+
+    def filled(state: State, batches: _clusters.Batches) -> State:
+        """The state before the first step, with a bank."""
+        rows, sharding = embeddings(state, batches, num_examples), state.step.sharding
+        epochs = np.where(rows.present, BEFORE_ALL, NEVER).astype(np.int32)
+        return state.replace(
+            bank=_clusters.place(np.moveaxis(rows.values, 1, 0), sharding),
+            written=_clusters.place(np.stack([epochs, rows.labels], axis=1), sharding),
+        )
+
+    def refresh(state: State, batches: _clusters.Batches) -> tuple[State, dict[str, float]]:
+        epoch = int(state.step) // lengths.steps_per_epoch
+        if int(state.step) == 0:
+            state = filled(state, batches)
+        bank, (epochs, labels) = np.asarray(state.bank), np.asarray(state.written).T
+        previous = np.asarray(state.assignments)
+        present = np.flatnonzero(epochs == epoch - 1)
+        assignments, prototypes = np.full_like(previous, -1), []
+        reports, sharding = [], state.step.sharding
+        for head, key in enumerate(keys_of_heads(state)):
+            k = num_clusters[head]
+            clusters = _clusters.cluster(
+                key,
+                bank[head % LARGE, present],
+                sharding,
+                k=k,
+                iterations=settings.kmeans_iterations,
+                empty="keep",
+                spherical=True,
+            )
+            assignments[head, present] = clusters.assignments
+            prototypes.append(_clusters.place(clusters.centroids, sharding))
+            report = cluster_report(
+                assignments[head], num_clusters=k, previous=previous[head], labels=labels
+            )
+            reports.append({**report, "objective": float(clusters.objective[-1]) / len(present)})
+        new = state.replace(
+            prototypes=tuple(prototypes), assignments=_clusters.place(assignments, sharding)
+        )
+        means = {name: float(np.mean([r[name] for r in reports])) for name in reports[0]}
+        return new, {f"cluster/{name}": value for name, value in means.items()}
+
+    return refresh
 
 
 @in_32_bits
@@ -169,23 +262,12 @@ def make(
     Raises:
         UserError: as `check`.
     """
-    check_make("deepcluster_v2", config, lengths)
+    check_make("deepcluster_v2", config, lengths, SETTINGS)
     settings, num_examples = config.deepcluster_v2, lengths.num_examples
     num_clusters, steps_per_epoch = tuple(settings.num_clusters), lengths.steps_per_epoch
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
-    small_fn = None
-    if settings.small_crops:
-        options = {k: v for k, v in config.augment.options.items() if v is not None}
-        options.update(views=settings.small_crops, scale=tuple(settings.small_scale))
-        small_fn = augment.make_views(config.augment.name, size=settings.small_size, **options)
-
-    def crops(key: Array, images: Array, first: Array) -> list[Array]:
-        large_key, small_key = jax.random.split(key)
-        made = [views(large_key, images, first)]
-        if small_fn is not None:
-            made.append(augment.batch_views(small_fn, small_key, images, first))
-        return [jax.vmap(prepare)(x) for x in made]
+    crops = make_crops(config, views, prepare)
 
     def init(key: Array, batch: Batch) -> State:
         check(config, lengths)
@@ -213,7 +295,7 @@ def make(
         loss, top1 = (jnp.mean(jnp.stack(values)) for values in zip(*per_head, strict=True))
         return loss, top1
 
-    @leaves.WritesRows
+    @WritesRows
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         index = batch["index"]
         first = global_index(len(index), axis_name)
@@ -235,71 +317,16 @@ def make(
             "cluster_top1": pmean(top1, axis_name),
             "grad_norm": optax.tree.norm(grads),
         }
-        bank = leaves.update_bank(state.bank, large, index, momentum=0.0, axis_name=axis_name)
+        bank = update_bank(state.bank, large, index, momentum=0.0, axis_name=axis_name)
         epoch = jnp.broadcast_to(state.step // steps_per_epoch, index.shape)
         note = jnp.stack([epoch, batch["label"].astype(jnp.int32)], axis=1)
-        written = leaves.RowUpdate(
+        written = RowUpdate(
             state.written, all_gather(index, axis_name), all_gather(note, axis_name)
         )
         new = apply_gradients(state, grads, batch_stats, tx, bank=bank, written=written)
         return new, metrics
 
-    # The whole batch is one array here: its statistics are global without an axis.
-    whole = make_net(config, None)
-
-    @_clusters.collector
-    def embeddings(state: State, batch: Batch) -> Array:
-        x = views(_clusters.refresh_key(state), batch["image"], batch["index"][0])
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        sizes = [jax.vmap(prepare)(x)]
-        z, _ = whole.apply(variables, sizes, train=True, method="crops", mutable=["batch_stats"])
-        return jnp.swapaxes(z, 0, 1)  # [N,V,d]
-
-    @_clusters.beside_state
-    def keys_of_heads(state: State) -> tuple[Array, ...]:
-        return tuple(jax.random.split(_clusters.refresh_key(state), len(num_clusters)))
-
-    def filled(state: State, batches: _clusters.Batches) -> State:
-        """The state before the first step, with a bank."""
-        rows, sharding = embeddings(state, batches, num_examples), state.step.sharding
-        epochs = np.where(rows.present, BEFORE_ALL, NEVER).astype(np.int32)
-        return state.replace(
-            bank=_clusters.place(np.moveaxis(rows.values, 1, 0), sharding),
-            written=_clusters.place(np.stack([epochs, rows.labels], axis=1), sharding),
-        )
-
-    def refresh(state: State, batches: _clusters.Batches) -> tuple[State, dict[str, float]]:
-        epoch = int(state.step) // steps_per_epoch
-        if int(state.step) == 0:
-            state = filled(state, batches)
-        bank, (epochs, labels) = np.asarray(state.bank), np.asarray(state.written).T
-        previous = np.asarray(state.assignments)
-        present = np.flatnonzero(epochs == epoch - 1)
-        assignments, prototypes = np.full_like(previous, -1), []
-        reports, sharding = [], state.step.sharding
-        for head, key in enumerate(keys_of_heads(state)):
-            k = num_clusters[head]
-            found = _clusters.cluster(
-                key,
-                bank[head % LARGE, present],
-                sharding,
-                k=k,
-                iterations=settings.kmeans_iterations,
-                empty="keep",
-                spherical=True,
-            )
-            assignments[head, present] = found.assignments
-            prototypes.append(_clusters.place(found.centroids, sharding))
-            report = cluster_report(
-                assignments[head], num_clusters=k, previous=previous[head], labels=labels
-            )
-            reports.append({**report, "objective": float(found.objective[-1]) / len(present)})
-        new = state.replace(
-            prototypes=tuple(prototypes), assignments=_clusters.place(assignments, sharding)
-        )
-        means = {name: float(np.mean([r[name] for r in reports])) for name in reports[0]}
-        return new, {f"cluster/{name}": value for name, value in means.items()}
-
+    refresh = make_refresh(config, lengths, views, prepare)
     return Method(init, train_step, embed_function(net, prepare), views, refresh)
 
 

@@ -28,7 +28,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jssl import augment, losses, methods, models
-from jssl.errors import UserError, nearest
+from jssl.errors import UserError
 from jssl.methods._common import (
     apply_gradients,
     blank_batch,
@@ -55,8 +55,6 @@ from jssl.settings import (
 )
 from jssl.state import ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
-
-DISTILLATIONS = ("none", "soft", "hard")
 
 SETTINGS: dict[str, Setting] = {
     "num_classes": natural(0),  # 0: as many as the data set has
@@ -172,11 +170,6 @@ def make_teacher(config: ConfigDict, lengths: RunLengths) -> tuple[Method, Confi
         UserError: a distillation or teacher that cannot be.
     """
     settings = config.deit
-    if settings.distillation not in DISTILLATIONS:
-        raise UserError(
-            f"Unknown deit.distillation '{settings.distillation}': "
-            f"{nearest(settings.distillation, DISTILLATIONS)}."
-        )
     if settings.distillation == "none":
         if config.model.distillation_token:
             raise UserError(
@@ -228,7 +221,7 @@ def make(
         teacher `distillation_loss` and `agreement`, how often the student says what it does.
         `embed` names the `logits`.
     """
-    check_make("deit", config, lengths)
+    check_make("deit", config, lengths, SETTINGS)
     settings = config.deit
     teacher = make_teacher(config, lengths)
     net = make_net(config, axis_name)

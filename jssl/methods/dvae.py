@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from jssl import losses
-from jssl.errors import UserError, nearest
+from jssl.errors import UserError
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -39,7 +39,6 @@ from jssl.settings import POSITIVE, Setting, choice, count, each, fraction, non_
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
-LIKELIHOODS = ("logit_laplace", "squared_error")
 
 SETTINGS: dict[str, Setting] = {
     "vocabulary": Setting(8192, whole(2)),  # K codes
@@ -180,7 +179,7 @@ def make(
         UserError: an unknown likelihood, a temperature that is not positive, a `model` section
             that says something else.
     """
-    check_make("dvae", config, lengths)
+    check_make("dvae", config, lengths, SETTINGS)
     settings = config.dvae
     _check(config)
     net = make_net(config, axis_name)
@@ -266,13 +265,6 @@ def inspect(config: Any, outputs: Any, batch: Any) -> Any:
 
 
 def _check(config: Any) -> None:
-    s = config.dvae
-    if s.likelihood not in LIKELIHOODS:
-        raise UserError(
-            f"Unknown dvae.likelihood '{s.likelihood}': {nearest(s.likelihood, LIKELIHOODS)}."
-        )
-    if not min(s.temperature) > 0:
-        raise UserError(f"dvae.temperature expects numbers > 0, found {tuple(s.temperature)}.")
     if config.model.name != "dvae":
         raise UserError(
             f"The dVAE's network is described by config.dvae; found model.name="

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
-from jssl.errors import UserError, nearest
+from jssl.errors import UserError
 from jssl.methods._common import (
     ProjectedEncoder,
     apply_gradients,
@@ -82,8 +82,6 @@ class State(TrainState):
 def make_net(config: Any, axis_name: str | None) -> ProjectedEncoder:
     """The network of a config."""
     dtype, settings = jnp.dtype(config.dtype), config.moco
-    if settings.head not in HEADS:
-        raise UserError(f"Unknown moco.head '{settings.head}': {nearest(settings.head, HEADS)}.")
     encoder = models.build(config.model, axis_name=axis_name, dtype=dtype)
     projector = Projector(
         hidden_dims=HEADS[settings.head],
@@ -170,7 +168,7 @@ def make(
     Raises:
         UserError: as `check`; an unknown head.
     """
-    check_make("moco", config, lengths)
+    check_make("moco", config, lengths, SETTINGS)
     check(config)
     settings = config.moco
     net = make_net(config, axis_name)

@@ -142,7 +142,7 @@ def make(
         A `Method`; its step logs `loss` (4 T ln N at uniform logits), `contrastive_top1` in
         [0, 1] (1 / N by chance), `ema_momentum` and `grad_norm`.
     """
-    check_make("moco_v3", config, lengths)
+    check_make("moco_v3", config, lengths, SETTINGS)
     momentum_at = schedules(config, lengths)["ema_momentum"]
     settings = config.moco_v3
     net = make_net(config, axis_name)

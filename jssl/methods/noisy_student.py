@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import optax
 
 from jssl import losses, models
-from jssl.errors import UserError, nearest
+from jssl.errors import UserError
 from jssl.methods._common import (
     apply_gradients,
     check_make,
@@ -60,9 +60,6 @@ from jssl.settings import (
 )
 from jssl.state import ema, warmup_momentum
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
-
-WEIGHTINGS = ("lecture", "ratio")
-TARGETS = ("soft", "hard")
 
 SETTINGS: dict[str, Setting] = {
     "num_classes": natural(0),  # 0: as many as the data set has
@@ -226,9 +223,8 @@ def make(
         and `agreement`, how often the student says what the teacher does. `embed` is that of the
         averaged network in evaluation mode and names its `logits`.
     """
-    check_make("noisy_student", config, lengths)
+    check_make("noisy_student", config, lengths, SETTINGS)
     settings = config.noisy_student
-    _check(settings)
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
     embed = embed_function(net, prepare)
@@ -299,18 +295,6 @@ def make(
         return embed(state.replace(params=state.average, batch_stats=state.average_stats), images)
 
     return Method(init, train_step, embed_average, views)
-
-
-def _check(settings: Any) -> None:
-    for name, words in (("weighting", WEIGHTINGS), ("targets", TARGETS)):
-        word = settings[name]
-        if word not in words:
-            raise UserError(f"Unknown noisy_student.{name} '{word}': {nearest(word, words)}.")
-    if not settings.temperature > 0:
-        raise UserError(
-            f"noisy_student.temperature expects a number > 0, found {settings.temperature}. For "
-            "one-hot pseudo-labels type --config.noisy_student.targets=hard."
-        )
 
 
 SPEC = MethodSpec(

@@ -80,7 +80,7 @@ def make(
         A `Method`; its step logs `loss`, `contrastive_top1` in [0, 1] (1 / N by chance)
         and `grad_norm`.
     """
-    check_make("simclr", config, lengths)
+    check_make("simclr", config, lengths, SETTINGS)
     net = make_net(config, axis_name)
     views, prepare = input_functions(config)
 

@@ -115,7 +115,7 @@ def make(
         augmented images against the unmixed label, and `grad_norm`. `embed` names the `logits`
         among its intermediates.
     """
-    check_make("supervised", config, lengths)
+    check_make("supervised", config, lengths, SETTINGS)
     # a workdir of before may lack some
     settings = SimpleNamespace(**{**defaults(SETTINGS), **config.supervised})
     net = make_net(config, axis_name)

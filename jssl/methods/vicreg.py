@@ -88,7 +88,7 @@ def make(
         terms before their weights, `invariance`, `variance` in [0, 0.99] and `covariance`, and
         `grad_norm`.
     """
-    check_make("vicreg", config, lengths)
+    check_make("vicreg", config, lengths, SETTINGS)
     net, settings = make_net(config, axis_name), config.vicreg
     views, prepare = input_functions(config)
     forward = functools.partial(training_pass, net)  # one view's

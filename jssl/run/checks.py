@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jssl import config as config_lib
 from jssl import methods, optim
-from jssl.errors import UserError, nearest
+from jssl.errors import UserError
 from jssl.settings import (
     BELOW_ONE,
     BOOL,
@@ -21,6 +21,7 @@ from jssl.settings import (
     POSITIVE,
     TEXT,
     Rule,
+    complaint,
     each,
     either,
     number,
@@ -152,12 +153,7 @@ def check(config: ConfigDict) -> None:
         rule = rule_of(key, method)
         if rule is None or rule.holds(value):
             continue
-        advice = ""
-        if isinstance(value, str) and rule.expected.startswith("one of"):
-            choices = [c.strip("'") for c in rule.expected.removeprefix("one of ").split(", ")]
-            near = nearest(value, choices)
-            advice = f" ({near.partition('?')[0]}?)" if near.startswith("did") else ""
-        lines.append(f"--config.{key} expects {rule.expected}, found {value!r}{advice}.")
+        lines.append(complaint(key, rule, value))
     if lines:
         raise UserError("\n".join(lines))
 

@@ -273,11 +273,11 @@ def test_a_batch_without_the_arrays_is_refused_by_the_step():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"views": ("l",)}, "two views or more"),
+        ({"views": ("l",)}, "cmc.views expects 2 or more values"),
         ({"views": ("l", "abb")}, "'abb': did you mean 'ab'"),
         ({"contrast": "softmx"}, "did you mean 'softmax'"),
-        ({"graph": "cor"}, "'cor': did you mean 'core'"),
-        ({"num_negatives": 0}, "num_negatives is 0"),
+        ({"graph": "cor"}, "found 'cor' .did you mean 'core'"),
+        ({"num_negatives": 0}, "num_negatives expects .* found 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

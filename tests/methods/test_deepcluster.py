@@ -116,7 +116,7 @@ def test_features_are_those_before_the_last_relu(name):
     logits, h, named = jax.jit(lambda v: net.apply(v, x, train=False))(variables)
     features = np.asarray(named["clustered"])
     assert features.min() < 0
-    top = variables["params"]["top_layer"]["dense"]
+    top = variables["params"]["top_layer"]
     if name == "resnet":
         _, inner = net.encoder.apply(
             {c: v["encoder"] for c, v in variables.items()}, x, train=False
@@ -200,12 +200,12 @@ def test_the_top_layer_and_its_optimiser_are_fresh_and_the_trunk_survives(course
     momenta = leaves(trained.opt_state)
     assert max(np.abs(v).max() for k, v in momenta.items() if "trace" in k) > 1e-3
     assert not any("top_layer" in name for name in momenta)
-    kernels = [s.params["top_layer"]["dense"] for s in (course.born, course.first, second)]
+    kernels = [s.params["top_layer"] for s in (course.born, course.first, second)]
     for top in kernels:
         assert np.all(np.asarray(top["bias"]) == 0)
         assert np.std(top["kernel"]) == pytest.approx(0.01, rel=0.35)  # of 40 draws
     assert len({np.asarray(top["kernel"]).tobytes() for top in kernels}) == 3
-    assert np.abs(np.asarray(trained.params["top_layer"]["dense"]["bias"])).max() > 1e-4
+    assert np.abs(np.asarray(trained.params["top_layer"]["bias"])).max() > 1e-4
     used = [v for k, v in leaves(trained.top_opt_state).items() if "trace" in k]
     assert max(np.abs(v).max() for v in used) > 1e-4
     for value in leaves(second.top_opt_state).values():
@@ -218,7 +218,7 @@ def test_the_fresh_top_layer_has_the_deviation_of_the_official_code(course):
     for step in range(6):
         state = course.keep(course.trained).replace(step=jnp.int32(4 * step))
         fresh, _ = course.method.refresh(state, sweep())
-        kernels.append(np.asarray(fresh.params["top_layer"]["dense"]["kernel"]))
+        kernels.append(np.asarray(fresh.params["top_layer"]["kernel"]))
     assert len({kernel.tobytes() for kernel in kernels}) == 6
     assert np.std(kernels) == pytest.approx(0.01, rel=0.15)  # of 240 draws, 4.6 % each way
 

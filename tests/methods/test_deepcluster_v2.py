@@ -250,7 +250,7 @@ def test_mistakes():
     message = refused(tiny(deepcluster_v2__num_clusters=(5, 49)))
     assert "49 clusters of 48 examples" in message  # an epoch leaves four of 52 out
     assert "--config.deepcluster_v2.num_clusters=48" in message
-    assert "needs a head" in refused(tiny(deepcluster_v2__num_clusters=()))
+    assert "expects 1 or more values" in refused(tiny(deepcluster_v2__num_clusters=()))
     assert "--config.data.host_crop=''" in refused(tiny(data__host_crop="torchvision"))
 
 

@@ -114,7 +114,10 @@ def test_the_monitor_inspects_the_test_split_and_a_picture_is_written(stepped, t
 def test_settings_that_cannot_be():
     for changes, message in (
         ({"dvae": {"likelihood": "laplace"}}, "did you mean 'logit_laplace'"),
-        ({"dvae": {"temperature": (1.0, 0.0)}}, "expects numbers > 0"),
+        (
+            {"dvae": {"temperature": (1.0, 0.0)}},
+            "temperature expects 2 values in brackets, each a number above 0",
+        ),
         ({"model": {"name": "resnet18"}}, "Type --config.model.name=dvae"),
         ({"augment": {"normalize": "imagenet"}}, "Type --config.augment.normalize=none"),
     ):
