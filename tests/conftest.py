@@ -80,5 +80,16 @@ def pytest_runtest_setup(item):
 FIRST = ("test_methods.py", "test_nothing_lost.py")  # the longest: the others fill up behind
 
 
+# The folders and files of `pytest -m quick`, the inner loop: under three minutes.
+QUICK = ("compile", "data", "launch", "losses", "optim", "test_checks.py", "test_config.py",
+         "test_config_file.py", "test_conventions.py", "test_docs.py", "test_files.py",
+         "test_imports.py", "test_surface.py", "test_switches.py", "test_workdir.py")  # fmt: skip
+
+
 def pytest_collection_modifyitems(items):
+    tests = Path(__file__).parent
+    assert all((tests / name).exists() for name in QUICK)
+    for item in items:
+        if item.path.is_relative_to(tests) and item.path.relative_to(tests).parts[0] in QUICK:
+            item.add_marker("quick")
     items.sort(key=lambda item: (*FIRST, item.path.name).index(item.path.name))
