@@ -33,7 +33,7 @@ def load(name: str) -> ModuleType:
 
 
 def get(name: str) -> MethodSpec:
-    """What jssl knows of a method.
+    """Returns the SPEC of a method.
 
     Raises:
         UserError: no such method, naming the nearest.

@@ -1,4 +1,4 @@
-"""What a `refresh` that clusters is made of: a pass over the data set, and k-means over devices.
+"""The parts of a `refresh` that clusters: a pass over the data set, and k-means over devices.
 
 All processes run these in lockstep. Arrays that are made here lie where the state lies, whole on
 every device; what is as long as the data set is worked on in shares.
@@ -21,12 +21,12 @@ REFRESH = np.uint32(0xFFFFFFFF)
 
 
 def refresh_key(state: TrainState) -> Array:
-    """The key of the refresh before step `state.step`."""
+    """Returns the key of the refresh before step `state.step`."""
     return jax.random.fold_in(jax.random.fold_in(state.key, REFRESH), state.step)
 
 
-def beside_state(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles `fn(state, ...)` so that its results lie where the state lies."""
+def jit_like_state(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles `fn(state, ...)`; its results have the sharding of the state."""
 
     @functools.cache
     def compiled(sharding: Sharding) -> Callable[..., Any]:
@@ -36,12 +36,12 @@ def beside_state(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def place(array: np.ndarray | Array, sharding: Sharding) -> Array:
-    """A numpy array that every process has, as one array of a sharding."""
+    """Puts a numpy array that every process has onto the devices of a sharding."""
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 class Rows(NamedTuple):
-    """What a pass found, by the examples' index.
+    """The results of a pass over the data set, by the examples' index.
 
     Attributes:
         values: float32 [M,...]; 0 where there is no value.
@@ -55,21 +55,21 @@ class Rows(NamedTuple):
 
 
 def collector(fn: Callable[..., Array]) -> Callable[..., Rows]:
-    """Makes of a function of a batch one of the whole data set.
+    """Turns a function of a batch into one of the whole data set.
 
     Args:
-        fn: `(state, batch, *more) -> [N,...]`, pure.
+        fn: `(state, batch, *arrays) -> [N,...]`, pure.
 
     Returns:
-        `(state, batches, num_examples, *more) -> Rows`, compiled once.
+        `(state, batches, num_examples, *arrays) -> Rows`, compiled once.
     """
 
-    def whole(state: TrainState, batch: Batch, *more: Any) -> tuple[Array, ...]:
-        return fn(state, batch, *more), batch["label"], batch["index"], batch["valid"]
+    def whole(state: TrainState, batch: Batch, *arrays: Any) -> tuple[Array, ...]:
+        return fn(state, batch, *arrays), batch["label"], batch["index"], batch["valid"]
 
-    compiled = beside_state(whole)
+    compiled = jit_like_state(whole)
 
-    def collect(state: TrainState, batches: Batches, num_examples: int, *more: Any) -> Rows:
+    def collect(state: TrainState, batches: Batches, num_examples: int, *arrays: Any) -> Rows:
         rows: Rows | None = None
         pending: Any = None
 
@@ -87,7 +87,7 @@ def collector(fn: Callable[..., Array]) -> Callable[..., Rows]:
             rows.present[index] = True
 
         for batch in batches():
-            output = compiled(state, batch, *more)
+            output = compiled(state, batch, *arrays)
             # The host reads one batch while the device is at work on the next.
             if pending is not None:
                 take(pending)
@@ -100,7 +100,7 @@ def collector(fn: Callable[..., Array]) -> Callable[..., Rows]:
 
 
 def cluster(key: Array, points: np.ndarray, sharding: Sharding, **options: Any) -> KMeansResult:
-    """k-means of points that the host holds, each device with its share of them.
+    """Runs k-means on points of the host, each device with its share of them.
 
     Args:
         key: PRNG key, where the state lies.
@@ -115,19 +115,19 @@ def cluster(key: Array, points: np.ndarray, sharding: Sharding, **options: Any) 
     mask = np.arange(len(points) + short) < len(points)
     padded = np.concatenate([points, np.zeros((short, points.shape[1]), np.float32)])
     run, split = _compiled(sharding, tuple(sorted(options.items())))
-    found = run(key, place(padded, split), place(mask, split))
-    found = jax.tree.map(np.asarray, found)
-    return found._replace(assignments=found.assignments[: len(points)])
+    result = run(key, place(padded, split), place(mask, split))
+    result = jax.tree.map(np.asarray, result)
+    return result._replace(assignments=result.assignments[: len(points)])
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled(sharding: Sharding, options: tuple[tuple[str, Any], ...]) -> Any:
     if not isinstance(sharding, NamedSharding):
 
-        def alone(key: Array, points: Array, mask: Array) -> KMeansResult:
+        def unsplit(key: Array, points: Array, mask: Array) -> KMeansResult:
             return kmeans(key, points, mask=mask, **dict(options))
 
-        return jax.jit(alone), sharding
+        return jax.jit(unsplit), sharding
     (axis_name,) = sharding.mesh.axis_names
     everywhere, split = PartitionSpec(), PartitionSpec(axis_name)
 

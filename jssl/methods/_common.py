@@ -22,7 +22,7 @@ State = TypeVar("State", bound=TrainState)
 def check_make(
     name: str, config: Any, lengths: RunLengths, settings: Mapping[str, Setting]
 ) -> None:
-    """Checks what `make` of a method was given.
+    """Checks the arguments of a method's `make`.
 
     Args:
         name: of the method.
@@ -73,7 +73,7 @@ def in_32_bits(make: Callable[..., Method]) -> Callable[..., Method]:
 
 
 def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array], Array]]:
-    """The two ways in: augmented views, and what every network input passes.
+    """Makes the augmentation and the normalisation of a config.
 
     Args:
         config: the whole config; `augment` and `data.host_crop` are read.
@@ -99,7 +99,7 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
 
 
 def blank_batch(config: Any, size: int) -> Batch:
-    """Zeros of the shapes and dtypes of `size` examples, for `init`."""
+    """Returns a batch of `size` examples of zeros, for `init`."""
     spec = methods.get(config.method)
     side = config.augment.size
     crops = (spec.num_crops,) if config.data.host_crop else ()
@@ -113,7 +113,7 @@ def blank_batch(config: Any, size: int) -> Batch:
 
 
 def embed_function(net: nn.Module, prepare: Callable[[Array], Array]) -> Callable[..., Any]:
-    """`embed` of a method whose net gives (output, h, intermediates): h in evaluation mode.
+    """Makes `embed` for a net that returns (output, h, intermediates).
 
     Args:
         net: applied with the state's `params` and `batch_stats`.
@@ -149,7 +149,7 @@ class ProjectedEncoder(nn.Module):
 def training_pass(
     net: nn.Module, params: PyTree, batch_stats: PyTree, x: Array, method: Any = None
 ) -> tuple[Any, PyTree]:
-    """One pass in training mode, as of one view.
+    """Applies a net in training mode.
 
     Args:
         net: takes `train=True`.
@@ -172,7 +172,7 @@ def first_state(
     tx: optax.GradientTransformation,
     **fields: Any,
 ) -> State:
-    """A state at step 0 from freshly initialised linen variables; `fields` are the method's own."""
+    """Makes the state of step 0 from linen variables; `fields` are the method's own."""
     return state_type(
         step=jnp.int32(0),
         key=key,
@@ -190,7 +190,7 @@ def apply_gradients(
     tx: optax.GradientTransformation,
     **fields: Any,
 ) -> State:
-    """One update: parameters by `tx`, new running statistics, step + 1, and the method's fields."""
+    """Updates the parameters by `tx`, the running statistics, the step and the method's fields."""
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
     chex.assert_trees_all_equal_structs(batch_stats, state.batch_stats)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

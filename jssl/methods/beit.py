@@ -58,7 +58,7 @@ SETTINGS: dict[str, Setting] = {
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What BEiT remembers besides the network in training.
+    """State of BEiT, besides the fields of every method.
 
     Attributes:
         tokenizer: parameters of the dVAE's encoder, which nothing changes.
@@ -68,7 +68,7 @@ class State(TrainState):
 
 
 class Net(nn.Module):
-    """ViT and the head on gathered places.
+    """ViT, and the head that predicts the tokens of masked patches.
 
     images [B,H,W,3], mask bool [B,h,w], places int32 [B,n] -> logits float32 [B,n,K].
     """
@@ -98,13 +98,13 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def make_tokenizer(config: Any) -> Encoder:
-    """The tokenizer of a config, in float32: its codes are to be the same in every run."""
+    """Makes the tokenizer, in float32, so that its codes are the same in every run."""
     s = config.beit
     return Encoder(s.vocabulary, s.hidden, s.groups, s.blocks)
 
 
 def has_tokenizer(config: Any) -> bool:
-    """Whether the codes are those of the run in `tokenizer`.
+    """Whether the tokenizer is read from a workdir.
 
     Raises:
         UserError: no tokenizer is named.
@@ -134,17 +134,17 @@ def resolve(config: Any, tokenizer: Any) -> None:
 
 def put_tokenizer(config: Any, state: State, tokenizer: TrainState) -> State:
     """Puts the trained tokenizer into the first state."""
-    found, expected = tokenizer.params["encoder"], state.tokenizer
+    encoder, expected = tokenizer.params["encoder"], state.tokenizer
     kinds = [
         (jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)])
-        for tree in (found, expected)
+        for tree in (encoder, expected)
     ]
     if kinds[0] != kinds[1]:
         raise UserError(
             f"The tokenizer in '{config.beit.tokenizer}' has other shapes than config.beit says. "
             "Type another --workdir, in which they are filled in anew."
         )
-    return state.replace(tokenizer=found)
+    return state.replace(tokenizer=encoder)
 
 
 def masks(config: Any, key: Array, rows: Array) -> tuple[Array, Array, Array]:

@@ -60,7 +60,7 @@ SETTINGS: dict[str, Setting] = {
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What BYOL remembers besides its online network.
+    """State of BYOL, besides the fields of every method.
 
     Attributes:
         target: float32 parameters of the target network: encoder and projector.
@@ -95,7 +95,7 @@ class Net(nn.Module):
         return q, h, named
 
     def project(self, images: Array, train: bool) -> Array:
-        """What the target network computes: [B,d], without the predictor."""
+        """Returns the target's projection [B,d]."""
         return self.projector(self.encoder(images, train=train)[0], train=train)
 
 
@@ -128,7 +128,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def target_part(tree: PyTree) -> PyTree:
-    """The part of the online parameters or statistics that the target network has too."""
+    """Returns what the target has too: parameters or statistics of encoder and projector."""
     return {name: tree[name] for name in ("encoder", "projector") if name in tree}
 
 
@@ -143,7 +143,7 @@ def labelled_mean(values: Array, labelled: Array, axis_name: str | None) -> Arra
 
 
 def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], Array]]:
-    """What depends on the length of the run besides the learning rate: {name: f(step)}."""
+    """Returns the schedule of the target's momentum: {name: f(step)}."""
     momentum = functools.partial(
         cosine_momentum, base=config.byol.ema_momentum, total_steps=lengths.total_steps
     )

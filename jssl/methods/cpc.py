@@ -258,9 +258,9 @@ def make(
         patches = prepare(augment.augment_patches(patch_key, patches, first, **patch_options))
 
         def loss_fn(params: PyTree) -> tuple[Array, Array]:
-            found, _ = net.apply({"params": params}, patches, train=True)
+            predictions, _ = net.apply({"params": params}, patches, train=True)
             return losses.directions_info_nce(
-                found, scale=s.scale, groups=groups, axis_name=axis_name
+                predictions, scale=s.scale, groups=groups, axis_name=axis_name
             )
 
         (loss, top1), grads = mean_value_and_grad(loss_fn, state.params, axis_name)

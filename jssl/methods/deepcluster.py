@@ -62,7 +62,7 @@ SETTINGS: dict[str, Setting] = {
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What DeepCluster remembers besides its network.
+    """State of DeepCluster, besides the fields of every method.
 
     Attributes:
         top_opt_state: of the top layer's optimiser; `opt_state` is the trunk's.
@@ -91,7 +91,7 @@ class Net(nn.Module):
 
 
 def _around_last_relu(h: Array, named: dict[str, Array]) -> tuple[Array, Array]:
-    """What is clustered and what is classified: an encoder's features before its last ReLU, after.
+    """Returns an encoder's features before its last ReLU (clustered) and after it (classified).
 
     AlexNet and VGG end before it, in a dense layer. A ResNet ends after it, in an average: what is
     clustered is the average of the last block's sum.
@@ -114,7 +114,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def check(config: Any, examples: int, features: int) -> None:
-    """Refuses what cannot be clustered, before anything is compiled.
+    """Checks the numbers of clusters and of principal directions.
 
     Args:
         config: the whole config.
@@ -156,15 +156,15 @@ def make_refresh(
         return embed(state, batch["image"])[1]["clustered"]
 
     # Two passes, so that the features of all examples, M x D, are never in memory at once.
-    @_clusters.beside_state
+    @_clusters.jit_like_state
     def first_moments(state: State) -> pca.Moments:
         return pca.init_moments(state.params["top_layer"]["kernel"].shape[0])
 
-    @_clusters.beside_state
+    @_clusters.jit_like_state
     def add(state: State, moments: pca.Moments, batch: Batch) -> pca.Moments:
         return pca.add(moments, features(state, batch), batch["valid"])
 
-    @_clusters.beside_state
+    @_clusters.jit_like_state
     def fit(state: State, moments: pca.Moments) -> pca.PCA:
         return pca.fit_pca(moments, dim=settings.pca_dim)
 
@@ -172,9 +172,9 @@ def make_refresh(
     def reduced(state: State, batch: Batch, fitted: pca.PCA) -> Array:
         return unit_rows(pca.apply_pca(fitted, features(state, batch)))
 
-    @_clusters.beside_state
+    @_clusters.jit_like_state
     def draw(state: State) -> tuple[Array, Array, PyTree, PyTree]:
-        """k-means's key, the sampler's seed, a fresh top layer, its fresh optimiser's state."""
+        """Draws k-means's key, the sampler's seed, a new top layer and its optimiser state."""
         cluster_key, seed_key, top_key = jax.random.split(_clusters.refresh_key(state), 3)
         seed = jax.random.randint(seed_key, (), 0, jnp.iinfo(jnp.int32).max)
         blank = jnp.zeros((1, state.params["top_layer"]["kernel"].shape[0]))
@@ -219,7 +219,7 @@ def make_refresh(
 
 
 def order(state: State) -> Any:
-    """The order of the examples in the coming epoch: as many of each cluster."""
+    """Returns the next epoch's order: as many examples of each cluster."""
     assignments, seed = np.asarray(state.assignments), int(state.sampler_seed)
     return functools.partial(uniform_over_clusters, assignments, seed)
 
@@ -321,7 +321,7 @@ def make(
 
 
 def _split(params: PyTree) -> tuple[PyTree, PyTree]:
-    """The trunk's parameters, and the top layer's."""
+    """Splits parameters into the trunk's and the top layer's."""
     trunk = {name: value for name, value in params.items() if name != "top_layer"}
     return trunk, params["top_layer"]
 

@@ -72,7 +72,7 @@ SETTINGS: dict[str, Setting] = {
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What DeepCluster v2 remembers besides its network.
+    """State of DeepCluster v2, besides the fields of every method.
 
     Attributes:
         bank: float32 [2,M,D], each example's embedding of its first and second large crop, of
@@ -126,7 +126,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def check(config: Any, lengths: RunLengths) -> None:
-    """Refuses what cannot be clustered, before anything is compiled.
+    """Checks the number of clusters and where the crops are made.
 
     Raises:
         UserError: more clusters than examples in an epoch, crops made on the host.
@@ -190,12 +190,12 @@ def make_refresh(
         z, _ = whole.apply(variables, sizes, train=True, method="crops", mutable=["batch_stats"])
         return jnp.swapaxes(z, 0, 1)  # [N,V,d]
 
-    @_clusters.beside_state
+    @_clusters.jit_like_state
     def keys_of_heads(state: State) -> tuple[Array, ...]:
         return tuple(jax.random.split(_clusters.refresh_key(state), len(num_clusters)))
 
     def filled(state: State, batches: _clusters.Batches) -> State:
-        """The state before the first step, with a bank."""
+        """Fills the bank before the first step."""
         rows, sharding = embeddings(state, batches, num_examples), state.step.sharding
         epochs = np.where(rows.present, BEFORE_ALL, NEVER).astype(np.int32)
         return state.replace(

@@ -78,7 +78,7 @@ SETTINGS: dict[str, Setting] = {
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What DeiT remembers besides the network in training.
+    """State of DeiT, besides the fields of every method.
 
     Attributes:
         teacher: state of the teacher, without its optimiser; {} without distillation.
@@ -117,13 +117,13 @@ def make_net(config: ConfigDict, axis_name: str | None) -> Net:
 
 
 def run_name(config: ConfigDict) -> str:
-    """What tells the runs of a table apart: from whom the student learns."""
+    """Returns the name of a run in a table of results: the kind of distillation."""
     kind = config.deit.distillation
     return ", no teacher" if kind == "none" else f", {kind} distillation"
 
 
 def has_teacher(config: ConfigDict) -> bool:
-    """Whether the student learns from the run in `teacher`.
+    """Whether the teacher is read from a workdir.
 
     Raises:
         UserError: distillation without a teacher.
@@ -149,7 +149,7 @@ def put_teacher(config: ConfigDict, state: State, teacher: TrainState) -> State:
 
 
 def repeated(config: ConfigDict) -> Repeated | None:
-    """With repeated augmentation an epoch is a third of the images, three times."""
+    """Returns the repeated augmentation: an epoch is a third of the images, three times."""
     settings = config.deit
     if settings.repeated_augmentation == 1:
         return None
@@ -157,7 +157,7 @@ def repeated(config: ConfigDict) -> Repeated | None:
 
 
 def _without_optimiser(config: ConfigDict, teacher: TrainState) -> TrainState:
-    """What a teacher computes with; its own teacher is left out."""
+    """Drops the teacher's optimiser, step, key and its own teacher."""
     own = methods.get(json.loads(config.deit.teacher_config)["method"])
     others: dict[str, Any] = {other.field: {} for other in own.other_runs}
     return teacher.replace(opt_state={}, key=jnp.int32(0), step=jnp.int32(0), **others)
@@ -194,7 +194,7 @@ def make_teacher(config: ConfigDict, lengths: RunLengths) -> tuple[Method, Confi
 
 
 def make_inputs(config: ConfigDict, axis_name: str | None) -> Any:
-    """The function `(key, batch) -> (x, targets)` of a step; both networks see x."""
+    """Makes `(key, batch) -> (x, targets)`; both networks see x."""
     inputs = mixed_inputs(config, config.deit, axis_name)
     return lambda key, batch: inputs(jax.random.split(key, 3), batch)
 
@@ -218,8 +218,8 @@ def make(
     Returns:
         A `Method`; its step logs `loss`, `base_loss` (soft-target cross entropy, nats),
         `train_top1` on the augmented images against the unmixed label, `grad_norm`; with a
-        teacher `distillation_loss` and `agreement`, how often the student says what it does.
-        `embed` names the `logits`.
+        teacher `distillation_loss` and `agreement`, the share of images to which student and
+        teacher give the same class. `embed` names the `logits`.
     """
     check_make("deit", config, lengths, SETTINGS)
     settings = config.deit
@@ -231,12 +231,13 @@ def make(
     def init(key: Array, batch: Batch) -> State:
         images = views(key, batch["image"], jnp.int32(0))[0]
         variables = make_net(config, None).init(key, prepare(images), train=False)
-        wise: PyTree = {}
+        teacher_state: PyTree = {}
         if teacher is not None:
             blank = blank_batch(teacher[1], 1)
-            wise = _without_optimiser(config, teacher[0].init(jax.random.fold_in(key, 1), blank))
+            untrained = teacher[0].init(jax.random.fold_in(key, 1), blank)
+            teacher_state = _without_optimiser(config, untrained)
         average = variables["params"] if settings.ema_decay else {}
-        return first_state(State, key, variables, tx, teacher=wise, average=average)
+        return first_state(State, key, variables, tx, teacher=teacher_state, average=average)
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key, drop_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -257,10 +258,10 @@ def make(
             logged = {"base_loss": base, "train_top1": jnp.mean(top1)}
             loss = base
             if teacher_logits is not None:
-                wise = jnp.mean(distillation_loss(distilled, teacher_logits))
-                loss = (1 - settings.weight) * base + settings.weight * wise
+                distillation = jnp.mean(distillation_loss(distilled, teacher_logits))
+                loss = (1 - settings.weight) * base + settings.weight * distillation
                 same = jnp.argmax(distilled, axis=1) == jnp.argmax(teacher_logits, axis=1)
-                logged |= {"distillation_loss": wise, "agreement": jnp.mean(same * 1.0)}
+                logged |= {"distillation_loss": distillation, "agreement": jnp.mean(same * 1.0)}
             return loss, (updated.get("batch_stats", {}), logged)
 
         (loss, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)

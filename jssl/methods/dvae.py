@@ -97,7 +97,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def kl_coefficient(*, beta: float, downsampling: int) -> float:
-    """What the KL's mean over tokens is multiplied with, for the paper's beta.
+    """Returns the factor of the KL's mean over tokens that gives the paper's beta.
 
     The paper divides the whole bound by the 3 H W values of an image: beta KL becomes beta times
     the SUM over h w tokens / (3 H W), which is beta / (3 f^2) times their MEAN where every token
@@ -140,7 +140,7 @@ def temperature_at(step: Array, *, first: float, last: float, steps: int) -> Arr
 
 
 def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], Array]]:
-    """What depends on the length of the run besides the learning rate: {name: f(step)}."""
+    """Returns the schedules of temperature and KL weight: {name: f(step)}."""
     s, total = config.dvae, lengths.total_steps
     tau_steps = max(1, round(s.temperature_share * total))
     beta_steps = max(1, round(s.beta_share * total))
@@ -238,7 +238,7 @@ def make(
 
 
 def inspect(config: Any, outputs: Any, batch: Any) -> Any:
-    """What the monitor says and shows of images and what `embed` makes of them.
+    """Reports the tokens and reconstructions of images.
 
     Args:
         config: the whole config.
@@ -252,8 +252,9 @@ def inspect(config: Any, outputs: Any, batch: Any) -> Any:
     """
     s = config.dvae
     report = codebook_report(outputs["tokens"], vocabulary=s.vocabulary)
-    found, images = outputs["reconstruction"], np.asarray(batch["image"], np.float32) / 255
-    error = float(np.mean((found - images) ** 2))
+    images = np.asarray(batch["image"], np.float32) / 255
+    reconstruction = outputs["reconstruction"]
+    error = float(np.mean((reconstruction - images) ** 2))
     constant = constant_patch_error(images, patch=2 ** (s.groups - 1))
     scalars = {
         **{f"codes/{key}": value for key, value in report.items()},
@@ -261,7 +262,7 @@ def inspect(config: Any, outputs: Any, batch: Any) -> Any:
         "reconstruction_mse_ratio": error / max(constant, 1e-12),
     }
     warnings = codebook_warnings(report, min_perplexity=s.min_perplexity)
-    return scalars, warnings, {"reconstructions": picture_grid(images[:32], found[:32])}
+    return scalars, warnings, {"reconstructions": picture_grid(images[:32], reconstruction[:32])}
 
 
 def _check(config: Any) -> None:

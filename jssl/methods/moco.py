@@ -64,7 +64,7 @@ HEADS = {"linear": (), "mlp": (0,)}  # hidden layers of the projector
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What MoCo remembers besides its query network.
+    """State of MoCo, besides the fields of every method.
 
     Attributes:
         target: float32 parameters of the key network.
@@ -96,7 +96,7 @@ def make_net(config: Any, axis_name: str | None) -> ProjectedEncoder:
 
 
 def shuffle(x: Array, order: Array, axis_name: str | None) -> Array:
-    """This device's share of the global batch in another order: [B,...] -> [B,...].
+    """Shuffles the global batch; returns this device's share: [B,...] -> [B,...].
 
     Args:
         x: [B,...], this device's examples.
@@ -108,7 +108,7 @@ def shuffle(x: Array, order: Array, axis_name: str | None) -> Array:
 
 
 def unshuffle(x: Array, order: Array, axis_name: str | None) -> Array:
-    """The whole global batch in its own order, from shares that `shuffle` gave: [B,...] -> [N,...].
+    """Inverts `shuffle`; returns the whole global batch: [B,...] -> [N,...].
 
     Args:
         x: [B,...], this device's share of the other order.
@@ -119,7 +119,7 @@ def unshuffle(x: Array, order: Array, axis_name: str | None) -> Array:
 
 
 def check(config: Any) -> None:
-    """Refuses what cannot be MoCo, before anything is compiled.
+    """Checks queue, groups of batch normalisation and shuffle.
 
     Raises:
         UserError: a queue that is no multiple of the batch, groups that the batch does not fill,

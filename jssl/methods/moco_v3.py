@@ -57,7 +57,7 @@ SETTINGS: dict[str, Setting] = {
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What MoCo v3 remembers besides its query network.
+    """State of MoCo v3, besides the fields of every method.
 
     Attributes:
         target: float32 parameters of the key network: encoder and projector.
@@ -82,7 +82,7 @@ class Net(nn.Module):
         return q, h, {**intermediates, "projection": z, "prediction": q}
 
     def project(self, images: Array, train: bool) -> Array:
-        """What the key network computes: [B,d], without the predictor."""
+        """Returns the key network's projection [B,d]."""
         return self.projector(self.encoder(images, train=train)[0], train=train)
 
 
@@ -110,12 +110,12 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def without_predictor(tree: PyTree) -> PyTree:
-    """The part of parameters or statistics that the key network has too."""
+    """Returns what the key network has too: parameters or statistics without the predictor's."""
     return {name: part for name, part in tree.items() if name != "predictor"}
 
 
 def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], Array]]:
-    """What depends on the length of the run besides the learning rate: {name: f(step)}."""
+    """Returns the schedule of the key network's momentum: {name: f(step)}."""
     momentum = functools.partial(
         cosine_momentum, base=config.moco_v3.ema_momentum, total_steps=lengths.total_steps
     )

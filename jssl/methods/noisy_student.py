@@ -64,7 +64,7 @@ from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainS
 SETTINGS: dict[str, Setting] = {
     "num_classes": natural(0),  # 0: as many as the data set has
     # The driver's: {"stage": "teacher"|"label"|"student"|"fixres", ...changes of the config}; ():
-    # this is one training alone.
+    # this is one training.
     "stages": Setting((), Rule("stages in brackets", lambda v: isinstance(v, (tuple, list)))),
     "generation": natural(0),  # 0: the teacher, n: the n-th student; the driver sets it
     "teacher": text(""),  # workdir of a teacher made before, where `stages` begins with 'label'
@@ -92,7 +92,7 @@ SETTINGS: dict[str, Setting] = {
 
 @flax.struct.dataclass
 class State(TrainState):
-    """What Noisy Student remembers besides the network in training.
+    """State of Noisy Student, besides the fields of every method.
 
     Attributes:
         average: float32, the moving average of `params`: the teacher, and what is judged.
@@ -145,7 +145,7 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def joined(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
-    """Labelled, then unlabelled images of this device, with their numbers in the global batch.
+    """Returns labelled, then unlabelled images, with their indices in the global batch.
 
     Args:
         batch: `image` [B,...] and perhaps `unlabeled_image` [B,r,...].
@@ -168,7 +168,7 @@ def joined(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
 
 
 def sharpen(probs: Array, *, kind: str, temperature: float) -> Array:
-    """What a student is to say: p^(1/T) normalised, which is softmax(logits / T), or one-hot.
+    """Returns the student's targets: p^(1/T) normalised, which is softmax(logits / T), or one-hot.
 
     Args:
         probs: float [B,K], of the teacher.
@@ -190,14 +190,14 @@ def sharpen(probs: Array, *, kind: str, temperature: float) -> Array:
 
 
 def frozen(params: PyTree, blocks: int) -> PyTree:
-    """Which parameters stand still: bools, true for the stem and the first `blocks` blocks."""
+    """Marks the frozen parameters: true for the stem and the first `blocks` blocks."""
 
-    def still(path: Any, _: Array) -> bool:
+    def is_frozen(path: Any, _: Array) -> bool:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        found = re.match(r"encoder/(stem|block(\d+))_", name)
-        return blocks >= 0 and found is not None and int(found[2] or -1) < blocks
+        block = re.match(r"encoder/(stem|block(\d+))_", name)
+        return blocks >= 0 and block is not None and int(block[2] or -1) < blocks
 
-    return jax.tree_util.tree_map_with_path(still, params)
+    return jax.tree_util.tree_map_with_path(is_frozen, params)
 
 
 @in_32_bits

@@ -1,6 +1,6 @@
-"""What the rest of jssl may know of a method: every method's file exports one `SPEC`.
+"""The interface of a method: every method's file exports one `SPEC`.
 
-Nothing else is looked up in the file of a method, so this page lists all that a new one may have.
+Nothing else in the file of a method is looked up.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class Repeated(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DataHooks:
-    """What a method needs of the data beside image, label and index.
+    """The arrays and the order that a method needs besides image, label and index.
 
     Attributes:
         part: `(config) -> LabelledPart`, for a method that learns from a part of the labels.
@@ -83,7 +83,7 @@ class DataHooks:
 
 
 class Inspect(NamedTuple):
-    """What a method has to say and to show of its own, beside the monitor.
+    """Numbers, warnings and pictures of a method's own, besides the monitor's.
 
     Attributes:
         outputs: names of the intermediates of `embed` that `report` reads.
@@ -100,7 +100,7 @@ class Inspect(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MethodSpec:
-    """A method as the rest of jssl sees it.
+    """Everything that the rest of jssl reads of a method.
 
     Attributes:
         make: `(config, tx, lengths, *, axis_name=None) -> Method`.

@@ -83,12 +83,12 @@ def make_net(config: Any, axis_name: str | None) -> Net:
 
 
 def labelled_part(config: Any) -> LabelledPart:
-    """The examples that keep their labels, and those that are held out to choose by."""
+    """Returns the share of examples that keep their labels, and how many are held out."""
     return LabelledPart(config.supervised.label_fraction, config.supervised.held_out)
 
 
 def run_name(config: Any) -> str:
-    """What tells the runs of a table apart: the share of the labels."""
+    """Returns the name of a run in a table of results: the share of the labels."""
     s = config.supervised
     part = f", {100 * s.label_fraction:g} % labels" if s.label_fraction < 1 else ""
     return f"{part}, from scratch" if part and not config.init_from else part
