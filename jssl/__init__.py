@@ -3,6 +3,7 @@
 from jssl import losses                                  # a loss as a pure function
 from jssl.methods import simclr                          # a method as pure functions
 embed, state = jssl.load_encoder('runs/simclr_photos')   # a trained network
+embed, state = jssl.load_pretrained('resnet50.pth')      # a published one
 """
 
 import importlib
@@ -10,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jssl.convert.pretrained import load_pretrained as load_pretrained
     from jssl.errors import UserError as UserError
     from jssl.run.build import load_encoder as load_encoder
     from jssl.run.train import train as train
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "UserError": "errors",
     "load_encoder": "run.build",
+    "load_pretrained": "convert.pretrained",
     "Method": "types",
     "RunLengths": "types",
     "TrainState": "types",

@@ -24,6 +24,10 @@ _CHECKPOINT: dict[str, dict[str, Any]] = {
     "source": {"metavar": "NAME", "help": "data set; that of the run by default"},
     "data_dir": {"metavar": "DIR", "help": "where the data set lies"},
 }
+_WEIGHTS: dict[str, dict[str, Any]] = {
+    "weights": {"metavar": "FILE", "help": "published weights; imported into --workdir first"},
+    "family": {"metavar": "NAME", "help": "kind of the weights file; recognised by default"},
+}
 COMMANDS: dict[str, Command] = {
     "train": Command(
         "trains a config, or resumes its run",
@@ -56,10 +60,15 @@ COMMANDS: dict[str, Command] = {
         config=True,
     ),
     "config": Command("prints every setting of a config, and where it comes from", {}, config=True),
+    "import": Command(
+        "writes published weights as the workdir of a run",
+        {**_WORKDIR, **_WEIGHTS},
+    ),
     "evaluate": Command(
         "judges a run by protocols",
         {
             **_WORKDIR,
+            **_WEIGHTS,
             "protocol": {"default": "knn,linear", "help": "names with commas, or all"},
             "k": {"type": int, "metavar": "N", "help": "neighbours of kNN"},
             "temperature": {"type": float, "help": "of kNN's weights exp(similarity/temperature)"},
@@ -74,6 +83,7 @@ COMMANDS: dict[str, Command] = {
         "writes the features of a data set",
         {
             **_WORKDIR,
+            **_WEIGHTS,
             "output": {"metavar": "FILE.npz", "help": "the file to write"},
             "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
             "split": {"default": "test", "help": "train or test"},

@@ -55,10 +55,25 @@ def _config(flags: Flags) -> None:
     print(show_config.show(config, typed))
 
 
+def _import(flags: Flags) -> None:
+    need(flags, "weights", "resnet50.pth")
+    _run_folder(flags)
+
+
+def _run_folder(flags: Flags) -> str:
+    """Returns the workdir; the file of `--weights` is imported into it first."""
+    folder = need(flags, "workdir", "runs/NAME")
+    if flags.weights is not None:
+        from jssl import convert
+
+        convert.import_weights(flags.weights, folder, flags.family)
+    return folder
+
+
 def _evaluate(flags: Flags) -> None:
     from jssl import evaluate
 
-    folder = need(flags, "workdir", "runs/NAME")
+    folder = _run_folder(flags)
     given = {k: v for k, v in vars(flags).items() if k in evaluate.Settings._fields}
     given = {k: v for k, v in given.items() if v is not None}
     names = [name.strip() for name in flags.protocol.split(",")]
@@ -70,7 +85,7 @@ def _embed(flags: Flags) -> None:
     from jssl import evaluate
 
     evaluate.embed_run(
-        need(flags, "workdir", "runs/NAME"),
+        _run_folder(flags),
         output=need(flags, "output", "features.npz"),
         feature=flags.feature,
         step=flags.step,
@@ -120,6 +135,7 @@ def _compile(flags: Flags) -> None:
 RUN: dict[str, Callable[[Flags], None]] = {
     "train": _train,
     "config": _config,
+    "import": _import,
     "evaluate": _evaluate,
     "embed": _embed,
     "export": _export,

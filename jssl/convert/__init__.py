@@ -1,5 +1,10 @@
-"""Weights to other libraries' names, layouts and files."""
+"""Published weights in, and weights to other libraries' names, layouts and files."""
 
 from jssl.convert.detectron2 import detectron2_model as detectron2_model
 from jssl.convert.detectron2 import export_detectron2 as export_detectron2
+from jssl.convert.pretrained import FAMILIES as FAMILIES
+from jssl.convert.pretrained import import_weights as import_weights
+from jssl.convert.pretrained import load_pretrained as load_pretrained
+from jssl.convert.pretrained import read_pretrained as read_pretrained
+from jssl.convert.torch_file import read_torch as read_torch
 from jssl.convert.torchvision import torchvision_resnet as torchvision_resnet

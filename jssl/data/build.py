@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "on_error": "stop",  # a picture that cannot be used: stop | skip (replaced, named, counted)
     "bits": 0,  # of levels stored in 16: 0: as the file declares | 9 to 16, such as 12
     "max_megabytes": 1024,  # of the file of a picture; larger ones cannot be used
+    "eval_crop": 0.875,  # pictures that differ in size: share of the short side that is judged
+    "eval_interpolation": "bicubic",  # bicubic | bilinear
 }
 SPLITS = ("train", "probe", "test")
 POLICIES = ("stop", "skip")
@@ -182,10 +184,12 @@ def eval_transform(config: Any, source: sources.Source, *, size: int) -> Callabl
 
     None where the pictures have that shape already. Pictures that all have another one are resized
     whole (the central square if they are not square); of pictures that differ the short side
-    becomes 8/7 of `size` (256 for 224) and the centre is kept, as in the official ImageNet
-    evaluations. Bicubic, antialiased.
+    becomes `size` / `eval_crop`, rounded down (256 for 224), and the centre is kept, as in the
+    official ImageNet evaluations. Antialiased.
     """
     if source.image_shape == (size, size, 3):
         return None
     fixed = source.image_shape is not None
-    return CentreCrop(size, resize=size if fixed else round(size * 8 / 7))
+    resize = size if fixed else int(size / config.get("eval_crop", DEFAULTS["eval_crop"]))
+    interpolation = config.get("eval_interpolation", DEFAULTS["eval_interpolation"])
+    return CentreCrop(size, resize=resize, interpolation=interpolation)

@@ -9,6 +9,9 @@ https://github.com/google-research/noisystudent, efficientnet_builder.py and _mo
     head                  1x1, 1280 w channels, global average
 
 Padding is TensorFlow's SAME: where the size is even, a stride of 2 pads below and right alone.
+
+The Lite nets, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, have
+ReLU6 in place of swish and no squeeze and excite; stem, head, first and last stage are not scaled.
 """
 
 import math
@@ -56,6 +59,11 @@ SIZES: dict[str, Size] = {
     "efficientnet_b6": Size(1.8, 2.6, 528, 0.5),
     "efficientnet_b7": Size(2.0, 3.1, 600, 0.5),
     "efficientnet_l2": Size(4.3, 5.3, 800, 0.5),
+    "efficientnet_lite0": Size(1.0, 1.0, 224, 0.2),
+    "efficientnet_lite1": Size(1.0, 1.1, 240, 0.2),
+    "efficientnet_lite2": Size(1.1, 1.2, 260, 0.3),
+    "efficientnet_lite3": Size(1.2, 1.4, 280, 0.3),
+    "efficientnet_lite4": Size(1.4, 1.8, 300, 0.3),
 }
 STAGES = (
     Stage(1, 3, 1, 1, 16),
@@ -124,6 +132,7 @@ class EfficientNet(nn.Module):
     Attributes:
         width: multiplies every number of channels, rounded by `round_filters`.
         depth: multiplies the blocks of each stage, rounded up.
+        lite: a Lite net.
         small_images: for 32 pixels: stages 2 and 3 keep the size.
         stochastic_depth: drop rate that the blocks' rates grow to, see `drop_rates`; 0: none.
         frozen_blocks: for the last stage of FixRes: -1: none; n: the stem and the first n blocks
@@ -137,6 +146,7 @@ class EfficientNet(nn.Module):
 
     width: float = 1.0
     depth: float = 1.0
+    lite: bool = False
     small_images: bool = False
     stochastic_depth: float = OFFICIAL["stochastic_depth"]
     frozen_blocks: int = -1
@@ -173,9 +183,9 @@ class EfficientNet(nn.Module):
         plan = self._plan()
         rates = drop_rates(self.stochastic_depth, len(plan))
         live = train and self.frozen_blocks < 0
-        stem = round_filters(_STEM, self.width)
+        stem, _, head = self.dimensions()
         x = self._conv(stem, 3, 2, "stem_conv")(x.astype(self.dtype))
-        x = nn.swish(self._norm("stem_bn", live)(x))
+        x = self._act(self._norm("stem_bn", live)(x))
         named = {"stem": x}
         for i, (stage, first) in enumerate(plan):
             if i == self.frozen_blocks:
@@ -190,8 +200,8 @@ class EfficientNet(nn.Module):
                 named[f"stage{len(named)}"] = x
         if self.frozen_blocks >= len(plan):
             x = jax.lax.stop_gradient(x)
-        x = self._conv(round_filters(_HEAD, self.width), 1, 1, "head_conv")(x)
-        x = nn.swish(self._norm("head_bn", train)(x))
+        x = self._conv(head, 1, 1, "head_conv")(x)
+        x = self._act(self._norm("head_bn", train)(x))
         named["head"] = x
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), named
 
@@ -204,9 +214,21 @@ class EfficientNet(nn.Module):
                 features=round_filters(stage.features, self.width),
                 stride=1 if small else stage.stride,
             )
-            repeats = round_repeats(stage.repeats, self.depth)
+            fixed = self.lite and i in (0, len(self.stages) - 1)
+            repeats = stage.repeats if fixed else round_repeats(stage.repeats, self.depth)
             plan += [(stage, repeat == 0) for repeat in range(repeats)]
         return plan
+
+    def dimensions(self) -> tuple[int, int, int]:
+        """Channels of the stem, number of blocks, channels of the head."""
+        stem, head = (c if self.lite else round_filters(c, self.width) for c in (_STEM, _HEAD))
+        return stem, len(self._plan()), head
+
+    def place(self, block: int) -> tuple[int, int, bool]:
+        """Stage and place in it of a block, both from 0, and whether the block expands."""
+        plan = self._plan()
+        starts = [i for i in range(block + 1) if plan[i][1]]
+        return len(starts) - 1, block - starts[-1], plan[block][0].expand != 1
 
     def _drop(
         self, batch: int, train: bool, rows: Array | None
@@ -230,7 +252,7 @@ class EfficientNet(nn.Module):
         squeezed = max(1, int(x.shape[-1] * _SQUEEZE))  # of the block's input, not the expanded
         if stage.expand != 1:
             x = self._conv(width, 1, 1, f"{name}_expand")(x)
-            x = nn.swish(self._norm(f"{name}_expand_bn", train)(x))
+            x = self._act(self._norm(f"{name}_expand_bn", train)(x))
         x = DepthwiseConv(
             (stage.kernel, stage.kernel),
             strides=stride,
@@ -238,13 +260,17 @@ class EfficientNet(nn.Module):
             dtype=self.dtype,
             name=f"{name}_depthwise",
         )(x)
-        x = nn.swish(self._norm(f"{name}_depthwise_bn", train)(x))
-        gate = jnp.mean(x.astype(jnp.float32), axis=(1, 2), keepdims=True)
-        gate = nn.swish(self._conv(squeezed, 1, 1, f"{name}_se_reduce", True)(gate))
-        gate = self._conv(width, 1, 1, f"{name}_se_expand", True)(gate)
-        x = x * nn.sigmoid(gate)
+        x = self._act(self._norm(f"{name}_depthwise_bn", train)(x))
+        if not self.lite:
+            gate = jnp.mean(x.astype(jnp.float32), axis=(1, 2), keepdims=True)
+            gate = nn.swish(self._conv(squeezed, 1, 1, f"{name}_se_reduce", True)(gate))
+            gate = self._conv(width, 1, 1, f"{name}_se_expand", True)(gate)
+            x = x * nn.sigmoid(gate)
         x = self._conv(stage.features, 1, 1, f"{name}_project")(x)
         return self._norm(f"{name}_project_bn", train)(x)
+
+    def _act(self, x: Array) -> Array:
+        return nn.relu6(x) if self.lite else nn.swish(x)
 
     def _conv(self, features: int, size: int, stride: int, name: str, use_bias=False) -> Conv:
         return Conv(
@@ -276,4 +302,5 @@ def make_efficientnet(name: str, *, width: float = 1.0, **switches: Any) -> Effi
         5.3
     """
     size = SIZES[name]
-    return EfficientNet(size.width * width, size.depth, **switches)
+    lite = name.startswith("efficientnet_lite")
+    return EfficientNet(size.width * width, size.depth, lite, **switches)

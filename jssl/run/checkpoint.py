@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ def flat_leaves(state: PyTree) -> dict[str, Any]:
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(p, simple=True, separator="."): _raw(x) for p, x in flat}
+
+
+def from_leaves(like: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """Inverts `flat_leaves`: a tree with the structure of `like`."""
+    values = [
+        jax.random.wrap_key_data(leaves[name])
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaves[name]
+        for name, leaf in zip(flat_leaves(like), jax.tree.leaves(like), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), values)
 
 
 # Until schema 3 a classifier lay under other names: DeiT's two were `head` and `head_dist`.
@@ -267,14 +278,8 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(flat), data=ocp.args.JsonRestore()
             ),
         )
-        raw = [restored["state"][name] for name in flat]
-        leaves = [
-            jax.random.wrap_key_data(x)
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else x
-            for leaf, x in zip(jax.tree.leaves(like), raw, strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), restored["data"]
+        leaves = {newer_name(name): value for name, value in restored["state"].items()}
+        return from_leaves(like, leaves), restored["data"]
 
     def _whole(self) -> str:
         steps = sorted(self._manager.all_steps())

@@ -36,7 +36,7 @@ def write_sums(folder: Path) -> None:
         >>> damage(folder)
         ['state/a is not as it was written']
     """
-    lines = [f"{_sum(folder / name)}  {name}\n" for name in _names(folder)]
+    lines = [f"{file_sum(folder / name)}  {name}\n" for name in _names(folder)]
     files.write_text(folder / SUMS, "".join(lines))
 
 
@@ -78,7 +78,7 @@ def damage(folder: Path) -> list[str]:
             found.append(f"{name[:200]} cannot be read: {what}")
             continue
         try:
-            if _sum(path) != digest:
+            if file_sum(path) != digest:
                 found.append(f"{name} is not as it was written")
         except OSError as error:
             found.append(f"{name} cannot be read: {error.strerror}")
@@ -91,7 +91,8 @@ def _names(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/**/*") if p.is_file())
 
 
-def _sum(path: Path) -> str:
+def file_sum(path: Path) -> str:
+    """Returns the sha256 of a file, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -304,8 +304,9 @@ def _crop(context: Context, source: Any) -> Any:
 
 
 def _cropped(context: Context) -> str:
-    size = context.size
-    return f"short side resized to {round(size * 8 / 7)} px (bicubic), central {size} px"
+    size, section = context.size, context.data
+    resized = int(size / section.eval_crop)
+    return f"short side resized to {resized} px ({section.eval_interpolation}), central {size} px"
 
 
 @dataclasses.dataclass(frozen=True)

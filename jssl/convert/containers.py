@@ -1,0 +1,136 @@
+"""Reads the tensors of a weights file by name, whatever wrote the file.
+
+    safetensors            model.safetensors, or a folder with one (timm, Hugging Face)
+    torch                  .pth, .pt, .bin, .tar of torch.save, zip or older, see `torch_file`
+    npz                    arrays by name
+
+Nothing of a file is run, and nothing is read before its size is known.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jssl.convert import torch_file
+from jssl.data import plain_npz
+from jssl.errors import UserError
+from jssl.regular import FileError, check_regular, read_file
+
+MAX_BYTES = torch_file.MAX_BYTES
+MAX_CONFIG = 2**20  # bytes of a folder's config.json
+TENSORS = "model.safetensors"
+
+
+class Weights(NamedTuple):
+    """The content of a weights file.
+
+    Attributes:
+        path: as it was given.
+        file: that holds the tensors.
+        container: 'safetensors', 'torch' or 'npz'.
+        tensors: name -> what `np.asarray` reads, with `shape` and `dtype`.
+        other: epoch and arguments beside the tensors; or a folder's config.json.
+    """
+
+    path: Path
+    file: Path
+    container: str
+    tensors: dict[str, Any]
+    other: dict[str, Any]
+
+
+class _Slice:
+    """A tensor of a safetensors file, read when it is asked for."""
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: str):
+        self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        with safe_open(self.path, framework="numpy") as file:
+            return np.asarray(file.get_tensor(self.name), dtype)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Reads a weights file; the values of a tensor are read when they are asked for.
+
+    Args:
+        path: of the file, or of a folder with model.safetensors in it.
+
+    Raises:
+        UserError: no such file, another container, a damaged one, or one without tensors.
+    """
+    path = Path(path)
+    file = path / TENSORS if path.is_dir() else path
+    try:
+        check_regular(os.stat(file), MAX_BYTES)
+        with open(file, "rb") as opened:
+            first = opened.read(16)
+    except FileError as error:
+        raise UserError(f"'{file}' {error}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"'{file}' cannot be read: {reason}. Type --weights=FILE.") from error
+    if first[8:9] == b"{":
+        weights = Weights(path, file, "safetensors", _safetensors(file), _folder_config(path))
+    elif zipfile.is_zipfile(file) and _is_npz(file):
+        weights = Weights(path, file, "npz", dict(plain_npz.read_npz(file)), {})
+    else:
+        weights = _torch(path, file)
+    if not weights.tensors:
+        raise UserError(
+            f"'{file}' has no tensors by name: expected a state dict, alone or as 'state_dict', "
+            "'model' or 'module' of a dict."
+        )
+    return weights
+
+
+def _safetensors(file: Path) -> dict[str, Any]:
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {
+                name: _Slice(file, name, tuple(part.get_shape()), part.get_dtype())
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"'{file}' is damaged: {error}. Fetch it again from where its authors publish it."
+        ) from error
+
+
+def _folder_config(path: Path) -> dict[str, Any]:
+    """The config.json of a folder of timm or Hugging Face; {} without one."""
+    file = path / "config.json"
+    if not path.is_dir() or not file.exists():
+        return {}
+    try:
+        config = json.loads(read_file(file, MAX_CONFIG))
+    except (FileError, ValueError, RecursionError) as error:
+        raise UserError(f"'{file}' is damaged: {error}. Fetch the folder again.") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _is_npz(file: Path) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        return all(name.endswith(".npy") for name in archive.namelist())
+
+
+def _torch(path: Path, file: Path) -> Weights:
+    loaded = torch_file.read_torch(file)
+    tensors = {
+        str(name): value
+        for name, value in torch_file.state_dict(loaded).items()
+        if isinstance(value, torch_file.Tensor)
+    }
+    other = {
+        str(name): value
+        for name, value in (loaded.items() if isinstance(loaded, Mapping) else ())
+        if isinstance(value, (int, float, str, torch_file.Bag))
+    }
+    return Weights(path, file, "torch", tensors, other)

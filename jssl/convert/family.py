@@ -1,0 +1,82 @@
+"""What a kind of published weights file is to jssl: its names, its network, its licence."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl.convert.containers import Weights
+
+Tensors = Mapping[str, Any]
+IMAGENET_EXAMPLES = 1_281_167
+# Leaf of a jssl network -> its name in torch.
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias",
+          "mean": "running_mean", "var": "running_var"}  # fmt: skip
+COUNTER = (r"(.*\.)?num_batches_tracked", "torch's counter of batches, which nothing reads")
+
+
+class Family(NamedTuple):
+    """A kind of weights file.
+
+    Attributes:
+        name: as `--family` takes it.
+        about: the paper and who publishes such files.
+        matches: `(names) -> bool`: whether a file's names are of this kind.
+        config: `(weights) -> config`: the run that such a network is of.
+        source: `(leaf of the state, config) -> name in the file`, None for a leaf that no file of
+            this kind has.
+        dropped: (pattern of a name, reason) for tensors that jssl does not read.
+        licence: of the published files.
+        convert: `(leaf, array) -> array` in jssl's layout; that of torch by default.
+    """
+
+    name: str
+    about: str
+    matches: Callable[[frozenset[str]], bool]
+    config: Callable[[Weights], ConfigDict]
+    source: Callable[[str, ConfigDict], str | None]
+    dropped: tuple[tuple[str, str], ...] = (COUNTER,)
+    licence: str = "see where the file is published"
+    convert: Callable[[str, np.ndarray], np.ndarray] = lambda leaf, array: from_torch(leaf, array)
+
+
+def from_torch(leaf: str, array: np.ndarray) -> np.ndarray:
+    """A torch tensor in jssl's layout: convolutions [h,w,in,out], dense layers [in,out].
+
+    Example:
+        >>> from_torch('params.conv.kernel', np.zeros((8, 3, 5, 7))).shape
+        (5, 7, 3, 8)
+    """
+    if not leaf.endswith("kernel"):
+        return array
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def split(leaf: str) -> tuple[str, str, str]:
+    """A leaf of a network in three: its top module, the module in it, the torch name of the leaf.
+
+    Example:
+        >>> split('params.encoder.bn_init.scale')
+        ('encoder', 'bn_init', 'weight')
+    """
+    _, top, *middle, last = leaf.split(".")
+    return top, ".".join(middle), LEAVES.get(last, last)
+
+
+def fill_run(config: ConfigDict) -> ConfigDict:
+    """Sets the lengths of a run on ImageNet, on which published networks were trained."""
+    steps = max(1, IMAGENET_EXAMPLES // config.batch_size)
+    config.run.update(
+        num_examples=IMAGENET_EXAMPLES,
+        steps_per_epoch=steps,
+        total_steps=max(1, round(steps * config.epochs)),
+    )
+    config.data.name = "imagenet2012"
+    return config
+
+
+def reason(name: str, dropped: tuple[tuple[str, str], ...]) -> str | None:
+    """Why a tensor is left out; None where no pattern fits its name."""
+    return next((why for pattern, why in dropped if re.fullmatch(pattern, name)), None)

@@ -1,0 +1,200 @@
+"""Loads published weights: the kind of file is recognised, and every name in it is checked."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl import files
+from jssl.convert import efficientnets, resnets
+from jssl.convert.containers import Weights, read_weights
+from jssl.convert.family import Family, reason
+from jssl.errors import UserError, nearest
+from jssl.run import build, checkpoint, checksums, workdir
+from jssl.run.writers import say
+from jssl.types import TrainState
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (*resnets.FAMILIES, *efficientnets.FAMILIES)
+}
+SHOWN = 5  # names in a message
+RECORD = "weights.json"  # in the workdir: which file was imported
+
+
+class Pretrained(NamedTuple):
+    """A published network.
+
+    Attributes:
+        family: what kind of file it is of.
+        config: of a run with this network.
+        state: with its weights; what the file does not have is as in a new run.
+        dropped: name in the file -> why it was left out.
+        kept: leaves of the state that the file does not have.
+    """
+
+    family: Family
+    config: ConfigDict
+    state: TrainState
+    dropped: dict[str, str]
+    kept: tuple[str, ...]
+
+
+def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
+    """Reads a published weights file.
+
+    Args:
+        path: of the file, or of a folder of timm or Hugging Face.
+        family: a key of `FAMILIES`; by default it is recognised from the names in the file.
+
+    Raises:
+        UserError: a file that cannot be read, no known family, or tensors that are missing, not
+            known or of another shape; the message names the first of them.
+    """
+    weights = read_weights(path)
+    chosen = _find(weights, family)
+    config = chosen.config(weights)
+    method, _ = build.make_method(config, axis_name=None)
+    shapes = jax.eval_shape(lambda: build.first_state(config, method, 1))
+    sources = {leaf: chosen.source(leaf, config) for leaf in checkpoint.flat_leaves(shapes)}
+    kept = [leaf for leaf, name in sources.items() if name is None]
+
+    def initial() -> dict[str, Any]:
+        leaves = checkpoint.flat_leaves(build.first_state(config, method, 1))
+        return {leaf: leaves[leaf] for leaf in kept}
+
+    values, used, problems = jax.jit(initial)(), set(), []
+    for leaf, value in checkpoint.flat_leaves(shapes).items():
+        name = sources[leaf]
+        if name is None:
+            continue
+        used.add(name)
+        if name not in weights.tensors:
+            problems.append(f"  {name}: absent, expected for {leaf} {list(value.shape)}")
+            continue
+        array = chosen.convert(leaf, np.asarray(weights.tensors[name]))
+        if array.shape != value.shape:
+            problems.append(
+                f"  {name}: as {leaf} {list(array.shape)}, expected {list(value.shape)}"
+            )
+            continue
+        if not np.all(np.isfinite(np.asarray(array, np.float32))):
+            problems.append(f"  {name}: values that are not finite")
+        values[leaf] = jnp.asarray(np.asarray(array, value.dtype))
+    dropped = {}
+    for name in sorted(set(weights.tensors) - used):
+        why = reason(name, chosen.dropped)
+        if why is None:
+            problems.append(f"  {name}: not known to family '{chosen.name}'")
+        else:
+            dropped[name] = why
+    if problems:
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(
+            f"'{path}' does not fit family '{chosen.name}' ({chosen.about}) in {len(problems)} "
+            "tensors:\n" + "\n".join(problems[:SHOWN]) + f"{more}\nType another --family, one of "
+            f"{', '.join(FAMILIES)}; or fetch the file again from where its authors publish it."
+        )
+    state = checkpoint.from_leaves(shapes, values)
+    return Pretrained(chosen, config, state, dropped, tuple(kept))
+
+
+def _find(weights: Weights, family: str | None) -> Family:
+    names = frozenset(weights.tensors)
+    if family is not None:
+        if family not in FAMILIES:
+            raise UserError(f"Unknown --family={family}: {nearest(family, FAMILIES)}.")
+        return FAMILIES[family]
+    matching = [known for known in FAMILIES.values() if known.matches(names)]
+    if len(matching) != 1:
+        first = ", ".join(sorted(names)[:SHOWN])
+        raise UserError(
+            f"'{weights.path}' is of no family that jssl recognises: found {len(names)} tensors, "
+            f"{first}, ... Expected one of {', '.join(FAMILIES)}; type --family=NAME."
+        )
+    return matching[0]
+
+
+def load_pretrained(path: str | Path, family: str | None = None):
+    """Loads published weights as a pure function and its state, as `load_encoder` does a run's.
+
+    Args:
+        path: of the file, or of a folder of timm or Hugging Face.
+        family: a key of `FAMILIES`; by default it is recognised from the names in the file.
+
+    Returns:
+        `(embed, state)`: `embed(state, images [B,H,W,3]) -> (features float32 [B,D],
+        intermediates)` is pure; images are uint8, or float in [0, 1], of any size that the network
+        takes, and are normalised as the network was trained.
+
+    Raises:
+        UserError: as `read_pretrained`.
+
+    Example (MoCo v2's file):
+        embed, state = jssl.load_pretrained('moco_v2_800ep_pretrain.pth.tar')
+        features, _ = jax.jit(embed)(state, images)
+    """
+    loaded = read_pretrained(path, family)
+    method, _ = build.make_method(loaded.config, axis_name=None)
+    return method.embed, loaded.state
+
+
+def import_weights(path: str | Path, folder: str | Path, family: str | None = None) -> None:
+    """Writes published weights as the workdir of a run, which every command takes.
+
+    A workdir into which the same file was imported before is left as it is.
+
+    Args:
+        path: of the file.
+        folder: the workdir.
+        family: as `read_pretrained`.
+
+    Raises:
+        UserError: as `read_pretrained`; a folder that holds anything else.
+    """
+    folder, record = Path(folder), Path(folder) / RECORD
+    weights = read_weights(path)
+    sha256 = checksums.file_sum(weights.file)
+    if record.exists() and workdir.read_json(record).get("sha256") == sha256:
+        say(f"{path} was imported into {folder} before")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"The folder '{folder}' holds something else than what --weights={path} would write: "
+            "type another --workdir."
+        )
+    loaded = read_pretrained(path, family)
+    workdir.open_workdir(folder, loaded.config)
+    saved = checkpoint.Checkpoints(folder, method=loaded.config.method)
+    try:
+        saved.save(0, loaded.state, {})
+    finally:
+        saved.close()
+    facts = {
+        "file": weights.file.name,
+        "sha256": sha256,
+        "container": weights.container,
+        "family": loaded.family.name,
+        "licence": loaded.family.licence,
+        "left_out": loaded.dropped,
+    }
+    files.write_json(record, facts)  # last: a folder with it is whole
+    for line in describe(loaded):
+        say(line)
+
+
+def describe(loaded: Pretrained) -> list[str]:
+    """What was read of a file, in lines for the terminal."""
+    config, family = loaded.config, loaded.family
+    count = sum(x.size for x in jax.tree.leaves(loaded.state.params))
+    lines = [
+        f"{family.about}: {config.model.name}, {count:,} parameters, as method '{config.method}'; "
+        f"licence of the file: {family.licence}",
+        f"preprocessing: {config.augment.size} px, normalised by '{config.augment.normalize}'",
+    ]
+    for why in sorted(set(loaded.dropped.values())):
+        count = sum(other == why for other in loaded.dropped.values())
+        lines.append(f"left out: {count} tensors, {why}")
+    return lines

@@ -1,0 +1,117 @@
+"""Weights of ResNets under torchvision's names: torchvision and timm, MoCo v1 and v2."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl import config as config_lib
+from jssl.convert.containers import Weights
+from jssl.convert.family import COUNTER, Family, Tensors, fill_run, from_torch, split
+from jssl.convert.torchvision import torchvision_name
+from jssl.errors import UserError
+from jssl.models.resnet import DEPTHS
+
+QUERY, KEY = "module.encoder_q.", "module.encoder_k."
+_FIELDS = {"params": QUERY, "batch_stats": QUERY, "target": KEY, "target_batch_stats": KEY}
+
+
+def set_model(config: ConfigDict, tensors: Tensors, prefix: str = "") -> None:
+    """Sets `model` to the ResNet of a file: its kind of block, their numbers, its width and stem.
+
+    Raises:
+        UserError: no ResNet that jssl has.
+    """
+    block = re.compile(re.escape(prefix) + r"layer(\d+)\.(\d+)\.conv(\d)\.weight")
+    found = [m.groups() for name in tensors if (m := block.fullmatch(name))]
+    groups = sorted({int(group) for group, _, _ in found})
+    sizes = tuple(1 + max(int(n) for g, n, _ in found if int(g) == group) for group in groups)
+    bottleneck = any(conv == "3" for _, _, conv in found)
+    names = [name for name, kind in DEPTHS.items() if kind == (bottleneck, sizes)]
+    stem = tensors[f"{prefix}conv1.weight"].shape
+    if stem[2] not in (3, 7) or (bottleneck and _is_wide(tensors, prefix)):
+        raise UserError(
+            f"The ResNet in the file has a stem of {stem[2]} px or wide bottlenecks: expected "
+            "torchvision's resnet18 to resnet152, or one with a 3x3 stem."
+        )
+    config.model.name = names[0] if names else "resnet50" if bottleneck else "resnet18"
+    config.model.stage_sizes = () if names else sizes
+    config.model.width = stem[0] / 64
+    config.model.stem = "imagenet" if stem[2] == 7 else "cifar"
+
+
+def _is_wide(tensors: Tensors, prefix: str) -> bool:
+    """Whether the 3x3 convolutions have more channels, or groups: Wide ResNets and ResNeXts."""
+    kernel, stem = (tensors[f"{prefix}{n}.weight"].shape for n in ("layer1.0.conv2", "conv1"))
+    return kernel[:2] != (stem[0], stem[0])
+
+
+def _moco_config(weights: Weights) -> ConfigDict:
+    mlp = f"{QUERY}fc.0.weight" in weights.tensors
+    config = config_lib.base("moco", preset="v2" if mlp else "v1")
+    set_model(config, weights.tensors, QUERY)
+    config.moco.proj_dim, config.moco.queue_size = weights.tensors["module.queue"].shape
+    return fill_run(config)
+
+
+def _moco_source(leaf: str, config: ConfigDict) -> str | None:
+    field = leaf.split(".")[0]
+    if leaf in ("queue", "queue_pointer"):
+        return {"queue": "module.queue", "queue_pointer": "module.queue_ptr"}[leaf]
+    if field not in _FIELDS:
+        return None
+    top, module, torch_leaf = split(leaf)
+    if top == "encoder":
+        return _FIELDS[field] + torchvision_name(leaf.removeprefix(f"{field}.encoder."))
+    layer = {"dense0": "fc.0", "dense1": "fc.2"}[module] if config.moco.head == "mlp" else "fc"
+    return f"{_FIELDS[field]}{layer}.{torch_leaf}"
+
+
+def _moco_convert(leaf: str, array: np.ndarray) -> np.ndarray:
+    if leaf == "queue":
+        return array.T  # there a key is a column
+    return array.reshape(()) if leaf == "queue_pointer" else from_torch(leaf, array)
+
+
+def _supervised_config(weights: Weights) -> ConfigDict:
+    config = config_lib.base("supervised", preset="imagenet")
+    set_model(config, weights.tensors)
+    config.supervised.num_classes = weights.tensors["fc.weight"].shape[0]
+    return fill_run(config)
+
+
+def _supervised_source(leaf: str, config: ConfigDict) -> str | None:
+    field = leaf.split(".")[0]
+    if field not in ("params", "batch_stats"):
+        return None
+    top, _, _ = split(leaf)
+    if top == "encoder":
+        return torchvision_name(leaf.removeprefix(f"{field}.encoder."))
+    return {"kernel": "fc.weight", "bias": "fc.bias"}[leaf.rpartition(".")[2]]
+
+
+def _has(*wanted: str):
+    return lambda names: all(name in names for name in wanted)
+
+
+FAMILIES: Iterable[Family] = (
+    Family(
+        "moco",
+        "MoCo v1 and v2, https://github.com/facebookresearch/moco",
+        _has(f"{QUERY}conv1.weight", f"{KEY}conv1.weight", "module.queue"),
+        _moco_config,
+        _moco_source,
+        licence="CC-BY-NC 4.0",
+        convert=_moco_convert,
+    ),
+    Family(
+        "resnet",
+        "ResNets of torchvision and timm",
+        _has("conv1.weight", "layer1.0.conv1.weight", "fc.weight"),
+        _supervised_config,
+        _supervised_source,
+        dropped=(COUNTER,),
+        licence="BSD-3-Clause (torchvision)",
+    ),
+)
