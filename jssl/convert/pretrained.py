@@ -55,7 +55,14 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
     """
     weights = read_weights(path)
     chosen = _find(weights, family)
-    config = chosen.config(weights)
+    try:
+        config = chosen.config(weights)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"'{path}' does not fit family '{chosen.name}' ({chosen.about}): its tensors do not "
+            f"describe such a network, {error}. Type another --family, one of "
+            f"{', '.join(FAMILIES)}."
+        ) from error
     method, _ = build.make_method(config, axis_name=None)
     shapes = jax.eval_shape(lambda: build.first_state(config, method, 1))
     sources = {leaf: chosen.source(leaf, config) for leaf in checkpoint.flat_leaves(shapes)}

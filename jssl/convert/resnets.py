@@ -1,5 +1,6 @@
 """Weights of ResNets under torchvision's names: torchvision and timm, MoCo v1 and v2."""
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -52,6 +53,8 @@ def _moco_config(weights: Weights) -> ConfigDict:
     config = config_lib.base("moco", preset="v2" if mlp else "v1")
     set_model(config, weights.tensors, QUERY)
     config.moco.proj_dim, config.moco.queue_size = weights.tensors["module.queue"].shape
+    config.batch_size = math.gcd(config.batch_size, config.moco.queue_size)
+    config.model.bn_groups = math.gcd(config.model.bn_groups, config.batch_size)
     return fill_run(config)
 
 

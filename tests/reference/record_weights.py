@@ -1,0 +1,73 @@
+"""Records what the networks of published weights files compute, for tests/convert/test_families.py.
+
+    python tests/reference/record_weights.py tests/golden
+
+Needs torch, torchvision and timm (recorded with 2.14.1, 0.29.1 and 1.0.31). It writes
+weights_names.txt, the names and shapes of every state dict, and weights_outputs.npz. The weights
+are no file: both sides draw each tensor from a generator seeded by its name, `weights_of`.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from record_torchvision_resnet import weights_of
+
+
+def drawn(name, shape):
+    """The tensor of a name in torch's layout; a counter of batches is 0."""
+    if not shape and name.endswith("num_batches_tracked"):
+        return np.zeros((), np.int64)
+    if len(shape) == 2:  # dense layers
+        return weights_of(f"{name}.", (*shape, 1, 1)).reshape(shape)
+    return weights_of(name, tuple(shape))
+
+
+def moco(torch, torchvision, mlp):
+    """The state dict of MoCo's builder with two ResNet-18s, under DistributedDataParallel."""
+    net = torch.nn.Module()
+    for name in ("encoder_q", "encoder_k"):
+        encoder = torchvision.models.resnet18(num_classes=16)
+        if mlp:
+            encoder.fc = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), encoder.fc)
+        setattr(net, name, encoder)
+    net.register_buffer("queue", torch.zeros(16, 24))
+    net.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+    whole = torch.nn.Module()
+    whole.module = net
+    return whole
+
+
+def record(folder):
+    import timm
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    nets = {
+        "moco_v1": moco(torch, torchvision, False),
+        "moco_v2": moco(torch, torchvision, True),
+        "resnet18": torchvision.models.resnet18(num_classes=10),
+        "resnet50": torchvision.models.resnet50(num_classes=10),
+        "tf_efficientnet_b0": timm.create_model("tf_efficientnet_b0", num_classes=10),
+    }
+    lines, out = [], {"images": images}
+    for kind, net in nets.items():
+        state = net.state_dict()
+        for name, value in state.items():
+            lines.append(f"{kind} {name} {'x'.join(map(str, value.shape)) or 'scalar'}")
+            if "queue" not in name:
+                state[name] = torch.from_numpy(drawn(name, tuple(value.shape)))
+        net.load_state_dict(state)
+        net.eval()
+        query = net.module.encoder_q if kind.startswith("moco") else net
+        with torch.no_grad():
+            out[kind] = query(torch.from_numpy(images)).numpy()
+        print(kind, len(state), np.abs(out[kind]).max())
+    (folder / "weights_names.txt").write_text("\n".join(lines) + "\n")
+    np.savez_compressed(folder / "weights_outputs.npz", **out)
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]))
