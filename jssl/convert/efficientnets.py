@@ -10,6 +10,7 @@ from jssl import config as config_lib
 from jssl import models
 from jssl.convert.containers import Weights
 from jssl.convert.family import Family, Tensors, fill_run, split
+from jssl.convert.preprocessing import set_preprocessing
 from jssl.errors import UserError
 from jssl.models.efficientnet import OFFICIAL, SIZES, make_efficientnet
 
@@ -57,7 +58,7 @@ def _make_config(weights: Weights, names: int, blocks: int) -> ConfigDict:
     lite = not any(re.search(r"\._?se[_.]", name) for name in tensors)
     config = config_lib.base("supervised", preset="imagenet")
     _set_model(config, stem, blocks, head, lite)
-    config.augment.normalize = "half" if lite else "imagenet"
+    set_preprocessing(config, weights, normalize="half" if lite else "imagenet", crop=0.875)
     classifier = "_fc" if names == 0 else "classifier"
     config.supervised.num_classes = tensors[f"{classifier}.weight"].shape[0]
     return fill_run(config)

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import files
-from jssl.convert import efficientnets, resnets
+from jssl.convert import efficientnets, resnets, vits
 from jssl.convert.containers import Weights, read_weights
 from jssl.convert.family import Family, reason
 from jssl.errors import UserError, nearest
@@ -18,7 +18,7 @@ from jssl.run.writers import say
 from jssl.types import TrainState
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (*resnets.FAMILIES, *efficientnets.FAMILIES)
+    family.name: family for family in (*resnets.FAMILIES, *efficientnets.FAMILIES, *vits.FAMILIES)
 }
 SHOWN = 5  # names in a message
 RECORD = "weights.json"  # in the workdir: which file was imported

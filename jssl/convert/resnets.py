@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl.convert.containers import Weights
 from jssl.convert.family import COUNTER, Family, Tensors, fill_run, from_torch, split
+from jssl.convert.preprocessing import set_preprocessing
 from jssl.convert.torchvision import torchvision_name
 from jssl.errors import UserError
 from jssl.models.resnet import DEPTHS
@@ -52,6 +53,7 @@ def _moco_config(weights: Weights) -> ConfigDict:
     mlp = f"{QUERY}fc.0.weight" in weights.tensors
     config = config_lib.base("moco", preset="v2" if mlp else "v1")
     set_model(config, weights.tensors, QUERY)
+    config.data.eval_interpolation = "bilinear"
     config.moco.proj_dim, config.moco.queue_size = weights.tensors["module.queue"].shape
     config.batch_size = math.gcd(config.batch_size, config.moco.queue_size)
     config.model.bn_groups = math.gcd(config.model.bn_groups, config.batch_size)
@@ -80,6 +82,8 @@ def _moco_convert(leaf: str, array: np.ndarray) -> np.ndarray:
 def _supervised_config(weights: Weights) -> ConfigDict:
     config = config_lib.base("supervised", preset="imagenet")
     set_model(config, weights.tensors)
+    config.data.eval_interpolation = "bilinear"  # of torchvision's first weights
+    set_preprocessing(config, weights, normalize="imagenet", crop=0.875)
     config.supervised.num_classes = weights.tensors["fc.weight"].shape[0]
     return fill_run(config)
 

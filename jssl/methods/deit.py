@@ -126,9 +126,14 @@ def has_teacher(config: ConfigDict) -> bool:
     """Whether the teacher is read from a workdir.
 
     Raises:
-        UserError: distillation without a teacher.
+        UserError: distillation without a teacher, or a token that would not learn.
     """
     settings = config.deit
+    if settings.distillation == "none" and config.model.distillation_token:
+        raise UserError(
+            "A distillation token learns from a teacher: type "
+            "--config.model.distillation_token=False or --config.deit.distillation=hard."
+        )
     if settings.distillation != "none" and not (settings.teacher or settings.untrained_teacher):
         raise UserError(
             f"deit.distillation='{settings.distillation}' learns from a trained network, and "
@@ -171,11 +176,6 @@ def make_teacher(config: ConfigDict, lengths: RunLengths) -> tuple[Method, Confi
     """
     settings = config.deit
     if settings.distillation == "none":
-        if config.model.distillation_token:
-            raise UserError(
-                "A distillation token learns from a teacher: type "
-                "--config.model.distillation_token=False or --config.deit.distillation=hard."
-            )
         return None
     if not settings.teacher_config:
         raise UserError(

@@ -58,6 +58,9 @@ CASES = {
     "resnet18": (safetensors_file, "resnet", "logits"),
     "resnet50": (zip_file, "resnet", "logits"),
     "tf_efficientnet_b0": (safetensors_file, "efficientnet_timm", "logits"),
+    "deit_distilled": (zip_file, "deit", "logits"),
+    "deit": (safetensors_file, "deit", "logits"),
+    "beit": (zip_file, "beit", "logits"),
 }
 
 
@@ -81,7 +84,8 @@ def test_the_outputs_are_those_of_the_network_that_wrote_the_file(tmp_path, kind
     expected = OUTPUTS[kind]
     scale = np.abs(expected).max()
     np.testing.assert_allclose(named[CASES[kind][2]], expected, rtol=0, atol=1e-5 * scale)
-    assert features.shape == (2, {"resnet50": 2048, "tf_efficientnet_b0": 1280}.get(kind, 512))
+    widths = {"resnet50": 2048, "tf_efficientnet_b0": 1280, "deit": 192, "beit": 768}
+    assert features.shape == (2, widths.get(kind.split("_dist")[0], 512))
 
 
 def test_mocos_key_network_and_queue_are_read(tmp_path):

@@ -51,6 +51,11 @@ def record(folder):
         "resnet18": torchvision.models.resnet18(num_classes=10),
         "resnet50": torchvision.models.resnet50(num_classes=10),
         "tf_efficientnet_b0": timm.create_model("tf_efficientnet_b0", num_classes=10),
+        "deit_distilled": timm.create_model(
+            "deit_tiny_distilled_patch16_224", num_classes=10, img_size=64
+        ),
+        "deit": timm.create_model("deit_tiny_patch16_224", num_classes=10, img_size=64, depth=2),
+        "beit": timm.create_model("beit_base_patch16_224", num_classes=10, img_size=64, depth=2),
     }
     lines, out = [], {"images": images}
     for kind, net in nets.items():

@@ -1,0 +1,50 @@
+"""The preprocessing that belongs to published weights: pixels, crop and interpolation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jssl.augment._pixels import STATISTICS
+from jssl.convert.containers import Weights
+from jssl.errors import UserError
+
+
+def set_preprocessing(config: ConfigDict, weights: Weights, *, normalize: str, crop: float) -> None:
+    """Sets how pictures are prepared: as a folder's config.json says, else as the paper does.
+
+    Args:
+        config: in place: `augment.normalize`, `augment.size`, `data.eval_crop` and
+            `data.eval_interpolation`.
+        weights: of the file; `pretrained_cfg` of timm's config.json is read.
+        normalize, crop: of the family, for a file that says nothing.
+
+    Raises:
+        UserError: statistics or an interpolation that jssl does not have.
+    """
+    config.augment.normalize, config.data.eval_crop = normalize, crop
+    said: Any = weights.other.get("pretrained_cfg")
+    if not isinstance(said, Mapping):
+        return
+    if "mean" in said and "std" in said:
+        config.augment.normalize = _statistics(said["mean"], said["std"], weights)
+    if "crop_pct" in said:
+        config.data.eval_crop = float(said["crop_pct"])
+    interpolation = said.get("interpolation", "bicubic")
+    if interpolation not in ("bicubic", "bilinear"):
+        raise UserError(
+            f"'{weights.path}' wants pictures resized by '{interpolation}': expected bicubic or "
+            "bilinear in its config.json."
+        )
+    config.data.eval_interpolation = interpolation
+
+
+def _statistics(mean: Any, deviation: Any, weights: Weights) -> str:
+    for name, values in STATISTICS.items():
+        if np.shape(mean) == (3,) and np.allclose([mean, deviation], values, atol=1e-4):
+            return name
+    raise UserError(
+        f"'{weights.path}' was trained on pixels of mean {mean} and deviation {deviation}, which "
+        f"jssl has no name for: expected those of one of {', '.join(STATISTICS)}."
+    )

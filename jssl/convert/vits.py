@@ -1,0 +1,112 @@
+"""Weights of Vision Transformers under timm's names: ViT and DeiT, plain and distilled; BEiT."""
+
+import math
+import re
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from jssl import config as config_lib
+from jssl import models
+from jssl.convert.containers import Weights
+from jssl.convert.family import COUNTER, Family, fill_run, split
+from jssl.convert.preprocessing import set_preprocessing
+from jssl.errors import UserError
+from jssl.models.vit import OFFICIAL, SIZES
+
+_PARTS = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+_OF_BLOCK = {
+    "gamma1": "gamma_1",
+    "gamma2": "gamma_2",
+    "q_bias": "attn.q_bias",
+    "v_bias": "attn.v_bias",
+    "relative_table": "attn.relative_position_bias_table",
+}
+_INDEX = (r".*relative_position_index", "an index that follows from the number of patches")
+
+
+def _set_model(config: ConfigDict, weights: Weights, recipe: str) -> None:
+    """Sets `model` to the ViT of a file, and `augment.size` where its positions say it.
+
+    Raises:
+        UserError: no ViT that jssl has.
+    """
+    tensors = weights.tensors
+    dim, _, _, patch = tensors["patch_embed.proj.weight"].shape
+    depth = len({m[1] for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name))})
+    names = [name for name, size in SIZES.items() if size.dim == dim]
+    if not names:
+        raise UserError(
+            f"The Vision Transformer in the file has tokens of {dim} numbers: expected one of "
+            + ", ".join(f"{name} ({size.dim})" for name, size in SIZES.items())
+        )
+    config.model.update({**models.DEFAULTS, **OFFICIAL[recipe], "name": names[0]})
+    config.model.patch_size = patch
+    config.model.depth = 0 if depth == SIZES[names[0]].depth else depth
+    if "pos_embed" in tensors:
+        extra = 1 + ("dist_token" in tensors)
+        config.augment.size = patch * math.isqrt(tensors["pos_embed"].shape[1] - extra)
+    else:  # a table of (2 g - 1)^2 offsets and 3 of the class token, for g patches a side
+        rows = tensors["blocks.0.attn.relative_position_bias_table"].shape[0]
+        config.augment.size = patch * ((math.isqrt(rows - 3) + 1) // 2)
+
+
+def _deit_config(weights: Weights) -> ConfigDict:
+    distilled = "dist_token" in weights.tensors
+    config = config_lib.base("deit", preset="imagenet")
+    _set_model(config, weights, "deit_distilled" if distilled else "deit")
+    config.deit.distillation = "none"  # a file has no teacher
+    config.deit.num_classes = weights.tensors["head.weight"].shape[0]
+    set_preprocessing(config, weights, normalize="imagenet", crop=0.875)
+    return fill_run(config)
+
+
+def _beit_config(weights: Weights) -> ConfigDict:
+    config = config_lib.base("supervised", preset="beit_imagenet")
+    _set_model(config, weights, "beit_finetune")
+    config.supervised.num_classes = weights.tensors["head.weight"].shape[0]
+    set_preprocessing(config, weights, normalize="half", crop=0.9)
+    return fill_run(config)
+
+
+def _source(leaf: str, config: ConfigDict) -> str | None:
+    if leaf.split(".")[0] != "params":
+        return None
+    top, module, torch_leaf = split(leaf)
+    if top != "encoder":
+        return f"{ {'classifier': 'head', 'classifier_dist': 'head_dist'}[top] }.{torch_leaf}"
+    if not module:
+        return torch_leaf  # a token or the positions
+    if module == "patch_embed":
+        return f"patch_embed.proj.{torch_leaf}"
+    block, _, part = module.partition(".")
+    if not block.startswith("block"):
+        return f"{module}.{torch_leaf}"
+    name = f"blocks.{block.removeprefix('block')}"
+    if not part:
+        return f"{name}.{_OF_BLOCK[torch_leaf]}"
+    return f"{name}.{_PARTS.get(part, part)}.{torch_leaf}"
+
+
+FAMILIES: Iterable[Family] = (
+    Family(
+        "deit",
+        "DeiT, https://github.com/facebookresearch/deit, and other ViTs of timm",
+        lambda names: (
+            {"pos_embed", "blocks.0.attn.qkv.weight", "head.weight"} <= names
+            and "blocks.0.attn.q_bias" not in names
+        ),
+        _deit_config,
+        _source,
+        licence="Apache-2.0 (DeiT)",
+    ),
+    Family(
+        "beit",
+        "BEiT after fine-tuning, https://github.com/microsoft/unilm/tree/master/beit",
+        lambda names: {"blocks.0.attn.q_bias", "fc_norm.weight", "head.weight"} <= names,
+        _beit_config,
+        _source,
+        dropped=(COUNTER, _INDEX),
+        licence="MIT",
+    ),
+)
