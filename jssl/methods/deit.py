@@ -122,6 +122,15 @@ def run_name(config: ConfigDict) -> str:
     return ", no teacher" if kind == "none" else f", {kind} distillation"
 
 
+def check_token(config: ConfigDict) -> None:
+    """Refuses to train a distillation token without a teacher; published weights have none."""
+    if config.deit.distillation == "none" and config.model.distillation_token:
+        raise UserError(
+            "A distillation token learns from a teacher: type "
+            "--config.model.distillation_token=False or --config.deit.distillation=hard."
+        )
+
+
 def has_teacher(config: ConfigDict) -> bool:
     """Whether the teacher is read from a workdir.
 
@@ -129,11 +138,7 @@ def has_teacher(config: ConfigDict) -> bool:
         UserError: distillation without a teacher, or a token that would not learn.
     """
     settings = config.deit
-    if settings.distillation == "none" and config.model.distillation_token:
-        raise UserError(
-            "A distillation token learns from a teacher: type "
-            "--config.model.distillation_token=False or --config.deit.distillation=hard."
-        )
+    check_token(config)
     if settings.distillation != "none" and not (settings.teacher or settings.untrained_teacher):
         raise UserError(
             f"deit.distillation='{settings.distillation}' learns from a trained network, and "
@@ -240,6 +245,7 @@ def make(
         return first_state(State, key, variables, tx, teacher=teacher_state, average=average)
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        check_token(config)
         key, drop_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         x, targets = inputs(key, batch)
         teacher_logits = None

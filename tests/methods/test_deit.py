@@ -323,8 +323,9 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"deit.teacher is empty"):
         build.resolve(config)
     config.deit.distillation = "none"
-    with pytest.raises(UserError, match="distillation token learns from a teacher"):
-        made(config)
+    for train in (build.resolve, lambda c: made(c).train_step(None, tiles(4))):
+        with pytest.raises(UserError, match="distillation token learns from a teacher"):
+            train(config)
     config.deit.distillation = "hart"
     with pytest.raises(UserError, match="hard"):
         made(config)
