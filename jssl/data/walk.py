@@ -1,7 +1,7 @@
-"""The pictures below a folder: each real path once, and what was passed over, counted by kind.
+"""Lists the pictures below a folder: each real path once; counts what is passed over, by kind.
 
-Folders are searched to any depth. Links are followed after everything that is no link: a link to a
-folder above it (a loop), to what is read already, or to nothing is passed over and named.
+Folders are searched to any depth. Links are followed last: a link to a folder above it (a loop),
+to something already read, or to nothing is passed over and counted.
 """
 
 import collections
@@ -13,12 +13,12 @@ from pathlib import Path
 from jssl.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# What operating systems and archivers leave behind.
+# Folders made by operating systems and archivers.
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 class Passed:
-    """What was passed over: a count and the first path of each kind.
+    """Entries that were passed over: a count and the first path of each kind.
 
     Example:
         >>> passed = Passed()
@@ -32,47 +32,47 @@ class Passed:
         self.first: dict[str, str] = {}
 
     def add(self, kind: str, path: str, count: int = 1) -> None:
-        """Counts what lies at a path, or the first of several."""
+        """Adds `count` entries, the first at `path`."""
         self.counts[kind] += count
         self.first.setdefault(kind, path)
 
     def update(self, other: "Passed", prefix: str = "") -> None:
-        """Takes in all of another, whose paths are below `prefix`."""
+        """Adds all entries of another, with `prefix` before their paths."""
         for kind, count in other.counts.items():
             self.add(kind, os.path.join(prefix, other.first[kind]), count)
 
     def words(self) -> str:
-        """One line; '' when nothing was passed over."""
+        """Returns one line; '' if nothing was passed over."""
         shown = (f"{n} x {kind} ('{printable(self.first[kind])}')"
                  for kind, n in sorted(self.counts.items()))  # fmt: skip
         return ", ".join(shown)
 
 
 def printable(name: str) -> str:
-    """A name of a file as it can be printed, whatever bytes it has."""
+    """Returns a file name with unprintable bytes escaped."""
     return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 class Walk:
-    """What lies below a folder.
+    """The pictures below a folder.
 
     Args:
         base: the folder.
         several: real paths of the splits: a link to one of them, or to a folder above it, would
             give all its classes one label, and is passed over.
-        strict: False where it is only tried how a folder can be read: nothing is refused then.
+        strict: False while guessing the layout: ambiguous links are not refused.
 
     Attributes:
         base: the folder.
-        groups: paths relative to `base`, by the folder at the top that they are in; '' for those
-            directly in `base`. Within a folder the files come before the sub-folders, both sorted.
-        folders: names of the folders at the top, sorted; also those without pictures.
-        endings: how many files have an ending that is not a picture's.
+        groups: paths relative to `base`, by top-level folder; '' for those directly in `base`.
+            Within a folder the files come before the sub-folders, both sorted.
+        folders: names of the top-level folders, sorted; also those without pictures.
+        endings: number of files with each ending that is not a picture's.
         passed: what was passed over.
 
     Raises:
-        UserError: a folder that cannot be read, or a picture or folder that is linked into two of
-            the folders at the top, so that its class is not known.
+        UserError: a folder that cannot be read, or a picture or folder that is linked into two
+            top-level folders, so that its class is ambiguous.
     """
 
     def __init__(self, base: Path, several: Iterable[str] = (), *, strict: bool = True):
@@ -91,14 +91,14 @@ class Walk:
         self.folders.sort()
 
     def count(self) -> int:
-        """Number of pictures."""
+        """Returns the number of pictures."""
         return sum(map(len, self.groups.values()))
 
     def _folder(self, path: str, real: str, group: str, by_link: bool) -> None:
         self._read[real] = (group, by_link)
         try:
-            with os.scandir(self.base / path) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(self.base / path) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
             inner = [entry for entry in entries if self._entry(entry, path, real, group)]
         except OSError as error:
             raise UserError(
@@ -115,7 +115,7 @@ class Walk:
                 self._folder(below, at, group or entry.name, by_link)
 
     def _entry(self, entry: os.DirEntry, path: str, real: str, group: str) -> bool:
-        """Files what is no folder, puts links off; True for a folder that is to be read."""
+        """Records an entry that is not a folder, queues a link; returns True for a folder."""
         below = os.path.join(path, entry.name)
         if entry.name in JUNK:
             self.passed.add(f"'{entry.name}'", below)
@@ -142,7 +142,7 @@ class Walk:
         return False
 
     def _follow(self) -> None:
-        """Reads the linked folders, which may hold links again, then the linked pictures."""
+        """Reads the linked folders, which may contain further links, then the linked pictures."""
         files = []
         before = self.count()
         while self._links:
@@ -189,7 +189,7 @@ class Walk:
             self.groups.setdefault(group, []).append(path)
 
     def _repeated(self, path: str, group: str, before: tuple[str, bool]) -> None:
-        """Passes a second link over; where it lies itself says the class, two links do not."""
+        """Passes over a repeated path; refuses two links to it, whose class is ambiguous."""
         other, by_link = before
         if by_link and other != group and self._strict:
             raise UserError(
@@ -206,11 +206,11 @@ def _holds(folder: str, path: str) -> bool:
 
 
 def _place(path: str) -> tuple[tuple[int, str], ...]:
-    """Sorts the files of a folder before its sub-folders, as they are read."""
+    """Sort key: the files of a folder before its sub-folders."""
     *folders, file = path.split(os.sep)
     return (*((1, name) for name in folders), (0, file))
 
 
 def merged(groups: Mapping[str, list[str]]) -> list[str]:
-    """The pictures of several folders that are one class, in the order of the folders' names."""
+    """Returns the pictures of several folders of one class, in the order of the folder names."""
     return [path for name in sorted(groups) for path in groups[name]]

@@ -101,9 +101,9 @@ def test_a_mask_of_exactly_n_keeps_what_it_can(official):
     few, many = official[:64], jnp.ones((2, 14, 14), bool)
     keys = jax.random.split(jax.random.key(0), 64)
     exact = jax.jit(jax.vmap(lambda k, m: masking.exact_mask(k, m, count=75)))
-    found = np.asarray(exact(keys, few))
-    assert set(found.sum(axis=(1, 2))) == {75}
-    assert np.all(found[few])
+    result = np.asarray(exact(keys, few))
+    assert set(result.sum(axis=(1, 2))) == {75}
+    assert np.all(result[few])
     dropped = np.asarray(exact(keys[:2], many))
     assert set(dropped.sum(axis=(1, 2))) == {75}
     assert not np.array_equal(dropped[0], dropped[1])

@@ -69,8 +69,8 @@ def test_nothing_is_mixed_without_alphas_or_chance():
     ],
 )
 def test_box_and_weight_by_hand(weight, u, box, kept):
-    found, true_weight = augment.cutmix_box(jnp.float32(weight), jnp.array(u), height=8, width=8)
-    assert found.tolist() == list(box)
+    result, true_weight = augment.cutmix_box(jnp.float32(weight), jnp.array(u), height=8, width=8)
+    assert result.tolist() == list(box)
     assert float(true_weight) == kept
 
 

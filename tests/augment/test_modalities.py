@@ -45,8 +45,8 @@ def test_lab_and_ycbcr_are_scikit_images(picture):
     ],
 )
 def test_published_lab_values(rgb, lab):
-    found = augment.rgb_to_lab(jnp.array(rgb, jnp.float32))
-    np.testing.assert_allclose(found, lab, atol=5e-3)
+    result = augment.rgb_to_lab(jnp.array(rgb, jnp.float32))
+    np.testing.assert_allclose(result, lab, atol=5e-3)
 
 
 def test_the_constants_map_the_gamut_of_srgb_to_minus_one_to_one():

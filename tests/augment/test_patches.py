@@ -13,17 +13,17 @@ OFF = {"drop_p": 0.0, "operations": 0, "warp_p": 0.0, "jitter_p": 0.0, "gray_p":
 
 def test_patches_are_where_they_are_said_to_be():
     x = np.random.default_rng(0).random((2, 260, 260, 3), np.float32)
-    found = augment.extract_patches(x, patch=80, stride=36)
-    assert found.shape == (2, 6, 6, 80, 80, 3)
-    np.testing.assert_array_equal(found[0, 0, 0], x[0, :80, :80])
-    np.testing.assert_array_equal(found[1, 5, 0], x[1, 180:, :80])
-    np.testing.assert_array_equal(found[1, 2, 3], x[1, 72:152, 108:188])
+    result = augment.extract_patches(x, patch=80, stride=36)
+    assert result.shape == (2, 6, 6, 80, 80, 3)
+    np.testing.assert_array_equal(result[0, 0, 0], x[0, :80, :80])
+    np.testing.assert_array_equal(result[1, 5, 0], x[1, 180:, :80])
+    np.testing.assert_array_equal(result[1, 2, 3], x[1, 72:152, 108:188])
 
 
 def test_patches_without_overlap_give_the_image_back():
     x = np.random.default_rng(0).random((1, 8, 12, 3), np.float32)
-    found = augment.extract_patches(x, patch=4, stride=4)
-    np.testing.assert_array_equal(found.transpose(0, 1, 3, 2, 4, 5).reshape(1, 8, 12, 3), x)
+    result = augment.extract_patches(x, patch=4, stride=4)
+    np.testing.assert_array_equal(result.transpose(0, 1, 3, 2, 4, 5).reshape(1, 8, 12, 3), x)
 
 
 @pytest.mark.parametrize("numbers", [(260, 80, 35), (32, 40, 4), (32, 8, 0)])
@@ -62,10 +62,10 @@ def test_a_later_step_reads_the_earlier_one():
     x = jax.random.uniform(jax.random.key(0), (200, 1, 1, 8, 8, 3))
     both = {**OFF, "gray_p": 1.0, "operations": 2}
     run = jax.jit(lambda x: augment.augment_patches(jax.random.key(1), x, jnp.int32(0), **both))
-    found = np.asarray(run(x))
-    np.testing.assert_allclose(found[..., 0], found[..., 1], atol=1e-6)
+    result = np.asarray(run(x))
+    np.testing.assert_allclose(result[..., 0], result[..., 1], atol=1e-6)
     only_gray = np.stack([augment.grayscale(p[0, 0], semantics="torchvision") for p in x])
-    same = [np.allclose(a[0, 0], b, atol=1e-4) for a, b in zip(found, only_gray, strict=True)]
+    same = [np.allclose(a[0, 0], b, atol=1e-4) for a, b in zip(result, only_gray, strict=True)]
     assert np.mean(same) < 0.1
 
 

@@ -100,8 +100,8 @@ def test_as_many_pictures_stay_as_with_timm():
     """25 % have no operation; a few more are inverted twice. Of 2,000, a deviation is .97 %."""
     small = jnp.asarray(PICTURE[8:16, 8:16].transpose(2, 0, 1) / 255.0, jnp.float32)
     u = jax.random.uniform(jax.random.key(2), (2000, 2, 4))
-    found = jax.jit(lambda u: jax.lax.map(lambda v: apply_policy(small, v, DEIT), u))(u)
-    same = np.isclose(found, small[None], atol=1e-6).all(axis=(1, 2, 3)).mean()
+    result = jax.jit(lambda u: jax.lax.map(lambda v: apply_policy(small, v, DEIT), u))(u)
+    same = np.isclose(result, small[None], atol=1e-6).all(axis=(1, 2, 3)).mean()
     assert same >= 0.25 - 4 * 0.0097 and abs(same - GOLDEN["unchanged"]) < 4 * 0.0097 + 0.004
 
 
@@ -125,15 +125,15 @@ def test_autoaugment_draws_pairs_and_does_what_form_tf_does():
     policy = Policy(form="autoaugment", lengths="pixels", translate=250.0)
     count = 20_000
     kinds, a = many(policy, count)
-    found = {}
+    result = {}
     for pair in AUTOAUGMENT:
         for j, (name, chance, magnitude) in enumerate((pair[:3], pair[3:])):
-            found.setdefault((j, name), []).append((chance, magnitude))
-    for (j, name), entries in found.items():
+            result.setdefault((j, name), []).append((chance, magnitude))
+    for (j, name), entries in result.items():
         share = (kinds[:, j] == OPERATIONS.index(name)).mean()
         expected = sum(chance for chance, _ in entries) / 25
         assert abs(share - expected) < 4 * np.sqrt(expected / count) + 1e-9, (j, name)
-    applied = sum(chance for entries in found.values() for chance, _ in entries) / 50
+    applied = sum(chance for entries in result.values() for chance, _ in entries) / 50
     assert abs((kinds != NOTHING).mean() - applied) < 0.01
     u = np.full((25, 2, 4), 0.25, np.float32)
     u[:, 0, 0], u[:, :, 1] = (np.arange(25) + 0.5) / 25, 0.0
@@ -158,13 +158,13 @@ def test_recipes_and_functions_go_through_the_plan(monkeypatch):
     key, black = jax.random.key(5), np.zeros((8, 8, 3), np.float32)
     for form, function in (("timm", rand_augment), ("autoaugment", auto_augment)):
         views = make_views("none", size=8, policy_ops=2, policy_form=form)
-        for found, u in (
+        for result, u in (
             (views(key, black)[0], views.draw(key, 8, 8).policy[0]),
             (function(key, jnp.asarray(black), **({"form": form} if form == "timm" else {})),
              jax.random.uniform(key, (2, 4))),
         ):  # fmt: skip
             expected = plan(u, Policy(form=form), 8, 8).kinds.sum() / 255
-            np.testing.assert_allclose(found, np.full((8, 8, 3), expected), atol=1e-6)
+            np.testing.assert_allclose(result, np.full((8, 8, 3), expected), atol=1e-6)
 
 
 def test_mistakes_are_named():
@@ -220,5 +220,5 @@ def test_without_deviation_no_draw_gives_nan():
     policy = Policy(magnitude=9.0, form="timm", deviation=0.0)
     drawn = plan(jnp.zeros((2, 4)), policy, 32, 32)
     same = plan(jnp.full((2, 4), 0.25), policy, 32, 32)
-    for found, expected in zip(drawn.arguments, same.arguments, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip(drawn.arguments, same.arguments, strict=True):
+        np.testing.assert_array_equal(result, expected)

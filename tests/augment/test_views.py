@@ -45,10 +45,10 @@ def test_views_are_what_their_draws_say(name):
     count = 12
     keys = jax.random.split(jax.random.key(8), count)
     draws = jax.jit(jax.vmap(lambda key: fn.draw(key, *PICTURE.shape[:2])))(keys)
-    found = np.asarray(jax.jit(jax.vmap(lambda key: fn(key, jnp.asarray(PICTURE))))(keys))
-    assert found.shape == (count, fn.options["views"], 20, 20, 3)
-    assert found.dtype == np.float32
-    assert found.min() >= 0 and found.max() <= 1
+    result = np.asarray(jax.jit(jax.vmap(lambda key: fn(key, jnp.asarray(PICTURE))))(keys))
+    assert result.shape == (count, fn.options["views"], 20, 20, 3)
+    assert result.dtype == np.float32
+    assert result.min() >= 0 and result.max() <= 1
     opened = set()
     for i in range(count):
         one = jax.tree.map(lambda x, i=i: x[i], draws)
@@ -58,7 +58,7 @@ def test_views_are_what_their_draws_say(name):
             opened |= {"jitter"} if draw["order"][0] < 4 else set()
             expected = naive["view"](PICTURE / 255.0, draw, 20, fn.options)
             # A solarized value at the threshold may fall on either side of it.
-            close = np.isclose(found[i, v], expected, atol=2e-5)
+            close = np.isclose(result[i, v], expected, atol=2e-5)
             assert close.mean() > (0.999 if draw["solarize"] else 0.9999999), draw
     possible = {
         g for g in ("flip", "jitter", "gray", "blur", "solarize") if any(fn.options[g + "_p"])
@@ -232,17 +232,17 @@ def test_accelerators_run_one_batched_program(platform):
 def test_float_images_are_treated_as_uint8():
     fn, key = augment.make_views("crop_flip", size=16), jax.random.key(1)
     picture = jnp.asarray(PICTURE)
-    found = jax.jit(fn)(key, picture)
-    np.testing.assert_allclose(found, jax.jit(fn)(key, augment.to_float(picture)), atol=5e-6)
+    result = jax.jit(fn)(key, picture)
+    np.testing.assert_allclose(result, jax.jit(fn)(key, augment.to_float(picture)), atol=5e-6)
 
 
 def test_evaluation_draws_nothing():
     image = jnp.asarray(PICTURE)
     center = jax.jit(augment.make_views("center_crop", size=16))
-    found = [center(jax.random.key(i), image)[0] for i in range(2)]
-    np.testing.assert_array_equal(found[0], found[1])
+    result = [center(jax.random.key(i), image)[0] for i in range(2)]
+    np.testing.assert_array_equal(result[0], result[1])
     expected = jax.jit(lambda image: augment.center_crop(image, size=16))(image)
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    np.testing.assert_allclose(result[0], expected, atol=1e-6)
     square = image[:29, :29]
     none = jax.jit(augment.make_views("none", size=29))
     np.testing.assert_array_equal(none(jax.random.key(0), square)[0], augment.to_float(square))
@@ -254,16 +254,16 @@ def test_host_crops_are_not_cropped_again():
     crops = jnp.stack([jnp.asarray(PICTURE[:24, :24]), jnp.asarray(PICTURE[10:34, 3:27])])
     plain = {"jitter_p": 0, "gray_p": 0, "blur_p": 0}
     fn = augment.make_views("simclr", size=24, host_crop=True, flip_p=(0, 1), **plain)
-    found = jax.jit(fn)(jax.random.key(0), crops)
+    result = jax.jit(fn)(jax.random.key(0), crops)
     expected = jnp.stack([crops[0], crops[1, :, ::-1]]) / 255
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
     batched = jitted_views(fn, jax.random.key(0), jnp.stack([crops] * 3))
     np.testing.assert_allclose(batched, jnp.stack([expected] * 3, axis=1), atol=1e-6)
     # another size is resized whole
     fn = augment.make_views("simclr", size=16, host_crop=True, flip_p=0, **plain)
-    found = jax.jit(fn)(jax.random.key(0), crops)
+    result = jax.jit(fn)(jax.random.key(0), crops)
     expected = jnp.stack([resize_16(crop) for crop in crops])
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_any_function_of_key_and_image_can_be_batched():
@@ -271,9 +271,9 @@ def test_any_function_of_key_and_image_can_be_batched():
         return (augment.to_float(image) * jax.random.uniform(key))[None]
 
     images = batch(4)
-    found = augment.batch_views(fn, jax.random.key(0), images, jnp.int32(7))
+    result = augment.batch_views(fn, jax.random.key(0), images, jnp.int32(7))
     expected = fn(jax.random.fold_in(jax.random.key(0), 9), images[2])
-    np.testing.assert_allclose(found[:, 2], expected, atol=1e-6)
+    np.testing.assert_allclose(result[:, 2], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

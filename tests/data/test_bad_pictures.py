@@ -15,8 +15,8 @@ from jssl.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(fetch, "_said", set())
+def no_warnings_logged(monkeypatch):
+    monkeypatch.setattr(fetch, "_logged", set())
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_skip_works_through_host_crops(damaged):
 
 def test_evaluation_leaves_the_skipped_out(damaged):
     sweep = data.eval_batches(source(damaged, "skip"), batch_size=8)
-    found = list(sweep)
-    counted = np.concatenate([b["index"][b["mask"]] for b in found])
+    result = list(sweep)
+    counted = np.concatenate([b["index"][b["mask"]] for b in result])
     np.testing.assert_array_equal(counted, [0, 1, 4, 5, 6, 7, 8, 9, 10])
     assert sweep.problems.report()["skipped"]["count"] == 3
 
@@ -173,14 +173,16 @@ def test_a_dropped_band_is_counted_and_said_once(class_folder, encode, caplog):
     lines = [r.getMessage() for r in caplog.records if "converted" in r.getMessage()]
     assert len(lines) == 2
     assert sum("bands after red, green and blue, such as near infrared" in x for x in lines) == 1
-    said = in_words(report)
-    assert "2: bands after red, green and blue, such as near infrared, were dropped (the" in said
-    assert "1: transparency was dropped (the first: '" in said
+    message = in_words(report)
+    assert "2: bands after red, green and blue, such as near infrared, were dropped (the" in message
+    assert "1: transparency was dropped (the first: '" in message
     rows = np.flatnonzero(batch["index"] < 3)
     assert (batch["image"][rows] == 7).all()
 
 
 def test_what_was_skipped_is_said_in_one_line(damaged):
     _, problems = epoch(damaged)
-    said = in_words(problems.report())
-    assert said.startswith("3: skipped and replaced (the first: Picture '") and "\n" not in said
+    message = in_words(problems.report())
+    assert (
+        message.startswith("3: skipped and replaced (the first: Picture '") and "\n" not in message
+    )

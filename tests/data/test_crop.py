@@ -20,10 +20,10 @@ def test_torchvision_boxes_have_its_distribution(height, width):
     """Quantiles of 10,000 boxes against 40,000 recorded: standard error below 0.6 % of the side."""
     rng = np.random.default_rng(0)
     boxes = np.array([torchvision_box(rng, height, width) for _ in range(10_000)])
-    found = np.quantile(boxes, GOLDEN["quantiles"], axis=0)
+    result = np.quantile(boxes, GOLDEN["quantiles"], axis=0)
     expected = GOLDEN[f"quantiles_{height}_{width}"]
     sides = np.array([height, width, height, width])
-    assert np.abs(found - expected).max(axis=0) == pytest.approx(0, abs=0.02 * sides.max() + 1)
+    assert np.abs(result - expected).max(axis=0) == pytest.approx(0, abs=0.02 * sides.max() + 1)
     np.testing.assert_allclose(
         boxes.mean(0), GOLDEN[f"mean_{height}_{width}"], atol=0.008 * sides.max()
     )

@@ -87,14 +87,14 @@ def test_damaged_arrays_end_in_a_sentence(tmp_path, kind):
 
 
 def test_what_is_damaged_is_named(tmp_path):
-    for kind, said in (
+    for kind, message in (
         ("objects", "'image.npy' is an array of object, not of numbers"),
         ("too little", "'image.npy' promises 288 bytes and holds 287"),
         ("no zip", "File is not a zip file"),
         ("a lie", "'image.npy' promises 2,147,483,648 bytes in"),
     ):
         (tmp_path / "x.npz").write_bytes(DAMAGED[kind])
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read_npz(tmp_path / "x.npz")
     with pytest.raises(UserError, match="is no file"):
         read_npz(tmp_path)
@@ -105,16 +105,16 @@ def test_whole_arrays_are_those_that_numpy_reads(tmp_path):
             "e": np.zeros((0, 3)), "s": np.float64(2), "t": np.array(["x", "é"])}  # fmt: skip
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "x.npz", **held)
-        found = read_npz(tmp_path / "x.npz")
-        assert found.keys() == held.keys()
+        result = read_npz(tmp_path / "x.npz")
+        assert result.keys() == held.keys()
         for name, array in held.items():
-            np.testing.assert_array_equal(found[name], array)
-            assert found[name].shape == np.shape(array)
+            np.testing.assert_array_equal(result[name], array)
+            assert result[name].shape == np.shape(array)
     assert set(read_npz(tmp_path / "x.npz", ("a", "nothing"))) == {"a"}
 
 
 @pytest.mark.parametrize(
-    ("label", "said"),
+    ("label", "message"),
     [
         (np.array([0, 1, 2, 0, 1, 2.5]), r"float64 \[6\] \(the first is 0.0\): expected integers"),
         (np.array([0, 1, 2, 0, 1, -1]), "with the value -1: expected numbers of classes from 0"),
@@ -128,9 +128,9 @@ def test_whole_arrays_are_those_that_numpy_reads(tmp_path):
         (np.array(["cat"] * 6), r"<U3 \[6\] \(the first is cat\)"),
     ],
 )
-def test_labels_are_refused_by_value(tmp_path, label, said):
+def test_labels_are_refused_by_value(tmp_path, label, message):
     np.savez(tmp_path / "train.npz", image=IMAGES, label=label)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         arrays(tmp_path)
     np.savez(tmp_path / "train.npz", image=IMAGES, label=np.arange(6))
     if label.ndim == 1 and len(label) == 6:  # found before anything is trained

@@ -23,7 +23,7 @@ def test_only_regular_files_are_read(tmp_path):
     loop.symlink_to(loop)
     with socket.socket(socket.AF_UNIX) as held:
         held.bind(str(plug))
-        for path, said in (
+        for path, message in (
             (pipe, "is no regular file but a pipe"),
             (plug, "is no regular file but a socket"),
             (link, "is no regular file but a device"),
@@ -33,9 +33,9 @@ def test_only_regular_files_are_read(tmp_path):
             (tmp_path / "none.jpg", "cannot be read: No such file"),
             ("a\0b", "cannot be read: embedded null byte"),
         ):
-            with pytest.raises(FileError, match=f"^{said}"):
+            with pytest.raises(FileError, match=f"^{message}"):
                 read_file(path, 100)
-            with pytest.raises(data.PictureError, match=f"' {said}"):
+            with pytest.raises(data.PictureError, match=f"' {message}"):
                 Picture.read(path)
 
 
@@ -43,10 +43,10 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
     """What was looked at is a file, what is opened is not: it is looked at again."""
     path = tmp_path / "x.jpg"
     path.write_bytes(b"x")
-    found = os.stat(path)
+    result = os.stat(path)
     path.unlink()
     os.mkfifo(path)
-    monkeypatch.setattr(os, "stat", lambda *a, **k: found)
+    monkeypatch.setattr(os, "stat", lambda *a, **k: result)
     with pytest.raises(FileError, match="is no regular file but a pipe"):
         read_file(path, 100)
 

@@ -137,8 +137,8 @@ def test_a_class_that_training_lacks_is_said(class_folder):
     train, test = (data.make_source(config(class_folder), s) for s in ("train", "test"))
     assert train.class_names == test.class_names == ("cat", "dog", "dogs")
     assert test.labels.tolist() == [0, 0, 0, 2, 2, 2]
-    said = train.description()
-    assert "train 12 pictures of 2 classes, none of dogs; val 6 pictures of 2 classes" in said
+    message = train.description()
+    assert "train 12 pictures of 2 classes, none of dogs; val 6 pictures of 2 classes" in message
 
 
 def test_labels_of_a_test_split_with_fewer_classes_are_those_of_training(class_folder):

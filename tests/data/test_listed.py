@@ -95,11 +95,11 @@ def test_aircraft_without_its_banner(tmp_path, aircraft_files, capsys):
     assert [p.name for p in home.iterdir()] == ["fgvc_aircraft"]  # nothing left beside it
     first = 0
     for split, count in LEVELS.items():
-        found = source("fgvc_aircraft", home, split)
-        assert isinstance(found, data.Source)
-        assert (len(found), found.num_classes, found.class_names) == (count, 3, VARIANTS)
+        result = source("fgvc_aircraft", home, split)
+        assert isinstance(result, data.Source)
+        assert (len(result), result.num_classes, result.class_names) == (count, 3, VARIANTS)
         for i in range(count):
-            example = found[i]
+            example = result[i]
             assert example["image"].shape == (64, 90, 3) and example["image"].dtype == np.uint8
             np.testing.assert_allclose(example["image"], 10 * (first + i) + 20, atol=2)
             assert (example["label"], example["index"]) == (i % 3, i)
@@ -217,31 +217,31 @@ def test_lists_in_latin_1(tmp_path, aircraft_files, encode):
         for name, content in aircraft_files.items()
     }
     prepare("fgvc_aircraft", str(tmp_path), str(pack(tmp_path / "a.tgz", files)))
-    found = source("fgvc_aircraft", tmp_path, "train")
-    assert found.class_names == words and len(found) == 6
-    assert "lists in Latin-1: images_variant_test.txt, images_v" in data.describe(found)
+    result = source("fgvc_aircraft", tmp_path, "train")
+    assert result.class_names == words and len(result) == 6
+    assert "lists in Latin-1: images_variant_test.txt, images_v" in data.describe(result)
     # A picture whose name is Latin-1 on the disk too.
     folder = tmp_path / "fgvc_aircraft" / "data"
     old = os.fsdecode("é1.jpg".encode("latin-1"))
     (folder / "images" / old).write_bytes(encode(plane(1), "JPEG"))
     with open(folder / "images_variant_train.txt", "ab") as file:
         file.write("é1 An-12\n".encode("latin-1"))
-    found = source("fgvc_aircraft", tmp_path, "train")
-    assert len(found) == 7 and found[6]["label"] == 1 and found.fingerprint()
+    result = source("fgvc_aircraft", tmp_path, "train")
+    assert len(result) == 7 and result[6]["label"] == 1 and result.fingerprint()
 
 
 def test_lists_that_cannot_be_read(tmp_path, bird_files):
     prepare("birdsnap", str(tmp_path), str(pack(tmp_path / "b.tgz", bird_files)))
     path = tmp_path / "birdsnap" / "images.txt"
     good = path.read_bytes()
-    for content, said in (
+    for content, message in (
         (good.decode().encode("utf-16"), "is no text in UTF-8 or Latin-1: found a zero byte"),
         (good.replace(b"species_id", b"species"), "lacks the column species_id: found url, md5"),
         (b"", "lacks the column path: found nothing"),
         (good[:-12], "ends in the middle of line 9"),
     ):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             source("birdsnap", tmp_path, "")
     path.write_bytes(b"\xef\xbb\xbf" + good)
     assert len(source("birdsnap", tmp_path, "")) == 5

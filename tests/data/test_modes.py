@@ -355,8 +355,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_says_why(name):
-    data, said = REFUSED[name]
-    with pytest.raises(PictureError, match=f"^Picture 'odd.x' cannot be decoded: .*{said}"):
+    data, message = REFUSED[name]
+    with pytest.raises(PictureError, match=f"^Picture 'odd.x' cannot be decoded: .*{message}"):
         decode(data, "odd.x")
 
 

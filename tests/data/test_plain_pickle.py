@@ -41,12 +41,12 @@ def read(tmp_path, content):
     return read_plain_pickle(tmp_path / "x.pkl")
 
 
-def assert_same(found, expected):
-    assert type(found) is type(expected)
-    assert found.dtype == expected.dtype and found.shape == expected.shape
-    np.testing.assert_array_equal(found, expected)
+def assert_same(result, expected):
+    assert type(result) is type(expected)
+    assert result.dtype == expected.dtype and result.shape == expected.shape
+    np.testing.assert_array_equal(result, expected)
     if expected.ndim and expected.size:
-        assert found.strides == expected.strides
+        assert result.strides == expected.strides
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -55,11 +55,11 @@ def test_arrays_are_those_that_pickle_reads(tmp_path, dtype, protocol):
     arrays = layouts(dtype)
     content = pickle.dumps(arrays, protocol)
     expected = pickle.loads(content)
-    found = read(tmp_path, content)
-    assert found.keys() == expected.keys()
+    result = read(tmp_path, content)
+    assert result.keys() == expected.keys()
     for name, array in expected.items():
-        assert_same(found[name], array)
-        np.testing.assert_array_equal(found[name], arrays[name])
+        assert_same(result[name], array)
+        np.testing.assert_array_equal(result[name], arrays[name])
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -72,9 +72,9 @@ def test_plain_values_are_those_that_pickle_reads(tmp_path, protocol):
         "numpy": [np.float32(1.5), np.int64(-3), np.bool_(True), np.str_(""), np.bytes_(b"x")],
     }  # fmt: skip
     content = pickle.dumps({**values, "twice": (shared, shared)}, protocol)
-    found = read(tmp_path, content)
-    assert found == pickle.loads(content)
-    assert found["twice"][0] is found["twice"][1]
+    result = read(tmp_path, content)
+    assert result == pickle.loads(content)
+    assert result["twice"][0] is result["twice"][1]
     loop = [1]
     loop.append(loop)
     again = read(tmp_path, pickle.dumps(loop, protocol))

@@ -14,8 +14,8 @@ from jssl.errors import UserError
 
 @pytest.fixture
 def with_tensorflow(monkeypatch):
-    found = importlib.util.find_spec
-    stub = lambda name, *a: object() if name == "tensorflow" else found(name, *a)  # noqa: E731
+    result = importlib.util.find_spec
+    stub = lambda name, *a: object() if name == "tensorflow" else result(name, *a)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", stub)
 
 
@@ -49,11 +49,11 @@ def test_what_is_prepared_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch, capsys):
-    found = importlib.util.find_spec
+    result = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *a: None if name == "tensorflow" else found(name, *a),
+        lambda name, *a: None if name == "tensorflow" else result(name, *a),
     )
     assert main(["cifar10", f"--data_dir={tmp_path}"]) == 2
     assert "Type pip install 'jssl[prepare]'" in capsys.readouterr().err

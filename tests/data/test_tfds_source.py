@@ -248,28 +248,28 @@ def test_splits_that_share_records_are_refused_for_semi_supervised_training(prep
 
 
 def test_a_name_with_a_version(prepared):
-    found = data.make_source(config("cifar10:3.0.2", prepared), "train")
-    assert len(found) == 12 and found.name == "cifar10:3.0.2"
+    result = data.make_source(config("cifar10:3.0.2", prepared), "train")
+    assert len(result) == 12 and result.name == "cifar10:3.0.2"
     assert (
-        found.fingerprint() == data.make_source(config("cifar10", prepared), "train").fingerprint()
+        result.fingerprint() == data.make_source(config("cifar10", prepared), "train").fingerprint()
     )
     assert len(data.make_source(config("cifar10:3.0.*", prepared), "test")) == 5
     assert len(data.make_source(config("imagenette:1.0.0", prepared), "test")) == 5
     assert len(data.make_source(config("imagenette/160px-v2:1.0.0", prepared), "train")) == 12
-    for name, said in (
+    for name, message in (
         ("cifar10:9.9.9", "not of a version that TFDS has: it has 3.0.2. Type cifar10 for"),
         ("cifar10:x", "is of version 'x': expected three numbers. Type cifar10:1.0.0"),
         ("cifar10:", "is of version ''"),
         ("cifr10:3.0.2", "did you mean 'cifar10'"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             data.make_source(config(name, prepared), "train")
 
 
 def test_names_of_classes_are_the_builders(prepared):
-    found = data.make_source(config("imagenet2012", prepared), "test")
-    assert len(found.class_names) == 1000 and found.class_names[0] == "n01440764"
-    assert data.describe(found) == "imagenet2012: 5 pictures of 1000 classes"
+    result = data.make_source(config("imagenet2012", prepared), "test")
+    assert len(result.class_names) == 1000 and result.class_names[0] == "n01440764"
+    assert data.describe(result) == "imagenet2012: 5 pictures of 1000 classes"
     # Those of CIFAR-10 come with its download, which has not taken place here.
     assert data.make_source(config("cifar10", prepared), "train").class_names is None
     assert data.make_source(config("stl10", prepared), "train").class_names == ()

@@ -140,9 +140,9 @@ def test_restored_in_mid_epoch_it_goes_on_in_the_same_order(options):
     again.restore(saved)
     again.reorder(order_of(5))
     for batch in expected[4:]:
-        found = next(again)
+        result = next(again)
         for key in batch:
-            np.testing.assert_array_equal(found[key], batch[key])
+            np.testing.assert_array_equal(result[key], batch[key])
     again.close()
 
 

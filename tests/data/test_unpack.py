@@ -52,14 +52,14 @@ def place(tmp_path):
 
 def long_chain():
     """CVE-2025-4517: folders and links whose real path is longer than the system resolves."""
-    step, path, found = "d" * 247, "", []
+    step, path, result = "d" * 247, "", []
     for letter in "abcdefghijklmnop":
-        found.append(member(f"{path}{step}", b"", type=tarfile.DIRTYPE))
-        found.append(link(f"{path}{letter}", step))
+        result.append(member(f"{path}{step}", b"", type=tarfile.DIRTYPE))
+        result.append(link(f"{path}{letter}", step))
         path += f"{letter}/"
-    found.append(link(f"{path}{'l' * 254}", "../" * 16))
-    found.append(link("escape", f"{path}{'l' * 254}/../.."))
-    return [*found, member("escape/victim", b"changed")]
+    result.append(link(f"{path}{'l' * 254}", "../" * 16))
+    result.append(link("escape", f"{path}{'l' * 254}/../.."))
+    return [*result, member("escape/victim", b"changed")]
 
 
 HARM = {
@@ -87,8 +87,8 @@ HARM = {
 @pytest.mark.parametrize("name", HARM)
 def test_nothing_is_written_outside(place, name):
     run, folder = place
-    members, said = HARM[name]
-    with pytest.raises(MemberError, match=said):
+    members, message = HARM[name]
+    with pytest.raises(MemberError, match=message):
         run(member("first"), *members)
     assert not any(path.is_symlink() for path in folder.rglob("*"))
 

@@ -132,12 +132,12 @@ def test_what_the_parts_of_a_tiff_hold_is_bounded(monkeypatch):
     frame = saved(np.zeros((8, 8), np.uint8), "JPEG")
     place = frame.index(b"\xff\xc0") + 5
     huge = frame[:place] + b"\xff\x00\xff\x00" + frame[place + 4 :]
-    for data, said in (
+    for data, message in (
         (strips_of(8, zeros, 64), "its parts overlap"),
         (strips_of(8, zeros), "its parts hold more than"),
         (strips_of(7, huge), "its parts hold more than"),
     ):
-        with pytest.raises(PictureError, match=said):
+        with pytest.raises(PictureError, match=message):
             decode(data, "x")
 
 

@@ -16,10 +16,10 @@ STUDENT, TEACHER = GOLDEN["student"], GOLDEN["teacher"]
 @pytest.mark.parametrize("reduction", ["official", "batchmean"])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_soft_is_torchs(reduction, temperature):
-    found = losses.soft_distillation(
+    result = losses.soft_distillation(
         STUDENT, TEACHER, temperature=temperature, reduction=reduction
     ).mean()
-    np.testing.assert_allclose(found, GOLDEN[f"{reduction}_{temperature:g}"], rtol=2e-6)
+    np.testing.assert_allclose(result, GOLDEN[f"{reduction}_{temperature:g}"], rtol=2e-6)
 
 
 def test_the_official_divisor_is_exactly_k_times_larger():

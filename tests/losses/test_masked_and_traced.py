@@ -43,8 +43,8 @@ def test_distillation_of_masked_classes():
     other[:, 2] = -np.inf
     expected = losses.soft_distillation(OTHER[:, KEPT], Z[:, KEPT], temperature=3.0)
     for student in (other, OTHER - 1e4 * (np.arange(4) == 2)):
-        found = losses.soft_distillation(student.astype(np.float32), MASKED, temperature=3.0)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        result = losses.soft_distillation(student.astype(np.float32), MASKED, temperature=3.0)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
     grad = jax.grad(lambda z: losses.soft_distillation(z, MASKED).sum())(jnp.asarray(other))
     assert np.isfinite(grad).all()
     hard = losses.hard_distillation(other, MASKED)
@@ -94,5 +94,5 @@ def test_a_temperature_is_learnt_in_blocks_too(monkeypatch):
 
 
 def test_label_smoothing_may_be_traced():
-    found = jax.jit(lambda e: losses.cross_entropy(Z, Y, label_smoothing=e))(0.1)
-    np.testing.assert_allclose(found, losses.cross_entropy(Z, Y, label_smoothing=0.1), rtol=1e-6)
+    result = jax.jit(lambda e: losses.cross_entropy(Z, Y, label_smoothing=e))(0.1)
+    np.testing.assert_allclose(result, losses.cross_entropy(Z, Y, label_smoothing=0.1), rtol=1e-6)

@@ -161,10 +161,10 @@ def test_v3_published_values():
     """N=4096: uniform at T=1 33.27; random 256-d features at T=0.2 6.69."""
     assert round(4 * math.log(4096), 2) == 33.27
     z = RNG.normal(size=(4, 1024, 256)).astype(np.float32)
-    found = float(jnp.mean(losses.symmetric_info_nce(*z, temperature=0.2)))
+    result = float(jnp.mean(losses.symmetric_info_nce(*z, temperature=0.2)))
     correction = 0.8 * (math.log(4096) - math.log(1024))
     # The mean of 2 x 1024 positives spreads by 2 T / (T sqrt(256 * 2048)) = 0.003 each way.
-    assert abs(found + correction - 6.69) < 0.02
+    assert abs(result + correction - 6.69) < 0.02
 
 
 def test_v3_pairs_each_view_with_the_other():

@@ -79,15 +79,15 @@ def test_zeros_and_bfloat16_are_finite():
 
 
 @pytest.mark.parametrize(
-    ("shapes", "found"),
+    ("shapes", "result"),
     [
         (((4, 8), (5, 8)), r"\(4, 8\), target float32 \(5, 8\)"),
         (((8,), (8,)), r"one shape \[B,D\], found prediction float32 \(8,\)"),
         (((0, 8), (0, 8)), r"\(0, 8\)"),
     ],
 )
-def test_misuse_raises_with_the_shapes(shapes, found):
-    with pytest.raises(ValueError, match=found):
+def test_misuse_raises_with_the_shapes(shapes, result):
+    with pytest.raises(ValueError, match=result):
         losses.normalized_regression(*(jnp.ones(shape) for shape in shapes))
 
 

@@ -41,8 +41,8 @@ def test_values_and_gradients_are_the_dense_ones(in_blocks, block):
     dense = loss_top1_and_grads(a, b)
     assert 0 < float(np.mean(dense[1])) < 1
     in_blocks(block, 20)
-    for found, expected in zip(loss_top1_and_grads(a, b), dense, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    for result, expected in zip(loss_top1_and_grads(a, b), dense, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
 
 def test_over_devices_it_is_the_dense_one_of_the_whole_batch(in_blocks):
@@ -61,8 +61,8 @@ def test_over_devices_it_is_the_dense_one_of_the_whole_batch(in_blocks):
         loss = jax.vmap(local, axis_name="i")(a.reshape(4, 6, 16), b.reshape(4, 6, 16))
         return jnp.mean(loss), loss
 
-    (_, found), found_gradients = jax.jit(jax.value_and_grad(split, (0, 1), has_aux=True))(a, b)
-    np.testing.assert_allclose(found.reshape(24), expected, rtol=0, atol=1e-5)
+    (_, result), found_gradients = jax.jit(jax.value_and_grad(split, (0, 1), has_aux=True))(a, b)
+    np.testing.assert_allclose(result.reshape(24), expected, rtol=0, atol=1e-5)
     for one, other in zip(found_gradients, gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
         assert np.abs(other).max() > 1e-2

@@ -185,7 +185,7 @@ def test_four_devices_equal_one(mode):
     if mode == "shard_map":
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (AXIS,))
         specs = {"in_specs": (P(), P(None, AXIS)), "out_specs": P(), "check_vma": False}
-        found = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(params, views)
+        result = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(params, views)
     else:
         pieces = np.stack(np.split(views, 4, axis=1))
         if mode == "pmap":
@@ -193,11 +193,11 @@ def test_four_devices_equal_one(mode):
         else:
             mapped = jax.jit(jax.vmap(local, in_axes=(None, 0), axis_name=AXIS))
         every = mapped(params, pieces)
-        found = jax.tree.map(lambda x: x[0], every)
+        result = jax.tree.map(lambda x: x[0], every)
         for device in range(1, 4):
             jax.tree.map(lambda x, d=device: np.testing.assert_array_equal(x[d], x[0]), every)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    jax.tree.map(close, found, expected)
+    jax.tree.map(close, result, expected)
     assert np.abs(expected[1]).max() > 0.1
 
 

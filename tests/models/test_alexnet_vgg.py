@@ -69,9 +69,9 @@ def test_maps_at_224_pixels_are_the_published_ones():
 def test_sobel_is_scipys():
     """Zeros around the grey image; scipy's kernels point the other way."""
     x = np.random.default_rng(0).standard_normal((2, 9, 7, 3)).astype(np.float32)
-    found = sobel(x)
-    assert found.shape == (2, 9, 7, 2)
-    for image, edges in zip(x, found, strict=True):
+    result = sobel(x)
+    assert result.shape == (2, 9, 7, 2)
+    for image, edges in zip(x, result, strict=True):
         grey = image.mean(-1)
         for channel, axis in ((0, 1), (1, 0)):
             expected = -scipy.ndimage.sobel(grey, axis=axis, mode="constant")

@@ -93,20 +93,20 @@ def test_it_works_under_transformations(mode):
 
     expected = gradient(stock, x)["params"]["kernel"]
     if mode == "remat":
-        found = jax.grad(jax.checkpoint(lambda v: jnp.sum(jnp.sin(own.apply(v, x)))))(variables)[
+        result = jax.grad(jax.checkpoint(lambda v: jnp.sum(jnp.sin(own.apply(v, x)))))(variables)[
             "params"
         ]["kernel"]
     elif mode == "bfloat16":
         half = Conv(24, (3, 3), padding=SHAPES[3][-1], dtype=jnp.bfloat16)
-        found = gradient(half, x)["params"]["kernel"]
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+        result = gradient(half, x)["params"]["kernel"]
+        assert result.dtype == jnp.float32
+        np.testing.assert_allclose(result, expected, atol=0.05 * np.abs(expected).max())
         return
     else:
         spread = jax.vmap if mode == "vmap" else jax.pmap
         parts = spread(lambda x: gradient(own, x))(x.reshape(4, 2, *x.shape[1:]))
-        found = parts["params"]["kernel"].sum(0)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+        result = parts["params"]["kernel"].sum(0)
+    np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_one_pixel_by_hand():

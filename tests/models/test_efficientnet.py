@@ -172,8 +172,8 @@ def test_training_statistics_are_torchvisions(b0):
 def test_rounding_is_the_official_one():
     """By hand: 32 * 1.1 = 35.2 -> 32; 16 * 1.1 = 17.6 -> 16; 24 * 1.2 = 28.8 -> 32; 10 -> 8 is
     below nine tenths -> 16."""
-    found = [eff.round_filters(*a) for a in ((32, 1.1), (16, 1.1), (24, 1.2), (10, 1.0), (3, 1.0))]
-    assert found == [32, 16, 32, 16, 8]
+    result = [eff.round_filters(*a) for a in ((32, 1.1), (16, 1.1), (24, 1.2), (10, 1.0), (3, 1.0))]
+    assert result == [32, 16, 32, 16, 8]
     assert [eff.round_repeats(n, 1.1) for n in (1, 2, 3, 4)] == [2, 3, 4, 5]
 
 
@@ -269,9 +269,9 @@ def test_four_devices_are_one(tiny):
     )(x.reshape(4, 2, 16, 16, 3))
     several = (several[0].reshape(8, -1), *several[1:])
     np.testing.assert_allclose(several[0], one[0], atol=1e-5 * float(jnp.abs(one[0]).max()))
-    for found, expected in zip(several[1:], one[1:], strict=True):
+    for result, expected in zip(several[1:], one[1:], strict=True):
         largest = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(expected))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5 * largest)
 
 
@@ -332,8 +332,8 @@ def test_bfloat16_keeps_float32_parameters_and_features(tiny):
     )
     assert h.dtype == jnp.float32 and {v.dtype for v in named.values()} == {jnp.dtype("bfloat16")}
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads))
-    exact, found = (evaluate(n, variables, x[:2])[0] for n in (net, low))
-    np.testing.assert_allclose(found, exact, atol=0.05 * np.abs(exact).max())
+    exact, result = (evaluate(n, variables, x[:2])[0] for n in (net, low))
+    np.testing.assert_allclose(result, exact, atol=0.05 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
@@ -344,14 +344,14 @@ def test_depthwise_convolution_and_gradients_are_the_grouped_ones(kernel, stride
     k = rng.standard_normal((kernel, kernel, 1, 3)).astype(np.float32)
     pads = jax.lax.padtype_to_pads((6, 7), (kernel, kernel), (stride, stride), "SAME")
     pads = tuple((int(a), int(b)) for a, b in pads)
-    found = depthwise_conv2d(x, k, stride, pads)
+    result = depthwise_conv2d(x, k, stride, pads)
     padded = np.pad(np.float64(x), ((0, 0), *pads, (0, 0)))
-    for h in range(found.shape[1]):
-        for w in range(found.shape[2]):
+    for h in range(result.shape[1]):
+        for w in range(result.shape[2]):
             window = padded[:, stride * h : stride * h + kernel, stride * w : stride * w + kernel]
             expected = (window * k[None, :, :, 0]).sum((1, 2))
-            np.testing.assert_allclose(found[:, h, w], expected, atol=1e-5)
-    dy = rng.standard_normal(found.shape).astype(np.float32)
+            np.testing.assert_allclose(result[:, h, w], expected, atol=1e-5)
+    dy = rng.standard_normal(result.shape).astype(np.float32)
 
     def grouped(x, k):
         return jax.lax.conv_general_dilated(

@@ -51,9 +51,9 @@ def test_a_network_on_four_devices_is_the_network_on_one(mode):
             )
         )(x, w)
     np.testing.assert_allclose(h4.reshape(h.shape), h, atol=1e-5 * float(jnp.abs(h).max()))
-    for found, expected in ((stats4, stats), (grads4, grads)):
+    for result, expected in ((stats4, stats), (grads4, grads)):
         largest = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(expected))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5 * largest)
 
 
@@ -109,8 +109,8 @@ def test_groups_stay_on_their_device_and_running_statistics_agree(mode):
     expected = (parts - mean) / np.sqrt(var + 1e-5)
     np.testing.assert_allclose(y.reshape(parts.shape), expected, atol=1e-5)
     for device in range(4):
-        found = moved["batch_stats"]["var"][device]
-        np.testing.assert_allclose(found, 0.9 + 0.1 * var.mean(0).ravel(), rtol=1e-5)
+        result = moved["batch_stats"]["var"][device]
+        np.testing.assert_allclose(result, 0.9 + 0.1 * var.mean(0).ravel(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

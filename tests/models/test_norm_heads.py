@@ -94,8 +94,8 @@ def shapes(head, D=16):
 
 
 def test_simclr_projector_has_no_biases_and_no_last_beta():
-    found = shapes(Projector((0,), 8))
-    assert found == {
+    result = shapes(Projector((0,), 8))
+    assert result == {
         "dense0.kernel": (16, 16),
         "bn0.scale": (16,),
         "bn0.bias": (16,),

@@ -42,11 +42,11 @@ def test_parameter_counts_are_torchvisions(name, recorded):
 
 def test_stages_are_the_published_ones():
     """Table of the paper's models and of torchvision: RegNetY-400MF and 16GF."""
-    found = {name: stages_of(SIZES[name]) for name in ("regnety_400mf", "regnety_16gf")}
-    assert [s[1] for s in found["regnety_400mf"]] == [48, 104, 208, 440]
-    assert [s[0] for s in found["regnety_400mf"]] == [1, 3, 6, 6]
-    assert [s[1] for s in found["regnety_16gf"]] == [224, 448, 1232, 3024]
-    assert {s[2] for s in found["regnety_16gf"]} == {112}
+    result = {name: stages_of(SIZES[name]) for name in ("regnety_400mf", "regnety_16gf")}
+    assert [s[1] for s in result["regnety_400mf"]] == [48, 104, 208, 440]
+    assert [s[0] for s in result["regnety_400mf"]] == [1, 3, 6, 6]
+    assert [s[1] for s in result["regnety_16gf"]] == [224, 448, 1232, 3024]
+    assert {s[2] for s in result["regnety_16gf"]} == {112}
 
 
 def torch_name(module, leaf):

@@ -147,11 +147,11 @@ def test_forward_passes_are_timms(case, name, switches):
     features, named = evaluate(net, timm_params(net, prefix), x)
     assert len(expected) == net.depth
     for i, tokens in enumerate(expected):
-        found = np.asarray(named[f"block{i}"])[:, recorder.TOKENS]
-        np.testing.assert_allclose(found, tokens, atol=1e-5 * np.abs(tokens).max())
+        result = np.asarray(named[f"block{i}"])[:, recorder.TOKENS]
+        np.testing.assert_allclose(result, tokens, atol=1e-5 * np.abs(tokens).max())
     total = golden[f"{case}_sum"]
-    found = np.asarray(named[f"block{net.depth - 1}"]).sum(1)
-    np.testing.assert_allclose(found, total, atol=1e-5 * np.abs(total).max())
+    result = np.asarray(named[f"block{net.depth - 1}"]).sum(1)
+    np.testing.assert_allclose(result, total, atol=1e-5 * np.abs(total).max())
     logits = head(features, f"{prefix}.head")
     if case == "deit":
         np.testing.assert_array_equal(features, named["class_token"])
@@ -261,10 +261,10 @@ def test_frozen_patches_get_no_gradient():
         return jax.jit(jax.grad(loss))(random_params(net))
 
     for frozen in (False, True):
-        found = grads(TINY.clone(freeze_patches=frozen, depth=1))
-        moves = [bool(jnp.any(g)) for g in jax.tree.leaves(found["patch_embed"])]
+        result = grads(TINY.clone(freeze_patches=frozen, depth=1))
+        moves = [bool(jnp.any(g)) for g in jax.tree.leaves(result["patch_embed"])]
         assert moves == [not frozen] * 2
-        assert np.any(found["cls_token"]) and np.any(found["block0"]["qkv"]["kernel"])
+        assert np.any(result["cls_token"]) and np.any(result["block0"]["qkv"]["kernel"])
 
 
 @pytest.mark.parametrize("pool", ["class", "mean"])
@@ -404,9 +404,9 @@ def test_bfloat16_has_a_float32_softmax_and_float32_parameters():
                 yield from exponentials(inner)
 
     made = jax.make_jaxpr(lambda p: net.apply({"params": p}, x, False)[0])(params)
-    found = list(exponentials(made.jaxpr))
-    assert [v.shape[-4:] for v in found] == [(4, 2, 65, 65)] * 2  # a softmax a block
-    assert {v.dtype for v in found} == {jnp.dtype("float32")}
+    result = list(exponentials(made.jaxpr))
+    assert [v.shape[-4:] for v in result] == [(4, 2, 65, 65)] * 2  # a softmax a block
+    assert {v.dtype for v in result} == {jnp.dtype("float32")}
 
 
 def test_what_decays_is_as_in_the_official_code():
@@ -416,9 +416,9 @@ def test_what_decays_is_as_in_the_official_code():
     for recipe in ("deit_distilled", "beit", "beit_finetune"):
         params = shapes_of(models.build({"name": "vit_tiny", **vit.OFFICIAL[recipe], "depth": 2}))
         groups = optim.groups(params, rules=optim.TRANSFORMER)
-        found = {k.split("/")[-1] for k, v in groups.items() if v == "none"}
+        result = {k.split("/")[-1] for k, v in groups.items() if v == "none"}
         others = {k.split("/")[-1] for k, v in groups.items() if v == "decay+adapt"}
-        assert found <= spared and not others & spared
+        assert result <= spared and not others & spared
         assert others <= {"kernel", "dist_token", "mask_token", "relative_table"}
         assert ("dist_token" in others) == (recipe == "deit_distilled")
         assert ("mask_token" in others) == (recipe == "beit")

@@ -37,8 +37,8 @@ def test_the_two_scalings_part_below_4096():
 def test_steps_of_the_published_runs():
     for rule, extra in (("examples_and_one", 1), ("examples", 0)):
         for epochs, whole in ((100, 31278), (1000, 312784)):
-            found = optim.count_updates(rule, examples=1281167, epochs=epochs, batch_size=4096)
-            assert found == whole + extra
+            result = optim.count_updates(rule, examples=1281167, epochs=epochs, batch_size=4096)
+            assert result == whole + extra
     dropped = optim.count_updates("whole_epochs", examples=1281167, epochs=1000, batch_size=4096)
     assert dropped == 312_000
 
@@ -136,8 +136,8 @@ def test_deits_schedule_is_timms():
     """The rates of timm's scheduler, stepped as DeiT's main.py does: tests/reference."""
     golden = np.load(ROOT / "tests" / "golden" / "schedule_timm.npz")
     for epochs, peak in ((300, 1e-3), (30, 2.5e-4)):
-        found = deit(peak=peak, total_steps=7 * epochs)(np.arange(epochs) * 7)
-        np.testing.assert_allclose(found, golden[f"e{epochs}"], rtol=1e-6)
+        result = deit(peak=peak, total_steps=7 * epochs)(np.arange(epochs) * 7)
+        np.testing.assert_allclose(result, golden[f"e{epochs}"], rtol=1e-6)
 
 
 def test_epochs_of_deits_schedule_need_not_be_whole():
@@ -156,9 +156,9 @@ def test_ends_of_warm_up_and_cosine():
             "cosine", peak=peak, warmup_epochs=1, steps_per_epoch=10, total_steps=110,
             start=1e-6, end=end,
         )  # fmt: skip
-        found = [float(lr(step)) for step in (0, 5, 10, 60, 110)]
+        result = [float(lr(step)) for step in (0, 5, 10, 60, 110)]
         expected = [1e-6, (1e-6 + peak) / 2, peak, (peak + end) / 2, end]
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
     for method in ("beit", "dvae"):
         c = config.base(method, preset="imagenet").optim
         assert c.end_lr == {"beit": 1e-5, "dvae": 1.25e-6}[method] and c.schedule == "cosine"

@@ -149,8 +149,8 @@ def parts():
             def score(f, rows):
                 return jnp.einsum("vbd,vbkd->vbk", f, rows, precision="highest")[None]
 
-            found = leaves.score_candidates(score, bank, f, index, first=first, axis_name=AXIS)[0]
-            return jnp.sum(found * weights), found
+            result = leaves.score_candidates(score, bank, f, index, first=first, axis_name=AXIS)[0]
+            return jnp.sum(result * weights), result
 
         (_, scores), grad = jax.value_and_grad(scores_of, has_aux=True)(f)
         new = leaves.update_bank(bank, f, y, momentum=0.5, first=first, axis_name=AXIS)

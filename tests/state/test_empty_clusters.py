@@ -71,7 +71,7 @@ def test_the_noise_does_not_see_the_last_digits_of_the_objective():
 
 def test_faisss_rule_where_the_donor_is_certain():
     """Recorded of faiss: sizes 1, 6, 0, 1 of 8 points, so cluster 1 is taken with p = 5/4."""
-    found = state.kmeans(
+    result = state.kmeans(
         jax.random.key(0),
         FAISS["split_points"],
         k=4,
@@ -79,15 +79,15 @@ def test_faisss_rule_where_the_donor_is_certain():
         init=FAISS["split_init"],
         empty="donor",
     )
-    np.testing.assert_allclose(found.centroids, FAISS["split_centroids"], rtol=1e-6)
-    np.testing.assert_allclose(found.objective[0], FAISS["split_objective"][0], rtol=1e-4)
-    assert int(found.empty[0]) == FAISS["split_splits"][0]
-    np.testing.assert_array_equal(found.assignments, FAISS["split_labels"])
+    np.testing.assert_allclose(result.centroids, FAISS["split_centroids"], rtol=1e-6)
+    np.testing.assert_allclose(result.objective[0], FAISS["split_objective"][0], rtol=1e-4)
+    assert int(result.empty[0]) == FAISS["split_splits"][0]
+    np.testing.assert_array_equal(result.assignments, FAISS["split_labels"])
     # The arithmetic: even coordinates of the copy times 1 + 1/1024, odd ones 1 - 1/1024.
     mean = FAISS["split_points"][1:7].mean(0)
     factors = np.where(np.arange(6) % 2, 1 - 1 / 1024, 1 + 1 / 1024)
-    np.testing.assert_allclose(found.centroids[2], mean * factors, rtol=1e-6)
-    np.testing.assert_allclose(found.centroids[1], mean * (2 - factors), rtol=1e-6)
+    np.testing.assert_allclose(result.centroids[2], mean * factors, rtol=1e-6)
+    np.testing.assert_allclose(result.centroids[1], mean * (2 - factors), rtol=1e-6)
 
 
 def test_faisss_donors_follow_the_cyclic_visits():
@@ -157,32 +157,32 @@ def test_more_clusters_than_distinct_points():
     """Three places, eight clusters: the donor rule leaves no two centroids equal; all finite."""
     points = np.repeat(np.array([[1.0, 2.0], [3.0, 1.0], [-4.0, 2.0]], np.float32), 10, axis=0)
     for empty in ("donor", "perturb"):
-        found = state.kmeans(jax.random.key(0), points, k=8, iterations=3, empty=empty)
-        assert np.all(np.isfinite(found.centroids)) and np.sum(found.sizes) == 30
-        assert int(found.empty[-1]) == np.sum(np.asarray(found.sizes) == 0) >= 5
+        result = state.kmeans(jax.random.key(0), points, k=8, iterations=3, empty=empty)
+        assert np.all(np.isfinite(result.centroids)) and np.sum(result.sizes) == 30
+        assert int(result.empty[-1]) == np.sum(np.asarray(result.sizes) == 0) >= 5
         if empty == "donor":
-            assert len(np.unique(np.asarray(found.centroids), axis=0)) == 8
-            near = np.abs(found.centroids[:, None] / points[None, ::10] - 1).max(-1).min(1)
+            assert len(np.unique(np.asarray(result.centroids), axis=0)) == 8
+            near = np.abs(result.centroids[:, None] / points[None, ::10] - 1).max(-1).min(1)
             assert np.all(near < 1.01 * ((1 + 1 / 1024) ** 5 - 1))
 
 
 def test_keep_leaves_the_empty_clusters_centroid():
-    found = state.kmeans(jax.random.key(0), LUMPS, k=3, iterations=3, init=INIT, empty="keep")
-    np.testing.assert_array_equal(found.centroids, INIT)
-    np.testing.assert_array_equal(found.empty, 1)
+    result = state.kmeans(jax.random.key(0), LUMPS, k=3, iterations=3, init=INIT, empty="keep")
+    np.testing.assert_array_equal(result.centroids, INIT)
+    np.testing.assert_array_equal(result.empty, 1)
     # DeepCluster v2: on the sphere, the centroid that nobody chose stays, of length one.
     unit = np.asarray(state.unit_rows(LUMPS))
     init = np.array([[1.0, 0.0], [-1.0, 0.0], [0.6, -0.8]], np.float32)
-    found = state.kmeans(
+    result = state.kmeans(
         jax.random.key(0), unit, k=3, iterations=2, init=init, empty="keep", spherical=True
     )
-    assert int(found.sizes[2]) == 0
-    np.testing.assert_allclose(found.centroids[2], init[2], rtol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1.0, rtol=1e-6)
+    assert int(result.sizes[2]) == 0
+    np.testing.assert_allclose(result.centroids[2], init[2], rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(result.centroids, axis=1), 1.0, rtol=1e-6)
 
 
 def test_opposite_points_leave_a_spherical_centroid_where_it_was():
     points = np.array([[0.0, 1.0], [0.0, -1.0]], np.float32)
     init = np.array([[1.0, 0.0]], np.float32)
-    found = state.kmeans(jax.random.key(0), points, k=1, iterations=2, init=init, spherical=True)
-    np.testing.assert_array_equal(found.centroids, init)
+    result = state.kmeans(jax.random.key(0), points, k=1, iterations=2, init=init, spherical=True)
+    np.testing.assert_array_equal(result.centroids, init)

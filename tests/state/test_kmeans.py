@@ -46,27 +46,27 @@ def test_lloyds_algorithm_in_blocks_of_any_size(block, spherical):
     if spherical:
         points /= np.linalg.norm(points, axis=1, keepdims=True)
     options = dict(k=8, iterations=6, init=points[:8], spherical=spherical, block=block)
-    found = state.kmeans(jax.random.key(0), points, **options)
+    result = state.kmeans(jax.random.key(0), points, **options)
     centroids, labels, objective = lloyd(points, points[:8], 6, spherical)
-    np.testing.assert_array_equal(found.assignments, labels)
-    np.testing.assert_array_equal(found.sizes, np.bincount(labels, minlength=8))
-    np.testing.assert_array_equal(found.empty, 0)
-    np.testing.assert_allclose(found.centroids, centroids, atol=2e-6)
-    np.testing.assert_allclose(found.objective, objective, rtol=1e-5)
+    np.testing.assert_array_equal(result.assignments, labels)
+    np.testing.assert_array_equal(result.sizes, np.bincount(labels, minlength=8))
+    np.testing.assert_array_equal(result.empty, 0)
+    np.testing.assert_allclose(result.centroids, centroids, atol=2e-6)
+    np.testing.assert_allclose(result.objective, objective, rtol=1e-5)
     # Each half of an iteration can only lower the objective, where nothing was repaired.
-    assert np.all(np.diff(found.objective) <= 1e-5 * found.objective[0])
+    assert np.all(np.diff(result.objective) <= 1e-5 * result.objective[0])
     if spherical:
-        np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(result.centroids, axis=1), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["plain", "spherical"])
 def test_clustering_of_faiss_from_the_same_centroids(name):
     points, spherical = FAISS[f"{name}_points"], name == "spherical"
     options = dict(k=15, iterations=8, init=FAISS[f"{name}_init"], spherical=spherical, block=64)
-    found = state.kmeans(jax.random.key(0), points, **options)
-    np.testing.assert_array_equal(found.assignments, FAISS[f"{name}_labels"])
-    np.testing.assert_allclose(found.centroids, FAISS[f"{name}_centroids"], atol=3e-6)
-    objective = found.objective[:-1]
+    result = state.kmeans(jax.random.key(0), points, **options)
+    np.testing.assert_array_equal(result.assignments, FAISS[f"{name}_labels"])
+    np.testing.assert_allclose(result.centroids, FAISS[f"{name}_centroids"], atol=3e-6)
+    objective = result.objective[:-1]
     if spherical:  # faiss's is the sum of x.c, and |x - c|^2 = 2 - 2 x.c
         objective = len(points) - objective / 2
     np.testing.assert_allclose(objective, FAISS[f"{name}_objective"], rtol=1e-5)
@@ -84,12 +84,12 @@ def on_devices(n, mode, points, mask, **options):
         return jax.jit(jax.shard_map(call, mesh=mesh, **specs))(points, mask)
     call = jax.vmap if mode == "vmap" else functools.partial(jax.pmap, devices=jax.devices()[:n])
     split = lambda x: x.reshape(n, -1, *x.shape[1:])  # noqa: E731
-    found = call(lambda x, m: run(x, mask=m), axis_name="share")(split(points), split(mask))
-    for leaf in found:
-        if leaf is not found.assignments:
+    result = call(lambda x, m: run(x, mask=m), axis_name="share")(split(points), split(mask))
+    for leaf in result:
+        if leaf is not result.assignments:
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-    first = jax.tree.map(lambda leaf: leaf[0], found)
-    return first._replace(assignments=found.assignments.ravel())
+    first = jax.tree.map(lambda leaf: leaf[0], result)
+    return first._replace(assignments=result.assignments.ravel())
 
 
 @pytest.mark.parametrize(
@@ -113,24 +113,24 @@ def test_integers_cluster_alike_bit_for_bit_on_any_number_of_devices(empty, laun
         padding = -len(points) % n
         mask = np.arange(len(points) + padding) < len(points)
         padded = np.concatenate([points, np.full((padding, 2), np.nan, np.float32)])
-        found = on_devices(n, mode, padded, mask, **options)
-        np.testing.assert_array_equal(found.centroids, alone.centroids)
-        np.testing.assert_array_equal(found.assignments[mask], alone.assignments)
-        np.testing.assert_array_equal(found.assignments[~mask], -1)
-        np.testing.assert_array_equal(found.sizes, alone.sizes)
-        np.testing.assert_array_equal(found.empty, alone.empty)
+        result = on_devices(n, mode, padded, mask, **options)
+        np.testing.assert_array_equal(result.centroids, alone.centroids)
+        np.testing.assert_array_equal(result.assignments[mask], alone.assignments)
+        np.testing.assert_array_equal(result.assignments[~mask], -1)
+        np.testing.assert_array_equal(result.sizes, alone.sizes)
+        np.testing.assert_array_equal(result.empty, alone.empty)
         # Distances are not integers once the centroids are not.
-        np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-6)
+        np.testing.assert_allclose(result.objective, alone.objective, rtol=1e-6)
 
 
 def test_floats_cluster_alike_up_to_rounding_on_four_devices():
     points = lumps(400, 6, 20)
     options = dict(k=16, iterations=5, empty="keep", block=32)
     alone = state.kmeans(jax.random.key(3), points, **options)
-    found = on_devices(4, "pmap", points, np.ones(400, bool), **options)
-    np.testing.assert_array_equal(found.assignments, alone.assignments)
-    np.testing.assert_allclose(found.centroids, alone.centroids, atol=1e-6)
-    np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-6)
+    result = on_devices(4, "pmap", points, np.ones(400, bool), **options)
+    np.testing.assert_array_equal(result.assignments, alone.assignments)
+    np.testing.assert_allclose(result.centroids, alone.centroids, atol=1e-6)
+    np.testing.assert_allclose(result.objective, alone.objective, rtol=1e-6)
 
 
 def test_the_first_centroids_are_distinct_points_each_as_likely_and_none_of_the_padding():
@@ -177,8 +177,10 @@ def test_both_ways_to_add_rows():
     label = rng.integers(0, 6, 40)
     expected = sums + np.stack([x[label == j].sum(0) for j in range(5)])
     for way in (scatter_rows, multiply_rows):
-        found = way(jnp.asarray(sums, jnp.float32), jnp.asarray(x, jnp.float32), jnp.asarray(label))
-        np.testing.assert_array_equal(found, expected)
+        result = way(
+            jnp.asarray(sums, jnp.float32), jnp.asarray(x, jnp.float32), jnp.asarray(label)
+        )
+        np.testing.assert_array_equal(result, expected)
 
 
 def test_assign_takes_the_first_of_equal_centroids():

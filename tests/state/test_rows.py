@@ -108,12 +108,12 @@ def bank_instructions(text, devices=1):
 def test_the_bank_is_written_where_it_lies(mode, share):
     """Under shard_map each of the four devices has a quarter of it, and nobody the whole."""
     compiled = compiled_step(mode)
-    found = bank_instructions(compiled.as_text(), share)
+    result = bank_instructions(compiled.as_text(), share)
     if share > 1:
         assert not bank_instructions(compiled.as_text())
-    assert "scatter" in found or "dynamic-update-slice" in found
+    assert "scatter" in result or "dynamic-update-slice" in result
     assert not {"copy", "copy-start", "select", "transpose", "all-gather", "add", "slice"} & set(
-        found
+        result
     )
     bytes_of_bank = 4 * np.prod(BANK) / share
     memory = compiled.memory_analysis()
