@@ -1,4 +1,4 @@
-"""Files of arrays as users have them: damaged, or of other kinds."""
+"""Damaged .npz files and files of other kinds."""
 
 import io
 import pickle
@@ -23,7 +23,7 @@ def arrays(folder, split="train"):
 
 
 def npy(array=IMAGES, **header):
-    """An .npy file whose header may lie."""
+    """An .npy file whose header may be wrong."""
     file = io.BytesIO()
     held = {"descr": "|u1", "fortran_order": False, "shape": array.shape, **header}
     np.lib.format.write_array_header_1_0(file, held)
@@ -77,7 +77,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_damaged_arrays_end_in_a_sentence(tmp_path, kind):
+def test_damaged_arrays_raise_user_errors(tmp_path, kind):
     (tmp_path / "train.npz").write_bytes(DAMAGED[kind])
     with pytest.raises(UserError) as caught:
         arrays(tmp_path)
@@ -86,7 +86,7 @@ def test_damaged_arrays_end_in_a_sentence(tmp_path, kind):
     assert "Write" in message and message.endswith(".")
 
 
-def test_what_is_damaged_is_named(tmp_path):
+def test_messages_for_damaged_arrays(tmp_path):
     for kind, message in (
         ("objects", "'image.npy' is an array of object, not of numbers"),
         ("too little", "'image.npy' promises 288 bytes and holds 287"),
@@ -100,7 +100,7 @@ def test_what_is_damaged_is_named(tmp_path):
         read_npz(tmp_path)
 
 
-def test_whole_arrays_are_those_that_numpy_reads(tmp_path):
+def test_read_npz_equals_numpy(tmp_path):
     held = {"a": IMAGES, "f": np.asfortranarray(IMAGES), "b": np.arange(3.0).astype(">f4"),
             "e": np.zeros((0, 3)), "s": np.float64(2), "t": np.array(["x", "é"])}  # fmt: skip
     for save in (np.savez, np.savez_compressed):
@@ -128,7 +128,7 @@ def test_whole_arrays_are_those_that_numpy_reads(tmp_path):
         (np.array(["cat"] * 6), r"<U3 \[6\] \(the first is cat\)"),
     ],
 )
-def test_labels_are_refused_by_value(tmp_path, label, message):
+def test_invalid_labels_are_refused(tmp_path, label, message):
     np.savez(tmp_path / "train.npz", image=IMAGES, label=label)
     with pytest.raises(UserError, match=message):
         arrays(tmp_path)
@@ -163,7 +163,7 @@ def test_classes_are_those_of_both_files(tmp_path):
         arrays(tmp_path)
 
 
-def test_which_sets_are_tfds_own():
+def test_is_tfds():
     for name in ("fgvc_aircraft", "birdsnap", "synthetic_video", "folder"):
         assert not data.is_tfds(name)
     assert data.is_tfds("cifar10:3.0.2") and data.is_tfds("food101")

@@ -1,4 +1,4 @@
-"""What is read as a picture: regular files of a bounded size, in the formats that are named."""
+"""Only regular files of a bounded size, in the listed formats, are read as pictures."""
 
 import os
 import socket
@@ -39,8 +39,8 @@ def test_only_regular_files_are_read(tmp_path):
                 Picture.read(path)
 
 
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
-    """What was looked at is a file, what is opened is not: it is looked at again."""
+def test_a_file_that_becomes_a_pipe_does_not_block(tmp_path, monkeypatch):
+    """The file is checked again after opening, as it may have been replaced."""
     path = tmp_path / "x.jpg"
     path.write_bytes(b"x")
     result = os.stat(path)
@@ -51,7 +51,7 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
         read_file(path, 100)
 
 
-def test_a_file_of_holes_is_refused_by_its_size(class_folder):
+def test_large_sparse_files_are_refused(class_folder):
     path = class_folder / "train" / "cat" / "0.png"
     with open(path, "r+b") as file:
         file.truncate(40 * 2**30)
@@ -86,7 +86,7 @@ def test_bits_reach_the_pixels(class_folder, encode):
     assert source(class_folder, bits=12)[0]["image"].min() == 255
 
 
-def test_nothing_is_started_for_a_picture(tmp_path, monkeypatch):
+def test_decoding_starts_no_program(tmp_path, monkeypatch):
     """EPS inside x.jpg starts Ghostscript in a reader that opens every format."""
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a))
@@ -105,7 +105,7 @@ def test_scans_of_a_jpeg_are_bounded(encode):
         data.decode(whole[:place] + whole[place:-2] * 600 + b"\xff\xd9", "x")
 
 
-def test_a_host_programs_tolerance_is_refused(encode, colours, monkeypatch):
+def test_load_truncated_images_is_refused(encode, colours, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(UserError, match="LOAD_TRUNCATED_IMAGES is set") as caught:
         data.decode(encode(colours), "x")

@@ -1,4 +1,4 @@
-"""Oxford and Paris as their archives lie: ground truth by hand, a pickle that may run nothing."""
+"""Oxford and Paris: ground truth worked out by hand, malicious pickles."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ NAMES = [f"all_souls_{i:06d}" for i in range(6)]
 
 
 def lay_out(root):
-    """Empty images: nothing is opened. The second query has two positives that are not there."""
+    """Writes empty images. The second query has two positives that are missing."""
     for folder, names in {
         "oxford5k/jpg": NAMES,
         "paris6k/jpg/paris/louvre": ["paris_louvre_000136", "paris_louvre_000001"],
@@ -55,7 +55,7 @@ def test_original_ground_truth(root):
     assert len(result.other_images) == 3 and result.corrupt == ()
 
 
-def test_corrupt_images_of_paris_are_left_out_and_still_count_as_listed(root):
+def test_corrupt_images_are_left_out_but_counted_as_positives(root):
     result = read_landmarks("paris6k", root)
     assert [p.stem[6:] for p in result.images] == [
         "louvre_000001", "pantheon_000002", "pantheon_000003"
@@ -103,7 +103,7 @@ class Malicious:
     ids=["system", "eval", "objects", "getattr"],
 )
 @pytest.mark.parametrize("protocol", [0, 4])
-def test_a_malicious_pickle_is_refused_and_runs_nothing(root, call, protocol):
+def test_malicious_pickles_are_refused_without_running(root, call, protocol):
     ran = root / "ran"
     function, values = call
     values = tuple(v.format(ran) if isinstance(v, str) else v for v in values)
@@ -140,7 +140,7 @@ def test_arrays_of_objects_and_damage_are_refused(tmp_path):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_is_not_there_is_named(root, name, change, message):
+def test_missing_files_are_named(root, name, change, message):
     if change:
         (root / change).rename(root / "away")
     with pytest.raises(UserError, match=message):

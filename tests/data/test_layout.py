@@ -1,4 +1,4 @@
-"""Folders that can be read in more than one way, names of classes, and what is passed over."""
+"""Ambiguous folders, class names, and skipped entries."""
 
 import os
 import shutil
@@ -128,7 +128,7 @@ def test_a_class_called_train(fill):
         ((".", "train/cat", "train/dog"), "splits or classes or flat"),
     ],
 )
-def test_two_readings_are_refused(fill, folders, kinds):
+def test_ambiguous_layouts_are_refused(fill, folders, kinds):
     root = fill(*folders)
     end = "Type " + " or ".join(f"--config.data.layout={k}" for k in kinds.split(" or ")) + "."
     for split in ("train", "probe", "test"):
@@ -140,7 +140,7 @@ def test_two_readings_are_refused(fill, folders, kinds):
         assert source(root, layout="flat").labels.tolist() == [-1, -1]
 
 
-def test_a_named_split_is_a_word_of_the_user(fill):
+def test_a_named_split_resolves_the_ambiguity(fill):
     root = fill("mine/cat", "mine/dog", "other/cat", "other/dog")
     assert len(source(root, train_split="mine")) == 4
     assert "data.layout=classes has no splits" in refused(
@@ -153,7 +153,7 @@ def test_a_named_split_is_a_word_of_the_user(fill):
     assert result.class_names == ("cat", "dog") and len(result) == 4
 
 
-def test_an_unknown_layout_is_named(fill):
+def test_unknown_layouts_are_refused(fill):
     root = fill("cat", "dog")
     assert "data.layout='class': did you mean 'classes'?" in refused(root, layout="class")
     assert "Unknown data.layout='': Choices: auto, classes" in refused(root, layout="")
@@ -167,7 +167,7 @@ def test_an_unknown_layout_is_named(fill):
     )
 
 
-def test_what_is_passed_over_is_counted_by_kind(fill, tmp_path):
+def test_skipped_entries_are_counted_by_kind(fill, tmp_path):
     root = fill("train/cat", "train/dog", "val/cat", "val/dog", count=3)
     fill("__MACOSX/train/cat", "train/__MACOSX", "train/.cache", "train/cat/@eaDir")
     fill("train/cat", name="{}.jfif")
@@ -201,7 +201,7 @@ def test_what_is_passed_over_is_counted_by_kind(fill, tmp_path):
     assert source(root / "val").description().endswith("nothing passed over")
 
 
-def test_an_explicit_layout_says_what_it_leaves_out(fill):
+def test_an_explicit_layout_counts_skipped_entries(fill):
     root = fill(".", count=3)
     fill("cat", "dog")
     assert "3 x pictures beside the class folders" in source(root, layout="classes").description()
@@ -242,8 +242,8 @@ def test_a_real_path_is_read_once(fill, tmp_path):
     assert "4 x links to what is read already ('kitten')" in result.description()
 
 
-def test_links_that_hold_a_data_set_are_followed(fill, tmp_path):
-    """As of data sets that are made of links into a store: folders and single pictures."""
+def test_links_to_data_are_followed(fill, tmp_path):
+    """As in data sets that consist of links to another folder: folders and single pictures."""
     store = fill("cat", "dog", count=3)
     root = tmp_path / "links"
     (root / "train" / "dog").mkdir(parents=True)
@@ -266,7 +266,7 @@ def test_links_keep_the_order_of_files_and_folders(fill, tmp_path):
     assert tails == ["cat/0.png", "b/0.png", "dog/0.png"]
 
 
-def test_broken_links_are_named(fill):
+def test_broken_links_are_counted(fill):
     root = fill("cat", "dog")
     (root / "cat" / "gone.png").symlink_to("nowhere.png")
     (root / "cat" / "x.png").symlink_to("y.png")
@@ -276,7 +276,7 @@ def test_broken_links_are_named(fill):
     assert "3 x broken links ('cat/gone.png')" in result.description()
 
 
-def test_the_fingerprint_tells_labels_apart(fill):
+def test_fingerprint_depends_on_labels(fill):
     root = fill("train/cat", "train/dog", "val/cat", "val/dog")
     before = source(root).fingerprint()
     fill("val/ant")  # cat and dog have other numbers now

@@ -60,7 +60,7 @@ def aircraft_fixture(encode):
 
 @pytest.fixture(name="bird_files")
 def bird_fixture(encode):
-    """Eight pictures in the lists, two of them for the test; one of each is not to be had."""
+    """Eight listed pictures, two of them for the test; one of each split is missing."""
     files, rows, test = {}, ["url\tmd5\tpath\tspecies_id\tbb_x1"], ["path"]
     species = ["id\tcommon\tscientific\tdir"]
     for i, common in enumerate(SPECIES):
@@ -113,7 +113,7 @@ def test_aircraft_without_its_banner(tmp_path, aircraft_files, capsys):
     assert prepare("fgvc_aircraft", str(home)) == str(home / "fgvc_aircraft")
 
 
-def test_the_banner_is_in_no_crop(tmp_path, encode, aircraft_files):
+def test_crops_exclude_the_banner(tmp_path, encode, aircraft_files):
     """Also where a JPEG is decoded at a reduced size: 520 rows at an eighth are 65."""
     tall = np.full((500 + BANNER, 640, 3), 255, np.uint8)
     tall[:500] = 50
@@ -129,7 +129,7 @@ def test_the_banner_is_in_no_crop(tmp_path, encode, aircraft_files):
     assert square["image"].shape == (64, 64, 3) and square["image"].max() <= 53
 
 
-def test_birdsnap_leaves_out_what_is_lost_and_counts_it(tmp_path, bird_files, capsys):
+def test_birdsnap_counts_missing_pictures(tmp_path, bird_files, capsys):
     archive = pack(tmp_path / "b.tgz", bird_files)
     assert main(["birdsnap", f"--data_dir={tmp_path}", f"--archive={archive}"]) == 0
     out = capsys.readouterr().out
@@ -141,7 +141,7 @@ def test_birdsnap_leaves_out_what_is_lost_and_counts_it(tmp_path, bird_files, ca
     assert test[0]["image"].mean() == 30 and len(test) == 1
 
 
-def test_no_file_leaves_the_folder(tmp_path, aircraft_files):
+def test_archives_cannot_write_outside_the_folder(tmp_path, aircraft_files):
     """No absolute path, no '..', no link; see test_unpack.py."""
     for extra, links in (
         ({"../escaped.txt": b"x"}, ()),
@@ -154,7 +154,7 @@ def test_no_file_leaves_the_folder(tmp_path, aircraft_files):
         assert not list(home.iterdir()) and not list(tmp_path.rglob("escaped.txt"))
 
 
-def test_mistakes(tmp_path, aircraft_files, bird_files, encode):
+def test_user_errors(tmp_path, aircraft_files, bird_files, encode):
     command = f"Type python -m jssl.data.prepare birdsnap --data_dir={tmp_path} --archive=FILE"
     for make in (lambda: source("birdsnap", tmp_path, ""), lambda: prepare("birdsnap", tmp_path)):
         with pytest.raises(UserError) as caught:
@@ -186,7 +186,7 @@ def test_mistakes(tmp_path, aircraft_files, bird_files, encode):
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress, bytes])
-def test_an_archive_that_is_cut_short(tmp_path, compress, aircraft_files):
+def test_truncated_archives(tmp_path, compress, aircraft_files):
     whole = gzip.decompress(pack(tmp_path / "a.tar.gz", aircraft_files).read_bytes())
     content = compress(whole)
     for part in (0.2, 0.5, 0.9)[: 2 if compress is bytes else 3]:  # a tar's end is padding
@@ -198,8 +198,8 @@ def test_an_archive_that_is_cut_short(tmp_path, compress, aircraft_files):
         assert "\n" not in message and not list((tmp_path / "sets").glob(".*"))
 
 
-def test_a_tar_that_is_cut_between_two_files(tmp_path, bird_files):
-    """Nothing in it is damaged: pictures would be missing, and none could tell why."""
+def test_a_tar_cut_between_two_files(tmp_path, bird_files):
+    """Nothing else in it shows that pictures are missing."""
     whole = gzip.decompress(pack(tmp_path / "b.tar.gz", bird_files).read_bytes())
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         places = [member.offset for member in tar.getmembers()]
@@ -230,7 +230,7 @@ def test_lists_in_latin_1(tmp_path, aircraft_files, encode):
     assert len(result) == 7 and result[6]["label"] == 1 and result.fingerprint()
 
 
-def test_lists_that_cannot_be_read(tmp_path, bird_files):
+def test_unreadable_lists(tmp_path, bird_files):
     prepare("birdsnap", str(tmp_path), str(pack(tmp_path / "b.tgz", bird_files)))
     path = tmp_path / "birdsnap" / "images.txt"
     good = path.read_bytes()

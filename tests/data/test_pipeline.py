@@ -1,4 +1,4 @@
-"""Determinism, sharding, restoring, and every mistake by its message."""
+"""Determinism, sharding, restoring and error messages."""
 
 import json
 import multiprocessing
@@ -39,7 +39,7 @@ def assert_same(result, expected):
 
 
 def test_order_is_the_permutation_of_seed_and_epoch():
-    """Worked without the pipeline: four whole batches of 12 in an epoch of 50, two dropped."""
+    """Without the pipeline: four batches of 12 in an epoch of 50, two examples dropped."""
     result = take(batches(), 10)
     for step, batch in enumerate(result):
         epoch, within = divmod(step, 4)
@@ -109,7 +109,7 @@ def test_restore_in_the_middle_of_an_epoch(step):
     assert_same(take(batches(start_step=step), 2), expected[step : step + 2])
 
 
-def test_workers_give_the_same_batches_survive_sigterm_and_are_missed_when_killed():
+def test_workers_give_the_same_batches_survive_sigterm_and_report_sigkill():
     expected = take(batches(), 12)
     parallel = batches(workers=2, start_step=2)
     assert_same([next(parallel) for _ in range(3)], expected[2:5])
@@ -131,7 +131,7 @@ def test_workers_give_the_same_batches_survive_sigterm_and_are_missed_when_kille
 
 
 def test_slow_threads_may_ask_for_an_old_epoch():
-    """One batch an epoch and many threads: several epochs are under way at once."""
+    """With one batch an epoch and many threads, several epochs are read at once."""
     expected = take(batches(batch_size=50, threads=1), 40)
     assert_same(take(batches(batch_size=50, threads=8), 40), expected)
     shard = batches(batch_size=50)._shard
@@ -139,7 +139,7 @@ def test_slow_threads_may_ask_for_an_old_epoch():
         np.testing.assert_array_equal(shard.batch(step)["index"], expected[step]["index"])
 
 
-def test_another_order_is_used_and_checked():
+def test_custom_order():
     def only_even(seed, epoch, num_examples):
         return np.arange(num_examples) // 2 * 2
 
@@ -175,13 +175,13 @@ def test_another_order_is_used_and_checked():
         ),
     ],
 )
-def test_a_state_of_another_run_is_refused(change, message):
+def test_states_of_other_runs_are_refused(change, message):
     state = batches().state()
     with pytest.raises(UserError, match=message):
         batches(**change).restore(state)
 
 
-def test_mistakes_are_named_before_anything_is_read():
+def test_invalid_arguments_are_refused_before_reading():
     with pytest.raises(
         UserError, match=r"Batch size 12 is not divisible by the 5 processes.*=10\."
     ):
@@ -197,7 +197,7 @@ def test_mistakes_are_named_before_anything_is_read():
         data.eval_batches(empty, batch_size=4)
 
 
-def test_batches_are_made_while_the_consumer_is_busy():
+def test_batches_are_prefetched():
     made = threading.Semaphore(0)
 
     def count(example, rng):

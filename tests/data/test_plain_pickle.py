@@ -1,4 +1,4 @@
-"""Plain pickles are read as pickle itself reads them, and no others."""
+"""Plain pickles are read as by pickle; all others are refused."""
 
 import io
 import pickle
@@ -51,7 +51,7 @@ def assert_same(result, expected):
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_arrays_are_those_that_pickle_reads(tmp_path, dtype, protocol):
+def test_arrays_equal_those_of_pickle(tmp_path, dtype, protocol):
     arrays = layouts(dtype)
     content = pickle.dumps(arrays, protocol)
     expected = pickle.loads(content)
@@ -63,7 +63,7 @@ def test_arrays_are_those_that_pickle_reads(tmp_path, dtype, protocol):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_are_those_that_pickle_reads(tmp_path, protocol):
+def test_plain_values_equal_those_of_pickle(tmp_path, protocol):
     shared = [1, 2]
     values = {
         "text": ["a", "é", "\U0001f431", ""], "bytes": [b"", b"\xff\x00"], 3: (1, 2.5, -1j, None),
@@ -99,7 +99,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_read_right_is_refused(tmp_path, kind, protocol):
+def test_other_pickles_are_refused(tmp_path, kind, protocol):
     file = io.BytesIO()
     try:
         pickle.Pickler(file, protocol).dump(REFUSED[kind])
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_right_is_refused(tmp_path, kind, protocol):
 
 
 def dtype_state(*state):
-    """A pickle of a dtype f8 with a state of its own; numpy's would believe it."""
+    """A pickle of a dtype f8 with a given state, which numpy would accept."""
     tail = pickle.dumps(state, 2)[2:-1]
     return b"\x80\x02cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x88tR" + tail + b"b."
 
@@ -145,8 +145,8 @@ def test_small_files_take_little_memory(tmp_path, content):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-def test_the_memo_is_bounded_where_memory_is(tmp_path):
-    """What a reader that trusts the pickle would take here is more than the process may have."""
+def test_memo_is_bounded(tmp_path):
+    """A reader without the check would need more memory than the process may use."""
     (tmp_path / "x.pkl").write_bytes(b"\x80\x02Nr\xff\xff\xff\x0f.")
     program = (
         "import resource, sys; from jssl.data.plain_pickle import read_plain_pickle\n"
