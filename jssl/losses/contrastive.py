@@ -24,10 +24,10 @@ def nt_xent(
     form: str = "paper",
     axis_name: str | None = None,
 ) -> Array:
-    """Computes the NT-Xent loss (SimCLR's normalised temperature-scaled cross entropy), per example.
+    """Computes the NT-Xent loss (SimCLR's normalised temperature-scaled cross entropy).
 
-    With sim(u, v) = u.v / |u||v| over the 2N embeddings of N examples in two views, the loss of
-    the positive pair (i, j), the two views of one example, is
+    Per example. With sim(u, v) = u.v / |u||v| over the 2N embeddings of N examples in two views,
+    the loss of the positive pair (i, j), the two views of one example, is
 
         l(i, j) = -log( exp(sim(z_i, z_j) / T) / sum over k != i of exp(sim(z_i, z_k) / T) )
 
