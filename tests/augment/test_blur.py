@@ -20,7 +20,7 @@ naive = runpy.run_path(str(TESTS / "reference" / "naive_augment.py"))
 
 @pytest.mark.parametrize("radius", [3, 11])
 @pytest.mark.parametrize("i", range(3))
-def test_blur_is_the_depthwise_convolution_recorded(i, radius):
+def test_blur_equals_the_recorded_depthwise_convolution(i, radius):
     image, sigma = jnp.asarray(TF["large"]), TF["sigmas"][i]
     result = augment.gaussian_blur(image, sigma, radius=radius)
     np.testing.assert_allclose(result, TF[f"blur_{i}_{radius}"], atol=2e-6)
@@ -29,7 +29,7 @@ def test_blur_is_the_depthwise_convolution_recorded(i, radius):
 
 
 @pytest.mark.parametrize("padding", ["zero", "symmetric", "reflect"])
-def test_blocks_join_without_a_seam(padding):
+def test_blocks_equal_the_unblocked_blur(padding):
     """64 and 96 are cut in two and three blocks, 37 in none."""
     for shape in [(64, 96, 3), (37, 64, 2)]:
         image = np.random.default_rng(0).random(shape).astype(np.float32)
@@ -44,7 +44,7 @@ def test_values_are_dm_pixs():
     np.testing.assert_allclose(augment.gaussian_blur(image, 1.3, radius=11), theirs, atol=2e-6)
 
 
-def test_pil_approximates_the_gaussian_by_boxes():
+def test_difference_from_pil_is_bounded():
     """Largest and mean difference in levels of 255; PIL's three boxes, not ours, are the cause."""
     largest, mean = [], []
     for name, picture in [
@@ -62,7 +62,7 @@ def test_pil_approximates_the_gaussian_by_boxes():
     assert max(largest[3:]) < 11 and max(mean[3:]) < 3.1  # white noise, the worst there is
 
 
-def test_official_number_of_taps_and_their_weights():
+def test_official_radius_and_weights():
     assert [augment.blur_radius(size) for size in (32, 64, 96, 128, 224)] == [1, 3, 4, 6, 11]
     line = jnp.zeros((47, 1, 1)).at[23].set(1.0)
     taps = [augment.gaussian_blur(line, s, radius=11, padding="symmetric") for s in (0.1, 2.0)]

@@ -46,7 +46,7 @@ def close(result, expected, share, name, level=1):
 
 
 @pytest.mark.parametrize("magnitude", [2, 5, 13, 27])
-def test_official_operations_are_tensorflows(magnitude):
+def test_official_operations_equal_tensorflow(magnitude):
     """27 also shows that negative shifts and thresholds above 255 change nothing, and 2 that a
     shift of 8 bits is one of 7."""
     policy = Policy(magnitude, "histogram", "pixels", translate=10.0, cutout=40.0)
@@ -66,7 +66,7 @@ def test_official_operations_are_tensorflows(magnitude):
             np.testing.assert_array_equal(result[name], PICTURE)
 
 
-def test_corrected_operations_are_pils():
+def test_corrected_operations_equal_pil():
     magnitude = 7
     factor, m = 0.7 * 1.8 + 0.1, 0.7
     result = outputs(Policy(magnitude, "mean", "pixels", translate=10.0))
@@ -106,7 +106,7 @@ def test_corrected_operations_are_pils():
             assert apart.max() <= levels.get(name, 0), (name, apart.max())
 
 
-def test_the_two_contrasts_differ_by_where_they_stand_still():
+def test_fixed_points_of_the_two_contrasts():
     """The official one is about H W / 256: 4 at 32 px, whatever the picture shows."""
     flat = np.full((32, 32, 3), 100, np.uint8)
     official = outputs(Policy(10.0, "histogram"), picture=flat)["contrast"]
@@ -124,7 +124,7 @@ def test_lengths_are_pixels_or_a_share_of_600():
     assert shift(Policy(10.0, "mean", "relative", translate=100.0)) == 5  # 100 * 30 / 600
 
 
-def test_the_square_is_cut_at_the_edges():
+def test_cutout_is_clipped_at_the_edges():
     x = jnp.ones((3, 6, 6))
     cut = np.asarray(cut_square(x, jnp.array([0.0, 0.99]), pad=2, fill=(0, 0, 0))[0])
     assert set(zip(*np.nonzero(cut == 0), strict=True)) == {
@@ -132,7 +132,7 @@ def test_the_square_is_cut_at_the_edges():
     }
 
 
-def test_operations_are_drawn_with_equal_chance_and_applied_one_after_the_other():
+def test_operations_are_equally_likely_and_sequential():
     u = np.zeros((2, 4), np.float32)
     u[:, 0] = [(OPERATIONS.index("invert") + 0.5) / 16] * 2
     planes = jnp.asarray(PICTURE.transpose(2, 0, 1) / 255.0, jnp.float32)
@@ -187,7 +187,7 @@ def test_padding_reflects_and_shifts_by_whole_pixels():
     assert len(seen) > 6
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments():
     image = jnp.zeros((4, 4, 3))
     with pytest.raises(UserError, match="Unknown contrast 'maen' of RandAugment: did you mean"):
         rand_augment(jax.random.key(0), image, contrast="maen")

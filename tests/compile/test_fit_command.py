@@ -21,7 +21,7 @@ def fitted(tmp_path_factory):
     return result, json.loads(path.read_text()), command.report(result)
 
 
-def test_the_record_holds_every_number(fitted):
+def test_record(fitted):
     result, written, _ = fitted
     assert written == json.loads(json.dumps(result))
     assert written.keys() >= KEYS
@@ -38,7 +38,7 @@ def test_the_record_holds_every_number(fitted):
     assert written["roofline"]["run_steps"] == 1000  # 3,200 tiles in batches of 16, 5 epochs
 
 
-def test_the_step_sends_gradients_once_statistics_and_embeddings(fitted):
+def test_collectives_of_the_step(fitted):
     result = fitted[1]["collectives"]
     # Both views' embeddings of 16 examples, [16,2,128] float32, and their gradients back.
     assert result["all-gather"]["bytes"] == 16 * 2 * 128 * 4

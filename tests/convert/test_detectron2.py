@@ -33,7 +33,7 @@ def converted(name):
     }
 
 
-def test_names_and_shapes_of_resnet50_are_the_converters():
+def test_names_and_shapes_of_resnet50_equal_the_converters():
     expected = converted("resnet50")
     shapes = resnets.shapes_of(name="resnet50")
     blank = {
@@ -49,7 +49,7 @@ def test_names_and_shapes_of_resnet50_are_the_converters():
     assert result["res5.2.conv3.norm.running_var"].shape == (2048,)
 
 
-def test_values_are_those_of_torchvisions_names():
+def test_values_equal_those_under_torchvisions_names():
     """The variables with which the forward pass is torchvision's, tensor by tensor."""
     variables = resnets.torchvision_variables("resnet18")
     result = convert.detectron2_model(variables["params"], variables["batch_stats"])
@@ -100,7 +100,7 @@ def test_the_file_and_its_recipe(run, tmp_path):
         assert fact in text, fact
 
 
-def test_mistakes_are_named(run, tmp_path):
+def test_invalid_arguments(run, tmp_path):
     with pytest.raises(UserError, match=r"Type --output=.*net.npz.pkl"):
         convert.export_detectron2(run, tmp_path / "net.npz")
     for change, message in (

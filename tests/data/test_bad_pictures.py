@@ -23,8 +23,8 @@ def no_warnings_logged(monkeypatch):
 def damaged(class_folder, encode):
     """Of cat/0..5 and dog/0..5: cat/2 truncated, cat/3 one pixel, dog/5 no picture at all."""
     train = class_folder / "train"
-    whole = (train / "cat" / "2.png").read_bytes()
-    (train / "cat" / "2.png").write_bytes(whole[:40])
+    full = (train / "cat" / "2.png").read_bytes()
+    (train / "cat" / "2.png").write_bytes(full[:40])
     (train / "cat" / "3.png").write_bytes(encode(np.zeros((1, 1, 3), np.uint8)))
     (train / "dog" / "5.png").write_bytes(b"hello")
     return class_folder

@@ -25,16 +25,16 @@ def arrays(folder, split="train"):
 def npy(array=IMAGES, **header):
     """An .npy file whose header may be wrong."""
     file = io.BytesIO()
-    held = {"descr": "|u1", "fortran_order": False, "shape": array.shape, **header}
-    np.lib.format.write_array_header_1_0(file, held)
+    stored = {"descr": "|u1", "fortran_order": False, "shape": array.shape, **header}
+    np.lib.format.write_array_header_1_0(file, stored)
     return file.getvalue() + array.tobytes()
 
 
 def archive(members, kind=zipfile.ZIP_STORED):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", kind) as held:
+    with zipfile.ZipFile(file, "w", kind) as stored:
         for name, content in members.items():
-            held.writestr(name, content)
+            stored.writestr(name, content)
     return file.getvalue()
 
 
@@ -101,13 +101,13 @@ def test_messages_for_damaged_arrays(tmp_path):
 
 
 def test_read_npz_equals_numpy(tmp_path):
-    held = {"a": IMAGES, "f": np.asfortranarray(IMAGES), "b": np.arange(3.0).astype(">f4"),
+    stored = {"a": IMAGES, "f": np.asfortranarray(IMAGES), "b": np.arange(3.0).astype(">f4"),
             "e": np.zeros((0, 3)), "s": np.float64(2), "t": np.array(["x", "é"])}  # fmt: skip
     for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "x.npz", **held)
+        save(tmp_path / "x.npz", **stored)
         result = read_npz(tmp_path / "x.npz")
-        assert result.keys() == held.keys()
-        for name, array in held.items():
+        assert result.keys() == stored.keys()
+        for name, array in stored.items():
             np.testing.assert_array_equal(result[name], array)
             assert result[name].shape == np.shape(array)
     assert set(read_npz(tmp_path / "x.npz", ("a", "nothing"))) == {"a"}

@@ -21,8 +21,8 @@ def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(pipe)
     link.symlink_to("/dev/zero")
     loop.symlink_to(loop)
-    with socket.socket(socket.AF_UNIX) as held:
-        held.bind(str(plug))
+    with socket.socket(socket.AF_UNIX) as stored:
+        stored.bind(str(plug))
         for path, message in (
             (pipe, "is no regular file but a pipe"),
             (plug, "is no regular file but a socket"),
@@ -99,10 +99,10 @@ def test_decoding_starts_no_program(tmp_path, monkeypatch):
 
 
 def test_scans_of_a_jpeg_are_bounded(encode):
-    whole = encode(np.zeros((16, 16, 3), np.uint8), "JPEG", progressive=True)
-    place = whole.rindex(b"\xff\xda")
+    full = encode(np.zeros((16, 16, 3), np.uint8), "JPEG", progressive=True)
+    place = full.rindex(b"\xff\xda")
     with pytest.raises(data.PictureError, match="more than 500 scans"):
-        data.decode(whole[:place] + whole[place:-2] * 600 + b"\xff\xd9", "x")
+        data.decode(full[:place] + full[place:-2] * 600 + b"\xff\xd9", "x")
 
 
 def test_load_truncated_images_is_refused(encode, colours, monkeypatch):

@@ -187,8 +187,8 @@ def test_user_errors(tmp_path, aircraft_files, bird_files, encode):
 
 @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress, bytes])
 def test_truncated_archives(tmp_path, compress, aircraft_files):
-    whole = gzip.decompress(pack(tmp_path / "a.tar.gz", aircraft_files).read_bytes())
-    content = compress(whole)
+    full = gzip.decompress(pack(tmp_path / "a.tar.gz", aircraft_files).read_bytes())
+    content = compress(full)
     for part in (0.2, 0.5, 0.9)[: 2 if compress is bytes else 3]:  # a tar's end is padding
         (tmp_path / "cut.tar").write_bytes(content[: int(part * len(content)) - 7])
         with pytest.raises(UserError) as caught:
@@ -200,12 +200,12 @@ def test_truncated_archives(tmp_path, compress, aircraft_files):
 
 def test_a_tar_cut_between_two_files(tmp_path, bird_files):
     """Nothing else in it shows that pictures are missing."""
-    whole = gzip.decompress(pack(tmp_path / "b.tar.gz", bird_files).read_bytes())
-    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+    full = gzip.decompress(pack(tmp_path / "b.tar.gz", bird_files).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(full)) as tar:
         places = [member.offset for member in tar.getmembers()]
-    (tmp_path / "cut.tar").write_bytes(whole)
+    (tmp_path / "cut.tar").write_bytes(full)
     prepare("birdsnap", str(tmp_path / "whole"), str(tmp_path / "cut.tar"))
-    (tmp_path / "cut.tar").write_bytes(whole[: places[-1]])
+    (tmp_path / "cut.tar").write_bytes(full[: places[-1]])
     with pytest.raises(UserError, match="is cut short or damaged, as of a broken download: it has"):
         prepare("birdsnap", str(tmp_path / "sets"), str(tmp_path / "cut.tar"))
 

@@ -377,8 +377,8 @@ def test_packed_12_bit_tiff():
     pairs = levels.reshape(-1, 2)
     packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8,
                        pairs[:, 1] & 255], axis=1).astype(np.uint8)  # fmt: skip
-    whole = tiff(np.zeros((6, 12), np.uint8))  # 12 bytes a row
-    data = tagged(tagged(whole, 258, 12), 256, 8)
+    full = tiff(np.zeros((6, 12), np.uint8))  # 12 bytes a row
+    data = tagged(tagged(full, 258, 12), 256, 8)
     with Image.open(io.BytesIO(data)) as image:
         place = image.tag_v2[273][0]
     data = data[:place] + packed.tobytes() + data[place + packed.size :]

@@ -125,9 +125,9 @@ def test_workers_give_the_same_batches_survive_sigterm_and_report_sigkill():
     start = time.monotonic()
     parallel.close()
     assert time.monotonic() - start < 15
-    alone = batches()
-    alone.restore(state)
-    assert_same(take(alone, 3), expected[5:8])
+    single = batches()
+    single.restore(state)
+    assert_same(take(single, 3), expected[5:8])
 
 
 def test_slow_threads_may_ask_for_an_old_epoch():

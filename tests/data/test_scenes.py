@@ -114,8 +114,8 @@ def test_batches_carry_the_arrays(scenes):
 
 
 def test_arrays_source(tmp_path, scenes):
-    held = {"image": scenes.images, "label": scenes.labels, **scenes.arrays}
-    np.savez(tmp_path / "train.npz", **held)
+    stored = {"image": scenes.images, "label": scenes.labels, **scenes.arrays}
+    np.savez(tmp_path / "train.npz", **stored)
     np.savez(tmp_path / "test.npz", image=scenes.images[:4])
     own = source(name="arrays", data_dir=str(tmp_path))
     assert (len(own), own.num_classes) == (40, 10)

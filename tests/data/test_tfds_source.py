@@ -174,9 +174,9 @@ def test_truncated_or_missing_shards_stop_the_run(shard, share):
 def test_a_flipped_bit_in_a_shard_damages_one_record(shard):
     settings, file = shard
     record = data.make_source(settings, "train").encoded(7)["image"].data
-    whole = bytearray(file.read_bytes())
-    whole[whole.index(record[100:200])] ^= 16
-    file.write_bytes(whole)
+    full = bytearray(file.read_bytes())
+    full[full.index(record[100:200])] ^= 16
+    file.write_bytes(full)
     source = data.make_source(settings, "train")
     message = rf"'cifar10 train example 7' cannot be read from shard '{file.name}': .*mismatch"
     with pytest.raises(data.PictureError, match=message):

@@ -164,12 +164,12 @@ def test_repeated_examples_get_new_draws():
 
 def test_processes_share_a_sweep():
     """14 examples in batches of 8, two processes of 4: the last has 2 and none."""
-    whole = list(data.eval_batches(SOURCE, batch_size=8))
+    full = list(data.eval_batches(SOURCE, batch_size=8))
     parts = [
         list(data.eval_batches(SOURCE, batch_size=8, process_index=p, process_count=2))
         for p in range(2)
     ]
-    for step, batch in enumerate(whole):
+    for step, batch in enumerate(full):
         for key in ("index", "label", "mask"):
             joined = np.concatenate([part[step][key] for part in parts])
             np.testing.assert_array_equal(joined, batch[key])

@@ -24,7 +24,7 @@ MIRRORED = ("up", "right")
 
 
 class Latents(nn.Module):
-    """An encoder whose patches of one pixel are the latents."""
+    """An encoder whose one-pixel patches are the latents."""
 
     def __call__(self, x, train):
         return x[:, 0, 0], {}
@@ -54,7 +54,7 @@ def tree(read, case, i, *, mirror=False):
 
 @functools.cache
 def work(case):
-    """The record of a case, and what jssl makes of its latents and weights, in one program."""
+    """Returns the record of a case, and jssl's results for its latents and weights."""
     with np.load(ROOT / "tests" / "golden" / "cpc_tf.npz") as archive:
         record = {k.removeprefix(case + "_"): archive[k] for k in archive if k.startswith(case)}
     pixelcnn = PixelCNN(BLOCKS[case], HIDDEN)
@@ -88,7 +88,7 @@ def aligned(recorded, direction):
 
 
 @pytest.mark.parametrize("case", OFFSETS)
-def test_the_context_is_the_listings(case):
+def test_context_equals_the_listing(case):
     w = work(case)
     for i, d in enumerate(DIRECTIONS[case]):
         close(w.contexts[d], aligned(w.record["context"][i], d), d)
@@ -96,7 +96,7 @@ def test_the_context_is_the_listings(case):
 
 
 @pytest.mark.parametrize("case", OFFSETS)
-def test_predictions_targets_labels_and_terms_are_the_listings(case):
+def test_predictions_targets_labels_and_terms_equal_the_listing(case):
     w = work(case)
     for i, d in enumerate(DIRECTIONS[case]):
         predictions, targets = w.found[d]
@@ -124,7 +124,7 @@ def test_offsets_are_summed_and_directions_averaged(case):
 
 
 @pytest.mark.parametrize("case", OFFSETS)
-def test_gradients_are_the_listings(case):
+def test_gradients_equal_the_listing(case):
     w = work(case)
     count = len(DIRECTIONS[case])  # the record's are of the sum over the directions
     close(count * np.asarray(w.latents), w.record["gradient_latents"], "latents")

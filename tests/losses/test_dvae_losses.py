@@ -18,7 +18,7 @@ def test_the_logit_laplace_density_integrates_to_one(mu, b):
     np.testing.assert_allclose(result, 1.0, atol=1e-3)
 
 
-def test_the_logit_laplace_number_of_the_recipe_and_the_most_likely_place():
+def test_logit_laplace_value_and_mode():
     result = losses.logit_laplace_nll(*map(jnp.array, ([0.7], [0.5], [np.log(0.3)])))
     np.testing.assert_allclose(result, [-0.91381], atol=1e-5)
     mus = jnp.linspace(-2.0, 2.0, 41)
@@ -37,7 +37,7 @@ def test_kl_to_uniform_in_closed_form():
     np.testing.assert_allclose(kl[1], 9.011, atol=5e-4)  # ln 8192
 
 
-def test_kl_is_of_every_token_for_a_naive_sum():
+def test_kl_per_token_equals_a_naive_sum():
     """Public trainers take the sum over batch and tokens: 196 times this mean for 4 x 49."""
     q = np.random.default_rng(0).dirichlet(np.ones(64), (4, 49))
     naive = np.zeros((4, 49))

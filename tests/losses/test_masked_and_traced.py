@@ -18,7 +18,7 @@ PLACE = np.array([0, 1, 2, 0, 1])  # of the labels among these
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_masked_class_is_as_one_that_is_not_there(smoothing):
+def test_masked_classes_equal_removed_classes(smoothing):
     def masked(z):
         return losses.cross_entropy(z, Y, label_smoothing=smoothing)
 
@@ -34,7 +34,7 @@ def test_a_masked_class_is_as_one_that_is_not_there(smoothing):
     np.testing.assert_allclose(soft, expected, rtol=1e-6)
 
 
-def test_a_masked_label_is_infinitely_unlikely():
+def test_masked_labels_have_infinite_loss():
     assert np.isposinf(losses.cross_entropy(MASKED, np.full(5, 2))).all()
 
 
@@ -51,7 +51,7 @@ def test_distillation_of_masked_classes():
     np.testing.assert_allclose(hard, losses.hard_distillation(OTHER[:, KEPT], Z[:, KEPT]), 1e-6)
 
 
-def test_the_divergence_from_uniform_of_masked_codes():
+def test_kl_to_uniform_of_masked_codes():
     """ln 4 minus the entropy: a masked code adds nothing to the entropy."""
     p = np.exp(Z[:, KEPT]) / np.exp(Z[:, KEPT]).sum(1, keepdims=True)
     expected = np.log(4) + (p * np.log(p)).sum(1)
@@ -86,11 +86,11 @@ def test_a_temperature_may_be_traced_and_learnt(name):
             loss(wrong)
 
 
-def test_a_temperature_is_learnt_in_blocks_too(monkeypatch):
-    whole = jax.grad(lambda t: losses.nt_xent(Z, OTHER, temperature=t).sum())(0.5)
+def test_temperature_gradient_in_blocks(monkeypatch):
+    full = jax.grad(lambda t: losses.nt_xent(Z, OTHER, temperature=t).sum())(0.5)
     monkeypatch.setattr(contrastive, "_HELD", 0)
     blocks = jax.grad(lambda t: losses.nt_xent(Z, OTHER, temperature=t).sum())(0.5)
-    np.testing.assert_allclose(blocks, whole, rtol=1e-5)
+    np.testing.assert_allclose(blocks, full, rtol=1e-5)
 
 
 def test_label_smoothing_may_be_traced():

@@ -1,4 +1,4 @@
-"""InfoNCE with a queue and MoCo v3's loss against recorded values, closed forms and themselves."""
+"""InfoNCE with a queue and MoCo v3's loss against recorded values and closed forms."""
 
 import functools
 import math
@@ -168,7 +168,7 @@ def test_v3_published_values():
 
 
 def test_v3_pairs_each_view_with_the_other():
-    """Right only when q_a meets k_b and q_b meets k_a."""
+    """Correct only for the pairs (q_a, k_b) and (q_b, k_a)."""
     a, b = jnp.eye(4), jnp.roll(jnp.eye(4), 1, axis=0)
     _, right = losses.symmetric_info_nce_with_top1(a, b, b, a, temperature=1.0)
     _, wrong = losses.symmetric_info_nce_with_top1(a, b, a, b, temperature=1.0)

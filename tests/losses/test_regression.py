@@ -52,7 +52,7 @@ def test_range_and_closed_form(angle, expected):
     np.testing.assert_allclose(loss, [expected], atol=1e-5)
 
 
-def test_unrelated_vectors_cost_four():
+def test_loss_of_unrelated_vectors_is_four():
     z = np.random.default_rng(0).normal(size=(4, 512, 256)).astype(np.float32)
     loss = symmetric(*z)
     assert 0 <= loss.min() and loss.max() <= 8
@@ -60,7 +60,7 @@ def test_unrelated_vectors_cost_four():
     assert abs(float(jnp.mean(loss)) - 4) < 4 * 2 * np.sqrt(2) / 16 / np.sqrt(512)
 
 
-def test_lengths_do_not_matter():
+def test_norms_have_no_effect():
     lengths = np.geomspace(1e-3, 1e3, 10, dtype=np.float32)[:, None]
     loss = symmetric(q_a, q_b, z_a, z_b)
     np.testing.assert_allclose(symmetric(lengths * q_a, q_b, z_a, z_b), loss, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The CPU's convolution against flax's, and what accelerators are given."""
+"""The CPU's convolution against flax's, and the lowering for accelerators."""
 
 import flax.linen as nn
 import jax
@@ -45,7 +45,7 @@ def value_and_gradients(net, variables, x):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_values_and_gradients_are_those_of_flax(shape):
+def test_values_and_gradients_equal_flax(shape):
     own, stock, x, variables = problem(shape)
     for a, b in zip(
         value_and_gradients(own, variables, x),
@@ -55,7 +55,7 @@ def test_values_and_gradients_are_those_of_flax(shape):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-def test_kernels_start_as_flaxs_do():
+def test_initial_kernels_equal_flax():
     own, stock, x, variables = problem(SHAPES[3])
     theirs = stock.init(jax.random.split(jax.random.key(0), 2)[1], x)
     assert jax.tree.structure(variables) == jax.tree.structure(theirs)

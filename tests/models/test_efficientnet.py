@@ -135,7 +135,7 @@ def b0():
 
 
 @pytest.mark.parametrize("case", ["odd", "even"])
-def test_forward_passes_are_torchvisions(case, b0):
+def test_forward_passes_equal_torchvision(case, b0):
     """33 px: where every strided input is odd both paddings agree, and torchvision is untouched.
 
     32 px: torchvision with TensorFlow's padding, see the recorder.
@@ -152,7 +152,7 @@ def test_forward_passes_are_torchvisions(case, b0):
     np.testing.assert_allclose(features, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_training_statistics_are_torchvisions(b0):
+def test_training_statistics_equal_torchvision(b0):
     net, variables = b0
     golden = np.load(GOLDEN)
     images = recorder.images_of(33).transpose(0, 2, 3, 1)
@@ -169,7 +169,7 @@ def test_training_statistics_are_torchvisions(b0):
     np.testing.assert_allclose(features, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_rounding_is_the_official_one():
+def test_rounding_equals_the_official_one():
     """By hand: 32 * 1.1 = 35.2 -> 32; 16 * 1.1 = 17.6 -> 16; 24 * 1.2 = 28.8 -> 32; 10 -> 8 is
     below nine tenths -> 16."""
     result = [eff.round_filters(*a) for a in ((32, 1.1), (16, 1.1), (24, 1.2), (10, 1.0), (3, 1.0))]
@@ -191,12 +191,12 @@ def test_survival_statistics_and_expectation(drop):
     y = np.asarray(drop(jax.random.key(0), x, rate=0.3, rows=rows))
     assert set(np.unique(y.astype(np.float32)).tolist()) == {0.0, np.float32(3.0 / 0.7)}
     kept = y != 0
-    whole = kept.reshape(5000, 4)
+    full = kept.reshape(5000, 4)
     if drop is stochastic_depth:
-        assert np.all(whole == whole[:, :1])
+        assert np.all(full == full[:, :1])
         draws = 5000
     else:
-        assert len(np.unique(whole.sum(1))) == 5
+        assert len(np.unique(full.sum(1))) == 5
         draws = 20_000
     assert abs(kept.mean() - 0.7) < 4 * np.sqrt(0.21 / draws)
     assert abs(y.mean() - 3.0) < 4 * 3.0 * np.sqrt(0.3 / 0.7 / draws)
@@ -243,7 +243,7 @@ def test_evaluation_draws_nothing(tiny):
         net.apply(variables, x, True, mutable=["batch_stats"])
 
 
-def test_four_devices_are_one(tiny):
+def test_four_devices_equal_one_device(tiny):
     """Features, statistics, gradients with stochastic depth on: each example keeps its draw."""
     net, variables, _ = tiny
     x = jax.random.normal(jax.random.key(2), (8, 16, 16, 3))
@@ -337,7 +337,7 @@ def test_bfloat16_keeps_float32_parameters_and_features(tiny):
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
-def test_depthwise_convolution_and_gradients_are_the_grouped_ones(kernel, stride):
+def test_depthwise_convolution_and_gradients_equal_the_grouped_ones(kernel, stride):
     """Against a loop in numpy, and the gradients against XLA's convolution of C groups."""
     rng = np.random.default_rng(kernel + stride)
     x = rng.standard_normal((2, 6, 7, 3)).astype(np.float32)

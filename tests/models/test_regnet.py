@@ -32,7 +32,7 @@ def recorded():
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_parameter_counts_are_torchvisions(name, recorded):
+def test_parameter_counts_equal_torchvision(name, recorded):
     net, x = models.build({"name": name}), jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=True))["params"]
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
@@ -68,7 +68,7 @@ def torch_name(module, leaf):
     return f"trunk_output.block{group}.block{group}-{block}.{parts[part]}.{leaf}"
 
 
-def test_a_forward_pass_is_torchvisions(recorder, recorded):
+def test_forward_pass_equals_torchvision(recorder, recorded):
     net, used = RegNet(recorder.STAGES), []
     images = recorded["images"].transpose(0, 2, 3, 1)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), images, train=True))

@@ -138,7 +138,7 @@ def head(x, name, classes=10):
         ),
     ],
 )
-def test_forward_passes_are_timms(case, name, switches):
+def test_forward_passes_equal_timm(case, name, switches):
     """Every block's tokens and the logits, of DeiT-Ti distilled and BEiT-B, whole, at 224 px."""
     net, golden = models.build({"name": name, **switches}), np.load(GOLDEN)
     prefix = case.split("_")[0]
@@ -232,13 +232,13 @@ def test_initial_values_of_moco_v3():
     assert "pos_embed" not in params
 
 
-def test_a_key_bias_is_not_there_in_beit():
+def test_beit_has_no_key_bias():
     params = shapes_of(TINY.clone(qkv_bias="no_key"))["block0"]
     assert set(params["qkv"]) == {"kernel"}
     assert params["q_bias"].shape == params["v_bias"].shape == (16,)
 
 
-def test_masked_patches_are_the_mask_token():
+def test_masked_patches_become_the_mask_token():
     """Replaced patches do not matter, the others do; the token stands where the mask says."""
     net = TINY.clone(mask_token=True, position="none", pool="mean", depth=1)
     params = random_params(net, 8)
@@ -322,7 +322,7 @@ def test_stochastic_depth_is_per_image_and_branch_and_linear_in_the_block():
         net.apply({"params": params}, jnp.zeros((3, 4, 4, 3)), True)
 
 
-def test_dropout_is_where_timm_has_it(monkeypatch):
+def test_dropout_positions_equal_timm(monkeypatch):
     """After the positions, each attention and both layers of each perceptron, all drawn apart."""
     seen = []
 
@@ -348,7 +348,7 @@ def test_dropout_is_where_timm_has_it(monkeypatch):
         net.apply(params, x, True)
 
 
-def test_four_devices_are_one():
+def test_four_devices_equal_one_device():
     net = TINY.clone(stochastic_depth=0.5)
     four, params, x = net.clone(axis_name="d"), random_params(net), images(8)
     rngs = {"stochastic_depth": jax.random.key(4)}
@@ -409,7 +409,7 @@ def test_bfloat16_has_a_float32_softmax_and_float32_parameters():
     assert {v.dtype for v in result} == {jnp.dtype("float32")}
 
 
-def test_what_decays_is_as_in_the_official_code():
+def test_decayed_parameters_equal_the_official_code():
     """Not 1-D tensors, biases, the class token and positions; but the distillation and the mask
     token and relative tables do."""
     spared = {"scale", "bias", "q_bias", "v_bias", "gamma1", "gamma2", "cls_token", "pos_embed"}
@@ -424,7 +424,7 @@ def test_what_decays_is_as_in_the_official_code():
         assert ("mask_token" in others) == (recipe == "beit")
 
 
-def test_mistakes_say_what_to_type():
+def test_error_messages_say_what_to_type():
     cases = [
         ({"name": "vit_tiny", "relative_bias": "shard"}, "did you mean 'shared'"),
         ({"name": "vit_tiny", "vit_init": "beitt"}, "did you mean 'beit'"),
