@@ -29,7 +29,7 @@ class _Class:
     """Stand-in for the class numpy.ndarray."""
 
     def __call__(self, *values: Any) -> None:
-        raise pickle.UnpicklingError("an array that is made in a way of its own")
+        raise pickle.UnpicklingError("an array with another constructor")
 
 
 class _DType:
@@ -55,7 +55,7 @@ class _Array:
 
     def __init__(self, kind: Any, shape: Any = (0,), typecode: Any = b"b"):
         if not isinstance(kind, _Class):
-            raise pickle.UnpicklingError("an array of a class of its own")
+            raise pickle.UnpicklingError("an array of another class")
         self.value: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
@@ -144,7 +144,7 @@ def _check(data: bytes) -> None:
     """
     for operation, argument, _ in pickletools.genops(data):  # refuses text that ends too early
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(data):
-            raise pickle.UnpicklingError(f"the number {argument} of a value in {len(data)} bytes")
+            raise pickle.UnpicklingError(f"the memo index {argument} in {len(data)} bytes")
 
 
 def _plain(value: Any, made: dict[int, Any]) -> Any:
@@ -170,7 +170,7 @@ def _plain(value: Any, made: dict[int, Any]) -> Any:
     elif type(value) in (tuple, set, frozenset):
         made[id(value)] = type(value)(_plain(item, made) for item in value)
     else:
-        raise pickle.UnpicklingError(f"a {type(value).__name__} in place of a value")
+        raise pickle.UnpicklingError(f"a value of type {type(value).__name__}")
     return made[id(value)]
 
 

@@ -123,14 +123,14 @@ def _check_classes(
         shown = ", ".join(map(str, empty[:20]))
         raise UserError(
             f"{len(empty)} of {classes} classes are left without pseudo-labels (classes {shown}): "
-            f"{len(never)} of them nobody is predicted to be, the others nobody with confidence "
+            f"{len(never)} of them are never predicted, the others never with confidence "
             f"{lowest:g}. A student could not learn them from the unlabelled images. Train the "
             "teacher longer, lower --config.noisy_student.min_confidence, or type "
             "--config.noisy_student.empty_classes=allow."
         )
     if not copies.any():
         raise UserError(
-            f"No pseudo-label reaches the confidence {lowest:g}: of {len(copies)} images none is "
+            f"No pseudo-label reaches the confidence {lowest:g}: 0 of {len(copies)} images are "
             "kept. Train the teacher longer or lower --config.noisy_student.min_confidence."
         )
 

@@ -84,7 +84,9 @@ def label_subset(labels: Any, *, fraction: float, seed: int = 0) -> np.ndarray:
         (4, 2)
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"A share of the labels is in (0, 1], found {fraction}. Type 0.01 for 1 %.")
+        raise UserError(
+            f"Expected a fraction of the labels in (0, 1], found {fraction}. Type 0.01 for 1 %."
+        )
     labels, generator = np.asarray(labels), np.random.default_rng(seed)
     kept = []
     for label in np.unique(labels):
@@ -164,8 +166,8 @@ def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[
     if counts.min() < 2 or min(count, len(labels) - count) < len(counts):
         raise UserError(
             f"{count} of {len(labels)} examples of {len(counts)} classes, the smallest of "
-            f"{counts.min()}, cannot be held out to choose by: expected 2 of a class at the least, "
-            "and both parts with as many as there are classes."
+            f"{counts.min()}, cannot be a validation split: expected at least 2 examples of each "
+            "class, and in both parts at least as many examples as classes."
         )
     with unchanged():
         from sklearn.model_selection import train_test_split

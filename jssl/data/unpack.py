@@ -94,7 +94,7 @@ def unpack(archive: Path, folder: Path) -> int:
                 _write(tar, member, path)
                 files += 1
             if os.path.realpath(path) != path:
-                raise MemberError(f"'{member.name}' lies outside of its folder")
+                raise MemberError(f"'{member.name}' is outside the folder")
             # A million headers would fill the memory.
             tar.members = []  # type: ignore[attr-defined]
     return files
@@ -105,14 +105,14 @@ def _place(member: tarfile.TarInfo, base: str) -> str:
     name = member.name
     kinds = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
     if member.type not in (*FILES, tarfile.DIRTYPE) or member.sparse is not None:
-        kind = kinds.get(member.type, "a device, a pipe or a file of holes")
+        kind = kinds.get(member.type, "a device, a pipe or a sparse file")
         raise MemberError(f"'{name}' is {kind}; expected files and folders only")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or len(os.fsencode(name)) > MAX_NAME:
-        raise MemberError(f"'{name[:80]}' is no path inside of a folder")
+        raise MemberError(f"'{name[:80]}' is not a path inside the folder")
     path = os.path.join(base, *parts)
     if os.path.realpath(path) != path:
-        raise MemberError(f"'{name}' lies outside of its folder")
+        raise MemberError(f"'{name}' is outside the folder")
     return path
 
 
@@ -123,7 +123,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
     try:
         file = open(path, "xb")  # never overwrites
     except FileExistsError:
-        raise MemberError(f"'{member.name}' is in it twice") from None
+        raise MemberError(f"'{member.name}' occurs twice") from None
     with file, source:
         left = member.size
         while left:

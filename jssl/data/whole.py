@@ -63,7 +63,7 @@ def _check_webp(data: bytes, image: Image.Image) -> None:
                 other.load()
         except (OSError, ValueError):
             continue  # the zeros are needed, as for a run of one colour
-        raise ValueError("its code ends in zeros of no use, its end was never written")
+        raise ValueError("its code ends in unused zeros, its end was never written")
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

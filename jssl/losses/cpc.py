@@ -188,7 +188,7 @@ def directions_info_nce(
         Hénaff et al., ICML 2020, https://arxiv.org/abs/1905.09272, appendix.
     """
     if not found:
-        raise ValueError("CPC's loss of no direction: expected at least one.")
+        raise ValueError("CPC's loss expects at least one direction, found none.")
     scores = [
         patch_info_nce_with_top1(
             p, targets, offset=offset, scale=scale, groups=groups, axis_name=axis_name

@@ -132,7 +132,7 @@ def build(
     for key, value in switches.items():
         if key not in keys and value != DEFAULTS[key]:
             raise UserError(
-                f"model.{key}={value!r} says nothing about '{name}', which reads "
+                f"model.{key}={value!r} has no effect on '{name}', which reads "
                 f"{', '.join(k for k in keys if k != 'name')}. Expected its default: type "
                 f"--config.model.{key}={DEFAULTS[key]!r}."
             )

@@ -75,7 +75,7 @@ def dropout(key: Array, x: Array, *, rate: float, rows: Array) -> Array:
 
 def _drop(key: Array, x: Array, rate: float, rows: Array, shape: tuple[int, ...]) -> Array:
     if not 0 <= rate < 1:
-        raise ValueError(f"A drop rate is a probability in [0, 1), found {rate}.")
+        raise ValueError(f"Expected a drop rate in [0, 1), found {rate}.")
     if rate == 0:
         return x
     keep = 1 - rate

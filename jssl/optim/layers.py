@@ -50,7 +50,7 @@ def layer_scales(params: PyTree, *, decay: float, depth: int) -> PyTree:
     Reference: BEiT, https://github.com/microsoft/unilm/tree/master/beit, optim_factory.py.
     """
     if not 0 < decay <= 1:
-        raise UserError(f"A layer decay is a number in (0, 1], found {decay}.")
+        raise UserError(f"Expected a layer decay in (0, 1], found {decay}.")
     names = []
 
     def scale(path: tuple[Any, ...], _: Any) -> float:
@@ -101,7 +101,7 @@ def scale_by_name(pattern: str, *, factor: float) -> optax.GradientTransformatio
         {'classifier': {'bias': 250.0}, 'encoder': 1.0}
     """
     if not factor > 0:
-        raise UserError(f"A multiple of the learning rate is above 0, found {factor}.")
+        raise UserError(f"Expected a factor of the learning rate above 0, found {factor}.")
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
         matches = []

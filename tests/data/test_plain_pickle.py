@@ -158,4 +158,4 @@ def test_memo_is_bounded(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "x.pkl"], capture_output=True, text=True
     )
-    assert "found the number 268435455 of a value in 9 bytes" in done.stdout
+    assert "found the memo index 268435455 in 9 bytes" in done.stdout

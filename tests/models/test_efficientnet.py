@@ -390,7 +390,7 @@ def test_keys_that_the_network_does_not_read_are_refused():
         ("vgg16", "small_images", True),
         ("alexnet_half", "width", 2.0),
     ):
-        with pytest.raises(UserError, match=rf"model.{key}={value!r} says nothing about '{name}'"):
+        with pytest.raises(UserError, match=rf"model.{key}={value!r} has no effect on '{name}'"):
             models.build({**models.DEFAULTS, "name": name, key: value})
     with pytest.raises(UserError, match="'efficientnet_b9': did you mean 'efficientnet_b"):
         models.build({"name": "efficientnet_b9"})

@@ -440,7 +440,7 @@ def test_error_messages_say_what_to_type():
             shapes_of(models.build(config))
     with pytest.raises(UserError, match="'vit_tny': did you mean 'vit_tiny'"):
         models.build({"name": "vit_tny"})
-    with pytest.raises(UserError, match="model.patch_size=8 says nothing about 'resnet18'"):
+    with pytest.raises(UserError, match="model.patch_size=8 has no effect on 'resnet18'"):
         models.build({"name": "resnet18", "patch_size": 8})
     with pytest.raises(UserError, match="model.zero_init_last_gamma=True says nothing"):
         models.build({"name": "vit_tiny", "zero_init_last_gamma": True})
