@@ -29,7 +29,7 @@
     several bands that are not RGB        refused: which are red, green, blue?
     a level above the largest declared    refused
     over 89 megapixels, over 500 scans    refused before anything is decoded
-    damaged, cut short, unwritten end     refused, with the decoder's words
+    damaged, cut short, unwritten end     refused, with the decoder's message
     another format (EPS, PSD, AVIF, ...)  refused; nothing is started for it
 
 `KINDS` describes the third column; `jssl.data.fetch.Problems` counts them. JPEG is read by

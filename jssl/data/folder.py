@@ -222,7 +222,7 @@ def _describe(
             text += f" of {len(by_class)} classes"
         parts.append(text)
     classes = f"{len(names)} classes: {_listed(names)}" if names else "no classes"
-    skipped = passed.words()
+    skipped = passed.summary()
     end = f"passed over: {skipped}" if skipped else "nothing passed over"
     return f"folder '{printable(root.name)}' read as {kind}: {'; '.join(parts)}; {classes}; {end}"
 

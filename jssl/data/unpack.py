@@ -82,7 +82,7 @@ def unpack(archive: Path, folder: Path) -> int:
         for number, member in enumerate(iter(tar.next, None)):
             if number >= MAX_MEMBERS:
                 raise MemberError(f"it has more than {MAX_MEMBERS:,} members")
-            path = _place(member, base)
+            path = _checked_path(member, base)
             total += member.size
             if total > allowed:
                 raise MemberError(
@@ -100,7 +100,7 @@ def unpack(archive: Path, folder: Path) -> int:
     return files
 
 
-def _place(member: tarfile.TarInfo, base: str) -> str:
+def _checked_path(member: tarfile.TarInfo, base: str) -> str:
     """Returns the real path of a member, after checking that it is inside the folder."""
     name = member.name
     kinds = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}

@@ -23,7 +23,7 @@ class Passed:
     Example:
         >>> passed = Passed()
         >>> passed.add('broken links', 'cat/1.jpg')
-        >>> passed.words()
+        >>> passed.summary()
         "1 x broken links ('cat/1.jpg')"
     """
 
@@ -41,7 +41,7 @@ class Passed:
         for kind, count in other.counts.items():
             self.add(kind, os.path.join(prefix, other.first[kind]), count)
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """Returns one line; '' if nothing was passed over."""
         shown = (f"{n} x {kind} ('{printable(self.first[kind])}')"
                  for kind, n in sorted(self.counts.items()))  # fmt: skip
@@ -58,7 +58,7 @@ class Walk:
 
     Args:
         base: the folder.
-        several: real paths of the splits: a link to one of them, or to a folder above it, would
+        split_paths: real paths of the splits: a link to one of them, or to a folder above it, would
             give all its classes one label, and is passed over.
         strict: False while guessing the layout: ambiguous links are not refused.
 
@@ -75,14 +75,14 @@ class Walk:
             top-level folders, so that its class is ambiguous.
     """
 
-    def __init__(self, base: Path, several: Iterable[str] = (), *, strict: bool = True):
+    def __init__(self, base: Path, split_paths: Iterable[str] = (), *, strict: bool = True):
         self.base = base
         self._strict = strict
         self.groups: dict[str, list[str]] = {}
         self.folders: list[str] = []
         self.endings: collections.Counter[str] = collections.Counter()
         self.passed = Passed()
-        self._several = tuple(several)
+        self._split_paths = tuple(split_paths)
         self._read: dict[str, tuple[str, bool]] = {}  # real folder: (group, reached by a link)
         self._linked: dict[str, str] = {}  # real path of a linked picture: group
         self._links: collections.deque = collections.deque()  # (path, real folder, group)
@@ -159,7 +159,7 @@ class Walk:
             group = group or path
             if _holds(real, folder):
                 self.passed.add("links to a folder above them (loops)", path)
-            elif any(_holds(real, other) for other in self._several):
+            elif any(_holds(real, other) for other in self._split_paths):
                 self.passed.add("links to a whole split", path)
             elif real in self._read:
                 self._repeated(path, group, self._read[real])
@@ -171,7 +171,7 @@ class Walk:
             self._linked_file(path, real, group, mode)
         if self.count() > before:
             for paths in self.groups.values():
-                paths.sort(key=_place)
+                paths.sort(key=_sort_key)
 
     def _linked_file(self, path: str, real: str, group: str, mode: int) -> None:
         if not stat.S_ISREG(mode):
@@ -205,7 +205,7 @@ def _holds(folder: str, path: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _place(path: str) -> tuple[tuple[int, str], ...]:
+def _sort_key(path: str) -> tuple[tuple[int, str], ...]:
     """Sort key: the files of a folder before its sub-folders."""
     *folders, file = path.split(os.sep)
     return (*((1, name) for name in folders), (0, file))
