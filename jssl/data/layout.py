@@ -26,7 +26,7 @@ LIKE_SPLITS = {*KNOWN, "training", "trainval", "valid", "testing", "dev", "eval"
 
 
 class Layout(NamedTuple):
-    """How a folder is read.
+    """The layout of a folder.
 
     Attributes:
         kind: 'splits', 'classes' or 'flat'.
