@@ -85,8 +85,8 @@ def plain_errors() -> Iterator[None]:
     """Context that rewrites the errors of grain for the user.
 
     Raises:
-        UserError: the original one, without the traceback note that grain appends; or a worker
-            process died.
+        UserError: the original one, without the traceback note that grain appends; or one that
+            says how a worker process died.
     """
     try:
         yield

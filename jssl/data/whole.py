@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image, TiffImagePlugin
 
 UNWRITTEN = 64  # zero bytes at the end of coded data that trigger a check
-MOST = 8 * 89_478_485  # largest size of the parts of a TIFF: all pixels, 4 bands of 16 bits
+MOST = 8 * 89_478_485  # largest size of the parts of a TIFF: most pixels, 4 bands of 16 bits
 CODE = (b"VP8 ", b"VP8L")  # image chunks of a WebP
 MOSTLY_BLACK = 4096  # zero bytes at the end of raw data that are reported
 DEFLATE, JPEG, FAX = ("tiff_deflate", "tiff_adobe_deflate"), "jpeg", ("group3", "group4")

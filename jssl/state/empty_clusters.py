@@ -27,8 +27,8 @@ def perturb_copies(key: Array, centroids: Array, sizes: Array, *, scale: Array) 
         key: PRNG key.
         centroids: float32 [k,D], the means; rows of empty clusters are not read.
         sizes: int32 [k].
-        scale: float32 [], root-mean-square distance of a coordinate to its centroid, rounded up to
-            a power of two; the noise is normal with 0.01 times that.
+        scale: float32 [], root-mean-square distance of a coordinate to its centroid; the noise is
+            normal, of 0.01 times this scale rounded up to a power of two.
 
     Returns:
         float32 [k,D]; rows of non-empty clusters unchanged.
