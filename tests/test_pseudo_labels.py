@@ -105,16 +105,16 @@ def test_a_class_that_nobody_is_predicted_to_be():
         select(probs, per_class=5)
     message = str(error.value)
     assert "3 of 4 classes are left without pseudo-labels (classes 1, 2, 3)" in message
-    assert "3 of them nobody is predicted to be" in message
+    assert "3 of them are never predicted" in message
     assert "--config.noisy_student.empty_classes=allow" in message
     np.testing.assert_array_equal(select(probs, per_class=5, empty_classes="allow"), [1] * 5)
 
 
 def test_a_class_predicted_without_confidence_and_nothing_at_all():
     low = np.array([[0.9, 0.05, 0.05], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8]])
-    with pytest.raises(UserError, match=r"1 of 3 classes .* \(classes 1\): 0 of them nobody"):
+    with pytest.raises(UserError, match=r"1 of 3 classes .* \(classes 1\): 0 of them are never"):
         select(low, per_class=1, min_confidence=0.5)
-    with pytest.raises(UserError, match="of 1 images none is kept"):
+    with pytest.raises(UserError, match="0 of 1 images are kept"):
         select(low[1:2], per_class=1, min_confidence=0.5, empty_classes="allow")
 
 

@@ -1,4 +1,4 @@
-"""Augmentation on the device: one image at a time under vmap, the key first."""
+"""Augmentation on the device: functions of one image, for vmap; the key is the first argument."""
 
 from jssl import third_party as third_party  # before anything imports flax
 from jssl.augment._blur import blur_radius, gaussian_blur, random_gaussian_blur

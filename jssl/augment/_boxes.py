@@ -1,4 +1,4 @@
-"""Boxes in whole pixels: those of random crops, as the official samplers give them, and masks."""
+"""Boxes in whole pixels: of random crops, as in the official samplers, and of masks."""
 
 from typing import NamedTuple
 
@@ -30,15 +30,15 @@ def sample_box(
 ) -> Box:
     """Draws the box of a random resized crop, in whole pixels as the official samplers do.
 
-    All attempts are drawn at once and the first good one is taken.
+    All attempts are drawn at once and the first valid one is taken.
 
-    * 'tf', `sample_distorted_bounding_box` as SimCLR calls it: the aspect is uniform; between the
+    * 'tf', `sample_distorted_bounding_box` as used by SimCLR: the aspect is uniform; between the
       limits of the area the HEIGHT is uniform, not the area; a box must cover a tenth of the
       image (`min_object_covered`), so that scale .08 means .1; the last offset of each axis is
       never drawn; after 100 attempts the whole image.
     * 'torchvision', `RandomResizedCrop`: the area is uniform and the aspect log-uniform; after 10
       attempts the largest central box whose aspect is within the limits.
-    * 'byol': as torchvision, but one attempt, cut to the image.
+    * 'byol': as torchvision, but one attempt, clipped to the image.
 
     Args:
         key: typed PRNG key [].
@@ -79,7 +79,7 @@ def box_from(
 
 
 def _below(u: Array, n: Array) -> Array:
-    """Uniform whole number in [0, n) from u uniform in [0, 1): float32, exact below 2^23."""
+    """Maps u uniform in [0, 1) to a uniform integer in [0, n): float32, exact below 2^23."""
     return jnp.floor(u * n)
 
 
@@ -136,21 +136,21 @@ def _torchvision_box(u: Array, H: int, W: int, scale, ratio) -> Box:
 def _byol_box(u: Array, H: int, W: int, scale, ratio) -> Box:
     u_area, u_ratio, u_top, u_left = u[:, 0]
     height, width = _log_uniform_sides(u_area, u_ratio, H, W, scale, ratio)
-    # at least one pixel: the official code would fail on a picture of a few pixels
+    # at least one pixel: the official code would fail on very small pictures
     height, width = jnp.clip(height, 1, H), jnp.clip(width, 1, W)
     box = _below(u_top, H - height + 1), _below(u_left, W - width + 1), height, width
     return Box(*(side.astype(jnp.int32) for side in box))
 
 
 def center_box(height: int, width: int, proportion: float) -> Box:
-    """The central square of `proportion` of the shorter side."""
+    """Returns the central square of `proportion` of the shorter side."""
     side = round(proportion * min(height, width))
     corner = (height - side + 1) // 2, (width - side + 1) // 2
     return Box(*(jnp.int32(v) for v in (*corner, side, side)))
 
 
 def inside(top: Array, left: Array, high: Array, wide: Array, *, grid: tuple[int, int]) -> Array:
-    """Which places of a grid lie in a rectangle: bool [H,W].
+    """Returns the mask of a rectangle on a grid: bool [H,W].
 
     Example:
         >>> print(inside(0, 1, 1, 2, grid=(2, 4)).astype(int))

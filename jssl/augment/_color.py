@@ -1,6 +1,6 @@
-"""Colour: jitter, grayscale and solarize, with TensorFlow's and torchvision's meanings.
+"""Colour jitter, grayscale and solarize, with TensorFlow's and torchvision's semantics.
 
-The two families share names and differ in what the names do:
+The two families use the same names for different operations:
 
                   'tf' (SimCLR, BYOL)                  'torchvision' (MoCo)
     contrast      about the mean of each channel       about the mean of the gray picture
@@ -10,12 +10,12 @@ The two families share names and differ in what the names do:
 Brightness is additive (SimCLR v1, BYOL) or multiplicative (SimCLR v2, torchvision); hue shifts H
 of HSV in both. Everything is float32, without PIL's rounding to 8 bits after each operation.
 
-The work is done on planes, one array a channel: interleaved channels do not vectorise, and
+The functions work on planes, one array a channel: interleaved channels do not vectorise, and
 stacking them between operations made the batched jitter on a CPU fifteen times slower.
 
-dm_pix does solarize. It has hue, saturation and per-channel contrast too, with the same values (the
-tests compare them), but goes to HSV and back, with three divisions and a remainder a pixel where
-the forms below need one division or none: twice the time. It has no torchvision forms.
+Solarize is dm_pix's. dm_pix also has hue, saturation and per-channel contrast, with the same values
+(the tests compare them), but converts to HSV and back, with three divisions and a remainder a pixel
+against at most one division below: twice the time. It has no torchvision forms.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def gray_planes(planes: Planes, semantics: str) -> Planes:
 
 
 def grayscale(image: Array, *, semantics: str = "tf") -> Array:
-    """The gray picture, repeated on all three channels.
+    """Converts to gray, repeated on all three channels.
 
     Args:
         image: float [H,W,3] in [0, 1].
@@ -85,7 +85,7 @@ def _brightness(planes: Planes, amount: Array, mode: str) -> Planes:
 
 
 def adjust_brightness(image: Array, amount: Array, *, mode: str = "multiplicative") -> Array:
-    """Brightness: `image * amount`, or `image + amount` in mode 'additive'. Not clipped."""
+    """Computes `image * amount`, or `image + amount` in mode 'additive'. Not clipped."""
     return _on_planes(lambda planes: _brightness(planes, amount, mode), image)
 
 
@@ -100,7 +100,7 @@ def _contrast(planes: Planes, factor: Array, semantics: str) -> Planes:
 
 
 def adjust_contrast(image: Array, factor: Array, *, semantics: str = "tf") -> Array:
-    """Contrast: `(image - mean) * factor + mean`. Not clipped.
+    """Computes `(image - mean) * factor + mean`. Not clipped.
 
     Args:
         image: float [H,W,3] in [0, 1].
@@ -131,20 +131,20 @@ def _saturation(planes: Planes, factor: Array, semantics: str) -> Planes:
     red, green, blue = planes
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    # S' / S = min(factor S, 1) / S; where there is no chroma, V - x is 0 whatever it is times.
+    # S' / S = min(factor S, 1) / S; without chroma, V - x is 0 and the ratio has no effect.
     ratio = jnp.clip(value / jnp.where(chroma > 0, chroma, 1.0), 0.0, factor)
     return _map(lambda x: value - (value - x) * ratio, planes)
 
 
 def adjust_saturation(image: Array, factor: Array, *, semantics: str = "tf") -> Array:
-    """Saturation: scales S of HSV within [0, 1] ('tf'), or moves along gray to colour.
+    """Scales S of HSV within [0, 1] ('tf'), or interpolates between gray and colour.
 
     In HSV, V = max(R, G, B) and S = (V - min) / V, and a channel x keeps (V - x) / (V - min) when
-    S alone changes. So the whole way to HSV and back is x' = V - (V - x) S' / S.
+    only S changes. So the conversion to HSV and back reduces to x' = V - (V - x) S' / S.
 
     Args:
         image: float [H,W,3] in [0, 1].
-        factor: [] >= 0; 0 is without colour, 1 changes nothing.
+        factor: [] >= 0; 0 is gray, 1 changes nothing.
         semantics: 'tf', or 'torchvision' for `factor * image + (1 - factor) * gray`, not clipped.
 
     Returns:
@@ -174,19 +174,19 @@ def _hue(planes: Planes, delta: Array) -> Planes:
     hue = hue + (6 * delta) * c  # within [-4c, 8c], so that |hue - k c| < 9c below
 
     def channel(k: int) -> Array:  # red, green, blue lie at k = 0, 2, 4 sixths
-        away = jnp.abs(hue - k * c)
-        away = jnp.minimum(away, jnp.abs(6 * c - away))  # the shorter way round the circle
-        return low + jnp.clip(2 * c - away, 0.0, c)
+        distance = jnp.abs(hue - k * c)
+        distance = jnp.minimum(distance, jnp.abs(6 * c - distance))  # the shorter way round
+        return low + jnp.clip(2 * c - distance, 0.0, c)
 
     return channel(0), channel(2), channel(4)
 
 
 def adjust_hue(image: Array, delta: Array) -> Array:
-    """Hue: adds `delta` turns to H of HSV.
+    """Adds `delta` turns to H of HSV.
 
     With V = max, m = min and c = V - m, a channel whose colour lies d sixths of a turn from the
-    hue is m + clip(2 - d, 0, 1) c. Counting hue in sixths TIMES c makes the whole way to HSV and
-    back free of divisions:
+    hue is m + clip(2 - d, 0, 1) c. With the hue in sixths TIMES c, the conversion to HSV and back
+    needs no division:
 
         h c = G - B  |  B - R + 2c  |  R - G + 4c      where R | G | B is the largest
 
@@ -211,7 +211,7 @@ def adjust_hue(image: Array, delta: Array) -> Array:
 
 
 class Jitter(NamedTuple):
-    """One draw of colour jitter.
+    """Random numbers of one colour jitter.
 
     Attributes:
         order: int32 [4], a permutation of brightness 0, contrast 1, saturation 2, hue 3; all 4
@@ -223,7 +223,7 @@ class Jitter(NamedTuple):
     amounts: Array
 
 
-JITTER_NUMBERS = 9  # uniform numbers that a draw of jitter takes
+JITTER_NUMBERS = 9  # uniform numbers of one jitter
 
 
 def jitter_from(
@@ -233,9 +233,9 @@ def jitter_from(
     amplitudes: tuple[float, float, float, float],
     brightness: str,
 ) -> Jitter:
-    """What `jitter_planes` applies, from [9] numbers uniform in [0, 1).
+    """Draws a `Jitter` from [9] numbers uniform in [0, 1).
 
-    Each of the 24 orders is as likely as any other, and each amount is uniform in its range.
+    The 24 orders are equally likely, and each amount is uniform in its range.
     """
     low = [max(0.0, 1 - a) for a in amplitudes[:3]] + [-amplitudes[3]]
     high = [1 + a for a in amplitudes[:3]] + [amplitudes[3]]
@@ -247,7 +247,7 @@ def jitter_from(
 
 
 def jitter_planes(planes: Planes, jitter: Jitter, *, semantics: str, brightness: str) -> Planes:
-    """Applies one draw of colour jitter, clipping to [0, 1] after each operation."""
+    """Applies a colour jitter, clipping to [0, 1] after each operation."""
     amounts = jitter.amounts
     operations = [
         lambda x: _brightness(x, amounts[0], brightness),
@@ -257,8 +257,8 @@ def jitter_planes(planes: Planes, jitter: Jitter, *, semantics: str, brightness:
     ]
     clip = lambda x: jnp.clip(x, 0.0, 1.0)  # noqa: E731
     branches = [lambda x, f=f: _map(clip, f(x)) for f in operations] + [lambda x: x]
-    # Under vmap a switch computes all branches and selects: a few operations a pixel. One image
-    # at a time, as `batch_views` goes on the CPU, it computes only the branch that was drawn.
+    # Under vmap a switch computes all branches and selects: a few operations a pixel. For one
+    # image, as in `batch_views` on the CPU, it computes only the branch that was drawn.
     for i in range(4):
         planes = jax.lax.switch(jitter.order[i], branches, planes)
     return planes
@@ -273,12 +273,14 @@ def color_jitter(
     semantics: str = "tf",
     brightness: str = "multiplicative",
 ) -> Array:
-    """Brightness, contrast, saturation and hue in random order, clipped after each, with chance p.
+    """Applies brightness, contrast, saturation and hue in random order with probability p.
+
+    Clips to [0, 1] after each operation.
 
     Args:
         key: typed PRNG key [].
         image: float [H,W,3] in [0, 1].
-        p: chance that anything is done.
+        p: probability of the jitter.
         amplitudes: of brightness, contrast, saturation (factors are uniform in
             [max(0, 1 - a), 1 + a]) and hue (turns, uniform in [-a, a]).
         semantics: 'tf' or 'torchvision'.
@@ -307,7 +309,7 @@ def color_jitter(
 
 
 def random_grayscale(key: Array, image: Array, *, p: float = 0.2, semantics: str = "tf") -> Array:
-    """`grayscale` of a float [H,W,3] image with chance p."""
+    """Applies `grayscale` to a float [H,W,3] image with probability p."""
     return jnp.where(jax.random.uniform(key) < p, grayscale(image, semantics=semantics), image)
 
 
@@ -324,5 +326,5 @@ def solarize(image: Array, *, threshold: float = 0.5) -> Array:
 
 
 def random_solarize(key: Array, image: Array, *, p: float = 0.2, threshold: float = 0.5) -> Array:
-    """`solarize` with chance p."""
+    """Applies `solarize` with probability p."""
     return jnp.where(jax.random.uniform(key) < p, solarize(image, threshold=threshold), image)

@@ -1,4 +1,4 @@
-"""Lab and YCbCr of sRGB pictures, as scikit-image has them, on the device."""
+"""Converts sRGB to Lab and YCbCr, as scikit-image does, on the device."""
 
 import jax.numpy as jnp
 
@@ -11,7 +11,7 @@ _XYZ = (
     (0.019334, 0.119193, 0.950227),
 )
 _WHITE = (0.95047, 1.0, 1.08883)
-# ITU-R BT.601 with head and foot room: Y in [16, 235], Cb and Cr in [16, 240].
+# ITU-R BT.601, limited range: Y in [16, 235], Cb and Cr in [16, 240].
 _YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
 _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
@@ -28,7 +28,7 @@ def _weigh(weights: tuple[float, ...], planes: list[Array]) -> Array:
 
 
 def rgb_to_lab(image: Array) -> Array:
-    """CIE L*a*b* under D65, with the sRGB transfer curve undone first.
+    """Converts sRGB to CIE L*a*b* under D65.
 
     Args:
         image: float [...,3] in [0, 1], sRGB.
@@ -54,7 +54,7 @@ def rgb_to_lab(image: Array) -> Array:
 
 
 def rgb_to_ycbcr(image: Array) -> Array:
-    """Luma and two colour differences, ITU-R BT.601.
+    """Converts sRGB to luma and two colour differences, ITU-R BT.601.
 
     Args:
         image: float [...,3] in [0, 1], sRGB.

@@ -1,4 +1,4 @@
-"""Crops, resizing and mirroring."""
+"""Crops, resizing and flips."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from jssl.augment._boxes import Box, center_box, sample_box
 from jssl.augment._pixels import check_dtype
 from jssl.types import Array
 
-# name: kernel, its `a`, half-pixel centres, what happens to weights that fall outside the crop
+# name: kernel, its `a`, half-pixel centres, treatment of weights outside the crop
 RESIZES = {
     "bilinear": ("triangle", 0.0, True, "clamp"),
     "bicubic": ("cubic", -0.5, True, "renormalise"),
@@ -43,13 +43,13 @@ def _taps(
     method: str,
     antialias: bool,
 ) -> tuple[Array, Array]:
-    """How pixels [start, start + length) of n become `size`: (index int32, weight) [size,taps].
+    """Returns the taps that resize pixels [start, start + length) of n to `size`.
 
-    Output i is the sum over its taps of weight times the input at index, the inputs near its
-    centre c_i.
+    Returns (index int32, weight) [size,taps]; output i is the sum over its taps of weight times
+    the input at index.
     """
     kernel, a, half_pixel, outside = RESIZES[method]
-    # the largest reach of any crop is that of the whole image
+    # the crop with the largest reach is the whole image
     reach = {"triangle": 1, "cubic": 2, "lanczos": 3}[kernel] * (
         max(n / size, 1.0) if antialias else 1.0
     )
@@ -70,14 +70,14 @@ def _taps(
 
 
 def _sum_rows(x: Array, index: Array, weight: Array) -> Array:
-    """[n,K] -> float32 [size,K] by fetching each tap's row: four fused passes on the CPU."""
+    """[n,K] -> float32 [size,K] by gathering each tap's row: four fused passes on the CPU."""
     rows = (x.at[index[:, k]].get(mode="promise_in_bounds") for k in range(index.shape[1]))
     terms = [weight[:, k, None] * row.astype(jnp.float32) for k, row in enumerate(rows)]
     return sum(terms[1:], terms[0])
 
 
 def _multiply_rows(x: Array, index: Array, weight: Array) -> Array:
-    """[n,K] -> float32 [size,K] as products with the bands of the matrix of the taps."""
+    """[n,K] -> float32 [size,K] as products with the bands of the tap matrix."""
     bands = [
         jnp.dot(
             band,
@@ -90,9 +90,9 @@ def _multiply_rows(x: Array, index: Array, weight: Array) -> Array:
 
 
 def _bands(index: Array, weight: Array, n: int) -> list[tuple[Array, Array]]:
-    """The matrix [size,n] of the taps without its zeros: blocks of rows (low, [block,span]).
+    """Returns the nonzero blocks of rows of the tap matrix [size,n]: (low, [block,span]).
 
-    A block is to be multiplied with the inputs low to low + span, all that it can see.
+    A block is multiplied with the inputs low to low + span.
     """
     size, taps = index.shape
     block = block_size(size)
@@ -120,11 +120,11 @@ def crop_resize(
     antialias: bool = False,
     flip: Array | bool = False,
 ) -> Array:
-    """Cuts a box out and resizes it to `size` x `size`, mirrored when `flip`.
+    """Crops a box and resizes it to `size` x `size`, optionally flipped.
 
-    As in the official code pixels outside the box are never read: at the edges of the box the
-    weights are renormalised or given to the edge pixel, whichever the method does. Bicubic methods
-    may overshoot [0, 1]; nothing is clipped here.
+    As in the official code, pixels outside the box are never read: at its edges the weights are
+    renormalised or moved to the edge pixel, depending on the method. Bicubic methods may overshoot
+    [0, 1]; nothing is clipped here.
 
     Args:
         image: uint8, or float in [0, 1], [H,W,C].
@@ -135,11 +135,11 @@ def crop_resize(
             (`torch.nn.functional.interpolate`); 'bicubic_tf1', a = -0.75 without half-pixel
             centres (`tf.compat.v1.image.resize_bicubic`, in SimCLR's TF 1 code); 'lanczos', of
             three lobes, PIL's with antialias.
-        antialias: widen the kernel where the box shrinks, as PIL does; always renormalises.
-        flip: bool [], mirrors left and right at no cost.
+        antialias: widens the kernel when downsampling, as PIL does; always renormalises.
+        flip: bool [], flips left and right at no cost.
 
     Returns:
-        float32 [size,size,C], uint8 having been divided by 255.
+        float32 [size,size,C]; uint8 is divided by 255.
 
     Raises:
         ValueError: an image that is neither uint8 nor float.
@@ -164,15 +164,14 @@ def crop_resize_rows(
 ) -> Array:
     """`crop_resize` of [H,C,W] to [size,C,size].
 
-    Both axes of the picture are then an axis of a matrix: its rows in [H,CW], its columns in
-    [HC,W].
+    In this layout both resizes are matrix products: rows of [H,CW], columns of [HC,W].
     """
     check_dtype(image)
     H, C, W = image.shape
     taps = functools.partial(_taps, size=size, method=method, antialias=antialias)
     x = image.reshape(H, C * W)
     index, weight = taps(box.top, box.height, False, n=H)
-    # A row lies together in memory, so the CPU fetches rows; a matrix unit multiplies.
+    # Rows are contiguous in memory, so the CPU gathers rows; accelerators multiply matrices.
     x = jax.lax.platform_dependent(x, index, weight, cpu=_sum_rows, default=_multiply_rows)
     x = x.reshape(size * C, W)
     index, weight = taps(box.left, box.width, flip, n=W)
@@ -190,7 +189,7 @@ def crop_resize_rows(
 
 
 def resize(image: Array, *, size: int, method: str = "bicubic", antialias: bool = False) -> Array:
-    """`crop_resize` of the whole uint8 or float image [H,W,C] to float32 [size,size,C]."""
+    """Resizes a whole uint8 or float image [H,W,C] to float32 [size,size,C], see `crop_resize`."""
     H, W, _ = image.shape
     whole = Box(*(jnp.int32(side) for side in (0, 0, H, W)))
     return crop_resize(image, whole, size=size, method=method, antialias=antialias)
@@ -204,7 +203,7 @@ def center_crop(
     method: str = "bicubic",
     antialias: bool = False,
 ) -> Array:
-    """The central square of `proportion` of the shorter side, resized: how ImageNet is evaluated.
+    """Resizes the central square of `proportion` of the shorter side, as in ImageNet evaluation.
 
     Args:
         image: uint8, or float in [0, 1], [H,W,C].
@@ -237,24 +236,24 @@ def random_resized_crop(
     method: str = "bicubic",
     antialias: bool = False,
 ) -> Array:
-    """`crop_resize` of a box from `sample_box`: uint8 or float [H,W,C] -> float32 [size,size,C]."""
+    """Crops a box from `sample_box`: uint8 or float [H,W,C] -> float32 [size,size,C]."""
     H, W, _ = image.shape
     box = sample_box(key, height=H, width=W, sampler=sampler, scale=scale, ratio=ratio)
     return crop_resize(image, box, size=size, method=method, antialias=antialias)
 
 
 def shift_reflected(image: Array, u: Array, *, pad: int) -> Array:
-    """[H,C,W] padded by reflection and cut back to its size, at u [2] uniform in [0, 1)."""
+    """Pads [H,C,W] by reflection and crops it to its size, at u [2] uniform in [0, 1)."""
 
-    def places(side: int, u: Array) -> Array:
+    def indices(side: int, u: Array) -> Array:
         shift = jnp.minimum(jnp.floor(u * (2 * pad + 1)), 2 * pad).astype(jnp.int32) - pad
-        at = jnp.abs(jnp.arange(side) + shift)  # reflected about the first, then the last pixel
-        return jnp.where(at > side - 1, 2 * (side - 1) - at, at)
+        index = jnp.abs(jnp.arange(side) + shift)  # reflected at the first, then the last pixel
+        return jnp.where(index > side - 1, 2 * (side - 1) - index, index)
 
-    rows, columns = places(image.shape[0], u[0]), places(image.shape[2], u[1])
+    rows, columns = indices(image.shape[0], u[0]), indices(image.shape[2], u[1])
     return jnp.take(jnp.take(image, rows, axis=0), columns, axis=2)
 
 
 def random_flip(key: Array, image: Array, *, p: float = 0.5) -> Array:
-    """Mirrors an image [H,W,C] left and right with chance p."""
+    """Flips an image [H,W,C] left and right with probability p."""
     return pix.random_flip_left_right(key, image, probability=p)

@@ -1,4 +1,4 @@
-"""Mixup, CutMix and random erasing: what DeiT does to a batch after it has been normalised.
+"""Mixup, CutMix and random erasing, as DeiT applies them to a normalised batch.
 
 Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877, appendix A.3; the numbers are those of
 its official code, which uses timm 0.3.2: data/mixup.py (mode 'batch') and data/random_erasing.py.
@@ -18,11 +18,11 @@ ATTEMPTS = 10  # to find a rectangle that fits
 
 
 class Mix(NamedTuple):
-    """One draw for a group of images: own weight, and the rectangle that comes from the partner.
+    """Random numbers of Mixup or CutMix for a group of images.
 
     Attributes:
-        weight: float32 [], lambda, the share of the own image in the target.
-        box: float32 [4]: top, bottom, left, right of CutMix in whole pixels; of no area for Mixup.
+        weight: float32 [], lambda, the share of the image itself in the target.
+        box: float32 [4]: top, bottom, left, right of CutMix in whole pixels; empty for Mixup.
         cut: bool [], whether it is CutMix.
     """
 
@@ -32,16 +32,16 @@ class Mix(NamedTuple):
 
 
 def cutmix_box(weight: Array, u: Array, *, height: int, width: int) -> tuple[Array, Array]:
-    """The rectangle that covers 1 - lambda of a picture, cut at its edges, and its true lambda.
+    """Returns the rectangle that covers 1 - lambda of a picture, and lambda after clipping.
 
     Args:
-        weight: float32 [], lambda as it was drawn.
+        weight: float32 [], the drawn lambda.
         u: float32 [2] uniform in [0, 1), row and column of its centre.
         height, width: of the picture.
 
     Returns:
-        (top, bottom, left, right) float32 [4] in whole pixels, and float32 [], one minus the
-        share of the picture that it covers.
+        (top, bottom, left, right) float32 [4] in whole pixels, clipped to the picture, and
+        float32 [], one minus the share of the picture that it covers.
 
     Example:
         >>> box, weight = cutmix_box(jnp.float32(0.75), jnp.array([0.0, 0.5]), height=8, width=8)
@@ -75,12 +75,12 @@ def draw_mix(
     Args:
         key: typed PRNG key [].
         height, width: of the pictures.
-        mixup_alpha, cutmix_alpha: lambda is Beta(alpha, alpha); 0 leaves that one out.
-        p: chance that the group is mixed at all.
-        switch_p: chance of CutMix where both are wanted.
+        mixup_alpha, cutmix_alpha: lambda is Beta(alpha, alpha); 0 disables Mixup or CutMix.
+        p: probability that the group is mixed.
+        switch_p: probability of CutMix if both are enabled.
 
     Returns:
-        A `Mix`; weight 1 where nothing is mixed.
+        A `Mix`; weight 1 if nothing is mixed.
 
     Example:
         >>> mix = draw_mix(jax.random.key(0), height=8, width=8, cutmix_alpha=0.0)
@@ -111,13 +111,12 @@ def mix_batch(
     p: float = 1.0,
     switch_p: float = 0.5,
 ) -> tuple[Array, Array]:
-    """Mixes every image with its partner; the targets with the same weights.
+    """Mixes every image with its partner, and the targets with the same weights.
 
-    The batch falls into groups of `group_size` in its order. A group has one lambda and one
-    choice between Mixup and CutMix, and image i of it meets image `group_size - 1 - i`. In the
-    official code a group is the batch of one GPU. The draw belongs to the number of the group in
-    the global batch: it is the same however many devices there are, as long as each has whole
-    groups.
+    The batch is divided into groups of `group_size` in order. A group has one lambda and one choice
+    between Mixup and CutMix, and its image i is mixed with image `group_size - 1 - i`. In the
+    official code a group is the batch of one GPU. The draw depends on the index of the group in the
+    global batch: it is the same for any number of devices, as long as each has whole groups.
 
     Args:
         key: typed PRNG key [], of this step.
@@ -181,18 +180,18 @@ def random_erasing(
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: float = 0.3,
 ) -> Array:
-    """Fills one rectangle with N(0, 1), each pixel and channel on its own, with chance p.
+    """Fills one rectangle with independent N(0, 1) noise, with probability p.
 
     Args:
         key: typed PRNG key [].
-        image: float [H,W,C], normalised, so that the noise is like the picture.
-        p: chance that anything is done.
+        image: float [H,W,C], normalised like the noise.
+        p: probability of erasing.
         area: range of the share of the picture.
         aspect: height / width is log-uniform in [aspect, 1 / aspect].
 
     Returns:
-        [H,W,C]; the image itself where ten attempts found no rectangle that is smaller than it
-        along both sides.
+        [H,W,C]; the image unchanged if none of ten drawn rectangles is smaller than it along both
+        sides.
 
     Example:
         >>> out = random_erasing(jax.random.key(0), jnp.zeros((16, 16, 3)), p=1.0)
@@ -216,7 +215,7 @@ def random_erasing(
 def erased_box(
     u: Array, *, height: int, width: int, area: tuple[float, float], aspect: float
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Top, left, height, width of the first of u [4,attempts] that fits, and whether one does."""
+    """Returns top, left, height, width of the first valid box of u [4,attempts], and if any is."""
     share = area[0] + u[0] * (area[1] - area[0])
     pixels, bound = share * (height * width), math.log(1 / aspect)
     ratio = jnp.exp((2 * u[1] - 1) * bound)

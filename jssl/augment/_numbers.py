@@ -1,4 +1,4 @@
-"""The random numbers of an augmentation: each operation has its own."""
+"""Random numbers of an augmentation: each operation has its own key."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from jssl.types import Array
 
 
 def uniform_numbers(key: Array, counts: Mapping[str, int], views: int) -> dict[str, Array]:
-    """Draws the random numbers of each operation from a key that is the operation's own.
+    """Draws the random numbers of each operation from a key of its own.
 
-    The place of an operation in `counts` is folded into the key. So neither an operation that is
-    added at the end nor one that draws more numbers changes the numbers of the others.
+    The index of an operation in `counts` is folded into the key. So adding an operation at the end,
+    or drawing more numbers for one, does not change the numbers of the others.
 
     Args:
         key: typed PRNG key [], of one image.
-        counts: how many numbers each operation takes for a view.
+        counts: numbers of each operation for a view.
         views: V.
 
     Returns:
@@ -27,9 +27,9 @@ def uniform_numbers(key: Array, counts: Mapping[str, int], views: int) -> dict[s
         >>> draws['jitter'].shape
         (2, 9)
     """
-    # One call for all: each further one costs half a second of compilation. The numbers of one
-    # operation are the first of its rows, whatever the number of rows is.
-    keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(len(counts)))
+    # One call for all: each further one costs half a second of compilation. An operation takes the
+    # first of its rows, which do not depend on the number of rows.
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(len(counts)))
     rows = max(counts.values())
     u = jax.vmap(lambda key: jax.random.uniform(key, (rows, views)))(keys)
-    return {name: u[place, :count].T for place, (name, count) in enumerate(counts.items())}
+    return {name: u[i, :count].T for i, (name, count) in enumerate(counts.items())}

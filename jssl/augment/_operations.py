@@ -1,19 +1,19 @@
-"""What the operations of RandAugment and AutoAugment do to 8-bit levels, in two forms.
+"""The operations of RandAugment and AutoAugment on 8-bit levels, in two forms.
 
-    tf    the official code's: grey and smoothed pictures cut to whole levels, the nearest pixel
-    pil   Pillow's, as timm calls them: these rounded, and four by four pixels (bicubic)
+    tf    official code: grey and smoothed levels truncated, nearest-pixel sampling
+    pil   Pillow, as called by timm: these levels rounded, bicubic sampling of 4x4 pixels
 
-A switch over 16 operations would be cheap on a CPU, which computes the one that was drawn, and
-dear under vmap on an accelerator, which computes all and selects. So the operations are five, and
-a sixth that does nothing:
+A switch over 16 operations would be cheap on a CPU, which computes only the one that was drawn, but
+expensive under vmap on an accelerator, which computes all and selects. So there are five families,
+and a sixth that does nothing:
 
-    pointwise   eight of them are a table of 256 levels a channel: only the table is switched
-    affine      five of them fetch pixels by one 2x3 matrix
+    pointwise   eight operations, as a table of 256 levels a channel: only the table is switched
+    affine      five operations, as one 2x3 matrix
     color, sharpness, cutout
 
 On one CPU core at 224 px (tests/benchmarks/bench_policy.py, one run): crop and flip take 0.70 ms an
 image, with two operations 0.98; under vmap two operations take 7.2 ms this way and 12.0 ms as a
-switch over 16, and 1.4 s against 5.8 s to compile. In Pillow's form, with its dear bicubic, a
+switch over 16, and 1.4 s against 5.8 s to compile. In Pillow's form, with its slower bicubic, a
 switch over 16 took 2.6 times as long under vmap, and 4.5 times as long to compile (one run of 32
 images, on a core that other work shared).
 """
@@ -30,21 +30,21 @@ _POINTWISE = ("autocontrast", "equalize", "invert", "posterize", "solarize", "co
 _AFFINE = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 _SINGLE = ("color", "sharpness", "cutout")
 OPERATIONS = (*_POINTWISE, *_AFFINE, *_SINGLE)
-NOTHING = len(OPERATIONS)  # the place that leaves the picture as it is
+NOTHING = len(OPERATIONS)  # index of the identity
 CONTRASTS = ("histogram", "mean")
 _ROTATE, _SHEAR_X, _SHEAR_Y, _TRANSLATE_X, _TRANSLATE_Y = range(5)
 _GRAY_TF = (0.2989, 0.5870, 0.1140)
 _GRAY_PIL = (19595, 38470, 7471)  # times 2^-16
-_EXACT = 1e-3  # of a level: what rounding may have taken from a whole number before it is cut
+_EXACT = 1e-3  # of a level: tolerance for rounding errors before truncation
 
 
 class Style(NamedTuple):
-    """What is known before a picture is: the form, and constants.
+    """Static settings of the operations.
 
     Attributes:
         pil: the form of Pillow.
         contrast: 'mean' | 'histogram', see `jssl.augment.rand_augment`.
-        fill: levels of what comes from outside.
+        fill: levels of pixels from outside the picture.
         pad: half the side of a cutout, in pixels.
     """
 
@@ -55,7 +55,7 @@ class Style(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """How strong the operations are; each takes its own, numbers or scalar arrays.
+    """Strengths of the operations, as numbers or scalar arrays.
 
     Attributes:
         bits: that posterize keeps.
@@ -77,20 +77,20 @@ class Arguments(NamedTuple):
     shift_x: Array | float
     shift_y: Array | float
 
-    def turned(self, sign: Array | float) -> "Arguments":
-        """To the other side where sign is -1."""
-        moved = {
+    def with_sign(self, sign: Array | float) -> "Arguments":
+        """Multiplies the directions by sign."""
+        signed = {
             name: getattr(self, name) * sign for name in ("sin", "shear", "shift_x", "shift_y")
         }
-        return self._replace(**moved)
+        return self._replace(**signed)
 
 
 def operation(levels: Array, kind: Array, a: Arguments, place: Array, style: Style) -> Array:
-    """One operation.
+    """Applies one operation.
 
     Args:
         levels: int32 [3,H,W] in 0..255.
-        kind: int32 [], place in `OPERATIONS`, or `NOTHING`.
+        kind: int32 [], index in `OPERATIONS`, or `NOTHING`.
         a: its strength.
         place: float32 [2] uniform in [0, 1), row and column of a cutout.
         style: the form.
@@ -111,7 +111,7 @@ def operation(levels: Array, kind: Array, a: Arguments, place: Array, style: Sty
 
 
 def cut_square(x: Array, u: Array, *, pad: int, fill: tuple[float, ...]) -> Array:
-    """[3,H,W] with a square of side 2 pad filled, its centre at u [2] uniform; cut at the edges."""
+    """Fills a square of side 2 pad in [3,H,W], centred at u [2] uniform; clipped to the picture."""
     H, W = x.shape[1:]
     row, column = jnp.floor(u[0] * H), jnp.floor(u[1] * W)
     rows, columns = jnp.arange(H)[:, None], jnp.arange(W)[None, :]
@@ -121,18 +121,18 @@ def cut_square(x: Array, u: Array, *, pad: int, fill: tuple[float, ...]) -> Arra
 
 
 def _blend(degenerate: Array, levels: Array, a: Arguments, style: Style) -> Array:
-    """From the degenerate picture (0) to the picture (1) and beyond, cut to whole levels."""
+    """Blends the degenerate picture (factor 0) and the picture (1); truncates to whole levels."""
     low = degenerate.astype(jnp.float32)
     mixed = low + exact_product(a.factor, levels.astype(jnp.float32) - low)
     return jnp.clip(mixed, 0.0, 255.0).astype(jnp.int32)
 
 
 def exact_product(factor: Array | float, difference: Array) -> Array:
-    """factor * difference, rounded to float32 before whatever is added to it.
+    """Computes factor * difference, rounded to float32 before a following addition.
 
     Compilers fuse a product and a sum into one operation that rounds once. Pillow and TensorFlow
-    round twice, and a level is cut to a whole number afterwards. Each half of the factor has 12
-    bits, so its product with a difference of levels is exact, fused or not.
+    round twice, and truncate the level afterwards. Each half of the factor has 12 bits, so its
+    product with a difference of levels is exact, fused or not.
 
     Args:
         factor: float32 [].
@@ -148,17 +148,17 @@ def exact_product(factor: Array | float, difference: Array) -> Array:
 
 
 def _gray(levels: Array, style: Style) -> Array:
-    """int32 [1,H,W]: rounded as in Pillow, or cut as TensorFlow does with 8-bit pictures."""
+    """Returns gray int32 [1,H,W]: rounded as in Pillow, or truncated as in TensorFlow."""
     if style.pil:
-        whole = [w * c for w, c in zip(_GRAY_PIL, levels, strict=True)]
-        return ((sum(whole[1:], whole[0]) + 2**15) >> 16)[None]
+        products = [w * c for w, c in zip(_GRAY_PIL, levels, strict=True)]
+        return ((sum(products[1:], products[0]) + 2**15) >> 16)[None]
     terms = [w * c.astype(jnp.float32) for w, c in zip(_GRAY_TF, levels, strict=True)]
     total = sum(terms[1:], terms[0])
     return (total * (255.5 / 255)).astype(jnp.int32)[None]
 
 
 def _smooth(levels: Array, style: Style) -> Array:
-    """The mean of 3x3 pixels in which the own counts five times; the edge stays as it is."""
+    """Averages 3x3 pixels with weight five for the centre; the edge is unchanged."""
     H, W = levels.shape[1:]
     around = [levels[:, i : i + H - 2, j : j + W - 2] for i in range(3) for j in range(3)]
     total = sum(around) + 4 * around[4]
@@ -167,9 +167,9 @@ def _smooth(levels: Array, style: Style) -> Array:
 
 
 def _pointwise(levels: Array, kind: Array, a: Arguments, style: Style) -> Array:
-    """Looks every level up in the table [3,256] of an operation."""
+    """Maps every level by the table [3,256] of an operation."""
     v = jnp.broadcast_to(jnp.arange(256)[None, :], (3, 256))
-    # Pillow keeps no bit and is black; TensorFlow shifts 8 bits by 7 at most.
+    # With 0 bits Pillow gives black; TensorFlow shifts by at most 7.
     shift = jnp.clip(8 - a.bits, 0, 8 if style.pil else 7)
     makers = [
         lambda: _autocontrast(levels, v),
@@ -187,7 +187,7 @@ def _pointwise(levels: Array, kind: Array, a: Arguments, style: Style) -> Array:
 
 
 def _middle(levels: Array, style: Style) -> Array:
-    """The level [1,1] that contrast leaves where it is."""
+    """Returns the level [1,1] that is the fixed point of contrast."""
     pixels = levels.shape[1] * levels.shape[2]
     if style.contrast == "histogram":
         return jnp.full((1, 1), min(pixels // 256, 255), jnp.int32)
@@ -212,7 +212,7 @@ def _equalize(levels: Array, v: Array) -> Array:
 
 
 def _affine(levels: Array, kind: Array, a: Arguments, style: Style) -> Array:
-    """What lies where a 2x3 matrix takes each place; the fill where nothing does."""
+    """Samples the picture at coordinates mapped by a 2x3 matrix; the fill outside."""
     H, W = levels.shape[1:]
     y, x = jnp.mgrid[:H, :W].astype(jnp.float32)
     middle_y, middle_x = (H - 1) / 2, (W - 1) / 2
@@ -222,8 +222,8 @@ def _affine(levels: Array, kind: Array, a: Arguments, style: Style) -> Array:
     shear_y = jnp.where(kind == _SHEAR_Y, a.shear, 0.0)
     shift_x = jnp.where(kind == _TRANSLATE_X, a.shift_x, 0.0)
     shift_y = jnp.where(kind == _TRANSLATE_Y, a.shift_y, 0.0)
-    half = 0.5 if style.pil else 0.0  # Pillow shears what lies at the pixels' centres
-    # x' = cos (x - m) - sin (y - n) + m, written so that without a rotation it is x
+    half = 0.5 if style.pil else 0.0  # Pillow shears about pixel centres
+    # x' = cos (x - m) - sin (y - n) + m, written so that without a rotation it is exactly x
     column = x + (cos - 1) * (x - middle_x) - sin * (y - middle_y) + shear_x * (y + half) + shift_x
     row = y + (cos - 1) * (y - middle_y) + sin * (x - middle_x) + shear_y * (x + half) + shift_y
     if style.pil:
@@ -236,22 +236,22 @@ def _affine(levels: Array, kind: Array, a: Arguments, style: Style) -> Array:
 
 
 def _fetch(levels: Array, place: Array) -> Array:
-    """[3,H,W]: the pixels at places int32 [H,W] of the flat picture."""
+    """Returns [3,H,W]: the pixels at indices int32 [H,W] of the flat picture."""
     flat = levels.reshape(3, -1).at[:, place.reshape(-1)].get(mode="promise_in_bounds")
     return flat.reshape(levels.shape)
 
 
 def _nearest(x: Array) -> Array:
-    """To the nearest whole number, halves away from 0, as TensorFlow's kernel does."""
+    """Rounds to the nearest integer, halves away from 0, as TensorFlow's kernel does."""
     x = jnp.clip(x, -1e6, 1e6)
     return (jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)).astype(jnp.int32)
 
 
 def _bicubic(levels: Array, row: Array, column: Array, kind: Array) -> tuple[Array, Array]:
-    """Pillow's bicubic (a = -1) of 4x4 pixels, cut to whole levels; and where it is inside.
+    """Returns Pillow's bicubic (a = -1) of 4x4 pixels, truncated, and the mask of the inside.
 
-    A picture that is sheared or moved lies on whole rows, or on whole columns: four pixels
-    then have all the weight, and only these are fetched.
+    A shear or translation keeps whole rows or whole columns: only four pixels then have weight,
+    and only these are gathered.
     """
     H, W = levels.shape[1:]
     inside = (row >= -0.5) & (row < H - 0.5) & (column >= -0.5) & (column < W - 0.5)
@@ -273,7 +273,7 @@ def _bicubic(levels: Array, row: Array, column: Array, kind: Array) -> tuple[Arr
 
 
 def _cubic(t: Array) -> Array:
-    """Keys' kernel with a = -1."""
+    """Returns Keys' kernel with a = -1."""
     t = jnp.abs(t)
     near = (t - 2) * t * t + 1
     far = ((5 - t) * t - 8) * t + 4

@@ -1,17 +1,17 @@
-"""Overlapping patches of an image, each augmented by itself (CPC v2).
+"""Overlapping patches of an image, each augmented independently (CPC v2).
 
-Of the paper's list, https://arxiv.org/abs/1905.09272, section 4.2 and appendix, HERE ARE
+From the paper, https://arxiv.org/abs/1905.09272, section 4.2 and appendix, this file IMPLEMENTS
 
-    colour dropping   two of the three channels become 0; which one stays is drawn
+    colour dropping   two of the three channels, drawn at random, become 0
     two operations    drawn from 10 of AutoAugment's 16: brightness, contrast, colour, invert,
                       posterize, solarize, autocontrast; shear x and y, rotate, translate
-    elastic, shear    a smooth random field of displacement and a shear, together, chance .2
-    colour jitter     in the place of Szegedy's colour augmentation, chance .8
-    grayscale         chance .25
+    elastic, shear    a smooth random field of displacement and a shear, together, probability .2
+    colour jitter     instead of Szegedy's colour augmentation, probability .8
+    grayscale         probability .25
 
-and LEFT OUT are the histogram augmentation of De Fauw et al., which the paper does not define, and
+and OMITS the histogram augmentation of De Fauw et al., which the paper does not define, and
 AutoAugment's sharpness, equalize, cutout and sample pairing. All geometry of a patch is one
-bilinear resampling, whose outside is the patch's edge.
+bilinear resampling with edge padding.
 """
 
 import math
@@ -27,18 +27,18 @@ from jssl.types import Array
 
 OPTIONS: dict[str, Any] = {
     "drop_p": 1.0,
-    "operations": 2,  # how many of AutoAugment's
+    "operations": 2,  # number of AutoAugment's operations
     "warp_p": 0.2,  # elastic deformation and shear
     "jitter_p": 0.8,
     "jitter": (0.4, 0.4, 0.4, 0.1),  # brightness, contrast, saturation, hue
     "gray_p": 0.25,
 }
 _OPERATIONS = 10
-_GEOMETRIC = 4  # the last of them
+_GEOMETRIC = 4  # the last four
 
 
 def patch_grid(image: int, patch: int, stride: int) -> int:
-    """How many patches of an image there are along a side.
+    """Returns the number of patches along a side of an image.
 
     Args:
         image, patch, stride: in pixels.
@@ -47,7 +47,7 @@ def patch_grid(image: int, patch: int, stride: int) -> int:
         (image - patch) / stride + 1.
 
     Raises:
-        UserError: they leave pixels over, or no patch.
+        UserError: the patches do not cover the image, or there is none.
 
     Example:
         >>> patch_grid(260, 80, 36), patch_grid(256, 64, 32), patch_grid(32, 8, 4)
@@ -71,7 +71,7 @@ def extract_patches(images: Array, *, patch: int, stride: int) -> Array:
         patch, stride: in pixels.
 
     Returns:
-        [B,h,w,patch,patch,C]; [b,r,c] begins at pixel (r stride, c stride) of image b.
+        [B,h,w,patch,patch,C]; [b,r,c] starts at pixel (r stride, c stride) of image b.
 
     Raises:
         UserError: they do not fit.
@@ -83,14 +83,14 @@ def extract_patches(images: Array, *, patch: int, stride: int) -> Array:
          [10 11]]
     """
     H, W = images.shape[1:3]
-    at = jnp.arange(patch)
-    rows = jnp.arange(patch_grid(H, patch, stride))[:, None] * stride + at[None, :]  # [h,p]
-    columns = jnp.arange(patch_grid(W, patch, stride))[:, None] * stride + at[None, :]
+    offset = jnp.arange(patch)
+    rows = jnp.arange(patch_grid(H, patch, stride))[:, None] * stride + offset[None, :]  # [h,p]
+    columns = jnp.arange(patch_grid(W, patch, stride))[:, None] * stride + offset[None, :]
     return images[:, rows[:, None, :, None], columns[None, :, None, :]]
 
 
 def augment_patch(key: Array, patch: Array, **options: Any) -> Array:
-    """One patch by the operations at the head of this file, each with its chance.
+    """Augments one patch by the operations listed at the top of this file.
 
     Args:
         key: typed PRNG key [].
@@ -118,7 +118,7 @@ def augment_patch(key: Array, patch: Array, **options: Any) -> Array:
         )
     o = {**OPTIONS, **options}
     count = o["operations"]
-    counts = {  # a new operation goes to the end, so that the others keep their numbers
+    counts = {  # append new operations, so that the others keep their numbers
         "operations": 2 * count,
         "warp": 2 + 18,
         "jitter": _color.JITTER_NUMBERS,
@@ -131,7 +131,7 @@ def augment_patch(key: Array, patch: Array, **options: Any) -> Array:
     amounts = 2 * operations[:, 1] - 1
     field = 2 * u["warp"][2:].reshape(3, 3, 2) - 1
     x = patch.astype(jnp.float32)
-    # Every step reads the one before: a step that reads `patch` again would undo them.
+    # Every step must use x, not `patch`, or it would undo the steps before.
     warped = u["warp"][0] < o["warp_p"]
     if count or o["warp_p"]:
         x = _resample(
@@ -155,7 +155,7 @@ def augment_patch(key: Array, patch: Array, **options: Any) -> Array:
 
 
 def _pointwise(amount: Array) -> list[Any]:
-    """The operations 0-6 for an amount in [-1, 1], and nothing for the geometric ones."""
+    """Returns the operations 0-6 for an amount in [-1, 1], and the identity for geometric ones."""
     factor = 1 + 0.9 * amount
     bits = jnp.exp2(jnp.round(6 + 2 * amount))  # 4 to 8 bits
 
@@ -177,7 +177,7 @@ def _pointwise(amount: Array) -> list[Any]:
 
 
 def _resample(x: Array, chosen: Array, amounts: Array, shear: Array, field: Array) -> Array:
-    """All geometry at once: shear x, shear y, rotate, translate as drawn, and the elastic field."""
+    """Applies all geometry at once: the drawn shears, rotation, translation and elastic field."""
     p = x.shape[0]
     places = jnp.arange(p, dtype=jnp.float32) - (p - 1) / 2
     v, h = (jnp.broadcast_to(a, (p, p)) for a in (places[:, None], places[None, :]))
@@ -188,7 +188,7 @@ def _resample(x: Array, chosen: Array, amounts: Array, shear: Array, field: Arra
         h = h + jnp.where(which == 0, 0.3 * amount, 0.0) * v
         v = v + jnp.where(which == 1, 0.3 * amount, 0.0) * h
         v, h = jnp.cos(angle) * v - jnp.sin(angle) * h, jnp.sin(angle) * v + jnp.cos(angle) * h
-    # three by three displacements of at most a tenth of the patch, smooth between
+    # 3 x 3 displacements of at most a tenth of the patch, interpolated linearly
     smooth = jax.image.resize(field, (p, p, 2), "linear") * (0.1 * p)
     v, h = v + smooth[..., 0] + (p - 1) / 2, h + smooth[..., 1] + (p - 1) / 2
     v, h = jnp.clip(v, 0, p - 1), jnp.clip(h, 0, p - 1)
@@ -202,7 +202,7 @@ def _resample(x: Array, chosen: Array, amounts: Array, shear: Array, field: Arra
 
 
 def augment_patches(key: Array, patches: Array, first: Array, **options: Any) -> Array:
-    """Each patch of each image by `augment_patch`, independently of all others.
+    """Applies `augment_patch` to each patch of each image independently.
 
     Args:
         key: typed PRNG key [], of this step.

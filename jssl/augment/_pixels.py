@@ -1,4 +1,4 @@
-"""Pixel values: to float in [0, 1], and to the mean and spread of a data set."""
+"""Pixel values: conversion to float in [0, 1] and normalisation by the statistics of a data set."""
 
 import jax.numpy as jnp
 
@@ -17,13 +17,13 @@ STATISTICS = {
 
 
 def check_dtype(images: Array) -> None:
-    """ValueError unless the images are uint8 or float."""
+    """Raises ValueError unless the images are uint8 or float."""
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"Images are uint8, or float in [0, 1]; found {images.dtype}.")
 
 
 def to_float(images: Array) -> Array:
-    """uint8 (divided by 255) or float in [0, 1] (unchanged) to float32, any shape.
+    """Converts uint8 (divided by 255) or float in [0, 1] (unchanged) to float32, any shape.
 
     Raises:
         ValueError: another dtype.
@@ -38,11 +38,11 @@ def to_float(images: Array) -> Array:
 
 
 def normalize(x: Array, name: str) -> Array:
-    """(x - mean) / std of each channel.
+    """Computes (x - mean) / std of each channel.
 
     Args:
         x: float [...,3] in [0, 1].
-        name: whose statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'cifar10', 'cifar100' or
+        name: of the statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'cifar10', 'cifar100' or
             'stl10'.
 
     Returns:
@@ -70,7 +70,7 @@ def normalize(x: Array, name: str) -> Array:
 
 
 def denormalize(x: Array, name: str) -> Array:
-    """Undoes `normalize`: x std + mean of each channel, float32 [...,3].
+    """Inverts `normalize`: x std + mean of each channel, float32 [...,3].
 
     Raises:
         UserError: unknown name.

@@ -1,21 +1,21 @@
-"""Which operations a picture goes through, and how strongly: RandAugment twice, and AutoAugment.
+"""Augmentation policies: RandAugment in two forms, and AutoAugment.
 
-    tf           N operations of 16, always, of one magnitude: RandAugment as Noisy Student has it
-    timm         N operations of 15, each with a chance, of a magnitude that varies and always is
-                 stronger when it is larger: `rand-m9-mstd0.5-inc1`, as DeiT has it
-    autoaugment  one of 25 pairs of operations, each with its own chance and magnitude
+    tf           N of 16 operations, always applied, with one magnitude, as in Noisy Student
+    timm         N of 15 operations, each with a probability and a random magnitude, which always
+                 increases the strength: `rand-m9-mstd0.5-inc1`, as in DeiT
+    autoaugment  one of 25 pairs of operations, each with its own probability and magnitude
 
 RandAugment: Cubuk et al., CVPR Workshops 2020, https://arxiv.org/abs/1909.13719; form 'tf' is that
-of https://github.com/google-research/noisystudent, randaugment.py, with its two oddities as
-switches (`contrast`, `lengths`). There a magnitude above 10 is extrapolated, not clipped: the shift
-of posterize turns negative and the threshold of solarize exceeds 255, which nobody has defined:
+of https://github.com/google-research/noisystudent, randaugment.py, with options for its two
+peculiarities (`contrast`, `lengths`). There a magnitude above 10 is extrapolated, not clipped: the
+shift of posterize turns negative and the threshold of solarize exceeds 255, which is undefined:
 here both then change nothing. Form 'timm' is that of timm's data/auto_augment.py.
 AutoAugment: Cubuk et al., CVPR 2019, https://arxiv.org/abs/1805.09501; the pairs are policy 'v0' of
 https://github.com/tensorflow/tpu, models/official/efficientnet/autoaugment.py. It is not the table
 of the paper's appendix, which timm calls 'original'.
 
-Everything random is drawn before a pixel is seen: uniform numbers become places in `OPERATIONS` and
-`Arguments`, and the pictures then go through jssl/augment/_operations.py.
+All random numbers are drawn first and mapped to indices of `OPERATIONS` and `Arguments`;
+jssl/augment/_operations.py then applies them.
 """
 
 import math
@@ -37,12 +37,12 @@ from jssl.types import Array
 
 FORMS = ("tf", "timm", "autoaugment")
 LENGTHS = ("pixels", "relative")
-REFERENCE_SIDE = 600  # of B7's input, for which the official lengths in pixels were chosen
-NUMBERS = 4  # uniform numbers that an operation takes
+REFERENCE_SIDE = 600  # input size of B7, for which the official lengths in pixels were chosen
+NUMBERS = 4  # uniform numbers of an operation
 PAIR = 2  # operations of AutoAugment
 INCREASING = OPERATIONS[:-1]  # timm has no cutout
-_SHARE = 0.45  # of the picture's side, by which timm moves it at magnitude 10
-AUTOAUGMENT = (  # name, chance, magnitude of the one and the other
+_SHARE = 0.45  # timm's translation at magnitude 10, as a share of the side
+AUTOAUGMENT = (  # name, probability, magnitude of both operations
     ("equalize", 0.8, 1, "shear_y", 0.8, 4),
     ("color", 0.4, 9, "equalize", 0.6, 3),
     ("color", 0.4, 1, "rotate", 0.6, 8),
@@ -85,18 +85,18 @@ class Policy(NamedTuple):
     fill: tuple[int, ...] = (128, 128, 128)
 
     def length(self, amount: float, side: int, magnitude: float) -> float:
-        """A length in pixels of a picture with this shorter side."""
+        """Returns a length in pixels for a picture with this shorter side."""
         scale = side / REFERENCE_SIDE if self.lengths == "relative" else 1.0
         return magnitude / 10 * amount * scale
 
     def style(self, height: int, width: int) -> Style:
-        """What the operations have to know of a picture of this size."""
+        """Returns the static settings of the operations for a picture of this size."""
         pad = round(self.length(self.cutout, min(height, width), self.magnitude))
         return Style(self.form == "timm", self.contrast, tuple(self.fill), pad)
 
 
 class Plan(NamedTuple):
-    """What a picture goes through: places in `OPERATIONS` int32 [N], and arguments [N] each."""
+    """The operations of a picture: indices of `OPERATIONS` int32 [N], and arguments [N] each."""
 
     kinds: Array
     arguments: Arguments
@@ -117,37 +117,37 @@ def rand_augment(
     deviation: float = 0.5,
     fill: tuple[int, int, int] = (128, 128, 128),
 ) -> Array:
-    """Applies `ops` operations, each drawn with equal chance, one after the other.
+    """Applies `ops` operations in sequence, each drawn with equal probability.
 
     Form 'tf' with m = magnitude: of 16 operations; rotate by 3 m degrees, shear by .03 m, translate
-    by `translate` m / 10 and cut a square of half side `cutout` m / 10 out (the first four to
-    either side); colour, contrast, brightness and sharpness by the factor .18 m + .1; posterize to
-    .4 m bits; solarize from 25.6 m; add 11 m to the levels below 128.
+    by `translate` m / 10 (these with a random sign), cut out a square of half side `cutout` m / 10;
+    colour, contrast, brightness and sharpness by the factor .18 m + .1; posterize to .4 m bits;
+    solarize from 25.6 m; add 11 m to the levels below 128.
 
-    Form 'timm', of the first 15: each is applied with `chance`, with an m of its own, normal
-    about `magnitude` and cut to [0, 10]. All grow with m: the factor is 1 plus or minus .09 m,
-    posterize keeps 4 - .4 m bits, solarize begins at 256 - 25.6 m, and the translation is .045 m of
-    the side. Moved pictures are resampled (bicubic).
+    Form 'timm', of the first 15: each is applied with probability `chance`, with its own m, normal
+    about `magnitude` and clipped to [0, 10]. All grow with m: the factor is 1 plus or minus .09 m,
+    posterize keeps 4 - .4 m bits, solarize starts at 256 - 25.6 m, and the translation is .045 m of
+    the side. Geometric operations resample with bicubic.
 
     Args:
         key: typed PRNG key [].
-        image: float [H,W,3] in [0, 1]; its 256 levels are worked on.
-        ops: N, how many operations.
-        magnitude: m >= 0; above 10 it goes on growing in form 'tf'.
+        image: float [H,W,3] in [0, 1]; rounded to 256 levels.
+        ops: N, number of operations.
+        magnitude: m >= 0; above 10 it is extrapolated in form 'tf'.
         contrast: of form 'tf'; 'mean': about the mean grey level, as in PIL. 'histogram': about
             H W / 256, as in the official code, which sums the histogram and not the levels.
-        lengths: of form 'tf'; 'pixels' as in the official code, whatever the size of the image;
-            'relative': of an image of 600 pixels, for which they were chosen.
+        lengths: of form 'tf'; 'pixels' as in the official code, for any image size; 'relative': to
+            an image of 600 pixels, for which they were chosen.
         translate, cutout: lengths at magnitude 10, of form 'tf'.
         form: 'tf' | 'timm'.
-        chance, deviation: of form 'timm', that an operation is applied, and of its magnitude.
-        fill: levels of what comes from outside; timm's are the data's mean, (124, 116, 104).
+        chance, deviation: of form 'timm', probability of an operation, deviation of its magnitude.
+        fill: levels of pixels from outside; timm's are the data's mean, (124, 116, 104).
 
     Returns:
         float32 [H,W,3] in [0, 1], multiples of 1/255.
 
     Raises:
-        UserError: an unknown word; a number out of its range.
+        UserError: an unknown value; a number out of range.
 
     Example:
         >>> image = jnp.linspace(0, 1, 48).reshape(4, 4, 3)
@@ -177,21 +177,21 @@ def auto_augment(
 ) -> Array:
     """Applies one of the 25 pairs of operations of AutoAugment's ImageNet policy 'v0'.
 
-    Each of the pair is applied with its own chance and magnitude; what they do is that of
+    Each of the pair has its own probability and magnitude; the operations are those of
     `rand_augment`'s form 'tf'.
 
     Args:
         key: typed PRNG key [].
-        image: float [H,W,3] in [0, 1]; its 256 levels are worked on.
+        image: float [H,W,3] in [0, 1]; rounded to 256 levels.
         lengths, translate: of a translation, see `rand_augment`. In pixels (official code) the
-            only one there is, of 225, leaves nothing of a picture of 224.
-        fill: levels of what comes from outside.
+            only translation, by 225, removes all of a picture of 224.
+        fill: levels of pixels from outside.
 
     Returns:
         float32 [H,W,3] in [0, 1], multiples of 1/255.
 
     Raises:
-        UserError: an unknown word; a number out of its range.
+        UserError: an unknown value; a number out of range.
 
     Example:
         >>> image = jnp.linspace(0, 1, 48).reshape(4, 4, 3)
@@ -207,9 +207,9 @@ def auto_augment(
 
 
 def check(policy: Policy) -> None:
-    """Raises UserError for an unknown word or a number out of its range."""
-    words = (("contrast", CONTRASTS), ("lengths", LENGTHS), ("form", FORMS))
-    for name, known in words:
+    """Raises UserError for an unknown value or a number out of range."""
+    choices = (("contrast", CONTRASTS), ("lengths", LENGTHS), ("form", FORMS))
+    for name, known in choices:
         value = getattr(policy, name)
         if value not in known:
             raise UserError(f"Unknown {name} '{value}' of RandAugment: {nearest(value, known)}.")
@@ -230,27 +230,27 @@ def _on_image(image: Array, u: Array, policy: Policy) -> Array:
 
 
 def apply_policy(planes: Array, u: Array, policy: Policy) -> Array:
-    """The operations that the uniform numbers u [N,4] draw, on float [3,H,W] in [0, 1]."""
+    """Applies the operations drawn from uniform numbers u [N,4] to float [3,H,W] in [0, 1]."""
     levels = jnp.floor(jnp.clip(planes, 0.0, 1.0) * 255 + 0.5).astype(jnp.int32)
     H, W = levels.shape[1:]
     style = policy.style(H, W)
 
-    def one(levels: Array, step: tuple[Plan, Array]) -> tuple[Array, None]:
+    def body(levels: Array, step: tuple[Plan, Array]) -> tuple[Array, None]:
         (kind, arguments), places = step
         return operation(levels, kind, arguments, places, style), None
 
     if len(u):  # compiled once for all N
-        levels, _ = jax.lax.scan(one, levels, (plan(u, policy, H, W), u[:, 2:]))
+        levels, _ = jax.lax.scan(body, levels, (plan(u, policy, H, W), u[:, 2:]))
     return levels.astype(jnp.float32) / 255
 
 
 def plan(u: Array, policy: Policy, height: int, width: int) -> Plan:
-    """What the uniform numbers u [N,4] draw for a picture of this size."""
+    """Returns the plan drawn from uniform numbers u [N,4] for a picture of this size."""
     return _PLANS[policy.form](u, policy, height, width)
 
 
 def tf_arguments(magnitude: float, policy: Policy, height: int, width: int) -> Arguments:
-    """The strength of every operation of form 'tf' at a magnitude, as numbers."""
+    """Returns the strengths of form 'tf' at a magnitude, as numbers."""
     m, angle = magnitude / 10, math.radians(magnitude * 3)
     shift = policy.length(policy.translate, min(height, width), magnitude)
     return Arguments(
@@ -266,32 +266,32 @@ def tf_arguments(magnitude: float, policy: Policy, height: int, width: int) -> A
     )
 
 
-# 0.09 to 11 bits: its product with a magnitude such as 9 or 7.5 is exact, so that the factor is the
-# double's, rounded once, as Pillow is given it.
+# 0.09 to 11 bits: its product with a magnitude such as 9 or 7.5 is exact, so that the factor equals
+# the double that Pillow gets, rounded once.
 _FACTOR_HIGH = round(0.09 * 2**14) / 2**14
 
 
 def timm_arguments(m: Array, sign: Array, height: int, width: int) -> Arguments:
-    """The strength of every operation of form 'timm' at magnitudes m in [0, 10], to a side."""
+    """Returns the strengths of form 'timm' at magnitudes m in [0, 10], with a sign."""
 
-    def whole(most: int) -> Array:
+    def scaled(most: int) -> Array:
         return jnp.floor(m * most / 10).astype(jnp.int32)
 
     angle = m * math.radians(3)
     return Arguments(
-        bits=4 - whole(4),
-        threshold=256 - whole(256),
-        addition=whole(110),
+        bits=4 - scaled(4),
+        threshold=256 - scaled(256),
+        addition=scaled(110),
         factor=(1 + sign * (m * _FACTOR_HIGH)) + sign * (m * (0.09 - _FACTOR_HIGH)),
         cos=jnp.cos(angle),
         sin=jnp.sin(angle),
         shear=m * 0.03,
         shift_x=m * (_SHARE / 10 * width),
         shift_y=m * (_SHARE / 10 * height),
-    ).turned(sign)
+    ).with_sign(sign)
 
 
-def _place(u: Array, count: int) -> Array:
+def _index(u: Array, count: int) -> Array:
     return jnp.minimum((u * count).astype(jnp.int32), count - 1)
 
 
@@ -300,9 +300,9 @@ def _sign(u: Array) -> Array:
 
 
 def _plan_tf(u: Array, policy: Policy, height: int, width: int) -> Plan:
-    one = tf_arguments(policy.magnitude, policy, height, width)
-    all_n = jax.tree.map(lambda v: jnp.full(len(u), v), one)
-    return Plan(_place(u[:, 0], len(OPERATIONS)), all_n.turned(_sign(u[:, 1])))
+    strengths = tf_arguments(policy.magnitude, policy, height, width)
+    all_n = jax.tree.map(lambda v: jnp.full(len(u), v), strengths)
+    return Plan(_index(u[:, 0], len(OPERATIONS)), all_n.with_sign(_sign(u[:, 1])))
 
 
 def _plan_timm(u: Array, policy: Policy, height: int, width: int) -> Plan:
@@ -310,13 +310,13 @@ def _plan_timm(u: Array, policy: Policy, height: int, width: int) -> Plan:
     normal = math.sqrt(2) * jax.lax.erf_inv(inside)
     m = jnp.clip(policy.magnitude + policy.deviation * normal, 0.0, 10.0)
     arguments = timm_arguments(m, _sign(u[:, 3]), height, width)
-    kinds = jnp.where(u[:, 1] < policy.chance, _place(u[:, 0], len(INCREASING)), NOTHING)
+    kinds = jnp.where(u[:, 1] < policy.chance, _index(u[:, 0], len(INCREASING)), NOTHING)
     return Plan(kinds, arguments)
 
 
 def _plan_autoaugment(u: Array, policy: Policy, height: int, width: int) -> Plan:
     entries = [pair[:3] for pair in AUTOAUGMENT] + [pair[3:] for pair in AUTOAUGMENT]
-    chosen = _place(u[0, 0], len(AUTOAUGMENT)) + len(AUTOAUGMENT) * jnp.arange(PAIR)
+    chosen = _index(u[0, 0], len(AUTOAUGMENT)) + len(AUTOAUGMENT) * jnp.arange(PAIR)
 
     def table(values: Any) -> Array:
         return jnp.array(list(values))[chosen]
@@ -326,7 +326,7 @@ def _plan_autoaugment(u: Array, policy: Policy, height: int, width: int) -> Plan
     strengths = [tf_arguments(m, policy, height, width) for _, _, m in entries]
     arguments = Arguments(*map(table, zip(*strengths, strict=True)))
     kinds = jnp.where(u[:, 1] < chances, kinds, NOTHING)
-    return Plan(kinds, arguments.turned(_sign(u[:, 3])))
+    return Plan(kinds, arguments.with_sign(_sign(u[:, 3])))
 
 
 _PLANS = {"tf": _plan_tf, "timm": _plan_timm, "autoaugment": _plan_autoaugment}

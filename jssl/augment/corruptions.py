@@ -1,10 +1,9 @@
-"""Corruptions in the manner of ImageNet-C and CIFAR-10-C, regenerated for any images.
+"""Corruptions as in ImageNet-C and CIFAR-10-C, regenerated for any images.
 
-The published sets are files. What is made here has their constants and their equations, with
-other random numbers and without the JPEG file that each image of ImageNet-C then went through, and
-stands for itself: its results are named
-`regenerated/...`, which `jssl.evaluate.mce` does not take. Weather, motion blur, glass, zoom and
-elastic deformation are not made: they need programs, photographs or slow loops.
+The published sets are files. The corruptions here use the same constants and equations, but other
+random numbers, and without ImageNet-C's final JPEG compression. Their results are not comparable:
+they are named `regenerated/...`, which `jssl.evaluate.mce` refuses. Weather, motion blur, glass,
+zoom and elastic deformation are omitted: they need programs, photographs or slow loops.
 """
 
 import io
@@ -50,20 +49,20 @@ CONSTANTS: Mapping[str, Mapping[str, tuple]] = {
 def regenerate(
     key: Array, images: Array, *, name: str, severity: int, constants: str, first: int = 0
 ) -> Array:
-    """Images with one corruption.
+    """Applies one corruption to images.
 
     Args:
-        key: of the randomness; example i uses fold_in(key, first + i), so that the cut into
-            batches changes nothing.
+        key: typed PRNG key; example i uses fold_in(key, first + i), so that the batch size does
+            not change the result.
         images: uint8 [B,H,W,3].
         name: of the corruption, see `CONSTANTS`.
         severity: 1 to 5.
         constants: imagenet or cifar.
-        first: position of `images[0]` in the data set.
+        first: index of `images[0]` in the data set.
 
     Returns:
-        uint8 [B,H,W,3]; values are cut off, not rounded, to integers, as the official code does.
-        Made on the device, except JPEG, which goes through PIL's codec on the host.
+        uint8 [B,H,W,3]; values are truncated to integers, as in the official code. Computed on the
+        device, except JPEG, which uses PIL's codec on the host.
 
     Raises:
         UserError: an unknown name or table, or a severity outside 1 ... 5.
@@ -109,7 +108,7 @@ def regenerate(
         x = _filter(x, _gaussian(int(4 * c + 0.5), c), "edge")
     else:
         x = _filter(x, _disk(*c), "reflect")
-    # What float32 leaves a rounding error below an integer is that integer.
+    # A value a float32 rounding error below an integer counts as that integer.
     return jnp.floor(jnp.clip(x, 0.0, 1.0) * 255.0 + 1e-4).astype(jnp.uint8)
 
 
@@ -123,16 +122,16 @@ def regenerated_errors(
     names: Sequence[str] | None = None,
     batch_size: int = 256,
 ) -> dict[str, np.ndarray]:
-    """A net's top-1 errors along the severities: its robustness where the published sets are not.
+    """Computes a network's top-1 errors on each corruption and severity.
 
     Args:
-        predict: uint8 [B,H,W,3] -> int [B], the net's classes.
+        predict: uint8 [B,H,W,3] -> int [B], the predicted classes.
         images: uint8 [M,H,W,3].
         labels: int [M].
-        key: the same for all nets that are compared: they see the same images then.
+        key: use the same for all networks that are compared, so that they see the same images.
         constants: imagenet or cifar.
         names: of the corruptions, or None for all of the table.
-        batch_size: images corrupted and seen at once.
+        batch_size: images per batch.
 
     Returns:
         'clean' -> float64 [1] and 'regenerated/NAME' -> float64 [5], errors in [0, 1].
@@ -145,9 +144,9 @@ def regenerated_errors(
         >>> images = jnp.array([40, 200], jnp.uint8)[:, None, None, None] * jnp.ones(
         ...     (1, 4, 4, 3), jnp.uint8)
         >>> bright = lambda x: (x.mean(axis=(1, 2, 3)) > 127).astype(int)
-        >>> found = regenerated_errors(bright, images, jnp.array([0, 1]), key=jax.random.key(0),
+        >>> errors = regenerated_errors(bright, images, jnp.array([0, 1]), key=jax.random.key(0),
         ...     constants="imagenet", names=["brightness"])
-        >>> print(found["clean"], found["regenerated/brightness"])
+        >>> print(errors["clean"], errors["regenerated/brightness"])
         [0.] [0.  0.  0.  0.5 0.5]
 
     Reference:
@@ -175,7 +174,7 @@ def regenerated_mistakes(
     names: Sequence[str] | None = None,
     batch_size: int = 256,
 ) -> dict[str, np.ndarray]:
-    """As `regenerated_errors`, image by image: 'clean' -> bool [1,M], the others bool [5,M]."""
+    """Returns the errors of each image: 'clean' -> bool [1,M], 'regenerated/NAME' -> bool [5,M]."""
     images, labels = np.asarray(images), np.asarray(labels)
     if not len(images) or labels.shape != images.shape[:1]:
         raise ValueError(
@@ -193,10 +192,10 @@ def regenerated_mistakes(
                 batch = regenerate(
                     key, batch, name=name, severity=severity, constants=constants, first=start
                 )
-            truth, found = labels[start : start + batch_size], np.asarray(predict(batch))
-            if found.shape != truth.shape:
-                raise ValueError(f"predict gave {found.shape} for {len(truth)} images.")
-            flags.append(found != truth)
+            truth, predicted = labels[start : start + batch_size], np.asarray(predict(batch))
+            if predicted.shape != truth.shape:
+                raise ValueError(f"predict gave {predicted.shape} for {len(truth)} images.")
+            flags.append(predicted != truth)
         return np.concatenate(flags)
 
     mistakes = {"clean": wrong(None, 0)[None]}
@@ -214,7 +213,7 @@ def _shot(keys: Array, x: Array, c: float) -> Array:
 
 
 def _impulse(keys: Array, x: Array, c: float) -> Array:
-    """Each channel of a pixel by itself: with probability c it turns 0 or 1, as often each."""
+    """Sets each channel of a pixel independently to 0 or 1, each with probability c / 2."""
     u = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:]))(keys)
     return jnp.where(u < c / 2, 0.0, jnp.where(u < c, 1.0, x))
 
@@ -232,20 +231,20 @@ _NOISE = {
 
 
 def _brighter(x: Array, c: float) -> Array:
-    """V of HSV raised by c: hue and saturation stay, so a pixel is scaled by V' / V."""
+    """Adds c to V of HSV: hue and saturation stay, so a pixel is scaled by V' / V."""
     value = jnp.max(x, axis=3, keepdims=True)
     raised = jnp.clip(value + c, 0.0, 1.0)
     return jnp.where(value > 0, x * (raised / jnp.where(value > 0, value, 1.0)), raised)
 
 
 def _gaussian(radius: int, sigma: float) -> np.ndarray:
-    """A two-dimensional Gaussian [2 radius + 1, 2 radius + 1] of sum 1."""
+    """Returns a two-dimensional Gaussian [2 radius + 1, 2 radius + 1] of sum 1."""
     line = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     return np.outer(line, line) / line.sum() ** 2
 
 
 def _disk(radius: float, sigma: float) -> np.ndarray:
-    """A disk whose edge is softened; its square is 17 wide or fits the radius, as the official."""
+    """Returns a disk with a blurred edge, 17 wide or fitted to the radius, as the official code."""
     reach = 8 if radius <= 8 else int(radius)
     soft = 1 if radius <= 8 else 2  # the softening Gaussian is 3 or 5 wide
     line = np.arange(-reach, reach + 1)
@@ -256,7 +255,7 @@ def _disk(radius: float, sigma: float) -> np.ndarray:
 
 
 def _filter(x: Array, kernel: np.ndarray, mode: str) -> Array:
-    """Every channel correlated with the kernel, the border continued by jnp.pad's mode."""
+    """Correlates every channel with the kernel, with jnp.pad's mode at the border."""
     B, H, W, C = x.shape
     reach = kernel.shape[0] // 2
     planes = jnp.pad(
@@ -273,7 +272,7 @@ def _filter(x: Array, kernel: np.ndarray, mode: str) -> Array:
 
 
 def _box(size: int, new: int) -> np.ndarray:
-    """PIL's box filter as a matrix [new,size]: means of pixels, or the nearest one."""
+    """Returns PIL's box filter as a matrix [new,size]: means of pixels, or the nearest one."""
     scale = size / new
     reach = max(scale, 1.0)
     centre = (np.arange(new)[:, None] + 0.5) * scale
@@ -283,7 +282,7 @@ def _box(size: int, new: int) -> np.ndarray:
 
 
 def _pixelate(images: Array, c: float) -> Array:
-    """Resized to the share c and back, across first, with integers after every pass."""
+    """Resizes to the share c and back, columns first, rounding after every pass."""
     x = images.astype(jnp.float32)
     H, W = images.shape[1:3]
     h, w = max(int(H * c), 1), max(int(W * c), 1)

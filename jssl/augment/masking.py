@@ -1,8 +1,8 @@
-"""Which patches of a picture are hidden: BEiT's masks of blocks, on the device with fixed shapes.
+"""BEiT's block-wise masks of patches, on the device with fixed shapes.
 
 Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254, Algorithm 1 and section 2.3; official code
-https://github.com/microsoft/unilm/tree/master/beit, masking_generator.py. Blocks are drawn until
-enough patches are masked; how many blocks that takes is the random part, so it is a while loop.
+https://github.com/microsoft/unilm/tree/master/beit, masking_generator.py. Blocks are drawn in a
+while loop until enough patches are masked, as their number is random.
 """
 
 import math
@@ -23,32 +23,32 @@ Grid = tuple[int, int]
 def blockwise_mask(
     key: Array, *, grid: Grid, count: int, min_patches: int = 16, generator: str = "official"
 ) -> Array:
-    """Draws a mask of blocks for one picture.
+    """Draws a block-wise mask for one picture.
 
-    'official': the area of a block is uniform between `min_patches` and what is still missing, its
-    aspect log-uniform in (0.3, 1/0.3). It is taken when its sides are below the grid's and it adds
-    at least one patch but no more than are missing. After ten blocks in a row that were refused the
-    mask stays as it is: up to `count` patches, never more.
+    'official': the area of a block is uniform between `min_patches` and the number of missing
+    patches, its aspect log-uniform in (0.3, 1/0.3). It is accepted if its sides are below the
+    grid's and it adds at least one patch but no more than are missing. Stops after ten rejected
+    blocks in a row: at most `count` patches are masked.
 
     'lecture', Algorithm 1 of the paper: the aspect is uniform in (0.3, 1/0.3), every block is
-    taken, and it ends as soon as MORE than `count` patches are masked. Sides are rounded to whole
-    patches and cut to the grid.
+    accepted, and it stops as soon as MORE than `count` patches are masked. Sides are rounded to
+    whole patches and clipped to the grid.
 
-    Where fewer than `min_patches` are missing, both draw the area between the two numbers in the
-    other order, as Python's `random.uniform` does.
+    If fewer than `min_patches` are missing, both draw the area between the two numbers in reverse
+    order, as Python's `random.uniform` does.
 
     Args:
         key: typed PRNG key [].
         grid: h, w in patches.
-        count: how many to mask; the paper's 40 % of 14 x 14 are 78, the code's are 75.
-        min_patches: smallest area of a block, as long as as many are missing.
+        count: number of patches to mask; the paper's 40 % of 14 x 14 are 78, the code's are 75.
+        min_patches: smallest area of a block, while at least as many are missing.
         generator: 'official' or 'lecture'.
 
     Returns:
         bool [h,w], True where masked.
 
     Raises:
-        UserError: unknown generator; a count that is not within the grid.
+        UserError: unknown generator; a count out of range.
 
     Example:
         >>> mask = blockwise_mask(jax.random.key(0), grid=(14, 14), count=75)
@@ -98,15 +98,15 @@ def blockwise_mask(
 
 
 def largest_mask(*, grid: Grid, count: int, min_patches: int, generator: str) -> int:
-    """The most patches that `blockwise_mask` can mask, for arrays that must hold them all.
+    """Returns the largest number of patches that `blockwise_mask` can mask, to size arrays.
 
-    The lecture's last block is drawn at `count` patches or fewer, with an area of up to
-    `min_patches` or of what is missing, and each of its sides is rounded up by at most 1/2.
+    The lecture's last block is drawn when at most `count` patches are masked, with an area of up to
+    `min_patches` or the number missing, and each of its sides is rounded up by at most 1/2.
 
     Example:
-        >>> how = {'grid': (14, 14), 'count': 78, 'min_patches': 16}
-        >>> largest_mask(generator='official', **how), largest_mask(generator='lecture', **how)
-        (78, 98)
+        >>> options = {'grid': (14, 14), 'count': 78, 'min_patches': 16}
+        >>> [largest_mask(generator=name, **options) for name in ('official', 'lecture')]
+        [78, 98]
     """
     if generator == "official":
         return count
@@ -115,13 +115,13 @@ def largest_mask(*, grid: Grid, count: int, min_patches: int, generator: str) ->
         sides = math.sqrt(area / ASPECT) + math.sqrt(area * ASPECT)
         return 0.5 * sides + 0.25
 
-    # missing m of `count`: count - m + max(m, min_patches) + rounding, largest at either end
-    most = count + max(min_patches + rounding(min_patches), rounding(count))
-    return min(grid[0] * grid[1], math.floor(most))
+    # With m missing: count - m + max(m, min_patches) + rounding, largest at either end of m.
+    largest = count + max(min_patches + rounding(min_patches), rounding(count))
+    return min(grid[0] * grid[1], math.floor(largest))
 
 
 def exact_mask(key: Array, mask: Array, *, count: int) -> Array:
-    """A mask with exactly `count` patches: random ones are added or taken away.
+    """Adds or removes random patches so that a mask has exactly `count`.
 
     Args:
         key: typed PRNG key [].
@@ -129,13 +129,12 @@ def exact_mask(key: Array, mask: Array, *, count: int) -> Array:
         count: of the result.
 
     Returns:
-        bool [h,w]; with too few patches all of `mask` and random others, with too many a random
-        part of it.
+        bool [h,w]: `mask` and random other patches, or a random subset of `mask`.
 
     Example:
         >>> mask = jnp.zeros((4, 4), bool).at[0, 0].set(True)
-        >>> found = exact_mask(jax.random.key(0), mask, count=5)
-        >>> int(found.sum()), bool(found[0, 0])
+        >>> exact = exact_mask(jax.random.key(0), mask, count=5)
+        >>> int(exact.sum()), bool(exact[0, 0])
         (5, True)
 
     Reference: https://github.com/microsoft/unilm/tree/master/beit2, masking_generator.py.
@@ -146,15 +145,15 @@ def exact_mask(key: Array, mask: Array, *, count: int) -> Array:
 
 
 def masked_places(mask: Array, *, size: int) -> tuple[Array, Array]:
-    """Where a mask is True, as an index of fixed size.
+    """Returns the indices of the masked patches, padded to a fixed size.
 
     Args:
         mask: bool [h,w] with at most `size` patches.
         size: of the result.
 
     Returns:
-        int32 [size], the places row by row, then places that are not masked; float32 [size], 1
-        for the masked ones and 0 for those.
+        int32 [size], the masked indices row by row, then unmasked ones; float32 [size], 1 for
+        masked and 0 for unmasked.
 
     Example:
         >>> index, weight = masked_places(jnp.array([[False, True], [False, True]]), size=3)

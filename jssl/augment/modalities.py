@@ -1,9 +1,9 @@
-"""Views of another kind: the channels of one picture, and arrays that come beside it.
+"""Modalities as views: channels of a picture, and further arrays such as depth.
 
-A view is what one encoder of contrastive multiview coding sees. Some are parts of the picture
-(luminance and chrominance), some need arrays of their own in the batch: depth, surface normals,
-semantic labels; a later frame and optical flow. All arrays of an example are cut by one box and
-mirrored together.
+A view is the input of one encoder of contrastive multiview coding. Some are channels of the picture
+(luminance and chrominance), others need their own arrays in the batch: depth, surface normals,
+semantic labels; a later frame and optical flow. All arrays of an example are cropped by one box and
+flipped together.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,12 +22,12 @@ IMAGE = "image"
 
 
 class View(NamedTuple):
-    """What a view is made of.
+    """Source and shape of a view.
 
     Attributes:
         field: the array of the batch.
-        channels: of what the encoder sees; None where the config decides.
-        expects: what that array must hold, in the words of an error message.
+        channels: of the encoder's input; None if the config decides.
+        expects: format of the array, for error messages.
     """
 
     field: str
@@ -48,16 +48,15 @@ VIEWS: dict[str, View] = {
     "segmentation": View("segmentation", None, "int32 [B,H,W], labels 0, 1, ...; others: none"),
     "flow": View("flow", None, "float32 [B,H,W,2F], pixels right and down in turn, of F steps"),
 }
-# (min + max) / 2 and half the range of sRGB's gamut, in the words of the official code; of YCbCr
-# its numbers.
+# (min + max) / 2 and half the range of sRGB's gamut in Lab; for YCbCr the official code's numbers.
 _LAB = ((50.0, 6.025, -6.6895), (50.0, 92.208, 101.1675))
 _YCBCR = ((116.151, 121.080, 132.342), (109.5, 111.855, 111.964))
 _DEPTH_METRES = 5.0  # centre and half-range: rooms lie within ten metres
-_FLOW_PIXELS = 20.0  # what two-stream networks clip the flow to
+_FLOW_PIXELS = 20.0  # bound at which two-stream networks clip the flow
 
 
 def fields(views: Iterable[str], *, segments: int, flow_frames: int) -> dict[str, Any]:
-    """The arrays that views need beside the picture.
+    """Returns the arrays that views need besides the picture.
 
     Args:
         views: names of `VIEWS`.
@@ -68,7 +67,7 @@ def fields(views: Iterable[str], *, segments: int, flow_frames: int) -> dict[str
         `{field: (trailing shape after [B,H,W], dtype)}`.
 
     Raises:
-        UserError: an unknown view, a view named twice, or a number that it needs and is not there.
+        UserError: an unknown or repeated view, or a missing number of labels or frames.
 
     Example:
         >>> fields(['l', 'ab', 'depth'], segments=0, flow_frames=0)
@@ -95,7 +94,7 @@ def fields(views: Iterable[str], *, segments: int, flow_frames: int) -> dict[str
 
 
 def missing(found: Iterable[str], views: Iterable[str]) -> dict[str, str]:
-    """`{field: what it must hold}` for each array that views need and that is not `found`.
+    """Returns `{field: expected format}` for each array that views need and that is not `found`.
 
     Example:
         >>> missing(['image'], ['l', 'depth'])
@@ -108,16 +107,15 @@ def missing(found: Iterable[str], views: Iterable[str]) -> dict[str, str]:
 def batch_modalities(
     fn: Views, key: Array, arrays: Mapping[str, Array], first: Array
 ) -> dict[str, Array]:
-    """One augmented view of every array of a batch, cut by the same box and mirrored alike.
+    """Augments every array of a batch, with the same box and flip for all arrays of an example.
 
-    A mirrored normal points to the other side, and so does a mirrored flow; flow is measured in
-    pixels of the view, so that it grows with the picture. Labels take the nearest pixel, all else
-    is interpolated.
+    A flip negates the horizontal component of normals and flow; flow is scaled to pixels of the
+    view. Labels take the nearest pixel, all else is interpolated.
 
     Args:
         fn: from `make_views`, of one view.
         key: typed PRNG key [], of this step.
-        arrays: 'image' uint8 or float [B,H,W,3] and any fields of `VIEWS`, of the same H and W.
+        arrays: 'image' uint8 or float [B,H,W,3] and any fields of `VIEWS`, with the same H and W.
         first: int32 [], index in the global batch of the first example.
 
     Returns:
@@ -141,18 +139,18 @@ def batch_modalities(
                 f"Array '{name}' {x.shape} must have the picture's [B,H,W]; image {image.shape}."
             )
     out = {}
-    places = jnp.asarray(first, jnp.uint32) + jnp.arange(len(image), dtype=jnp.uint32)
+    indices = jnp.asarray(first, jnp.uint32) + jnp.arange(len(image), dtype=jnp.uint32)
     for name, x in arrays.items():
-        if name in (IMAGE, "later"):  # the same draws: keys are the examples'
+        if name in (IMAGE, "later"):  # the same draws: the keys depend on the examples only
             out[name] = batch_views(fn, key, x, first)[0]
             continue
 
-        def one(place: Array, x: Array, name: str = name) -> Array:
-            draw = fn.draw(jax.random.fold_in(key, place), *x.shape[:2])
+        def one(index: Array, x: Array, name: str = name) -> Array:
+            draw = fn.draw(jax.random.fold_in(key, index), *x.shape[:2])
             draw = jax.tree.map(lambda d: d[0], draw)
             return _crop(name, x, draw.box, draw.flip, fn.size)
 
-        out[name] = jax.vmap(one)(places, x)
+        out[name] = jax.vmap(one)(indices, x)
     return out
 
 
@@ -164,20 +162,20 @@ def _crop(name: str, x: Array, box: Any, flip: Array, size: int) -> Array:
         columns = box.left + ((column + 0.5) * box.width / size).astype(jnp.int32)
         return x[rows[:, None], columns[None, :]]
     out = _geometry.crop_resize(x, box, size=size, method="bilinear", flip=flip)
-    mirrored = jnp.where(flip, -1.0, 1.0)
+    sign = jnp.where(flip, -1.0, 1.0)
     if name == "normals":
-        out = out * jnp.stack([mirrored, jnp.ones(()), jnp.ones(())]).reshape(1, 1, 3)
+        out = out * jnp.stack([sign, jnp.ones(()), jnp.ones(())]).reshape(1, 1, 3)
         return unit_rows(out)
     if name == "flow":
-        zoom = jnp.stack([mirrored * size / box.width, size / box.height])
-        return out * jnp.tile(zoom, x.shape[-1] // 2).reshape(1, 1, -1)
+        scale = jnp.stack([sign * size / box.width, size / box.height])
+        return out * jnp.tile(scale, x.shape[-1] // 2).reshape(1, 1, -1)
     return out
 
 
 def split_views(
     arrays: Mapping[str, Array], views: Iterable[str], *, segments: int = 0, normalize: str = "none"
 ) -> dict[str, Array]:
-    """What each encoder sees: the arrays of a batch as views, normalised to about [-1, 1].
+    """Converts the arrays of a batch to the encoders' inputs, normalised to about [-1, 1].
 
     Args:
         arrays: 'image' uint8 or float in [0, 1] [B,H,W,3], and the fields that the views need.
@@ -192,7 +190,7 @@ def split_views(
         at 20 pixels.
 
     Raises:
-        UserError: an unknown view, or one whose array is not there.
+        UserError: an unknown view, or a missing array.
 
     Example:
         >>> white = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
@@ -205,14 +203,14 @@ def split_views(
     """
     views = tuple(views)
     fields(views, segments=max(segments, 2), flow_frames=1)
-    if lacking := missing(arrays, views):
+    if absent := missing(arrays, views):
         raise UserError(
             f"The views {', '.join(views)} need arrays that the batch does not hold: found "
             f"{', '.join(sorted(arrays))}; expected "
-            + "; ".join(f"'{name}' {what}" for name, what in lacking.items())
+            + "; ".join(f"'{name}' {expects}" for name, expects in absent.items())
             + ". Put them into the batch beside 'image'."
         )
-    spaces: dict[str, Array] = {}  # each colour space once
+    spaces: dict[str, Array] = {}  # cache of colour spaces
 
     def space(name: str, convert: Callable[[Array], Array], constants: Any) -> Array:
         if name not in spaces:

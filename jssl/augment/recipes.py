@@ -1,4 +1,4 @@
-"""What the recipes are: every number of every augmentation, by name."""
+"""The augmentation recipes and their options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from jssl.augment import _blur, _boxes, _color, _geometry, _operations, _policy
 from jssl.errors import UserError, nearest
 
-# Every option, with its value in SimCLR. A chance (`..._p`) is one number, or one for each view.
+# All options, with SimCLR's values. A probability (`..._p`) is one number, or one for each view.
 OPTIONS: dict[str, Any] = {
     "views": 2,
     "crop": "random",  # random | center | none (resized whole) | pad (reflected, then shifted)
@@ -39,9 +39,9 @@ OPTIONS: dict[str, Any] = {
     "policy_lengths": "relative",  # relative | pixels
     "policy_translate": 100.0,
     "policy_cutout": 40.0,
-    "policy_chance": 0.5,  # of form timm, as the deviation of its magnitude
-    "policy_deviation": 0.5,
-    "policy_fill": (128, 128, 128),  # levels of what comes from outside
+    "policy_chance": 0.5,  # of form timm
+    "policy_deviation": 0.5,  # of the magnitude, of form timm
+    "policy_fill": (128, 128, 128),  # levels of pixels from outside
     "cutout_pad": 0,  # half side of a grey square cut out of every view, pixels; 0: none
 }
 _NO_COLOR = {"jitter_p": 0.0, "gray_p": 0.0, "blur_p": 0.0}
@@ -50,8 +50,8 @@ _BYOL_COLOR = {
     "blur_p": (1.0, 0.1),
     "solarize_p": (0.0, 0.2),
 }
-# PIL under torchvision: bilinear, always antialiased; its blur has no zeros outside and no radius,
-# so eight taps on each side: four of the largest sigma.
+# PIL in torchvision: bilinear, always antialiased; its blur has no zero padding and no radius, so
+# eight taps on each side: four times the largest sigma.
 _TORCHVISION = {
     "sampler": "torchvision",
     "resize": "bilinear",
@@ -81,7 +81,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "solarize_threshold": 128 / 255,
     },
     "moco_cifar": {**_TORCHVISION, "jitter": (0.4, 0.4, 0.4, 0.1), "blur_p": 0.0},
-    # the same box is resized once more, with lanczos, for the tokenizer: see methods/beit.py
+    # for the tokenizer, the same box is also resized with lanczos: see methods/beit.py
     "beit": {
         **_TORCHVISION,
         "views": 1,
@@ -109,9 +109,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "center_crop": {**_NO_COLOR, "views": 1, "crop": "center", "flip_p": 0.0},
     "none": {**_NO_COLOR, "views": 1, "crop": "none", "flip_p": 0.0},
 }
-# the options that are chances
+# the options that are probabilities
 CHANCES = tuple(name for name in OPTIONS if name.endswith("_p"))
-_WORDS = {
+_CHOICES = {
     "crop": ("random", "center", "none", "pad"),
     "sampler": _boxes.SAMPLERS,
     "resize": tuple(_geometry.RESIZES),
@@ -125,7 +125,7 @@ _WORDS = {
 
 
 def resolve(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a recipe with the given ones in place of its own, each checked.
+    """Returns all options of a recipe, with the given ones replaced, after checking them.
 
     Args:
         name: one of `RECIPES`.
@@ -133,10 +133,10 @@ def resolve(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any]:
         options: some of `OPTIONS`.
 
     Returns:
-        Every option; ranges are tuples, and a chance has one number for each view.
+        Every option; ranges are tuples, and a probability has one number for each view.
 
     Raises:
-        UserError: unknown recipe, option or word, or a number out of its range.
+        UserError: unknown recipe, option or value, or a number out of range.
 
     Example:
         >>> resolve('byol', 224, {'gray_p': 0.1})['gray_p']
@@ -162,9 +162,9 @@ def resolve(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any]:
         )
     if not isinstance(o["views"], int) or o["views"] < 1:
         refuse("views", "a whole number, 1 or more")
-    for option, words in _WORDS.items():
-        if o[option] not in words:
-            refuse(option, nearest(o[option], words))
+    for option, choices in _CHOICES.items():
+        if o[option] not in choices:
+            refuse(option, nearest(o[option], choices))
     for option, n in (("scale", 2), ("ratio", 2), ("blur_sigma", 2), ("jitter", 4)):
         expected = "four amplitudes" if n == 4 else "(low, high) with 0 < low <= high"
         if not isinstance(o[option], tuple | list) or len(o[option]) != n:

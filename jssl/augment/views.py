@@ -1,4 +1,4 @@
-"""The views of one image by a recipe, and of a batch."""
+"""Augmented views of one image, and of a batch."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from jssl.types import Array
 
 
 class Draw(NamedTuple):
-    """All that is random about one view."""
+    """The random numbers of one view."""
 
     box: _boxes.Box
     flip: Array
@@ -26,15 +26,15 @@ class Draw(NamedTuple):
     solarize: Array
     policy: Array  # [N,4], see `_policy.apply_policy`
     cutout: Array  # [2], row and column of the square
-    shift: Array  # [2], of rows and columns
+    shift: Array  # [2], rows and columns
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as a function is
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, like a function
 class Views:
     """The views of one image, as a function `(key, image) -> float32 [V,size,size,3]`.
 
-    It is made of two, so that a batch can draw all its random numbers at once and then treat its
-    images one by one: `draw(key, height, width)` gives a `Draw` with a leading axis V, and
+    It has two parts, so that a batch can draw all its random numbers at once and then process its
+    images one by one: `draw(key, height, width)` returns a `Draw` with a leading axis V, and
     `render(image [H,3,W], draw)` the view [size,size,3] of one of them.
     """
 
@@ -48,7 +48,7 @@ class Views:
         return jax.vmap(self.render, in_axes)(image.swapaxes(-1, -2), draws)
 
     def check(self, image: Array) -> tuple[int, int]:
-        """(H, W) of the image; ValueError if it is not what `host_crop` says."""
+        """Returns (H, W) of the image; ValueError if its shape does not match `host_crop`."""
         V, shape = self.options["views"], image.shape
         expected = f"[{V},H,W,3] (host_crop)" if self.host_crop else "[H,W,3]"
         good = len(shape) == (4 if self.host_crop else 3) and shape[-1] == 3
@@ -58,13 +58,13 @@ class Views:
         return shape[-3], shape[-2]
 
     def draw(self, key: Array, height: int, width: int) -> Draw:
-        """The random numbers of the V views of one image."""
+        """Draws the random numbers of the V views of one image."""
         o = self.options
         chances = {name: jnp.array(o[name], jnp.float32) for name in CHANCES}
         amplitudes = tuple(a * o["strength"] for a in o["jitter"])
         random_crop = o["crop"] == "random" and not self.host_crop
         attempts = _boxes.SAMPLERS[o["sampler"]] if random_crop else 0
-        counts = {  # a new operation goes to the end, so that the others keep their numbers
+        counts = {  # append new operations, so that the others keep their numbers
             "box": 4 * attempts,
             "flip": 1,
             "jitter": _color.JITTER_NUMBERS,
@@ -114,7 +114,7 @@ class Views:
         return _boxes.Box(*(jnp.int32(v) for v in (0, 0, height, width)))
 
     def render(self, image: Array, draw: Draw) -> Array:
-        """One view [size,size,3] of an image [H,3,W]: crop, policy, colour, blur, solarize."""
+        """Renders one view [size,size,3] of an image [H,3,W]."""
         o = self.options
         x = self._crop(image, draw)
         if o["clip_crop"]:
@@ -131,7 +131,7 @@ class Views:
         return x
 
     def _policy(self, x: Array, draw: Draw) -> Array:
-        """RandAugment or AutoAugment, and the square cut out, of a picture [size,3,size]."""
+        """Applies RandAugment or AutoAugment, and cutout, to a picture [size,3,size]."""
         o = self.options
         if not o["policy_ops"] and not o["cutout_pad"]:
             return x
@@ -159,7 +159,7 @@ class Views:
         return jax.lax.cond(draw.gray, gray, lambda planes: planes, planes)
 
     def _blur(self, planes: list[Array], draw: Draw) -> Array:
-        """Planes in [0, 1] to the image [size,size,3], perhaps blurred, which keeps to [0, 1]."""
+        """Stacks planes in [0, 1] to an image [size,size,3] in [0, 1], optionally blurred."""
         o = self.options
         radius = o["blur_radius"]
         radius = _blur.blur_radius(self.size) if radius is None else radius
@@ -177,7 +177,7 @@ class Views:
         return jax.lax.cond(draw.blur, blurred, sharp, planes)
 
     def _crop(self, image: Array, draw: Draw) -> Array:
-        """The crop, resized and perhaps mirrored: [size,3,size]."""
+        """Returns the crop, resized and optionally flipped: [size,3,size]."""
         o, (H, _, W) = self.options, image.shape
         if o["crop"] == "pad" and not self.host_crop:
             image = _geometry.shift_reflected(image, draw.shift, pad=o["crop_pad"])
@@ -195,27 +195,27 @@ class Views:
 
 
 def make_views(name: str, *, size: int, host_crop: bool = False, **options: Any) -> Views:
-    """Makes the function that turns one image into its augmented views.
+    """Returns the function from one image to its augmented views.
 
-    Recipes: 'simclr', 'simclr_cifar', 'byol', 'moco_v1', 'moco_v2', 'moco_v3', 'moco_cifar' give
+    Recipes: 'simclr', 'simclr_cifar', 'byol', 'moco_v1', 'moco_v2', 'moco_v3', 'moco_cifar' have
     two views; 'crop_flip' (supervised and linear training), 'center_crop' and 'none' (evaluation)
-    give one. In BYOL and MoCo v3 the two views differ: the first is always blurred, the second
-    with chance .1, and only the second is solarized.
+    have one. In BYOL and MoCo v3 the two views differ: the first is always blurred, the second
+    with probability .1, and only the second is solarized.
 
     Args:
         name: a recipe, one of `RECIPES`.
         size: of the views in pixels.
-        host_crop: the images are [V,H,W,3], one crop made on the host for each view; they are
-            flipped and coloured, and resized only where their size differs.
-        **options: any of `OPTIONS`, in place of the recipe's. A chance is one number, or a tuple
-            with one for each view.
+        host_crop: the images are [V,H,W,3], one host crop for each view; they are flipped and
+            coloured, and resized only if their size differs.
+        **options: any of `OPTIONS`, replacing the recipe's. A probability is one number, or a
+            tuple with one for each view.
 
     Returns:
         `fn(key, image) -> float32 [V,size,size,3]` in [0, 1]; image is uint8 or float in [0, 1],
         [H,W,3] ([V,H,W,3] with host_crop). fn raises ValueError for other shapes.
 
     Raises:
-        UserError: unknown recipe, option or word, or a number out of its range.
+        UserError: unknown recipe, option or value, or a number out of range.
 
     Example:
         >>> fn = make_views('simclr', size=32, strength=0.5, blur_p=0.0)
@@ -225,8 +225,8 @@ def make_views(name: str, *, size: int, host_crop: bool = False, **options: Any)
     Reference: SimCLR https://arxiv.org/abs/2002.05709, appendix A; BYOL
         https://arxiv.org/abs/2006.07733, appendix B, table 6; MoCo https://arxiv.org/abs/1911.05722,
         https://arxiv.org/abs/2003.04297, https://arxiv.org/abs/2104.02057 and their official code.
-        Where SimCLR's code draws one blur sigma for a batch, each image has its own; SimCLR's
-        resize is that of its TF 2 code ('bicubic_tf1' is the other).
+        SimCLR's code draws one blur sigma for a batch; here each image has its own. SimCLR's
+        resize is that of its TF 2 code (of its TF 1 code: 'bicubic_tf1').
     """
     return Views(size, bool(host_crop), resolve(name, size, options))
 
@@ -234,7 +234,7 @@ def make_views(name: str, *, size: int, host_crop: bool = False, **options: Any)
 def batch_views(
     fn: Callable[[Array, Array], Array], key: Array, images: Array, first: Array
 ) -> Array:
-    """The views of a batch, the same however the batch is spread over devices.
+    """Computes the views of a batch, independent of its distribution over devices.
 
     Example i is augmented with `fold_in(key, first + i)`, its index in the global batch.
 
@@ -242,8 +242,8 @@ def batch_views(
         fn: from `make_views`.
         key: typed PRNG key [], of this step.
         images: uint8 or float [B,H,W,3] ([B,V,H,W,3] with host_crop), on this device.
-        first: int32 [], index of `images[0]` in the global batch; or [B], that of each image,
-            where the batch is no run of them.
+        first: int32 [], index of `images[0]` in the global batch; or [B], the index of each image,
+            if they are not contiguous.
 
     Returns:
         float32 [V,B,size,size,3] in [0, 1].
@@ -262,8 +262,8 @@ def batch_views(
         return jax.vmap(fn, out_axes=1)(keys, images)
     height, width = fn.check(images[0])
     draws = jax.vmap(lambda key: fn.draw(key, height, width), out_axes=1)(keys)  # [V,B]
-    # On an accelerator one batched program. On the CPU one view after another: it stays in the
-    # cache, and what was not drawn (blur, an operation of the jitter) is not computed.
+    # On an accelerator one batched program. On the CPU one view at a time: it stays in the cache,
+    # and operations that were not drawn (blur, jitter) are skipped.
     return jax.lax.platform_dependent(
         images.swapaxes(-1, -2),  # [B,H,3,W], once for all views
         draws,

@@ -1,1 +1,1 @@
-"""Compiling a config for a TPU or GPU topology that is not there: does it fit, does it scale?"""
+"""Compiles a config for a TPU or GPU topology without the hardware: memory, FLOPs, traffic."""

@@ -1,4 +1,4 @@
-"""`jssl compile`: will this run compile, fit and scale on hardware that is not here?"""
+"""`jssl compile`: compiles a run for absent hardware and reports memory, FLOPs and traffic."""
 
 import dataclasses
 import json
@@ -30,11 +30,11 @@ def fit(
 
     Args:
         config: the whole config.
-        name: what the record calls it: file and switches.
+        name: of the config in the record: file and switches.
         topology: from `devices.prepare`, which must come before any use of a device.
         batch: '' for the config's batch, a number of examples a device, or 'auto' for the largest
             that fits.
-        examples: in the train split, where the data are not here and of no known size; 0: look.
+        examples: size of the train split, for absent data of unknown size; 0: from the data.
         output: the JSON file; by default `fit_NAME_TOPOLOGY.json` in the current folder.
 
     Returns:
@@ -51,37 +51,37 @@ def fit(
     if batch not in ("", "auto") and not (batch.isdigit() and int(batch)):
         raise UserError(f"--batch={batch}: expected a number of examples a device, or auto.")
 
-    def at(size: int) -> step.Compiled:
+    def compile_at(size: int) -> step.Compiled:
         config.batch_size = size * len(devices)
         step.lengths(config, examples)
         say(f"compiling {name} for {topology.text}, {size} examples a device ...")
         return step.compile_step(config, topology, devices)
 
     if batch == "auto":
-        compiled = _largest(at, max(1, config.batch_size // len(devices)))
+        compiled = _largest(compile_at, max(1, config.batch_size // len(devices)))
     elif batch:
-        compiled = at(int(batch))
+        compiled = compile_at(int(batch))
     else:
         step.lengths(config, examples)
         step.make(config, devices)  # refuses what cannot be split
-        compiled = at(config.batch_size // len(devices))
-    found = record(config, name, topology, devices, compiled)
+        compiled = compile_at(config.batch_size // len(devices))
+    result = record(config, name, topology, devices, compiled)
     if batch == "auto":
-        found["batch"]["auto"] = True
-    print(report(found))
+        result["batch"]["auto"] = True
+    print(report(result))
     try:
-        files.write_json(path, found)
+        files.write_json(path, result)
     except OSError as error:
         raise NotWrittenError([f"{path} ({error.strerror})"]) from None
     print(f"written to {path}")
-    return found
+    return result
 
 
-def _largest(at: Any, start: int) -> step.Compiled:
+def _largest(compile_at: Any, start: int) -> step.Compiled:
     tried: dict[int, step.Compiled] = {}
 
     def needed(size: int) -> tuple[int, int]:
-        tried[size] = at(size)
+        tried[size] = compile_at(size)
         memory = tried[size].memory
         say(f"  {size} a device: {memory['total'] / GIB:.2f} of {memory['usable'] / GIB:.2f} GiB")
         return memory["total"], memory["usable"]
@@ -92,16 +92,16 @@ def _largest(at: Any, start: int) -> step.Compiled:
         raise UserError(f"Not even {unit} example(s) a device fit. A chip with more memory is "
                         "needed, or a smaller --config.augment.size.")  # fmt: skip
     if list(tried)[-1] != best:  # the config goes with the record
-        return at(best)
+        return compile_at(best)
     return tried[best]
 
 
 def record(
     config: ConfigDict, name: str, topology: Topology, devices: list[Any], compiled: step.Compiled
 ) -> dict[str, Any]:
-    """All that was found, as it is written."""
+    """Returns the record of a compiled step, as it is written to JSON."""
     chip, size = CHIPS[topology.chip], len(devices)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "config": name,
         "method": config.method,
         "config_hash": config_lib.config_hash(config),
@@ -117,20 +117,20 @@ def record(
         "least": step.least_bytes(config, devices),
         "versions": versions.collect()["libraries"],
     }
-    touched = compiled.bytes_accessed
-    if compiled.flops is None or touched is None:
-        return found
+    bytes_accessed = compiled.bytes_accessed
+    if compiled.flops is None or bytes_accessed is None:
+        return result
     return {
-        **found,
+        **result,
         "flops": compiled.flops,
-        "bytes_accessed": touched,
-        "intensity": compiled.flops / touched if touched else None,
+        "bytes_accessed": bytes_accessed,
+        "intensity": compiled.flops / bytes_accessed if bytes_accessed else None,
         "collectives": {k: dataclasses.asdict(c) for k, c in compiled.collectives.items()},
         "roofline": roofline.estimate(
             topology.chip,
             dtype=config.dtype,
             flops=compiled.flops,
-            bytes_accessed=touched,
+            bytes_accessed=bytes_accessed,
             collectives=compiled.collectives,
             global_batch=config.batch_size,
             steps=config.run.total_steps,
@@ -138,9 +138,9 @@ def record(
     }
 
 
-def report(found: dict[str, Any]) -> str:
-    """A record in words and numbers, for a terminal."""
-    memory, batch = found["memory"], found["batch"]
+def report(result: dict[str, Any]) -> str:
+    """Formats a record for the terminal."""
+    memory, batch = result["memory"], result["batch"]
     parts = ("arguments", "temporaries", "outputs", "alias", "code")
     listed = ", ".join(f"{k} {memory[k] / GIB:.2f}" for k in parts if k in memory)
     verdict = (
@@ -149,36 +149,37 @@ def report(found: dict[str, Any]) -> str:
         else f"DOES NOT FIT, {-memory['spare'] / GIB:.2f} GiB too much"
     )
     lines = [
-        f"{found['config']} on {found['topology']}: {found['devices']} devices ({found['chip']}) "
-        f"in {found['hosts']} host(s), {found['launch']}, {found['dtype']}",
+        f"{result['config']} on {result['topology']}: {result['devices']} devices "
+        f"({result['chip']}) in {result['hosts']} host(s), {result['launch']}, {result['dtype']}",
         f"batch         {batch['per_device']} a device, {batch['global']} in all",
         f"memory        {memory['total'] / GIB:.2f} GiB a device of {memory['usable'] / GIB:.2f} "
         f"usable ({memory['hbm'] / GIB:.2f} HBM): {verdict}",
     ]
     if listed:
         lines.append(f"              {listed} GiB")
-    if "flops" in found:
-        lines += _costs(found)
-    lines.append(f"compile time  {found['compile_seconds']:.0f} s")
+    if "flops" in result:
+        lines += _costs(result)
+    lines.append(f"compile time  {result['compile_seconds']:.0f} s")
     return "\n".join(lines)
 
 
-def _costs(found: dict[str, Any]) -> list[str]:
-    roof = found["roofline"]
+def _costs(result: dict[str, Any]) -> list[str]:
+    roof = result["roofline"]
     seconds = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in roof["seconds"].items())
     lines = [
-        f"arithmetic    {found['flops'] / 1e12:.3f} TFLOP and {found['bytes_accessed'] / 1e9:.2f} "
-        f"GB a device a step, {found['intensity']:.1f} FLOP/byte",
+        f"arithmetic    {result['flops'] / 1e12:.3f} TFLOP and "
+        f"{result['bytes_accessed'] / 1e9:.2f} GB a device a step, "
+        f"{result['intensity']:.1f} FLOP/byte",
     ]
-    for kind, c in found["collectives"].items():
+    for kind, c in result["collectives"].items():
         lines.append(
             f"{kind:<13} {c['count']} a step, {c['bytes'] / 1e6:.3f} MB, "
             f"{c['payload'] / 1e6:.3f} MB sent by a device"
         )
-    if not found["collectives"]:
+    if not result["collectives"]:
         lines.append("collectives   none")
     lines += [
-        f"gradients     {found['least']['gradient_bytes'] / 1e6:.3f} MB, once",
+        f"gradients     {result['least']['gradient_bytes'] / 1e6:.3f} MB, once",
         f"ESTIMATE      {1e3 * roof['step_seconds']:.2f} ms a step ({seconds}; bound by "
         f"{roof['bound']}), {roof['images_per_second']:,.0f} images/s, "
         f"{roof['run_hours']:.2f} h for {roof['run_steps']:,} steps",
@@ -194,6 +195,6 @@ def _slug(text: str) -> str:
 
 
 def load(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of this command in a folder, in the order of their names."""
-    found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
-    return [record for record in found if "topology" in record]
+    """Returns the records of this command in a folder, sorted by file name."""
+    result = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    return [record for record in result if "topology" in record]

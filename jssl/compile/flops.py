@@ -1,4 +1,4 @@
-"""Counts the FLOPs of a step from its jaxpr, where a compiler does not tell them."""
+"""Counts the FLOPs of a step from its jaxpr, for compilers that do not report them."""
 
 import math
 from typing import Any
@@ -7,13 +7,13 @@ import jax
 
 
 def count(function: Any, *args: Any) -> int:
-    """FLOPs of the matrix products and convolutions of a function, for one device.
+    """Counts the FLOPs of the matrix products and convolutions of a function, for one device.
 
-    Two for each multiply-add; the rest (a few per cent of a network's step) is left out. A scan's
-    body counts as often as it runs, a while loop's once, of a conditional the dearest branch.
+    Two for each multiply-add; other operations (a few per cent of a network's step) are ignored.
+    A scan's body counts once an iteration, a while loop's once, a conditional's largest branch.
 
     Args:
-        function: of `args`; what it maps over devices is counted for one of them.
+        function: of `args`; code mapped over devices is counted for one of them.
         *args: arrays or ShapeDtypeStructs.
 
     Example:
@@ -21,10 +21,10 @@ def count(function: Any, *args: Any) -> int:
         >>> count(lambda a, b: a @ b, jnp.ones((2, 3)), jnp.ones((3, 5)))
         60
     """
-    return _of(jax.make_jaxpr(function)(*args).jaxpr)
+    return _count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _of(jaxpr: Any) -> int:
+def _count_jaxpr(jaxpr: Any) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
@@ -36,15 +36,15 @@ def _of(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(eqn)
         elif name == "cond":
-            total += max(_of(branch.jaxpr) for branch in params["branches"])
+            total += max(_count_jaxpr(branch.jaxpr) for branch in params["branches"])
         else:
             times = params.get("length", 1) if name == "scan" else 1
-            total += times * sum(_of(inner) for inner in _inner(params))
+            total += times * sum(_count_jaxpr(body) for body in _sub_jaxprs(params))
     return total
 
 
 def _convolution(eqn: Any) -> int:
-    """Each tap that meets a picture, not padding or a hole of dilation, is a multiply-add."""
+    """Counts a multiply-add for each tap on a pixel, none on padding or a dilation hole."""
     p = eqn.params
     numbers, lhs, rhs = p["dimension_numbers"], *(v.aval.shape for v in eqn.invars[:2])
     out = eqn.outvars[0].aval.shape
@@ -61,11 +61,11 @@ def _convolution(eqn: Any) -> int:
     return 2 * taps * images * out[numbers.out_spec[1]] * depth
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
-    found = []
+def _sub_jaxprs(params: dict[str, Any]) -> list[Any]:
+    jaxprs = []
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             item = getattr(item, "jaxpr", item)
             if hasattr(item, "eqns"):
-                found.append(item)
-    return found
+                jaxprs.append(item)
+    return jaxprs

@@ -1,4 +1,4 @@
-"""The chips: one table of peaks and sizes with its sources, and the names of topologies."""
+"""Peak rates and memory sizes of the chips, with sources; and the parser of topology names."""
 
 import re
 from typing import NamedTuple
@@ -9,18 +9,18 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What one device of JAX can do, from its maker's data sheet.
+    """Peak rates and memory of one JAX device, from the maker's data sheet.
 
     Attributes:
         platform: 'tpu', 'cuda' or 'cpu'.
-        label: its name in words.
+        label: its full name.
         hbm: bytes of memory on the device.
         usable: bytes of it that a program may fill.
         flops: {dtype: FLOP/s} of dense matrix products at peak.
         bandwidth: bytes/s between memory and device.
         link: bytes/s that a device can send to the others of its topology, in one direction.
         source: where the numbers are from.
-        note: what they mean for a device.
+        note: assumptions behind the numbers.
     """
 
     platform: str
@@ -75,11 +75,11 @@ CHIPS: dict[str, Chip] = {
     "cpu": Chip(
         "cpu", "virtual CPU device", 4 * GIB, 4 * GIB,
         {"bfloat16": 50e9, "float32": 50e9}, 10e9, 5e9,
-        "round numbers, no machine's", "for trying the command: it says nothing of a machine",
+        "round numbers of no real machine", "for testing the command; not a real machine",
     ),
 }  # fmt: skip
 
-# What a compiler for a GPU that is not there must know of it: CUDA's own device properties.
+# CUDA device properties that the compiler needs when the GPU is absent.
 _GPU = """gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32
 shared_memory_per_block: 49152 shared_memory_per_core: {per_core} threads_per_core_limit: 2048
 core_count: {cores} fpus_per_core: {fpus} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
@@ -101,7 +101,7 @@ GPU_TARGETS = {
 
 
 class Topology(NamedTuple):
-    """A parsed name such as v5e:16x16: which chip, and in what shape."""
+    """A parsed topology name such as v5e:16x16: chip and shape."""
 
     text: str
     chip: str

@@ -1,4 +1,4 @@
-"""Reads the text of a compiled module: its collectives, and the bytes that its steps touch."""
+"""Reads collectives and bytes accessed from the HLO text of a compiled module."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ _CALLED = re.compile(r"\b(body|condition|calls|to_apply|true_computation|false_c
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)"?\}')
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[(\d+),(\d+)\])")
-# They name or re-arrange buffers and move nothing.
+# These only name or re-arrange buffers and move no bytes.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
          "partition-id", "replica-id"}  # fmt: skip
 
@@ -25,7 +25,7 @@ class Instruction(NamedTuple):
     """One line of a computation.
 
     Attributes:
-        name: what later lines call it.
+        name: its identifier in later lines.
         shape: text of its type, a tuple's in parentheses.
         opcode: such as 'fusion'.
         rest: operands and attributes.
@@ -39,14 +39,14 @@ class Instruction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """What one kind of collective does in a step.
+    """Totals of one kind of collective in a step.
 
     Attributes:
         count: how often it runs.
-        bytes: sum of the whole buffers, on one device: what is reduced, or what is gathered.
-        payload: bytes that one device sends when the algorithm moves as few as is possible:
-            2 (n-1)/n of the buffer for an all-reduce of n devices, (n-1)/n for all-gather,
-            reduce-scatter and all-to-all, all of it for a permute.
+        bytes: total size of the reduced or gathered buffers on one device.
+        payload: bytes that one device sends with an optimal algorithm: 2 (n-1)/n of the buffer
+            for an all-reduce of n devices, (n-1)/n for all-gather, reduce-scatter and
+            all-to-all, all of it for a permute.
     """
 
     count: int
@@ -55,7 +55,7 @@ class Collective:
 
 
 def shape_bytes(text: str) -> int:
-    """Bytes of a type, the sum of its parts for a tuple.
+    """Returns the bytes of a type; of a tuple, the sum of its parts.
 
     Example:
         >>> shape_bytes('(bf16[2,3]{1,0:T(8,128)}, f32[])')
@@ -71,9 +71,9 @@ def shape_bytes(text: str) -> int:
 
 
 def computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
-    """The entry's name, and the instructions of every computation."""
+    """Returns the entry computation's name, and the instructions of every computation."""
     entry, current = "", None
-    found: dict[str, list[Instruction]] = {}
+    comps: dict[str, list[Instruction]] = {}
     for line in text.splitlines():
         if line.startswith("}"):
             current = None
@@ -81,12 +81,12 @@ def computations(text: str) -> tuple[str, dict[str, list[Instruction]]]:
             head = _HEAD.match(line)
             if head and not line.startswith("HloModule"):
                 current = head[2] or head[4]
-                found[current] = []
+                comps[current] = []
                 if head[1] or head[3]:
                     entry = current
         elif match := _LINE.match(line):
-            found[current].append(_instruction(match[1], match[2]))
-    return entry, found
+            comps[current].append(_instruction(match[1], match[2]))
+    return entry, comps
 
 
 def _instruction(name: str, text: str) -> Instruction:
@@ -99,22 +99,22 @@ def _instruction(name: str, text: str) -> Instruction:
     return Instruction(name.lstrip("%"), text[:end], opcode.strip(), rest)
 
 
-def _trips(line: Instruction, found: dict[str, list[Instruction]]) -> int:
-    """How often a loop runs: as the compiler says, or the bound that its condition compares with
-    (the TPU's compiler drops the number; `scan` counts from 0 by 1); 1 where neither is there."""
-    if said := _TRIPS.search(line.rest):
-        return int(said[1])
+def _trips(line: Instruction, comps: dict[str, list[Instruction]]) -> int:
+    """Returns a loop's trip count: from the compiler, or from the bound in its condition (the TPU
+    compiler drops the count; `scan` counts from 0 by 1); 1 if neither is known."""
+    if match := _TRIPS.search(line.rest):
+        return int(match[1])
     called = dict(_CALLED.findall(line.rest))
-    rows = found.get(called.get("condition", ""), [])
+    rows = comps.get(called.get("condition", ""), [])
     bounds = [re.match(r"(\d+)\)", r.rest) for r in rows if r.opcode == "constant"]
     counts = any(r.opcode == "compare" and "direction=LT" in r.rest for r in rows)
     return int(bounds[0][1]) if counts and len(bounds) == 1 and bounds[0] else 1
 
 
-def _children(line: Instruction, found: dict) -> Iterator[tuple[str, int]]:
-    """Computations that an instruction runs, and how often. Of a conditional's branches each
-    counts once: an upper bound, such as a step that may be taken deserves."""
-    times = _trips(line, found) if line.opcode == "while" else 1
+def _children(line: Instruction, comps: dict) -> Iterator[tuple[str, int]]:
+    """Yields the computations that an instruction runs, and how often. Each branch of a
+    conditional counts once: an upper bound."""
+    times = _trips(line, comps) if line.opcode == "while" else 1
     for _, name in _CALLED.findall(line.rest):
         yield name, times
     if branches := _BRANCHES.search(line.rest):
@@ -122,23 +122,23 @@ def _children(line: Instruction, found: dict) -> Iterator[tuple[str, int]]:
             yield name.strip().lstrip("%"), 1
 
 
-def _walk(name: str, times: int, found: dict, inner: bool) -> Iterator[tuple[Instruction, int]]:
-    for line in found.get(name, ()):
+def _walk(name: str, times: int, comps: dict, inner: bool) -> Iterator[tuple[Instruction, int]]:
+    for line in comps.get(name, ()):
         yield line, times
         if inner or line.opcode in ("while", "conditional", "call"):
-            for child, again in _children(line, found):
-                yield from _walk(child, times * again, found, inner)
+            for child, again in _children(line, comps):
+                yield from _walk(child, times * again, comps, inner)
 
 
 def collectives(text: str) -> dict[str, Collective]:
-    """Each kind of collective of a compiled module: count, bytes and payload a step.
+    """Returns count, bytes and payload a step of each kind of collective in a compiled module.
 
     Args:
-        text: `compiled.as_text()`. A loop whose trips the compiler knows counts that often. Of an
-            asynchronous pair the start counts.
+        text: `compiled.as_text()`. A loop body counts once a trip where the count is known; of
+            an asynchronous pair only the start counts.
 
     Returns:
-        kind -> `Collective`; only kinds that occur. With one device in a group nothing is sent.
+        kind -> `Collective`; only kinds that occur. A group of one device sends nothing.
 
     Example:
         >>> collectives('''ENTRY %main (p: f32[8]) -> f32[8] {
@@ -147,10 +147,10 @@ def collectives(text: str) -> dict[str, Collective]:
         ... }''')
         {'all-reduce': Collective(count=1, bytes=32, payload=48.0)}
     """
-    entry, found = computations(text)
+    entry, comps = computations(text)
     devices = _devices(text)
     totals: dict[str, list[float]] = {}
-    for line, times in _walk(entry, 1, found, inner=True):
+    for line, times in _walk(entry, 1, comps, inner=True):
         kind = line.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
@@ -179,7 +179,7 @@ def _group(rest: str, devices: int) -> int:
 
 
 def _buffer(kind: str, line: Instruction) -> int:
-    """Bytes of the whole result; the starts of some kinds give (operands, results, flags)."""
+    """Returns the bytes of the result; some starts return (operands, results, flags)."""
     if not line.opcode.endswith("-start") or kind == "all-reduce":
         return shape_bytes(line.shape)
     parts = [shape_bytes(f"{k}[{d}]") for k, d in _ARRAY.findall(line.shape)]
@@ -189,15 +189,15 @@ def _buffer(kind: str, line: Instruction) -> int:
 
 
 def touched_bytes(text: str) -> int:
-    """Bytes that the module's steps read and write: operands and results outside fusions.
+    """Returns the bytes a module reads and writes: operands and results outside fusions.
 
-    The compilers for GPUs tell no bytes. This counts every operand and result of each kernel
-    once, as if caches kept nothing between kernels: an upper bound for what memory must move.
+    The GPU compilers do not report bytes. This counts every operand and result of each kernel
+    once, with no cache between kernels: an upper bound of the memory traffic.
     """
-    entry, found = computations(text)
-    sizes = {line.name: shape_bytes(line.shape) for rows in found.values() for line in rows}
+    entry, comps = computations(text)
+    sizes = {line.name: shape_bytes(line.shape) for rows in comps.values() for line in rows}
     total = 0
-    for line, times in _walk(entry, 1, found, inner=False):
+    for line, times in _walk(entry, 1, comps, inner=False):
         if line.opcode in _FREE or line.opcode in ("while", "conditional", "call"):
             continue
         if line.opcode.endswith("-done"):

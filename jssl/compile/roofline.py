@@ -1,4 +1,4 @@
-"""From counts to seconds: an estimate under named assumptions, never a measurement."""
+"""Roofline estimate of the step time, under stated assumptions; never a measurement."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def estimate(
     global_batch: int,
     steps: int,
 ) -> dict[str, Any]:
-    """The roofline of a step, and what follows for a run.
+    """Estimates the step time with the roofline model, and the time of the run.
 
     step time = max(flops / peak, bytes / bandwidth) + payload / link
 
@@ -37,7 +37,7 @@ def estimate(
         steps: of the whole run.
 
     Returns:
-        Seconds of each part and of the step, which part bounds it, images/s and hours.
+        Seconds of each part and of the step, the part that bounds it, images/s and hours.
 
     Example:
         >>> r = estimate('v5e', dtype='bfloat16', flops=197e12, bytes_accessed=819e8,
@@ -69,15 +69,15 @@ def estimate(
 
 
 def memory(chip: str, stats: Any) -> dict[str, Any]:
-    """Bytes on a device: arguments, outputs, temporaries, what outputs share with arguments.
+    """Returns the bytes on a device: arguments, outputs, temporaries, aliased outputs, code.
 
     Args:
         chip: key of `CHIPS`.
         stats: `compiled.memory_analysis()`.
 
     Returns:
-        The parts, their `total` (arguments + outputs - alias + temporaries + code) against
-        `usable` of `hbm`; `fits`, and `spare` bytes, negative when it does not.
+        The parts, their `total` (arguments + outputs - alias + temporaries + code), `usable`
+        and `hbm`; `fits`, and `spare` bytes, negative if it does not fit.
     """
     parts = {
         "arguments": stats.argument_size_in_bytes,
@@ -90,7 +90,7 @@ def memory(chip: str, stats: Any) -> dict[str, Any]:
 
 
 def judge(chip: str, total: int, parts: dict[str, int]) -> dict[str, Any]:
-    """The verdict on `total` bytes."""
+    """Returns the parts with whether `total` bytes fit on the chip."""
     spare = CHIPS[chip].usable - total
     return {
         **parts,

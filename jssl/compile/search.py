@@ -1,14 +1,14 @@
-"""The largest batch that fits, with few compilations: each takes minutes."""
+"""Searches for the largest batch that fits, with few compilations: each takes minutes."""
 
 from collections.abc import Callable
 
 
 def largest(fits: Callable[[int], tuple[int, int]], *, start: int, unit: int = 8) -> int | None:
-    """The largest multiple of `unit` whose memory is within bounds.
+    """Returns the largest multiple of `unit` that fits in memory.
 
-    Memory grows with the batch, nearly in proportion: a line through the two last sizes says
-    where to look next, always strictly between the largest that fitted and the smallest that did
-    not. Each size is compiled; the answer is one that fitted.
+    Memory grows nearly linearly with the batch: a line through the two sizes nearest to the limit
+    gives the next guess, always strictly between the largest that fitted and the smallest that
+    did not. Every size tried is compiled; the result is one that fitted.
 
     Args:
         fits: `batch -> (bytes needed, bytes usable)`; must not fall as the batch grows.
@@ -36,7 +36,7 @@ def largest(fits: Callable[[int], tuple[int, int]], *, start: int, unit: int = 8
         batch = min(max(guess, low), high)
         if bad is not None:
             bracketed += 1
-            if bracketed > 3:  # not a line: halve what is left
+            if bracketed > 3:  # not linear: bisect
                 batch = max(low, (good + bad) // 2 // unit * unit)
     return good or None
 

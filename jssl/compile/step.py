@@ -1,4 +1,4 @@
-"""Compiles the train step of a config for devices that are not there, and reads the result."""
+"""Compiles the train step of a config for absent devices, and reads the costs."""
 
 import math
 import re
@@ -18,20 +18,20 @@ from jssl.errors import UserError
 from jssl.parallel.launcher import check_batch_size, make_launcher
 from jssl.run import build
 
-# Sizes of train splits that a machine without the data must know: ILSVRC 2012, CIFAR's papers...
+# Sizes of train splits, for machines without the data: ILSVRC 2012, CIFAR's papers...
 EXAMPLES = {"imagenet2012": 1_281_167, "cifar10": 50_000, "cifar100": 50_000, "stl10": 100_000,
             "imagenette": 9_469, "imagenette320": 9_469}  # fmt: skip
 
 
 class Compiled(NamedTuple):
-    """What compiling said.
+    """A compiled step.
 
     Attributes:
-        memory: as `roofline.memory` gives it.
+        memory: as returned by `roofline.memory`.
         flops, bytes_accessed: of one device in one step; None where it did not compile.
         collectives: kind -> `hlo.Collective`.
-        seconds: that compiling took.
-        text: the compiled module.
+        seconds: compile time.
+        text: HLO of the compiled module.
     """
 
     memory: dict[str, Any]
@@ -46,7 +46,7 @@ def lengths(config: ConfigDict, examples: int) -> None:
     """Fills in `config.run` and `num_classes` as a run does, from the data or from `EXAMPLES`.
 
     Raises:
-        UserError: data that are not here and of no known size, or fewer than a batch.
+        UserError: absent data of unknown size, or fewer examples than a batch.
     """
     section, classes = config[config.method], 0
     if not examples or section.get("num_classes") == 0:
@@ -79,10 +79,10 @@ def lengths(config: ConfigDict, examples: int) -> None:
 
 
 def make(config: ConfigDict, devices: list[Any]) -> tuple[Any, Any, tuple[Any, ...]]:
-    """The launcher, its step as training compiles it, and the step's abstract arguments.
+    """Returns the launcher, the step as in training, and the step's abstract arguments.
 
     Raises:
-        UserError: what cannot be split over the devices, before anything is compiled.
+        UserError: a batch that cannot be split over the devices, before compiling.
     """
     launcher = make_launcher(config.launch, devices=devices)
     if len(devices) > 1 and config.launch not in ("pmap", "shard_map"):
@@ -95,7 +95,7 @@ def make(config: ConfigDict, devices: list[Any]) -> tuple[Any, Any, tuple[Any, .
     size = config.batch_size // launcher.size
     state = jax.eval_shape(lambda: build.first_state(config, method, size))
     state = jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
         launcher.shardings(state),
     )
@@ -120,24 +120,24 @@ def compile_step(config: ConfigDict, topology: Topology, devices: list[Any]) -> 
     memory = roofline.memory(topology.chip, compiled.memory_analysis())
     text = compiled.as_text()
     costs = (compiled.cost_analysis() or {}) if CHIPS[topology.chip].platform != "cuda" else {}
-    flops, touched = costs.get("flops"), costs.get("bytes accessed")
+    flops, accessed = costs.get("flops"), costs.get("bytes accessed")
     if not flops or flops < 0:
         flops = float(flops_lib.count(step, *arguments))
-    if not touched or touched < 0:
-        touched = float(hlo.touched_bytes(text))
-    return Compiled(memory, flops, touched, hlo.collectives(text), seconds, text)
+    if not accessed or accessed < 0:
+        accessed = float(hlo.touched_bytes(text))
+    return Compiled(memory, flops, accessed, hlo.collectives(text), seconds, text)
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def out_of_memory(chip: str, message: str) -> dict[str, Any] | None:
-    """The verdict in a compiler's refusal, or None when it refused for another reason.
+    """Returns the memory verdict in a compiler's out-of-memory message; None for other errors.
 
     Example:
-        >>> found = out_of_memory('v5e', 'Ran out of memory in memory space hbm. Used 20.00G of '
-        ...                       '15.75G hbm. Exceeded hbm capacity by 4.25G.')
-        >>> found['fits'], found['spare'] / 2**30
+        >>> memory = out_of_memory('v5e', 'Ran out of memory in memory space hbm. Used 20.00G of '
+        ...                        '15.75G hbm. Exceeded hbm capacity by 4.25G.')
+        >>> memory['fits'], memory['spare'] / 2**30
         (False, -4.25)
     """
     match = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
@@ -148,7 +148,7 @@ def out_of_memory(chip: str, message: str) -> dict[str, Any] | None:
 
 
 def least_bytes(config: ConfigDict, devices: list[Any]) -> dict[str, int]:
-    """Bytes of the parameters: what the gradients' all-reduce has to carry once."""
+    """Returns the parameter count and the bytes of one all-reduce of the gradients."""
     _, _, (state, _, _) = make(config, devices)
     leaves = jax.tree.leaves(state.params)
     count = sum(math.prod(x.shape) for x in leaves)

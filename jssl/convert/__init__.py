@@ -1,4 +1,4 @@
-"""Published weights in, and weights to other libraries' names, layouts and files."""
+"""Reads published weights; converts weights to other libraries' names, layouts and files."""
 
 from jssl.convert.detectron2 import detectron2_model as detectron2_model
 from jssl.convert.detectron2 import export_detectron2 as export_detectron2

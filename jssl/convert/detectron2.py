@@ -1,4 +1,4 @@
-"""A run's ResNet as the .pkl that detectron2 starts from, and MoCo's recipe of detection beside it.
+"""Exports a run's ResNet as a .pkl for detectron2, with MoCo's detection recipe.
 
 Key names as https://github.com/facebookresearch/moco, detection/convert-pretrain-to-detectron2.py:
 
@@ -29,7 +29,7 @@ NETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # detectr
 
 
 def detectron2_name(name: str) -> str:
-    """Detectron2's name of a tensor of torchvision's ResNet.
+    """Returns detectron2's name of a tensor of torchvision's ResNet.
 
     Example:
         >>> detectron2_name('layer1.0.downsample.1.weight'), detectron2_name('bn1.bias')
@@ -44,7 +44,7 @@ def detectron2_name(name: str) -> str:
 
 
 def detectron2_model(params: PyTree, batch_stats: PyTree) -> dict[str, np.ndarray]:
-    """An encoder under detectron2's names.
+    """Converts an encoder to detectron2's names.
 
     Args:
         params, batch_stats: see `torchvision_resnet`.
@@ -59,14 +59,14 @@ def detectron2_model(params: PyTree, batch_stats: PyTree) -> dict[str, np.ndarra
 
     Reference: the script at the top of this file.
     """
-    found = torchvision_resnet(params, batch_stats)
-    return {detectron2_name(name): x for name, x in found.items()}
+    tensors = torchvision_resnet(params, batch_stats)
+    return {detectron2_name(name): x for name, x in tensors.items()}
 
 
 def export_detectron2(folder: str | Path, output: str | Path) -> Path:
-    """Writes a run's ResNet for detectron2, and how MoCo fine-tunes it, as FILE.md beside it.
+    """Writes a run's ResNet for detectron2, and MoCo's recipe as FILE.md in the same folder.
 
-    The averaged weights where the run judges those.
+    Uses the averaged weights if the run evaluates those.
 
     Args:
         folder: workdir of the run.
@@ -76,8 +76,8 @@ def export_detectron2(folder: str | Path, output: str | Path) -> Path:
         The path of the recipe.
 
     Raises:
-        UserError: another ending, no workdir or checkpoint, a network that detectron2 lacks, or a
-            folder that cannot be written.
+        UserError: another ending, no workdir or checkpoint, a network that detectron2 lacks, or an
+            unwritable folder.
     """
     output = Path(output)
     if output.suffix != ".pkl":
@@ -100,36 +100,36 @@ def export_detectron2(folder: str | Path, output: str | Path) -> Path:
 
 
 def check(config: Any) -> None:
-    """Raises UserError for a run whose network detectron2 does not have."""
+    """Raises UserError for a network that detectron2 lacks."""
     model = config.model
     if model.name not in NETS:
         raise UserError(f"Detectron2 has no '{model.name}': {nearest(model.name, NETS)}.")
     basic = not DEPTHS[model.name][0]
-    wanted = {
+    expected = {
         "stem": ("imagenet",),
         "norm": ("bn",),
         "sobel": (False,),
         "stage_sizes": ((),),
         "stem_width_fixed": (False, True),
-        # A basic block whose shape stays has no projection there.
+        # Detectron2's basic block has no projection if the shape is unchanged.
         "shortcut": ("when_needed",) if basic else ("when_needed", "always"),
     }
-    for key, values in wanted.items():
-        found = tuple(model[key]) if key == "stage_sizes" else model[key]
-        if found not in values:
+    for key, values in expected.items():
+        value = tuple(model[key]) if key == "stage_sizes" else model[key]
+        if value not in values:
             raise UserError(
-                f"Detectron2's {model.name} has another form: found model.{key}={found!r}, "
+                f"Detectron2's {model.name} has another form: found model.{key}={value!r}, "
                 f"expected {values[0]!r}. Export a run with --config.model.{key}={values[0]!r}."
             )
 
 
 def recipe(config: Any, file: str, tensors: int) -> str:
-    """MoCo's recipe of detection for this network, in Markdown.
+    """Returns MoCo's detection recipe for this network, in Markdown.
 
     Args:
         config: of the run.
         file: name of the .pkl.
-        tensors: how many it holds.
+        tensors: its number of tensors.
     """
     model = config.model
     basic, depth = not DEPTHS[model.name][0], int(model.name.removeprefix("resnet"))
@@ -215,7 +215,7 @@ the default warm-up.
 
 
 class _Pickler(pickle.Pickler):
-    """Writes arrays so that every version of numpy reads them: 2 has moved what 1 looks for."""
+    """Pickles arrays readable by every version of numpy: numpy 2 has moved the functions of 1."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is np.ndarray:
@@ -230,7 +230,7 @@ def _pickled(content: Any) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Beside its place first, renamed when it is whole."""
+    """Writes a file atomically."""
     try:
         files.write_bytes(path, content)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A ResNet's parameters under torchvision's names and in torch's layout."""
+"""Converts a ResNet's parameters to torchvision's names and torch's layout."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ _BLOCK = re.compile(r"block_group(\d+)_block(\d+)_(conv|bn|shortcut_bn|shortcut)
 
 
 def torchvision_name(path: str) -> str:
-    """The name of a leaf of `jssl.models.ResNet` in torchvision's state dict.
+    """Returns the name of a leaf of `jssl.models.ResNet` in torchvision's state dict.
 
     Args:
         path: 'MODULE.LEAF'.
@@ -45,15 +45,14 @@ def torchvision_name(path: str) -> str:
 
 
 def torchvision_resnet(params: PyTree, batch_stats: PyTree) -> dict[str, np.ndarray]:
-    """An encoder as torchvision's state dict, without the classifier.
+    """Converts an encoder to torchvision's state dict, without the classifier.
 
     Args:
         params: of a `ResNet`, kernels [h,w,in,out].
         batch_stats: its running statistics.
 
     Returns:
-        Name -> float32, kernels [out,in,h,w]. `num_batches_tracked`, which torch only counts with,
-        is not among them.
+        Name -> float32, kernels [out,in,h,w]; without `num_batches_tracked`.
 
     Raises:
         ValueError: as `torchvision_name`.

@@ -1,4 +1,4 @@
-"""The official archives of FGVC-Aircraft and Birdsnap, unpacked where `jssl.data.listed` reads."""
+"""Unpacks the official archives of FGVC-Aircraft and Birdsnap for `jssl.data.listed`."""
 
 import gzip
 import lzma
@@ -26,20 +26,19 @@ WHERE = {
 def prepare_archive(name: str, data_dir: str = "", archive: str = "") -> str:
     """Unpacks the official archive of a data set unless it is already there.
 
-    It is unpacked beside its place, looked through, and renamed when it is whole; see
-    `jssl.data.unpack` for which members are refused.
+    It is unpacked to a temporary folder, checked, then renamed; see `jssl.data.unpack` for which
+    members are refused.
 
     Args:
         name: 'fgvc_aircraft' or 'birdsnap'.
-        data_dir: where to; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        data_dir: target folder; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets.
         archive: a tar file, compressed or not.
 
     Returns:
-        The folder that holds it.
+        The folder of the data set.
 
     Raises:
-        UserError: no archive, one that cannot be read or is not this data set's, or one without
-            the pictures.
+        UserError: no archive, one that is unreadable or of another data set, or no pictures.
     """
     data_dir = data_dir or default_data_dir()
     place = Path(data_dir).expanduser() / name
@@ -52,8 +51,8 @@ def prepare_archive(name: str, data_dir: str = "", archive: str = "") -> str:
         _unpack(name, Path(archive).expanduser(), place)
     for split in SPLITS[name]:
         source = ListedSource(name, split, data_dir=data_dir)
-        lost = f", {source.missing} that the list names are not here" if source.missing else ""
-        print(f"{name} {split}: {len(source)} pictures{lost}.")
+        missing = f", {source.missing} that the list names are not here" if source.missing else ""
+        print(f"{name} {split}: {len(source)} pictures{missing}.")
     return str(place)
 
 
@@ -64,22 +63,22 @@ def _unpack(name: str, archive: Path, place: Path) -> None:
             "command, which would not overwrite it. Move it away."
         )
     place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place.parent))
     try:
-        unpack(archive, beside)
-        lists = sorted(beside.rglob(LISTS[name][0]))
+        unpack(archive, temporary)
+        lists = sorted(temporary.rglob(LISTS[name][0]))
         if len(lists) != 1:
             raise UserError(
                 f"'{archive}' holds {len(lists)} files {LISTS[name][0]}, expected one: it is not "
                 f"the archive of '{name}', {WHERE[name]}."
             )
         # What the archive calls its top folder does not matter.
-        lists[0].parents[len(Path(LISTS[name][0]).parts) - 1].rename(beside / "whole")
-        (beside / "whole").rename(place)
+        lists[0].parents[len(Path(LISTS[name][0]).parts) - 1].rename(temporary / "complete")
+        (temporary / "complete").rename(place)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, tarfile.ReadError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"The archive '{archive}' is cut short or damaged, as of a broken download: {what}. "
+            f"The archive '{archive}' is cut short or damaged, as of a broken download: {reason}. "
             f"Fetch it again; expected {WHERE[name]}."
         ) from error
     except (MemberError, FileError, UnicodeError, OSError, tarfile.TarError) as error:
@@ -87,4 +86,4 @@ def _unpack(name: str, archive: Path, place: Path) -> None:
             f"The archive '{archive}' cannot be unpacked: {error}. Expected {WHERE[name]}."
         ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

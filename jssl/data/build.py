@@ -1,4 +1,4 @@
-"""From `config.data` to a source and the transforms that it needs."""
+"""Builds the source and its transforms from `config.data`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +17,16 @@ DEFAULTS: dict[str, Any] = {
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
     "layout": "auto",  # of a folder: auto | splits | classes | flat
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
-    "test_split": "",  # the split that is judged on
+    "test_split": "",  # the split for evaluation
     "tile": 32,  # photos: side of a tile, 32 | 64 | 96
     "num_examples": 1024,  # synthetic: size of the train split
-    "image_size": 0,  # host side: square that pictures of unequal size become; 0: the views' size
+    "image_size": 0,  # side to which the host resizes pictures of unequal size; 0: the views' size
     "host_crop": "",  # '': crops on the device | torchvision | tf: crops before decoding
     "workers": 0,  # processes that read and decode; 0: threads of this process
     "threads": 0,  # that read and decode, in each process; 0: one a core, at most 8
-    "on_error": "stop",  # a picture that cannot be used: stop | skip (replaced, named, counted)
-    "bits": 0,  # of levels stored in 16: 0: as the file declares | 9 to 16, such as 12
-    "max_megabytes": 1024,  # of the file of a picture; larger ones cannot be used
+    "on_error": "stop",  # an unusable picture: stop | skip (replace it, log and count it)
+    "bits": 0,  # valid bits of 16-bit samples: 0: as the file declares | 9 to 16, such as 12
+    "max_megabytes": 1024,  # largest size of a picture file
     "eval_crop": 0.875,  # pictures that differ in size: share of the short side that is judged
     "eval_interpolation": "bicubic",  # bicubic | bilinear
 }
@@ -40,15 +40,15 @@ SYNTHETIC = {
 
 
 def make_source(config: Any, split: str) -> sources.Source:
-    """The source of one split of the data set that `config.data` names.
+    """Returns the source of one split of the data set in `config.data`.
 
     Args:
         config: ConfigDict with the keys of `DEFAULTS`.
-        split: 'train' (to learn from), 'probe' (labelled, to fit probes on; the train split unless
-            the data set or the config has another) or 'test'.
+        split: 'train', 'probe' (labelled, to fit probes on; the train split unless the data set
+            or the config has another) or 'test'.
 
     Raises:
-        UserError: unknown data set, split, policy or tile; or whatever the source finds wrong.
+        UserError: unknown data set, split, policy or tile; or an error of the source.
 
     Example:
         >>> from ml_collections import ConfigDict
@@ -63,9 +63,11 @@ def make_source(config: Any, split: str) -> sources.Source:
             f"Unknown policy data.on_error='{config.on_error}': "
             f"{nearest(config.on_error, POLICIES)}."
         )
-    how = config.get("layout", DEFAULTS["layout"])  # older workdirs have no such key
-    if how not in layout.LAYOUTS:
-        raise UserError(f"Unknown data.layout='{how}': {nearest(how, layout.LAYOUTS)}.")
+    folder_layout = config.get("layout", DEFAULTS["layout"])  # older workdirs have no such key
+    if folder_layout not in layout.LAYOUTS:
+        raise UserError(
+            f"Unknown data.layout='{folder_layout}': {nearest(folder_layout, layout.LAYOUTS)}."
+        )
     reading = {key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")}
     if reading["bits"] not in BITS or reading["max_megabytes"] < 1:
         raise UserError(
@@ -94,7 +96,7 @@ def make_source(config: Any, split: str) -> sources.Source:
             config.data_dir,
             split,
             splits=_subfolders(config),
-            layout=how,
+            layout=folder_layout,
             on_error=config.on_error,
             **reading,
         )
@@ -136,7 +138,7 @@ def _listed_split(config: Any, split: str) -> str:
 
 def _tfds_split(config: Any, split: str) -> str:
     own = tfds_source.find(config.name)
-    # Where one split serves both, a probe is fitted on what was trained on: train[:10%], say.
+    # Where both use one split, the probe is fitted on the training examples: train[:10%], say.
     shared = config.train_split if split == "probe" and own.probe == own.train else ""
     return config[f"{split}_split"] or shared or getattr(own, split)
 
@@ -145,18 +147,18 @@ def has_split(config: Any, split: str) -> bool:
     """Whether the data set has the split; only a folder of pictures may lack 'test'."""
     if config.name != "folder" or not config.data_dir:
         return True
-    how = config.get("layout", DEFAULTS["layout"])
-    return folder.has_split(config.data_dir, split, _subfolders(config), how)
+    folder_layout = config.get("layout", DEFAULTS["layout"])
+    return folder.has_split(config.data_dir, split, _subfolders(config), folder_layout)
 
 
 def train_transform(
     config: Any, source: sources.Source, *, size: int, views: int = 2, **crop: Any
 ) -> Callable | None:
-    """What the host does to a training example before the device augments it.
+    """Returns the host transform of training examples, applied before device augmentation.
 
     Args:
         config: ConfigDict with the keys of `DEFAULTS`.
-        source: what the examples come from.
+        source: of the examples.
         size: side of a view in pixels.
         views: number V of views of the method.
         **crop: `area`, `ratio` and `interpolation` of `HostCrop`.
@@ -180,12 +182,12 @@ def train_transform(
 
 
 def eval_transform(config: Any, source: sources.Source, *, size: int) -> Callable | None:
-    """What the host does to an example that is judged: one square picture [size,size,3].
+    """Returns the host transform for evaluation: to one square picture [size,size,3].
 
-    None where the pictures have that shape already. Pictures that all have another one are resized
-    whole (the central square if they are not square); of pictures that differ the short side
-    becomes `size` / `eval_crop`, rounded down (256 for 224), and the centre is kept, as in the
-    official ImageNet evaluations. Antialiased.
+    None if the pictures have that shape already. Pictures of one other shape are resized (the
+    central square if they are not square). Pictures of different shapes: short side to `size` /
+    `eval_crop`, rounded down (256 for 224), then a centre crop, as in the official ImageNet
+    evaluations. Antialiased.
     """
     if source.image_shape == (size, size, 3):
         return None

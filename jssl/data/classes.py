@@ -1,4 +1,4 @@
-"""Names of classes: numbers of two data sets mean the same only where their names do."""
+"""Class names: labels of two data sets may be compared only if their class names agree."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ Names = tuple[str, ...] | None
 
 
 def class_names(source: Any) -> Names:
-    """Names of the classes of a source in Unicode's NFC, by number.
+    """Returns the class names of a source in Unicode NFC, by label.
 
     Returns:
-        None where they are not known; () for a source without labels.
+        None if they are unknown; () for a source without labels.
 
     Example:
         >>> from jssl.data.sources import photos_source
@@ -25,19 +25,19 @@ def class_names(source: Any) -> Names:
 
 
 def normalized(names: Sequence[str]) -> tuple[str, ...]:
-    """Names in Unicode's normal form NFC."""
+    """Returns the names in Unicode normal form NFC."""
     return tuple(unicodedata.normalize("NFC", str(name)) for name in names)
 
 
 def difference(found: Names, expected: Names) -> str:
-    """How the names of classes of two data sets differ, in words.
+    """Describes how the class names of two data sets differ.
 
     Args:
-        found: of one; None or () where there are no names to compare.
-        expected: of the other.
+        found: names of one; None or () if there are none.
+        expected: names of the other.
 
     Returns:
-        '' where they are the same or cannot be compared.
+        '' if they are equal or cannot be compared.
 
     Example:
         >>> difference(('cat', 'dog'), ('bird', 'cat', 'dog'))
@@ -48,29 +48,29 @@ def difference(found: Names, expected: Names) -> str:
     if not found or not expected or normalized(found) == normalized(expected):
         return ""
     pairs = zip(normalized(found), normalized(expected), strict=False)
-    place = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
-    words = [f"{len(found)} classes for {len(expected)}"] if len(found) != len(expected) else []
-    if place is not None:
-        words.append(
-            f"class {place} is '{found[place]}' in one and '{expected[place]}' in the other"
+    label = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
+    parts = [f"{len(found)} classes for {len(expected)}"] if len(found) != len(expected) else []
+    if label is not None:
+        parts.append(
+            f"class {label} is '{found[label]}' in one and '{expected[label]}' in the other"
         )
-    return "; ".join(words)
+    return "; ".join(parts)
 
 
 def check_same(found: Names, expected: Names, *, what: str, advice: str) -> None:
-    """Refuses to compare labels by number where the names of the classes differ.
+    """Raises UserError if the class names of two data sets differ.
 
     Args:
-        found: names of one; None or () where there are no names to compare.
+        found: names of one; None or () if there are none.
         expected: names of the other.
-        what: whose classes they are, 'The probe split and the test split'.
+        what: start of the message, such as 'The probe split and the test split'.
         advice: what to type.
 
     Raises:
         UserError: they differ.
     """
-    if words := difference(found, expected):
+    if message := difference(found, expected):
         raise UserError(
-            f"{what} have other classes: found {words}; expected the same names in the same "
+            f"{what} have other classes: found {message}; expected the same names in the same "
             f"order, since labels are compared by number. {advice}"
         )

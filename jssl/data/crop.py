@@ -1,8 +1,8 @@
-"""Crops on the host: the box is chosen from the header's size, and only then is anything decoded.
+"""Crops on the host: the box is drawn from the size in the header, before decoding.
 
 Transforms are `transform(example, rng) -> example`: `rng` is a numpy Generator keyed by (seed,
-epoch, example index), or None for a transform that draws nothing. `example['image']` comes in
-encoded (`Picture`) or as pixels uint8 [H,W,3].
+epoch, example index), or None for a deterministic transform. `example['image']` is encoded
+(`Picture`) or pixels uint8 [H,W,3].
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ def torchvision_box(
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """Box of torchvision's `RandomResizedCrop`: uniform area, log-uniform ratio, ten attempts.
+    """Draws the box of torchvision's `RandomResizedCrop`: uniform area, log-uniform ratio.
 
-    If none of the ten fits, the largest centred box whose ratio is within the limits.
+    If none of ten draws fits, the largest centred box whose ratio is within the limits.
 
     Args:
-        rng: where the random numbers come from.
+        rng: random number generator.
         height, width: of the picture in pixels.
         area: smallest and largest share of the picture's area.
         ratio: smallest and largest width / height.
@@ -70,18 +70,18 @@ def tf_box(
     min_covered: float = 0.1,
     attempts: int = 100,
 ) -> Box:
-    """Box of TensorFlow's `sample_distorted_bounding_box` around the whole picture.
+    """Draws the box of TensorFlow's `sample_distorted_bounding_box`.
 
     Uniform ratio and, between the limits of the area, uniform HEIGHT (not area); a box that
     covers less than `min_covered` of the picture is drawn again, so that with the values of SimCLR
     and BYOL no crop is below a tenth of the picture. The whole picture if every attempt fails.
 
     Args:
-        rng: where the random numbers come from.
+        rng: random number generator.
         height, width: of the picture in pixels.
         area: smallest and largest share of the picture's area.
         ratio: smallest and largest width / height.
-        min_covered: smallest share of the picture that a box must hold.
+        min_covered: smallest share of the picture that a box must cover.
         attempts: number of draws before the whole picture is taken.
 
     Returns:
@@ -118,7 +118,7 @@ def tf_box(
 
 
 SAMPLERS = {"torchvision": torchvision_box, "tf": tf_box}
-# What the official pipelines of each style resize their crops with.
+# Resize filter of the official pipelines of each style.
 INTERPOLATION = {"torchvision": "bilinear", "tf": "bicubic"}
 
 
@@ -132,7 +132,7 @@ class HostCrop:
         sampler: 'torchvision' or 'tf'.
         area: smallest and largest share of the picture's area.
         ratio: smallest and largest width / height of the box.
-        interpolation: 'bilinear' or 'bicubic'; '' takes the sampler's own.
+        interpolation: 'bilinear' or 'bicubic'; '' for the sampler's default.
     """
 
     size: int
@@ -167,12 +167,12 @@ class CentreCrop:
     """Transform to one square: short side to `resize`, then the central `size` x `size` pixels.
 
     The evaluation protocol of ImageNet is resize 256, size 224. With `resize` equal to `size` it is
-    the largest central square. As torchvision's Resize and CenterCrop, to one grey level; always
-    decoded at full resolution.
+    the largest central square. Equal to torchvision's Resize and CenterCrop to one grey level;
+    always decoded at full resolution.
 
     Attributes:
         size: side of the result in pixels.
-        resize: what the short side would be resized to; at least `size`.
+        resize: length of the short side after the resize; at least `size`.
         interpolation: 'bilinear' or 'bicubic'.
     """
 
@@ -186,7 +186,7 @@ class CentreCrop:
         height, width = pixels.shape[:2]
         short = min(height, width)
         rows, columns = self.resize * height // short, self.resize * width // short
-        y, x = height / rows, width / columns  # pixels of the picture in one of the resized
+        y, x = height / rows, width / columns  # source pixels per resized pixel
         top, left = round((rows - self.size) / 2), round((columns - self.size) / 2)
         box = (top * y, left * x, self.size * y, self.size * x)
         crops = resize_boxes(

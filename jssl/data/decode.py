@@ -1,6 +1,6 @@
-"""Encoded pictures to uint8 RGB, one stated rule for each kind, and no picture silently wrong.
+"""Decodes pictures to uint8 RGB: one rule for each kind; what is not covered is refused.
 
-    what goes in                          what comes out                       counted as
+    input                                 output                               counted as
     RGB of 8 bits                         its values
     grey: 1, 2, 4 or 8 bits               levels spread over 0..255, three     grey
                                           equal channels; white-is-0 turned
@@ -21,7 +21,7 @@
     several frames or pages, MPO          the first                            frames
     EXIF orientation                      ignored, as torchvision does;        orientation
                                           of TIFF applied, as TIFF demands
-    a profile or gamma beside sRGB's      ignored                              profile
+    a profile or gamma not sRGB's         ignored                              profile
     no code or checksum (BMP, PNM, raw    its values                           black end
       TIFF), a tenth at the end is 0
     one side of 1 pixel                   refused: nothing to learn from
@@ -29,14 +29,14 @@
     several bands that are not RGB        refused: which are red, green, blue?
     a level above the largest declared    refused
     over 89 megapixels, over 500 scans    refused before anything is decoded
-    damaged, cut short, unwritten end     refused, with the decoder's words
+    damaged, cut short, unwritten end     refused, with the decoder's message
     another format (EPS, PSD, AVIF, ...)  refused; nothing is started for it
 
-`KINDS` says each of the third column in words; `jssl.data.fetch.Problems` counts them. JPEG is read
-by libjpeg-turbo in strict mode (simplejpeg): what libjpeg would repair with a warning and hand over
-in grey or black raises instead. Damage that leaves a valid JPEG cannot be seen. Everything else is
-read by Pillow, after `jssl.data.whole` has looked where Pillow does not. PNG's sBIT and TIFF's
-MaxSampleValue do not scale: by their standards they only tell where levels came from.
+`KINDS` describes the third column; `jssl.data.fetch.Problems` counts them. JPEG is read by
+libjpeg-turbo in strict mode (simplejpeg): damage that libjpeg would fill with grey or black raises
+an error. Damage that leaves a valid JPEG is not detected. Everything else is read by Pillow, after
+the checks of `jssl.data.whole` that Pillow lacks. PNG's sBIT and TIFF's MaxSampleValue do not
+scale: by their standards they only describe the origin of the levels.
 """
 
 import math
@@ -55,8 +55,8 @@ from jssl.regular import MAX_MEGABYTES, FileError, read_file
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb
 MIN_SIDE = 2
 BITS = (0, *range(9, 17))  # values of `config.data.bits`
-# A JPEG is decoded at 1/2, 1/4 or 1/8 only if the box then still has so many times the pixels a
-# side that are asked for; the rest of the way is an antialiased resize. 2 is Pillow's advice.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 only if the sides of the box remain at least this factor
+# above the requested size; an antialiased resize does the rest. 2 is Pillow's advice.
 REDUCING_GAP = 2.0
 
 Box = tuple[float, float, float, float]  # (top, left, height, width) in pixels
@@ -65,7 +65,7 @@ RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-# What a conversion did, as it is said to the user.
+# Message to the user for each conversion.
 KINDS = {
     "grey": "grey became three equal channels",
     "16-bit": "levels of more than 8 bits were cut to the upper 8",
@@ -84,17 +84,17 @@ KINDS = {
 
 
 class PictureError(UserError):
-    """One picture that cannot be used; `config.data.on_error` says what to do with it."""
+    """A picture that cannot be used; `config.data.on_error` decides what to do with it."""
 
 
 class Picture:
-    """An encoded picture that is decoded when its pixels are needed.
+    """An encoded picture, decoded on demand.
 
     Attributes:
         data: the bytes of the file.
-        name: how to call it in a message.
+        name: for messages.
         bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1.
-        kinds: after decoding, which conversions of `KINDS` were made; () for plain RGB.
+        kinds: after decoding, the conversions of `KINDS` that were made; () for plain RGB.
     """
 
     __slots__ = ("bits", "data", "kinds", "name")
@@ -109,7 +109,7 @@ class Picture:
     def read(
         cls, path: str | Path, *, bits: int = 0, max_megabytes: int = MAX_MEGABYTES
     ) -> "Picture":
-        """Reads the file of a picture; nothing is decoded.
+        """Reads the file of a picture without decoding it.
 
         Args:
             path: of a regular file.
@@ -122,14 +122,14 @@ class Picture:
         try:
             return cls(read_file(path, max_megabytes * 2**20), str(path), bits=bits)
         except FileError as error:
-            more = " To read larger ones type --config.data.max_megabytes=N." * error.large
-            raise PictureError(f"Picture '{path}' {error}.{more}") from error
+            hint = " To read larger ones type --config.data.max_megabytes=N." * error.large
+            raise PictureError(f"Picture '{path}' {error}.{hint}") from error
 
     def size(self) -> tuple[int, int]:
-        """Height and width from the header; nothing is decoded.
+        """Returns height and width from the header, without decoding.
 
         Raises:
-            PictureError: not a picture, or one of a size that is refused.
+            PictureError: not a picture, or a refused size.
         """
         with _named(self.name):
             if self.data.startswith(jpeg.MAGIC):
@@ -148,12 +148,12 @@ class Picture:
     def crops(
         self, boxes: Sequence[Box], size: tuple[int, int], *, interpolation: str
     ) -> np.ndarray:
-        """Decodes once, at the lowest sufficient resolution, and resizes only the boxes.
+        """Decodes once, at the lowest sufficient resolution, and resizes the boxes.
 
         A JPEG whose boxes are much larger than `size` is decoded at a half, a quarter or an eighth
         by its DCT, and the boxes are scaled with it. Against a full decode, crop and resize the
         mean absolute difference is below 4 of 255 grey levels on photographs full of edges
-        and below 1 on smooth ones; it is 0 where the resolution is not reduced.
+        and below 1 on smooth ones; it is 0 at full resolution.
 
         Args:
             boxes: V boxes (top, left, height, width) in the pixels of the whole picture.
@@ -176,7 +176,7 @@ class Picture:
         )
 
     def _decode(self, min_height: int, min_width: int) -> np.ndarray:
-        """Pixels of the whole picture, of a JPEG at a reduced size that is not below the bounds."""
+        """Decodes the whole picture, a JPEG perhaps reduced, but not below the bounds."""
         with _named(self.name):
             if self.data.startswith(jpeg.MAGIC):
                 array, kinds = jpeg.read_rgb(self.data, min_height, min_width)
@@ -191,11 +191,11 @@ def decode(data: bytes, name: str, *, bits: int = 0) -> np.ndarray:
 
     Args:
         data: the content of the file.
-        name: how to call it in an error message.
+        name: for error messages.
         bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1.
 
     Raises:
-        PictureError: naming the picture, what is wrong with it and what was expected.
+        PictureError: it cannot be used.
 
     Example:
         >>> import io
@@ -216,7 +216,7 @@ def resize_boxes(
     interpolation: str,
     inside: bool = True,
 ) -> np.ndarray:
-    """Cuts V boxes out of decoded pixels [H,W,3] and resizes each: uint8 [V,h,w,3].
+    """Crops V boxes of decoded pixels [H,W,3] and resizes each: uint8 [V,h,w,3].
 
     Pillow's resize, antialiased; the edges of a box may be fractions of a pixel.
 
@@ -225,8 +225,8 @@ def resize_boxes(
         boxes: V boxes (top, left, height, width) in pixels.
         size: (h, w) of the result.
         interpolation: 'nearest', 'bilinear' or 'bicubic'.
-        inside: True as 'crop, then resize': no pixel beyond the box has weight. False as 'resize,
-            then crop': the filter reaches over the edges of the box.
+        inside: True: crop, then resize; pixels outside the box have no weight. False: resize,
+            then crop; the filter reads over the edges of the box.
 
     Example:
         >>> resize_boxes(np.full((8, 8, 3), 7, np.uint8), [(0, 0, 4, 4), (2, 2, 6, 6)], (2, 2),
@@ -235,7 +235,7 @@ def resize_boxes(
     """
     crops = []
     for top, left, height, width in boxes:
-        # A box that was scaled may end beyond the edge by a rounding error.
+        # A scaled box may exceed the edge by a rounding error.
         right, bottom = min(left + width, pixels.shape[1]), min(top + height, pixels.shape[0])
         x, y, part = 0, 0, pixels
         if inside:
@@ -260,11 +260,11 @@ def _check_size(name: str, height: int, width: int) -> None:
         )
 
 
-class _named:  # noqa: N801 (read as a word: `with _named(name)`)
-    """Turns whatever a decoder raises into a `PictureError` with the picture's name.
+class _named:  # noqa: N801 (reads as `with _named(name)`)
+    """Converts any exception of a decoder to a `PictureError` with the picture's name.
 
-    Decoders meet damage with many kinds of exceptions (OSError, SyntaxError, struct.error,
-    MemoryError, ...), none of which tells which file it was.
+    Decoders raise many types on damage (OSError, SyntaxError, struct.error, MemoryError, ...),
+    none of which names the file.
     """
 
     def __init__(self, name: str):

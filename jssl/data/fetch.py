@@ -1,4 +1,4 @@
-"""One example, decoded and transformed; and the account of pictures that gave trouble."""
+"""Decodes and transforms one example, and counts pictures that were skipped or converted."""
 
 import contextlib
 import re
@@ -12,34 +12,34 @@ from absl import logging
 from jssl.data.decode import KINDS, Picture, PictureError
 from jssl.errors import UserError
 
-NOTES = "notes"  # key of an example's trouble on its way to `Problems`: tuples (kind, index, text)
-MAX_REPLACEMENTS = 1000  # bad pictures in a row before the data set itself is held to be bad
-NAMED = 10  # pictures of a kind that are named
-_said: set[tuple[str, str, str]] = set()  # (data set, kind, what was skipped) of past warnings
+NOTES = "notes"  # key of an example's notes for `Problems`: tuples (kind, index, text)
+MAX_REPLACEMENTS = 1000  # bad pictures in a row before the data set is refused
+NAMED = 10  # pictures of a kind listed by name
+_logged: set[tuple[str, str, str]] = set()  # (data set, kind, skipped picture) of past warnings
 
 
 def fetch(
     source: Any, index: int, transform: Callable | None, generator: Callable | None
 ) -> dict[str, Any]:
-    """Example `index`, or under 'skip' the next good one, with label and index of what it shows.
+    """Returns example `index`, or under 'skip' the next good one with its own label and index.
 
     Args:
-        source: see `jssl.data.sources.Source`; its `encoded` is used where it has one.
+        source: see `jssl.data.sources.Source`; its `encoded` is used if it has one.
         index: of the example.
         transform: `(example, rng) -> example`, or None to decode only.
         generator: `index -> numpy Generator` for the transform, or None.
 
     Returns:
-        The example, plus `notes`: what to report of the pictures that were met.
+        The example, plus `notes`: the skipped and converted pictures.
 
     Raises:
         PictureError: under 'stop', the picture cannot be used.
-        UserError: under 'skip', there is no good example within reach.
+        UserError: under 'skip', no good example among the next ones.
     """
     read = getattr(source, "encoded", source.__getitem__)
     notes: list[tuple[str, int, str]] = []
-    for place in range(min(len(source), MAX_REPLACEMENTS)):
-        current = (index + place) % len(source)
+    for offset in range(min(len(source), MAX_REPLACEMENTS)):
+        current = (index + offset) % len(source)
         try:
             example = read(current)
             picture = example["image"]
@@ -64,10 +64,10 @@ def fetch(
 
 
 def stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Examples to one batch of numpy arrays; the notes are joined.
+    """Stacks examples into one batch of numpy arrays; the notes are joined.
 
     Raises:
-        UserError: pictures of different shapes, which no transform has made equal.
+        UserError: pictures of different shapes.
     """
     shapes = sorted({example["image"].shape for example in examples})
     if len(shapes) > 1:
@@ -82,11 +82,11 @@ def stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Within it, errors are said as a user can read them.
+    """Context that rewrites the errors of grain for the user.
 
     Raises:
-        UserError: as it was, without the note about tracebacks that grain appends; or in place of
-            grain's error, a worker process that is gone.
+        UserError: the original one, without the traceback note that grain appends; or one that
+            says how a worker process died.
     """
     try:
         yield
@@ -107,10 +107,10 @@ def plain_errors() -> Iterator[None]:
 
 
 class Problems:
-    """Which pictures were skipped, and which converted by a rule of `jssl.data.decode`.
+    """Counts pictures that were skipped, or converted by a rule of `jssl.data.decode`.
 
-    A picture counts once however many epochs meet it. The first of a kind, and the first few that
-    were skipped, are logged as warnings when they are met, once in a process.
+    A picture counts once over all epochs. The first of a kind, and the first few skipped ones,
+    are logged as warnings, once in a process.
 
     Example:
         >>> problems = Problems('mine', 10)
@@ -125,7 +125,7 @@ class Problems:
         self._first: dict[str, list[str]] = {}
 
     def add(self, notes: Iterable[tuple[str, int, str]]) -> None:
-        """Takes in the notes of a batch."""
+        """Adds the notes of a batch."""
         for kind, index, text in notes:
             seen = self._seen.setdefault(kind, np.zeros(self._num_examples, bool))
             if seen[index]:
@@ -135,19 +135,19 @@ class Problems:
             if len(first) >= NAMED:
                 continue
             first.append(text)
-            # Every evaluation goes through the same pictures again: a process says it once.
-            word = (self._name, kind, text if kind == "skipped" else "")
-            if word in _said:
+            # Every evaluation meets the same pictures again: each process warns once.
+            warning = (self._name, kind, text if kind == "skipped" else "")
+            if warning in _logged:
                 continue
-            _said.add(word)
+            _logged.add(warning)
             if kind == "skipped":
                 logging.warning("Data set '%s': skipped and replaced: %s", self._name, text)
             else:
-                said = KINDS.get(kind, kind)
-                logging.warning("Data set '%s': converted, %s: '%s'", self._name, said, text)
+                label = KINDS.get(kind, kind)
+                logging.warning("Data set '%s': converted, %s: '%s'", self._name, label, text)
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """`{kind: {'count': pictures, 'first': names or messages}}`; {} when all was well."""
+        """Returns `{kind: {'count': pictures, 'first': names or messages}}`; {} if none."""
         return {
             kind: {"count": int(seen.sum()), "first": list(self._first[kind])}
             for kind, seen in self._seen.items()
@@ -155,15 +155,15 @@ class Problems:
 
 
 def in_words(report: dict[str, dict[str, Any]]) -> str:
-    """What `Problems.report` found, in one line: a number and one name for each kind.
+    """Formats the report of `Problems` in one line: a count and one name for each kind.
 
     Example:
         >>> in_words({'grey': {'count': 1200, 'first': ['c.png', 'd.png']}})
         "1,200: grey became three equal channels (the first: 'c.png')"
     """
     lines = []
-    for kind, found in report.items():
-        said, first = KINDS.get(kind, "skipped and replaced"), found["first"][0]
-        first = first if kind == "skipped" else f"'{first}'"  # there it is a whole sentence
-        lines.append(f"{found['count']:,}: {said} (the first: {first})")
+    for kind, entry in report.items():
+        label, first = KINDS.get(kind, "skipped and replaced"), entry["first"][0]
+        first = first if kind == "skipped" else f"'{first}'"  # a skipped one is a full sentence
+        lines.append(f"{entry['count']:,}: {label} (the first: {first})")
     return "; ".join(lines)

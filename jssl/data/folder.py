@@ -1,4 +1,4 @@
-"""A folder of pictures: one sub-folder a class, or one flat folder without labels.
+"""Pictures in a folder: one sub-folder per class, or one flat folder without labels.
 
     pictures/cat/1.jpg  pictures/dog/2.png       classes cat, dog
     pictures/train/cat/1.jpg  pictures/val/...   the same, with splits
@@ -6,9 +6,9 @@
     pictures/train/1.jpg  pictures/val/2.jpg     no labels, with splits
     pictures/train/1.jpg  pictures/labelled/cat/2.jpg  pictures/val/cat/3.jpg
 
-Classes belong to the folder, not to a split: they are those of all its splits, numbered in the
-order of their names in Unicode's normal form NFC. See `jssl.data.layout` for how a layout is
-recognised, and `jssl.data.walk` for what is passed over.
+The classes are those of all splits of the folder, numbered in the order of their names in Unicode
+normal form NFC. See `jssl.data.layout` for how a layout is recognised, and `jssl.data.walk` for
+what is passed over.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from jssl.data.layout import find_layout, find_split
 from jssl.data.walk import ENDINGS, Passed, Walk, merged, printable
 from jssl.errors import UserError
 
-SHOWN = 10  # classes that are named
+SHOWN = 10  # classes listed by name
 
 
 class FolderSource:
@@ -34,19 +34,19 @@ class FolderSource:
     Args:
         root: the folder, `config.data.data_dir`.
         split: 'train', 'probe' or 'test'.
-        splits: sub-folder of each split by these names; '' looks for train, and for val, test or
-            validation; that of 'probe' is then the train split's.
+        splits: sub-folder of each split; '' means train, and val, test or validation; for 'probe'
+            it then means the train split.
         layout: of `jssl.data.layout.LAYOUTS`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
         **reading: `bits` and `max_megabytes` of `Picture.read`.
 
     Attributes:
         class_names: of all splits of the folder; () for a split without labels.
-        num_classes: as many; 0 without labels.
+        num_classes: their number; 0 without labels.
         labels: int32 [M].
 
     Raises:
-        UserError: no such folder, a layout that is not certain, no pictures, one class only,
+        UserError: no such folder, an ambiguous layout, no pictures, one class only,
             pictures beside class folders, or no sub-folder for the split.
     """
 
@@ -64,35 +64,37 @@ class FolderSource:
         self.name = f"folder:{Path(root).name}"
         self.on_error, self._reading = on_error, reading
         self.image_shape = None  # pictures differ in size
-        found = find_layout(folder, layout, splits.values())
-        own = find_split(found, folder, split, _subfolder(splits, split))
-        several = [os.path.realpath(path) for path in found.splits.values()]
-        walks = {name: Walk(path, several) for name, path in found.splits.items()}
-        _check(walks[own], found.kind)
+        detected = find_layout(folder, layout, splits.values())
+        split_folder = find_split(detected, folder, split, _subfolder(splits, split))
+        split_paths = [os.path.realpath(path) for path in detected.splits.values()]
+        walks = {name: Walk(path, split_paths) for name, path in detected.splits.items()}
+        _check(walks[split_folder], detected.kind)
         for walk in walks.values():
-            _leave_out(walk, found.kind)
-        everywhere = {name: _by_class(walk) for name, walk in walks.items()}
-        names = tuple(sorted({word for split in everywhere.values() for word in split if word}))
-        _check_classes(walks[own], everywhere[own], names, split)
-        self._base = found.splits[own]
-        here = everywhere[own]
-        self.class_names = () if set(here) == {""} else names
+            _leave_out(walk, detected.kind)
+        by_split = {name: _by_class(walk) for name, walk in walks.items()}
+        names = tuple(sorted({name for split in by_split.values() for name in split if name}))
+        _check_classes(walks[split_folder], by_split[split_folder], names, split)
+        self._base = detected.splits[split_folder]
+        by_class = by_split[split_folder]
+        self.class_names = () if set(by_class) == {""} else names
         self.num_classes = len(self.class_names)
-        numbers = {word: i for i, word in enumerate(names)} | {"": -1}
+        numbers = {name: i for i, name in enumerate(names)} | {"": -1}
         # Paths relative to the base, sorted: the same order on every machine.
-        self._paths = [path for word in sorted(here) for path in here[word]]
+        self._paths = [path for name in sorted(by_class) for path in by_class[name]]
         self.labels = np.repeat(
-            np.array([numbers[word] for word in sorted(here)], np.int32),
-            [len(here[word]) for word in sorted(here)],
+            np.array([numbers[name] for name in sorted(by_class)], np.int32),
+            [len(by_class[name]) for name in sorted(by_class)],
         )
-        self._own_names = tuple(word for word in sorted(here) if word)
-        self._description = _describe(folder, found.kind, everywhere, names, found.passed, walks)
+        self._own_names = tuple(name for name in sorted(by_class) if name)
+        self._description = _describe(
+            folder, detected.kind, by_split, names, detected.passed, walks
+        )
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def encoded(self, index: int) -> dict[str, Any]:
-        """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
+        """Returns `source[index]` with the image as a `Picture`, not yet decoded."""
         path = self._base / self._paths[index]
         return {
             "image": Picture.read(path, **self._reading),
@@ -105,14 +107,14 @@ class FolderSource:
         return {**example, "image": example["image"].pixels()}
 
     def fingerprint(self) -> str:
-        """Changes with the names, the order and the labels of the files, not with their content."""
-        words = [path.replace("\\", "\\\\").replace("\n", "\\n") for path in self._paths]
-        if self.class_names != self._own_names:  # the folders alone do not tell the labels
-            words += ["", *self.class_names]
-        return hashlib.sha256(os.fsencode("\n".join(words))).hexdigest()[:16]
+        """Returns a hash of the names, order and labels of the files, not of their content."""
+        lines = [path.replace("\\", "\\\\").replace("\n", "\\n") for path in self._paths]
+        if self.class_names != self._own_names:  # the folders alone do not determine the labels
+            lines += ["", *self.class_names]
+        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
 
     def description(self) -> str:
-        """What was read and what was passed over, in one line."""
+        """Returns one line on what was read and what was passed over."""
         return self._description
 
 
@@ -123,16 +125,16 @@ def has_split(
     splits, folder = _normal(splits), Path(root).expanduser()
     if split != "test":
         return True
-    found = find_layout(folder, layout, splits.values())
+    detected = find_layout(folder, layout, splits.values())
     try:
-        find_split(found, folder, split, splits.get(split, ""))
+        find_split(detected, folder, split, splits.get(split, ""))
     except UserError:
         return False
     return True
 
 
 def _normal(splits: Mapping[str, str] | None) -> dict[str, str]:
-    """Names of splits as folders are listed: 'val' for 'val/' and './val'."""
+    """Normalises the sub-folder names of splits: 'val' for 'val/' and './val'."""
     return {split: name and os.path.normpath(name) for split, name in (splits or {}).items()}
 
 
@@ -141,15 +143,15 @@ def _subfolder(splits: Mapping[str, str], split: str) -> str:
 
 
 def _by_class(walk: Walk) -> dict[str, list[str]]:
-    """Pictures by the name of their class in NFC; the same name in NFC and NFD is one class."""
+    """Groups pictures by class name in NFC; the same name in NFC and NFD is one class."""
     folders: dict[str, dict[str, list[str]]] = {}
     for name, paths in walk.groups.items():
         folders.setdefault(unicodedata.normalize("NFC", name), {})[name] = paths
-    return {word: merged(groups) for word, groups in folders.items()}
+    return {name: merged(groups) for name, groups in folders.items()}
 
 
 def _check(walk: Walk, kind: str) -> None:
-    """Refuses a split without pictures, and one that holds pictures and class folders."""
+    """Raises UserError for a split without pictures, or with pictures and class folders."""
     pictures, groups = walk.groups.get("", []), {**walk.groups}
     groups.pop("", None)
     if not (walk.count() if kind == "splits" else len(groups if kind == "classes" else pictures)):
@@ -172,12 +174,12 @@ def _check(walk: Walk, kind: str) -> None:
 
 
 def _leave_out(walk: Walk, kind: str) -> None:
-    """Drops what the layout passes over, and counts it."""
+    """Drops and counts what the layout ignores."""
     labelled = kind == "classes" or (kind == "splits" and set(walk.groups) != {""})
     if labelled:
-        beside = walk.groups.pop("", [])
-        if beside:
-            walk.passed.add("pictures beside the class folders", beside[0], len(beside))
+        stray = walk.groups.pop("", [])
+        if stray:
+            walk.passed.add("pictures beside the class folders", stray[0], len(stray))
     for name in walk.folders:
         if name not in walk.groups:
             walk.passed.add("folders without pictures", name)
@@ -187,13 +189,13 @@ def _leave_out(walk: Walk, kind: str) -> None:
 
 
 def _check_classes(
-    walk: Walk, here: Mapping[str, list[str]], names: tuple[str, ...], split: str
+    walk: Walk, by_class: Mapping[str, list[str]], names: tuple[str, ...], split: str
 ) -> None:
-    populated = [word for word in sorted(here) if word]
+    populated = [name for name in sorted(by_class) if name]
     if len(populated) == 1 and (split != "test" or len(names) == 1):
         name = populated[0]
         raise UserError(
-            f"Folder '{walk.base}' holds one class: found {len(here[name])} pictures, all in "
+            f"Folder '{walk.base}' holds one class: found {len(by_class[name])} pictures, all in "
             f"'{name}'; expected two sub-folders or more, one a class. For pictures without labels "
             f"name the flat folder that holds them. Type --config.data.data_dir={walk.base / name}"
         )
@@ -209,22 +211,22 @@ def _describe(
 ) -> str:
     parts, passed = [], Passed()
     passed.update(top)
-    for name, here in splits.items():
+    for name, by_class in splits.items():
         passed.update(walks[name].passed, name)
-        words = f"{name} ".lstrip() + f"{sum(map(len, here.values())):,} pictures"
-        if set(here) <= {""}:
-            words += " without labels"
-        elif lacking := [word for word in names if word not in here]:
-            words += f" of {len(here)} classes, none of {_listed(lacking)}"
+        text = f"{name} ".lstrip() + f"{sum(map(len, by_class.values())):,} pictures"
+        if set(by_class) <= {""}:
+            text += " without labels"
+        elif missing := [class_name for class_name in names if class_name not in by_class]:
+            text += f" of {len(by_class)} classes, none of {_listed(missing)}"
         else:
-            words += f" of {len(here)} classes"
-        parts.append(words)
+            text += f" of {len(by_class)} classes"
+        parts.append(text)
     classes = f"{len(names)} classes: {_listed(names)}" if names else "no classes"
-    said = passed.words()
-    end = f"passed over: {said}" if said else "nothing passed over"
+    skipped = passed.summary()
+    end = f"passed over: {skipped}" if skipped else "nothing passed over"
     return f"folder '{printable(root.name)}' read as {kind}: {'; '.join(parts)}; {classes}; {end}"
 
 
 def _listed(names: Any) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(printable, names[:SHOWN])) + more
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(printable, names[:SHOWN])) + rest

@@ -1,4 +1,4 @@
-"""JPEG to uint8 RGB by libjpeg-turbo in strict mode, and what its headers say beside the pixels."""
+"""Decodes JPEG to uint8 RGB with libjpeg-turbo in strict mode, and reads its headers."""
 
 import struct
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ MAX_SCANS = 500  # of a progressive JPEG: more only cost time
 
 
 def read_rgb(data: bytes, min_height: int, min_width: int) -> tuple[np.ndarray, list[str]]:
-    """Decodes a JPEG, at a half, a quarter or an eighth if the result is not below the bounds.
+    """Decodes a JPEG, at 1/2, 1/4 or 1/8 of its size if the result is not below the bounds.
 
     Args:
         data: the content of the file.
         min_height, min_width: smallest size of the result in pixels.
 
     Returns:
-        uint8 [h,w,3], and which conversions of `jssl.data.decode.KINDS` were made.
+        uint8 [h,w,3], and the conversions of `jssl.data.decode.KINDS` that were made.
 
     Raises:
-        ValueError: damage, also such as libjpeg would repair; too many scans.
+        ValueError: damage, even if libjpeg could repair it; too many scans.
     """
-    # Inside the code of a picture 0xff is followed by 0: this counts scans, and previews' too.
+    # In coded data 0xff is followed by 0: this counts scans, also those of previews.
     if data.count(b"\xff\xda") > MAX_SCANS:
         raise ValueError(f"it has more than {MAX_SCANS} scans")
     colour = simplejpeg.decode_jpeg_header(data)[2]
@@ -49,7 +49,7 @@ def read_rgb(data: bytes, min_height: int, min_width: int) -> tuple[np.ndarray, 
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Markers and contents of what comes before the picture's code."""
+    """Yields marker and content of each segment before the coded data."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -83,5 +83,5 @@ def _orientation(body: bytes) -> int:
     try:
         exif.load(body)
         return exif.get(0x0112, 1)
-    except Exception:  # damaged beside the picture, which does not need it
+    except Exception:  # damaged metadata; the pixels do not need it
         return 1

@@ -1,4 +1,4 @@
-"""Oxford5k and Paris6k, original and revisited, as they lie after their archives are unpacked.
+"""Reads Oxford5k and Paris6k, original and revisited, from their unpacked archives.
 
     DIR/oxford5k/jpg/            oxbuild_images-v1.tgz: 5,063 images
     DIR/oxford5k/gt/             gt_files_170407.tgz: 55 queries
@@ -23,7 +23,7 @@ from jssl.data.plain_pickle import read_plain_pickle
 from jssl.data.text import read_text
 from jssl.errors import UserError, nearest
 
-# Of Paris: empty or damaged in the published archives, and left out by everyone.
+# Images of Paris that are empty or damaged in the published archives; all papers leave them out.
 CORRUPT = frozenset(
     f"paris_{place}_{number:06d}"
     for place, numbers in {
@@ -42,10 +42,10 @@ CORRUPT = frozenset(
 
 class _Set(NamedTuple):
     folder: str
-    other: str  # whose regions whiten
+    other: str  # set whose regions the whitening is learnt on
     images: int  # of the database
     queries: int
-    truth: str  # what holds the ground truth, in the folder
+    truth: str  # file or sub-folder of the ground truth
 
 
 SETS: dict[str, _Set] = {
@@ -57,25 +57,25 @@ SETS: dict[str, _Set] = {
 
 
 class Query(NamedTuple):
-    """An image and what of it is looked for: left, top, right and bottom in its pixels."""
+    """An image and its query region: left, top, right and bottom in pixels."""
 
     path: Path
     roi: tuple[float, float, float, float]
 
 
 class Landmarks(NamedTuple):
-    """A set to retrieve from, with its ground truth as indices of `images`.
+    """A retrieval set, with its ground truth as indices of `images`.
 
     Attributes:
         name: a key of `SETS`.
-        images: of the database, in the order of their names, or of the revisited list.
-        queries: in the order of their names, or of the revisited list.
+        images: of the database, sorted by name, or in the order of the revisited list.
+        queries: sorted by name, or in the order of the revisited list.
         lists: for each query, indices: 'positive' (good and ok) and 'junk'; of a revisited set
             'easy', 'hard' and 'junk'.
-        num_positive: for each query, positives that the ground truth lists, of which some may be
-            corrupt; None of a revisited set.
-        corrupt: names of the images that were left out, see `CORRUPT`.
-        other_images: of the other set: what whitening is learnt on.
+        num_positive: for each query, the number of listed positives, including corrupt ones; None
+            for a revisited set.
+        corrupt: names of the images left out, see `CORRUPT`.
+        other_images: of the other set, to learn the whitening on.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Landmarks(NamedTuple):
     other_images: tuple[Path, ...]
 
     def fingerprint(self) -> str:
-        """Changes with the names of the images, the queries and the ground truth."""
+        """Returns a hash of the names of the images, the queries and the ground truth."""
         names = [p.stem for p in (*self.images, *self.other_images)]
-        said = [names, [(q.path.stem, q.roi) for q in self.queries], dict(self.lists)]
-        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        content = [names, [(q.path.stem, q.roi) for q in self.queries], dict(self.lists)]
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def read_landmarks(name: str, data_dir: str | Path) -> Landmarks:
-    """Reads the ground truth of a set, and finds its images and those of the other set.
+    """Reads the ground truth of a set, and lists its images and those of the other set.
 
     Args:
         name: 'oxford5k', 'paris6k', 'roxford5k' or 'rparis6k'.
@@ -104,8 +104,7 @@ def read_landmarks(name: str, data_dir: str | Path) -> Landmarks:
         A `Landmarks`; no image has been opened.
 
     Raises:
-        UserError: an unknown name, files that are not there, or ground truth that is not what its
-            authors publish.
+        UserError: an unknown name, missing files, or ground truth unlike the published one.
 
     Example:
         landmarks = read_landmarks('roxford5k', '/data')
@@ -123,12 +122,12 @@ def read_landmarks(name: str, data_dir: str | Path) -> Landmarks:
     if not (folder / truth).exists():
         raise UserError(f"There is no '{folder / truth}'. {layout(name, data_dir)}")
     read = _original if truth == "gt" else _revisited
-    found = read(name, folder / truth, images)
-    return found._replace(corrupt=corrupt, other_images=tuple(others.values()))
+    landmarks = read(name, folder / truth, images)
+    return landmarks._replace(corrupt=corrupt, other_images=tuple(others.values()))
 
 
 def layout(name: str, data_dir: str | Path) -> str:
-    """What must lie where for a set, and where it is from, as the end of an error message."""
+    """Returns the end of an error message: the files a set needs, and their origin."""
     paris = "paris_1-v1.tgz and paris_2-v1.tgz"
     archives = {"oxford5k": "oxbuild_images-v1.tgz", "paris6k": paris}
     truths = {
@@ -148,42 +147,42 @@ def layout(name: str, data_dir: str | Path) -> str:
 
 
 def _images(folder: Path, data_dir: Any) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The usable images by name, sorted; and the names of the corrupt ones that are there."""
+    """Returns the usable images by name, sorted; and the names of the corrupt ones present."""
     name = next(key for key in SETS if SETS[key].folder == folder.name)
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted((folder / "jpg").rglob("*.jpg"), key=lambda p: p.stem):
-        if path.stem in found:
+        if path.stem in paths:
             raise UserError(
-                f"Two images have the name '{path.stem}': '{found[path.stem]}' and '{path}'. "
+                f"Two images have the name '{path.stem}': '{paths[path.stem]}' and '{path}'. "
                 "Expected each once: remove one."
             )
-        found[path.stem] = path
-    if not found:
+        paths[path.stem] = path
+    if not paths:
         raise UserError(f"There are no .jpg images in '{folder / 'jpg'}'. {layout(name, data_dir)}")
-    corrupt = tuple(stem for stem in found if stem in CORRUPT)
-    return {stem: path for stem, path in found.items() if stem not in CORRUPT}, corrupt
+    corrupt = tuple(stem for stem in paths if stem in CORRUPT)
+    return {stem: path for stem, path in paths.items() if stem not in CORRUPT}, corrupt
 
 
 def _original(name: str, truth: Path, images: dict[str, Path]) -> Landmarks:
-    places = {stem: i for i, stem in enumerate(images)}
+    indices = {stem: i for i, stem in enumerate(images)}
     queries, positives, junk, counts = [], [], [], []
     for path in sorted(truth.rglob("*_query.txt")):
-        words = read_text(path)[0].split()
-        if len(words) != 5:
+        fields = read_text(path)[0].split()
+        if len(fields) != 5:
             raise UserError(
-                f"'{path}' holds {' '.join(words)[:80]!r}; expected an image and four numbers, "
+                f"'{path}' holds {' '.join(fields)[:80]!r}; expected an image and four numbers, "
                 "left, top, right and bottom."
             )
-        stem = words[0].removeprefix("oxc1_")
+        stem = fields[0].removeprefix("oxc1_")
         lists = {role: _names(path, role) for role in ("good", "ok", "junk")}
         named = {stem}.union(*lists.values())
         _check_names(path, (named - CORRUPT) | {stem}, images)
         left_out = lists["junk"]
-        found = lists["good"] | lists["ok"]
-        queries.append(Query(images[stem], _box(path, words[1:])))
-        counts.append(len(found))
-        positives.append(sorted(places[s] for s in found - left_out - CORRUPT))
-        junk.append(sorted(places[s] for s in left_out - CORRUPT))
+        positive = lists["good"] | lists["ok"]
+        queries.append(Query(images[stem], _box(path, fields[1:])))
+        counts.append(len(positive))
+        positives.append(sorted(indices[s] for s in positive - left_out - CORRUPT))
+        junk.append(sorted(indices[s] for s in left_out - CORRUPT))
     if not queries:
         raise UserError(f"'{truth}' holds no files *_query.txt. {layout(name, truth.parents[1])}")
     columns = {"positive": positives, "junk": junk}
@@ -201,8 +200,10 @@ def _revisited(name: str, truth: Path, images: dict[str, Path]) -> Landmarks:
     content = read_plain_pickle(truth)
     keys = ("imlist", "qimlist", "gnd")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
-        held = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"'{truth}' holds {held}; expected the lists {', '.join(keys)}.")
+        content_type = (
+            ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        )
+        raise UserError(f"'{truth}' holds {content_type}; expected the lists {', '.join(keys)}.")
     names, query_names = ([str(stem) for stem in content[key]] for key in keys[:2])
     entries = content["gnd"]
     _check_names(truth, {*names, *query_names}, images)
@@ -228,19 +229,19 @@ def _revisited(name: str, truth: Path, images: dict[str, Path]) -> Landmarks:
     return Landmarks(name, chosen, tuple(queries), lists, None, (), ())
 
 
-def _box(where: Path, values: Any) -> tuple[float, float, float, float]:
+def _box(path: Path, values: Any) -> tuple[float, float, float, float]:
     try:
         left, top, right, bottom = (float(value) for value in values)
     except (TypeError, ValueError) as error:
-        raise UserError(f"'{where}' has a region {values}; expected four numbers.") from error
+        raise UserError(f"'{path}' has a region {values}; expected four numbers.") from error
     return left, top, right, bottom
 
 
-def _check_names(where: Path, names: set[str], images: dict[str, Path]) -> None:
-    lacking = sorted(str(stem) for stem in names - images.keys())
-    if lacking:
+def _check_names(path: Path, names: set[str], images: dict[str, Path]) -> None:
+    missing = sorted(str(stem) for stem in names - images.keys())
+    if missing:
         raise UserError(
-            f"'{where}' names {len(lacking)} images that are not in '{where.parent}' or cannot be "
-            f"used, the first is '{lacking[0]}': found {len(images)} images. Unpack the archives "
+            f"'{path}' names {len(missing)} images that are not in '{path.parent}' or cannot be "
+            f"used, the first is '{missing[0]}': found {len(images)} images. Unpack the archives "
             "of images again, whole."
         )

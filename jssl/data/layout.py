@@ -1,9 +1,9 @@
-"""How a folder of pictures is laid out: `config.data.layout`.
+"""Recognises the layout of a folder of pictures: `config.data.layout`.
 
     splits    FOLDER/train/...  FOLDER/val/...     every sub-folder is a split
     classes   FOLDER/cat/1.jpg  FOLDER/dog/2.png   every sub-folder is a class; no splits
     flat      FOLDER/1.jpg      FOLDER/2.jpg       no labels, no splits
-    auto      one of them; a folder that can be read in two ways is refused
+    auto      one of them; an ambiguous folder is refused
 
 A split holds class folders or, without labels, pictures only.
 """
@@ -17,21 +17,21 @@ from jssl.data.walk import ENDINGS, JUNK, Passed, Walk, printable
 from jssl.errors import UserError, nearest
 
 LAYOUTS = ("auto", "splits", "classes", "flat")
-# Names of the sub-folder that holds a split, the first one found.
+# Sub-folder names of a split; the first that exists is used.
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test", "validation")}
 KNOWN = ("train", "val", "test", "validation")
-# Also names that others give to splits: not taken for such without a word of the user.
+# Other common names of splits: only used as splits if the user says so.
 LIKE_SPLITS = {*KNOWN, "training", "trainval", "valid", "testing", "dev", "eval", "labelled",
                "labeled", "unlabelled", "unlabeled"}  # fmt: skip
 
 
 class Layout(NamedTuple):
-    """How a folder is read.
+    """The layout of a folder.
 
     Attributes:
         kind: 'splits', 'classes' or 'flat'.
         splits: the folder of each split by its name; of the other kinds {'': the folder}.
-        passed: what is passed over at the top.
+        passed: what is passed over at the top level.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 
 
 def find_layout(root: Path, layout: str = "auto", named: Iterable[str] = ()) -> Layout:
-    """Finds out how a folder is laid out.
+    """Determines the layout of a folder.
 
     Args:
         root: the folder.
@@ -48,8 +48,8 @@ def find_layout(root: Path, layout: str = "auto", named: Iterable[str] = ()) -> 
         named: sub-folders that the config names as splits; '' for none.
 
     Raises:
-        UserError: an unknown layout, no such folder, splits named of another layout, or a folder
-            that can be read in two ways.
+        UserError: an unknown layout, no such folder, split names with another layout, or an
+            ambiguous folder.
     """
     named = [name for name in named if name]
     if layout not in LAYOUTS:
@@ -84,13 +84,13 @@ def find_layout(root: Path, layout: str = "auto", named: Iterable[str] = ()) -> 
 
 
 def find_split(layout: Layout, root: Path, split: str, subfolder: str = "") -> str:
-    """The name of the sub-folder of a split; '' where the whole folder is the train split.
+    """Returns the sub-folder of a split; '' if the whole folder is the train split.
 
     Args:
         layout: of the folder.
         root: the folder.
         split: 'train', 'probe' or 'test'.
-        subfolder: what the config names; '' looks for train, and for val, test or validation.
+        subfolder: from the config; '' means train, and val, test or validation.
 
     Raises:
         UserError: there is none.
@@ -109,7 +109,7 @@ def find_split(layout: Layout, root: Path, split: str, subfolder: str = "") -> s
 
 
 def _folders(root: Path) -> list[str]:
-    """Names of the visible sub-folders, links to folders among them."""
+    """Returns the names of the visible sub-folders, including links to folders."""
     return sorted(
         p.name for p in root.iterdir()
         if not p.name.startswith(".") and p.name not in JUNK and p.is_dir()
@@ -120,45 +120,47 @@ def _guess(root: Path) -> str:
     folders = _folders(root)
     pictures = (p for p in root.iterdir() if p.name.lower().endswith(ENDINGS) and p.is_file())
     if folders and set(folders) <= set(KNOWN) and all(p.name[0] == "." for p in pictures):
-        return "splits"  # nothing else to think of: the folders are not read twice
-    whole = Walk(root, strict=False)
-    beside = len(whole.groups.get("", ()))
-    filled = [name for name in folders if whole.groups.get(name)]
-    known = [name for name in filled if name in KNOWN]
-    if known and len(known) == len(filled) and not beside:
+        return "splits"  # unambiguous: no need to read the folders twice
+    walk = Walk(root, strict=False)
+    num_loose = len(walk.groups.get("", ()))
+    nonempty = [name for name in folders if walk.groups.get(name)]
+    known = [name for name in nonempty if name in KNOWN]
+    if known and len(known) == len(nonempty) and not num_loose:
         return "splits"
     readings = []
-    if known or _like_splits(whole, filled):
-        readings.append(_as_splits(whole, filled))
-    if filled:
-        counted = sum(len(whole.groups[name]) for name in filled)
-        listed = ", ".join(map(printable, filled[:10])) + (", ..." if len(filled) > 10 else "")
-        readings.append(("classes", f"{len(filled)} classes ({listed}) with {counted} pictures"))
-    if beside or not filled:
-        first = printable(whole.groups[""][0]) if beside else ""
-        readings.append(("flat", f"{beside} pictures without labels (such as '{first}')"))
+    if known or _like_splits(walk, nonempty):
+        readings.append(_as_splits(walk, nonempty))
+    if nonempty:
+        num_pictures = sum(len(walk.groups[name]) for name in nonempty)
+        listed = ", ".join(map(printable, nonempty[:10])) + (", ..." if len(nonempty) > 10 else "")
+        readings.append(
+            ("classes", f"{len(nonempty)} classes ({listed}) with {num_pictures} pictures")
+        )
+    if num_loose or not nonempty:
+        first = printable(walk.groups[""][0]) if num_loose else ""
+        readings.append(("flat", f"{num_loose} pictures without labels (such as '{first}')"))
     if len(readings) > 1:
-        _refuse(root, whole, filled, readings)
+        _refuse(root, walk, nonempty, readings)
     return readings[0][0]
 
 
-def _as_splits(whole: Walk, filled: Sequence[str]) -> tuple[str, str]:
+def _as_splits(walk: Walk, nonempty: Sequence[str]) -> tuple[str, str]:
     parts = []
-    for name in filled[:10]:
-        classes = {p.split(os.sep)[1] for p in whole.groups[name] if p.count(os.sep) > 1}
-        what = f"{len(classes)} classes" if classes else "no labels"
-        parts.append(f"{printable(name)} with {len(whole.groups[name])} pictures and {what}")
-    return "splits", f"{len(filled)} splits ({', '.join(parts)})"
+    for name in nonempty[:10]:
+        classes = {p.split(os.sep)[1] for p in walk.groups[name] if p.count(os.sep) > 1}
+        labels = f"{len(classes)} classes" if classes else "no labels"
+        parts.append(f"{printable(name)} with {len(walk.groups[name])} pictures and {labels}")
+    return "splits", f"{len(nonempty)} splits ({', '.join(parts)})"
 
 
-def _like_splits(whole: Walk, filled: Sequence[str]) -> bool:
-    """Whether sub-folders have names like splits, or two of them hold the same two folders."""
-    if any(name.lower() in LIKE_SPLITS for name in filled):
+def _like_splits(walk: Walk, nonempty: Sequence[str]) -> bool:
+    """Whether sub-folders have split names, or two of them contain the same two folders."""
+    if any(name.lower() in LIKE_SPLITS for name in nonempty):
         return True
     seen: set[str] = set()
     shared = 0
-    for name in filled:
-        depths = [p.split(os.sep) for p in whole.groups[name]]
+    for name in nonempty:
+        depths = [p.split(os.sep) for p in walk.groups[name]]
         if any(len(parts) == 2 for parts in depths):
             return False
         inner = {parts[1] for parts in depths}
@@ -168,31 +170,31 @@ def _like_splits(whole: Walk, filled: Sequence[str]) -> bool:
 
 
 def _refuse(
-    root: Path, whole: Walk, filled: Sequence[str], readings: Sequence[tuple[str, str]]
+    root: Path, walk: Walk, nonempty: Sequence[str], readings: Sequence[tuple[str, str]]
 ) -> None:
-    beside = whole.groups.get("", ())
+    loose = walk.groups.get("", ())
     mixed = (
-        f" holds {len(beside)} pictures (such as '{printable(beside[0])}') beside {len(filled)} "
-        f"folders (such as '{printable(filled[0])}') and"
-        if beside
+        f" holds {len(loose)} pictures (such as '{printable(loose[0])}') beside {len(nonempty)} "
+        f"folders (such as '{printable(nonempty[0])}') and"
+        if loose
         else ""
     )
     ways = {2: "two", 3: "three"}[len(readings)]
     raise UserError(
         f"Folder '{root}'{mixed} can be read in {ways} ways: "
-        + ", or ".join(f"as {words}" for _, words in readings)
+        + ", or ".join(f"as {text}" for _, text in readings)
         + ". Type "
         + " or ".join(f"--config.data.layout={kind}" for kind, _ in readings)
         + "."
-        + _labelled(whole, filled)
+        + _labelled(walk, nonempty)
     )
 
 
-def _labelled(whole: Walk, filled: Sequence[str]) -> str:
-    """What to type where training pictures without labels lie beside labelled ones."""
-    inner = {name for name in filled if any(p.count(os.sep) > 1 for p in whole.groups[name])}
+def _labelled(walk: Walk, nonempty: Sequence[str]) -> str:
+    """Returns advice for unlabelled training pictures next to labelled ones."""
+    inner = {name for name in nonempty if any(p.count(os.sep) > 1 for p in walk.groups[name])}
     others = sorted(inner - set(KNOWN))
-    if "train" not in filled or "train" in inner or not others:
+    if "train" not in nonempty or "train" in inner or not others:
         return ""
     return (
         f" To train without labels and probe with those of '{printable(others[0])}' type "

@@ -1,11 +1,11 @@
-"""FGVC-Aircraft and Birdsnap: pictures that official lists name, in a folder of their own.
+"""Reads FGVC-Aircraft and Birdsnap: pictures named by official lists.
 
     DATA_DIR/fgvc_aircraft/data/  images/*.jpg  variants.txt  images_variant_{train,val,test}.txt
     DATA_DIR/birdsnap/            species.txt  images.txt  test_images.txt  download/images/*/*.jpg
 
 `python -m jssl.data.prepare NAME --archive=FILE` makes the folder of the official archive, see
-`jssl.data.archives`. Birdsnap's archive holds addresses of pictures; those that its script could
-not fetch any more are left out here, and `missing` counts them.
+`jssl.data.archives`. Birdsnap's archive holds addresses of pictures; those that its script can no
+longer fetch are left out, and `missing` counts them.
 """
 
 import csv
@@ -21,7 +21,7 @@ from jssl.data.text import read_text
 from jssl.data.tfds_source import default_data_dir, prepare_command
 from jssl.errors import UserError, nearest
 
-BANNER = 20  # rows below every picture of FGVC-Aircraft that name its owner, not part of it
+BANNER = 20  # rows with the owner's name at the bottom of every picture of FGVC-Aircraft
 SPLITS = {
     "fgvc_aircraft": ("train", "val", "trainval", "test"),
     "birdsnap": ("train", "test"),
@@ -37,12 +37,12 @@ Rows = list[tuple[str, str]]  # (path of a picture, name of its class)
 
 
 class Trimmed(Picture):
-    """A picture whose lowest `BANNER` rows are cut off."""
+    """A picture without its lowest `BANNER` rows."""
 
     __slots__ = ()
 
     def size(self) -> tuple[int, int]:
-        """Height without the banner, and width."""
+        """Returns the height without the banner, and the width."""
         height, width = super().size()
         if height < BANNER + MIN_SIDE:
             raise PictureError(
@@ -52,27 +52,27 @@ class Trimmed(Picture):
         return height - BANNER, width
 
     def _decode(self, min_height: int, min_width: int) -> np.ndarray:
-        pixels, whole = super()._decode(min_height, min_width), super().size()[0]
-        return pixels[: len(pixels) * (whole - BANNER) // whole]
+        pixels, height = super()._decode(min_height, min_width), super().size()[0]
+        return pixels[: len(pixels) * (height - BANNER) // height]
 
 
 class ListedSource:
-    """One split of a data set whose pictures are named by lists.
+    """One split of a data set with lists of its pictures.
 
     Args:
-        name: of `SPLITS`.
-        split: one of the splits there.
+        name: a key of `SPLITS`.
+        split: one of its splits.
         data_dir: where it was prepared; '' means `default_data_dir()`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
         **reading: `bits` and `max_megabytes` of `Picture.read`.
 
     Attributes:
         labels: int32 [M].
-        missing: pictures of the split that the list names and the folder lacks.
+        missing: number of listed pictures of the split that the folder lacks.
 
     Raises:
-        UserError: not prepared (names the command), unknown split, pictures that are missing where
-            none may be, or lists that do not fit each other.
+        UserError: not prepared (names the command), unknown split, missing pictures of
+            FGVC-Aircraft, or inconsistent lists.
     """
 
     def __init__(
@@ -93,27 +93,27 @@ class ListedSource:
         rows, self.class_names = read(self._folder, split)
         lists = (path for path in self._folder.glob(_PATTERNS[name]) if path.is_file())
         self._latin = sorted(path.name for path in lists if read_text(path)[1] == "latin-1")
-        rows = [(_on_disk(self._folder, path), word) for path, word in rows]
-        found = [row for row in rows if (self._folder / row[0]).is_file()]
-        self.missing = len(rows) - len(found)
-        if self.missing and (name != "birdsnap" or not found):
-            lost = next(path for path, _ in rows if not (self._folder / path).is_file())
+        rows = [(_on_disk(self._folder, path), class_name) for path, class_name in rows]
+        present = [row for row in rows if (self._folder / row[0]).is_file()]
+        self.missing = len(rows) - len(present)
+        if self.missing and (name != "birdsnap" or not present):
+            first_missing = next(path for path, _ in rows if not (self._folder / path).is_file())
             raise UserError(
                 f"Data set '{name}' lacks {self.missing} of the {len(rows)} pictures of its split "
-                f"'{split}', the first is '{self._folder / lost}'. Prepare it again: "
+                f"'{split}', the first is '{self._folder / first_missing}'. Prepare it again: "
                 f"{prepare_command(name, data_dir)} --archive=FILE"
             )
-        numbers = {word: i for i, word in enumerate(self.class_names)}
-        for path, word in found:
-            if word not in numbers:
+        numbers = {class_name: i for i, class_name in enumerate(self.class_names)}
+        for path, class_name in present:
+            if class_name not in numbers:
                 raise UserError(
                     f"The list of split '{split}' in '{self._folder}' gives '{path}' the class "
-                    f"'{word}': {nearest(word, numbers)}."
+                    f"'{class_name}': {nearest(class_name, numbers)}."
                 )
         self.name, self.on_error, self.image_shape = name, on_error, None
         self.num_classes = len(self.class_names)
-        self.labels = np.array([numbers[word] for _, word in found], np.int32)
-        self._paths = [path for path, _ in found]
+        self.labels = np.array([numbers[class_name] for _, class_name in present], np.int32)
+        self._paths = [path for path, _ in present]
         self._split, self._reading = split, reading
         self._kind = Trimmed if name == "fgvc_aircraft" else Picture
 
@@ -121,7 +121,7 @@ class ListedSource:
         return len(self._paths)
 
     def encoded(self, index: int) -> dict[str, Any]:
-        """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
+        """Returns `source[index]` with the image as a `Picture`, not yet decoded."""
         path = self._folder / self._paths[index]
         return {
             "image": self._kind.read(path, **self._reading),
@@ -134,7 +134,7 @@ class ListedSource:
         return {**example, "image": example["image"].pixels()}
 
     def description(self) -> str:
-        """What was read and what is missing, in one line."""
+        """Returns one line on what was read and what is missing."""
         lists = f"lists in Latin-1: {', '.join(self._latin)}" if self._latin else "lists in UTF-8"
         return (
             f"{self.name} {self._split}: {len(self):,} pictures of {self.num_classes} classes, "
@@ -142,13 +142,13 @@ class ListedSource:
         )
 
     def fingerprint(self) -> str:
-        """Changes with the names, the order and the labels of the pictures."""
-        words = [self.name, self._split, *self._paths, self.labels.tobytes().hex()]
-        return hashlib.sha256(os.fsencode("\n".join(words))).hexdigest()[:16]
+        """Returns a hash of the names, order and labels of the pictures."""
+        parts = [self.name, self._split, *self._paths, self.labels.tobytes().hex()]
+        return hashlib.sha256(os.fsencode("\n".join(parts))).hexdigest()[:16]
 
 
 def is_prepared(name: str, data_dir: str) -> bool:
-    """Whether the lists of a data set lie where they are looked for."""
+    """Whether the lists of a data set exist in its folder."""
     folder = Path(data_dir or default_data_dir()).expanduser() / name
     return all((folder / file).is_file() for file in LISTS[name])
 
@@ -160,14 +160,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _on_disk(folder: Path, path: str) -> str:
-    """The path as the disk has it: names from an old archive may be bytes of Latin-1 there."""
+    """Returns the path as on disk, where names from an old archive may be Latin-1 bytes."""
     if path.isascii() or (folder / path).is_file():
         return path
     try:
-        old = os.fsdecode(path.encode("latin-1"))
+        latin_path = os.fsdecode(path.encode("latin-1"))
     except UnicodeEncodeError:
         return path
-    return old if (folder / old).is_file() else path
+    return latin_path if (folder / latin_path).is_file() else path
 
 
 def _aircraft(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
@@ -182,22 +182,22 @@ def _aircraft(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
 
 def _birdsnap(folder: Path, split: str) -> tuple[Rows, tuple[str, ...]]:
     def table(name: str) -> list[dict[str, str]]:
-        # Names of birds have apostrophes and quotes of their own: nothing is quoted.
+        # Bird names contain apostrophes and quotes: the file has no quoting.
         rows = csv.DictReader(_lines(folder / name), delimiter="\t", quoting=csv.QUOTE_NONE)
-        lacking = [key for key in columns[name] if key not in (rows.fieldnames or ())]
-        if lacking:
+        missing = [key for key in columns[name] if key not in (rows.fieldnames or ())]
+        if missing:
             raise UserError(
-                f"The list '{folder / name}' lacks the column {lacking[0]}: found "
+                f"The list '{folder / name}' lacks the column {missing[0]}: found "
                 f"{', '.join(rows.fieldnames or ['nothing'])}. Unpack the official archive again."
             )
-        found = list(rows)
-        for number, row in enumerate(found, 2):
+        entries = list(rows)
+        for number, row in enumerate(entries, 2):
             if any(row[key] is None for key in columns[name]):
                 raise UserError(
                     f"The list '{folder / name}' ends in the middle of line {number}. Unpack the "
                     "official archive again."
                 )
-        return found
+        return entries
 
     columns = {
         "species.txt": ("id", "common"),

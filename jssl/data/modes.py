@@ -1,7 +1,7 @@
-"""Pillow's pictures to uint8 RGB: modes, bit depths and bands, by the table of `jssl.data.decode`.
+"""Converts Pillow's pictures to uint8 RGB: modes, bit depths, bands; see `jssl.data.decode`.
 
-Pillow cuts colour of 16 bits to its high bytes; where `bits` says that these are not the upper 8,
-the low bytes are read by a second decode in the other byte order.
+Pillow keeps only the high bytes of 16-bit colour; if `bits` is below 16, a second decode in the
+other byte order reads the low bytes.
 """
 
 import io
@@ -20,16 +20,16 @@ SRGB_GAMMA = 0.45455
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # of a TIFF by its photometric tag
 ALPHA = (1, 2, 999)  # what extra samples of a TIFF may declare; 999 is Corel's
 NO_BAND = "the order of its bands is not declared, so that red, green and blue are not known"
-MAX_TEXT = 64 * 2**20  # bytes of a PNM whose levels are written out
+MAX_TEXT = 64 * 2**20  # bytes of a PNM in plain text
 DEEP_PNM = re.compile(rb"P([2356])\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:
-    """Opens a picture of the named formats; nothing is decoded.
+    """Opens a picture of one of `FORMATS` without decoding it.
 
     Raises:
-        UserError: this process was told to accept pictures that are cut short.
-        ValueError: no picture, or a TIFF of a kind that is not read, in words.
+        UserError: this process is set to accept truncated pictures.
+        ValueError: no picture, or an unsupported TIFF.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UserError(
@@ -39,25 +39,25 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        what = _undescribed(data)
-        if what:
-            raise ValueError(what) from None
+        description = _undescribed(data)
+        if description:
+            raise ValueError(description) from None
         raise
 
 
 def read_rgb(data: bytes, bits: int) -> tuple[np.ndarray, list[str]]:
-    """Decodes a picture that is no JPEG.
+    """Decodes a picture other than JPEG.
 
     Args:
         data: the content of the file.
-        bits: 0, or N: of samples stored in 16 bits the largest level is 2^N - 1, unless the file
-            declares less than 16 bits itself.
+        bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1, unless the file
+            declares less than 16 bits.
 
     Returns:
-        uint8 [H,W,3], and which conversions of `jssl.data.decode.KINDS` were made.
+        uint8 [H,W,3], and the conversions of `jssl.data.decode.KINDS` that were made.
 
     Raises:
-        Exception: whatever the decoder meets; ValueError for what is refused.
+        Exception: any error of the decoder; ValueError for refused pictures.
     """
     with open_image(data) as image:
         kinds = ["black end"] if check_whole(data, image) else []
@@ -68,40 +68,40 @@ def read_rgb(data: bytes, bits: int) -> tuple[np.ndarray, list[str]]:
         tags = getattr(image, "tag_v2", None)
         kinds += _bands(tags) if tags is not None else []
         if deep is not None:
-            array, more = _from_levels(*deep, bits)
+            array, new_kinds = _from_levels(*deep, bits)
         elif image.mode.startswith("I;16"):
-            array, more = _from_levels(*_grey_levels(image), bits)
+            array, new_kinds = _from_levels(*_grey_levels(image), bits)
         elif ";16" in raw and bits:
-            array, more = _from_levels(_colour_levels(data, image, raw), 65535, bits)
-            more += ["alpha"] if "A" in raw else []
+            array, new_kinds = _from_levels(_colour_levels(data, image, raw), 65535, bits)
+            new_kinds += ["alpha"] if "A" in raw else []
         else:
-            array, more = _eight_bits(image, raw)
-        kinds += more + _ignored(image)
+            array, new_kinds = _eight_bits(image, raw)
+        kinds += new_kinds + _ignored(image)
     return array, [*(["frames"] if frames else []), *dict.fromkeys(kinds)]
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the samples lie in the file, in Pillow's words: 'RGB;16B'."""
+    """Returns Pillow's raw mode of the samples in the file, such as 'RGB;16B'."""
     if not image.tile:
         return ""
     if _is_tiff(image) and _samples(image.tag_v2) == (16, 2):
-        # Pillow itself takes such planes for 8 bits unless libtiff reads them.
+        # Without libtiff, Pillow reads such planes as 8 bits.
         _set_raw(image, f"{''.join(image.getbands())};16N")
     args = image.tile[0].args
     return str(args[0] if isinstance(args, tuple) else args)
 
 
 def _samples(tags) -> tuple[int, int]:
-    """Bits of a sample, and 2 if colours lie in planes of their own, else 1."""
+    """Returns the bits of a sample, and 2 for separate colour planes, else 1."""
     several = len(tags.get(258, (1,))) > 1 or tags.get(277, 1) > 1
     return max(tags.get(258, (1,))), tags.get(284, 1) if several else 1
 
 
 def _set_raw(image: ImageFile.ImageFile, raw: str) -> None:
-    """Decodes with another raw mode."""
+    """Sets another raw mode for decoding."""
     tile = image.tile[0]
-    if _is_tiff(image):  # libtiff reads what is not compressed, too
-        extents = (0, 0, image.tag_v2[256], image.tag_v2[257])  # as stored, before it is turned
+    if _is_tiff(image):  # libtiff also reads uncompressed data
+        extents = (0, 0, image.tag_v2[256], image.tag_v2[257])  # as stored, before rotation
         args = (raw, False, image.tag_v2.offset)
         image.tile = [tile._replace(codec_name="libtiff", extents=extents, offset=0, args=args)]
         image.use_load_libtiff = True
@@ -122,7 +122,7 @@ def _is_tiff(image: Image.Image) -> TypeGuard[TiffImagePlugin.TiffImageFile]:
 
 
 def _colour_levels(data: bytes, image: ImageFile.ImageFile, raw: str) -> np.ndarray:
-    """All 16 bits of a colour picture: uint16 [H,W,C], of which C <= 3 are colours."""
+    """Reads all 16 bits of a colour picture: uint16 [H,W,C], of which C <= 3 are colours."""
     name = raw.partition(";")[0]
     planes = _is_tiff(image) and _samples(image.tag_v2)[1] == 2
     if name not in ("RGB", "RGBA", "RGBX", "LA") or planes:
@@ -131,23 +131,23 @@ def _colour_levels(data: bytes, image: ImageFile.ImageFile, raw: str) -> np.ndar
             f"{'colours in planes of their own' if planes else f'kind {name}'}; expected "
             "interleaved RGB or grey"
         )
-    if name == "LA":  # its four bytes as they are
+    if name == "LA":  # its four bytes unchanged
         _set_raw(image, "RGBA")
         both = np.asarray(image).astype(np.uint16)
         return both[..., :1] * 256 + both[..., 1:2]
-    # Read as the other byte order, the low byte is where the high one is looked for.
+    # In the other byte order, Pillow takes the low byte for the high one.
     order = raw[-1] if image.format == "PNG" else "L" if sys.byteorder == "little" else "B"
-    halves = []
-    for word in (order, "LB"[order == "L"]):
+    parts = []
+    for byte_order in (order, "LB"[order == "L"]):
         with open_image(data) as other:
             other.seek(0)
-            _set_raw(other, f"{name};16{word}")
-            halves.append(np.asarray(other)[..., :3].astype(np.uint16))
-    return halves[0] * 256 + halves[1]
+            _set_raw(other, f"{name};16{byte_order}")
+            parts.append(np.asarray(other)[..., :3].astype(np.uint16))
+    return parts[0] * 256 + parts[1]
 
 
 def _from_levels(levels: np.ndarray, largest: int, bits: int) -> tuple[np.ndarray, list[str]]:
-    """Levels [H,W,1 or 3] of more than 8 bits to uint8 [H,W,3]; `largest` < 0: white is 0."""
+    """Converts levels [H,W,1 or 3] above 8 bits to uint8 [H,W,3]; `largest` < 0: white is 0."""
     inverted, largest = largest < 0, abs(largest)
     declared = f"{largest} that the file declares"
     if bits and largest == 65535:
@@ -168,34 +168,34 @@ def _from_levels(levels: np.ndarray, largest: int, bits: int) -> tuple[np.ndarra
 
 
 def _deep_pnm(data: bytes) -> tuple[np.ndarray, int] | None:
-    """Levels and largest level of a PGM or PPM of more than 8 bits, None for others.
+    """Returns levels and largest level of a PGM or PPM of more than 8 bits, None for others.
 
-    Pillow's own way is a loop in Python, and cuts colour to 8 bits.
+    Pillow uses a Python loop for these, and cuts colour to 8 bits.
     """
     head = data[:4096]
-    found = DEEP_PNM.match(re.sub(rb"#[^\r\n]*", lambda comment: b" " * len(comment[0]), head))
-    if found is None or int(found[4]) < 256:
+    match = DEEP_PNM.match(re.sub(rb"#[^\r\n]*", lambda comment: b" " * len(comment[0]), head))
+    if match is None or int(match[4]) < 256:
         return None
-    channels = 3 if int(found[1]) in (3, 6) else 1
-    width, height, largest = (int(found[i]) for i in (2, 3, 4))
+    channels = 3 if int(match[1]) in (3, 6) else 1
+    width, height, largest = (int(match[i]) for i in (2, 3, 4))
     count = height * width * channels
-    if int(found[1]) in (2, 3):
-        if len(data) > MAX_TEXT:  # words take much more room than levels
+    if int(match[1]) in (2, 3):
+        if len(data) > MAX_TEXT:  # the tokens take much more memory than the levels
             raise ValueError(f"it is text of {len(data):,} bytes; expected at most {MAX_TEXT:,}")
-        words = re.sub(rb"#[^\r\n]*", b"", data[found.end() :]).split(None, count)[:count]
-        values = np.array([int(word) for word in words])
+        tokens = re.sub(rb"#[^\r\n]*", b"", data[match.end() :]).split(None, count)[:count]
+        values = np.array([int(token) for token in tokens])
     else:
-        values = np.frombuffer(data[found.end() : found.end() + 2 * count], ">u2")
+        values = np.frombuffer(data[match.end() : match.end() + 2 * count], ">u2")
     if len(values) < count:
         raise ValueError(f"it is cut short: {len(values)} values of {count}")
     return values.reshape(height, width, channels), largest
 
 
 def _bands(tags) -> list[str]:
-    """What a TIFF holds beside the colours of a picture.
+    """Returns the kinds of bands of a TIFF besides its colours.
 
     Raises:
-        ValueError: signed samples, or more bands than a declared picture has.
+        ValueError: signed samples, or more bands than its colour type has.
     """
     kind = tags.get(262, 1)
     samples, extra = tags.get(277, 1), tags.get(338, ())
@@ -204,15 +204,15 @@ def _bands(tags) -> list[str]:
             f"its samples are {'signed' if 2 in tags[339] else 'floating'} numbers, whose range is "
             "not known; expected unsigned ones of 8 or 16 bits"
         )
-    spare = max(samples - COLOURS.get(kind, samples), 0)
-    alpha = min(sum(word in ALPHA for word in extra), spare)
-    if kind in (0, 1) and spare - alpha > 1:
+    num_extra = max(samples - COLOURS.get(kind, samples), 0)
+    alpha = min(sum(sample in ALPHA for sample in extra), num_extra)
+    if kind in (0, 1) and num_extra - alpha > 1:
         raise ValueError(f"it has {samples} bands, and {NO_BAND}; expected grey or RGB")
-    return ["extra band"] * (spare > alpha) + ["alpha"] * (alpha > 0)
+    return ["extra band"] * (num_extra > alpha) + ["alpha"] * (alpha > 0)
 
 
 def _undescribed(data: bytes) -> str:
-    """What a TIFF that Pillow does not know is, '' for others."""
+    """Describes a TIFF that Pillow does not support, '' for others."""
     if not data.startswith(tuple(TiffImagePlugin.PREFIXES)):
         return ""
     big = data[2:4] in (b"\0\x2b", b"\x2b\0")
@@ -229,7 +229,7 @@ def _undescribed(data: bytes) -> str:
         bits, kind = "/".join(map(str, tags.get(258, (1,)))), tags.get(262)
     except ValueError as error:
         return str(error)
-    except Exception:  # no whole directory: the decoder's own words will do
+    except Exception:  # incomplete directory: the decoder's own message suffices
         return ""
     if kind is None:
         return ""
@@ -259,7 +259,7 @@ def _eight_bits(image: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.buildTransform(lab, srgb, mode, "RGB").apply(image)
     if mode in ("RGBa", "La"):
-        image = image.convert(mode[:-1] + "A")  # colours as they are without their alpha
+        image = image.convert(mode[:-1] + "A")  # undoes the premultiplied alpha
     if transparent and mode == "P":
         image = image.convert("RGBA")  # otherwise Pillow warns; the alpha is dropped below
     array = np.asarray(image.convert("RGB"))
@@ -269,7 +269,7 @@ def _eight_bits(image: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _ignored(image: Image.Image) -> list[str]:
-    """What is said about a decoded picture and not applied."""
+    """Returns the kinds of metadata of a decoded picture that are not applied."""
     gamma = image.info.get("gamma", SRGB_GAMMA)
     other = not is_srgb(image.info.get("icc_profile") or b"") or abs(gamma - SRGB_GAMMA) > 0.01
     turned = not _is_tiff(image) and image.getexif().get(0x0112, 1) != 1
@@ -277,7 +277,7 @@ def _ignored(image: Image.Image) -> list[str]:
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Whether a colour profile is that of sRGB by its own words, or empty.
+    """Whether a colour profile is empty or names sRGB.
 
     Example:
         >>> profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB'))

@@ -1,7 +1,7 @@
-"""The data set `photos`: tiles cut from 16 photographs that the dependencies already installed.
+"""The data set `photos`: tiles of 16 photographs from installed dependencies.
 
-A tile's label is the number of its photograph. Every photograph is divided into blocks; a block
-is train or test as a whole, so that no pixel of a test tile is in a train tile. Tiles overlap
+A tile's label is the index of its photograph. Every photograph is divided into blocks; all tiles
+of a block are in one split, so that no pixel of a test tile is in a train tile. Tiles overlap
 inside a block; tiles of one colour (the black around the retina) are left out. Classes are
 balanced: 200 train and 75 test tiles of each photograph at 32 px. Ten photographs are in colour;
 the six grey ones become three equal channels.
@@ -79,7 +79,7 @@ PER_CLASS: dict[str, int] = {"train": 200, "test": 75}
 
 @functools.cache
 def load(split: str, tile: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the tiles of one split; the arrays are made once a process and are read-only.
+    """Returns the tiles of one split; the arrays are cached and read-only.
 
     Args:
         split: 'train' or 'test'.
@@ -89,7 +89,7 @@ def load(split: str, tile: int = 32) -> tuple[np.ndarray, np.ndarray]:
         Images uint8 [M,tile,tile,3], sorted by label, and labels int32 [M] in [0, 16).
 
     Raises:
-        UserError: another split or tile size, or a photograph that the package lacks.
+        UserError: another split or tile size, or a missing photograph.
 
     Example:
         >>> images, labels = load('train', 32)
@@ -120,7 +120,7 @@ def load(split: str, tile: int = 32) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read(label: int) -> np.ndarray:
-    """Reads one whole photograph, uint8 [H,W,3]; the file lies inside an installed package."""
+    """Reads one whole photograph from an installed package, uint8 [H,W,3]."""
     name, package, path = PHOTOS[label]
     spec = importlib.util.find_spec(package)  # finds the folder without importing the package
     file = Path(spec.origin).parent / path if spec and spec.origin else None
@@ -135,7 +135,7 @@ def read(label: int) -> np.ndarray:
 
 
 def tile_corners(height: int, width: int, split: str, tile: int) -> list[tuple[int, int]]:
-    """Upper left corners (y, x) of every tile of a split in a photograph of that size."""
+    """Returns the upper left corners (y, x) of all tiles of a split in a photograph."""
     rows, columns = height // BLOCKS[tile], width // BLOCKS[tile]
     side_y, side_x = height // rows, width // columns
     return [
@@ -149,10 +149,10 @@ def tile_corners(height: int, width: int, split: str, tile: int) -> list[tuple[i
 
 
 def shows_something(tile: np.ndarray) -> bool:
-    """Whether a tile [h,w,3] is not of one colour: some channel has a deviation of 1 of 255."""
+    """Whether a tile [h,w,3] has a channel with a standard deviation of at least 1 of 255."""
     return bool(tile.reshape(-1, 3).std(axis=0).max() >= 1)
 
 
 def is_test_block(row: int, column: int) -> bool:
-    """One block in four is test: every fourth of a row, moved by two from row to row."""
+    """Whether a block is test: every fourth of a row, shifted by two in each row."""
     return (2 * row + column) % 4 == 3

@@ -1,11 +1,12 @@
-"""Batches in an order that depends on nothing but the seed: grain under a global step count.
+"""Training batches in an order that depends only on the seed: grain over a global step count.
 
 The order of epoch e is one permutation of the data set, drawn from (seed, e); the last incomplete
-batch of an epoch is dropped. The b-th global batch of an epoch is places [b * N, (b + 1) * N) of
-that order, and process p of P reads the p-th of P equal parts of it. What a transform draws for an
-example is keyed by (seed, epoch, example index), and by how often it came before in that epoch. So
-the batches are the same for any number of processes, workers and threads, and 'which step is next'
-is the whole state of the iterator; an order made from a method's state comes back with that state.
+batch of an epoch is dropped. The b-th global batch of an epoch is entries [b * N, (b + 1) * N) of
+that order, and process p of P reads the p-th of P equal parts of it. The random numbers of an
+example's transform are keyed by (seed, epoch, example index), and by how often it came before in
+that epoch. So the batches are the same for any number of processes, workers and threads, and the
+next step is the whole state of the iterator; an order made from a method's state is restored with
+that state.
 """
 
 import copy
@@ -30,14 +31,14 @@ with unchanged():
 
 Order = Callable[[int, int, int], np.ndarray]
 NumpyBatch = dict[str, np.ndarray]
-BUFFERED_BATCHES = 2  # ready beyond those that the threads are at work on
-GRACE_SECONDS = 60  # that a worker lives on after SIGTERM, for its parent to save
+BUFFERED_BATCHES = 2  # ready batches, besides those being made by the threads
+GRACE_SECONDS = 60  # that a worker stays alive after SIGTERM, so that its parent can save
 
 
 def shuffled(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order of one epoch: a permutation of `num_examples`, int64 [M].
+    """Returns the order of one epoch: a permutation of `num_examples`, int64 [M].
 
-    By sorting raw Philox bits, which numpy promises not to change from version to version.
+    Sorts raw Philox bits, which numpy keeps stable over versions.
 
     Example:
         >>> sorted(shuffled(0, 3, 5).tolist())
@@ -48,16 +49,16 @@ def shuffled(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 def repeated(repeats: int, *, batch_size: int, groups: int = 1) -> Order:
-    """The order of repeated augmentation: M / repeats examples of an epoch, each `repeats` times.
+    """Returns the order of repeated augmentation: M / repeats examples, each `repeats` times.
 
-    The copies of an example are in the same batch, in different groups of it as long as there are
-    that many: place j of a batch goes to group j mod `groups`, as the official sampler deals its
-    list to GPUs. An epoch stays M long.
+    The copies of an example are in the same batch, in different groups if there are enough: entry
+    j of a batch goes to group j mod `groups`, as the official sampler distributes over GPUs. An
+    epoch keeps M entries.
 
     Args:
-        repeats: how often an example comes.
+        repeats: copies of each example.
         batch_size: global.
-        groups: of a batch, each a run of it; divides `batch_size`.
+        groups: number of contiguous groups of a batch; divides `batch_size`.
 
     Raises:
         UserError: fewer than one repeat; groups that do not divide the batch.
@@ -79,10 +80,10 @@ def repeated(repeats: int, *, batch_size: int, groups: int = 1) -> Order:
         )
 
     def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-        found = np.repeat(shuffled(seed, epoch, num_examples), repeats)[:num_examples]
-        whole = num_examples // batch_size * batch_size
-        dealt = found[:whole].reshape(-1, batch_size // groups, groups).swapaxes(1, 2)
-        return np.concatenate([dealt.reshape(-1), found[whole:]])
+        indices = np.repeat(shuffled(seed, epoch, num_examples), repeats)[:num_examples]
+        end = num_examples // batch_size * batch_size
+        grouped = indices[:end].reshape(-1, batch_size // groups, groups).swapaxes(1, 2)
+        return np.concatenate([grouped.reshape(-1), indices[end:]])
 
     return order
 
@@ -105,20 +106,20 @@ class _Shard:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def order_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of an epoch, and for each how often it came before."""
+        """Returns the indices of an epoch, and for each how often it came before."""
         with self._lock:
-            found = self._orders.get(epoch)
-            if found is None:
+            result = self._orders.get(epoch)
+            if result is None:
                 order = np.asarray(self.order(self.seed, epoch, len(self.source)))
                 _check_order(order, len(self.source))
-                found = self._orders[epoch] = order, _times_before(order)
-                # Threads may be on both sides of an epoch's end; older orders can go.
+                result = self._orders[epoch] = order, _times_before(order)
+                # Threads may be on both sides of an epoch's end: keep two orders.
                 for old in sorted(self._orders)[:-2]:
                     del self._orders[old]
-            return found
+            return result
 
     def reordered(self, order: Order) -> "_Shard":
-        """The same in another order: anew, as threads may still be at work on this one."""
+        """Returns a copy with another order, as threads may still use this one."""
         other = copy.copy(self)
         other.__setstate__({**self.__getstate__(), "order": order})
         return other
@@ -126,21 +127,21 @@ class _Shard:
     def batch(self, step: int) -> dict[str, Any]:
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self.batch_size + self.offset
-        mine = slice(start, start + self.local_size)
+        rows = slice(start, start + self.local_size)
         examples = []
-        for index, before in zip(*(x[mine].tolist() for x in self.order_of(epoch)), strict=True):
+        for index, before in zip(*(x[rows].tolist() for x in self.order_of(epoch)), strict=True):
             draw = functools.partial(_generator, self.seed, epoch, before)
             examples.append(fetch(self.source, index, self.transform, draw))
         return stack(examples)
 
 
 def _generator(seed: int, epoch: int, before: int, index: int) -> np.random.Generator:
-    words = [seed, epoch, index, *([before] if before else [])]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+    entropy = [seed, epoch, index, *([before] if before else [])]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
 def _times_before(order: np.ndarray) -> np.ndarray:
-    """How often each entry came before: 0 everywhere in a permutation."""
+    """Counts the earlier occurrences of each entry: 0 everywhere in a permutation."""
     by_index = np.argsort(order, kind="stable")
     values = order[by_index]
     place = np.arange(len(order))
@@ -167,9 +168,9 @@ class TrainBatches(Iterator[NumpyBatch]):
     """Endless iterator of one process's share of the training batches; see `train_batches`.
 
     Attributes:
-        next_step: global step of the batch that `next` will give.
+        next_step: global step of the next batch.
         steps_per_epoch: whole batches in one epoch.
-        problems: what pictures were replaced or converted; see `Problems`.
+        problems: the pictures that were replaced or converted; see `Problems`.
     """
 
     def __init__(self, shard: _Shard, start_step: int, workers: int, threads: int):
@@ -186,7 +187,7 @@ class TrainBatches(Iterator[NumpyBatch]):
 
     @property
     def step_in_epoch(self) -> int:
-        """Place of the next batch in its epoch, from 0."""
+        """Index of the next batch in its epoch, from 0."""
         return self.next_step % self.steps_per_epoch
 
     def __next__(self) -> NumpyBatch:
@@ -196,11 +197,11 @@ class TrainBatches(Iterator[NumpyBatch]):
             with plain_errors():
                 batch = next(self._batches)
         except BaseException:
-            self.close()  # asked again, it tries the same step again
+            self.close()  # the next call retries the same step
             raise
         self.problems.add(batch.pop(NOTES))
         self.next_step += 1
-        # What a worker hands over lies in shared memory, which must not outlive the worker.
+        # A worker's arrays are in its shared memory: copy them, as the worker may end first.
         return {key: np.array(value, copy=bool(self._workers)) for key, value in batch.items()}
 
     def _start(self) -> Iterator[dict[str, Any]]:
@@ -213,7 +214,7 @@ class TrainBatches(Iterator[NumpyBatch]):
         )
         if self._workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain reads its own flags: their defaults will do
+                flags.FLAGS.mark_as_parsed()  # grain reads its own flags: use their defaults
             batches = batches.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self._workers, per_worker_buffer_size=BUFFERED_BATCHES
@@ -223,7 +224,7 @@ class TrainBatches(Iterator[NumpyBatch]):
         return iter(batches)
 
     def state(self) -> dict[str, Any]:
-        """What JSON needs to hold for `restore` to go on with the next batch, here or elsewhere."""
+        """Returns the state for `restore`, to be saved as JSON."""
         shard = self._shard
         return {
             "next_step": self.next_step,
@@ -235,18 +236,18 @@ class TrainBatches(Iterator[NumpyBatch]):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on at a saved state, also one of another number of processes or workers.
+        """Continues from a saved state; the number of processes and workers may differ.
 
         Raises:
             UserError: the state is of another data set, seed or batch size.
         """
         own = self.state()
-        words = {"source": "data set", "num_examples": "number of examples", "seed": "seed"}
-        words |= {"batch_size": "batch size", "fingerprint": "data set's fingerprint"}
-        for key, word in words.items():
+        labels = {"source": "data set", "num_examples": "number of examples", "seed": "seed"}
+        labels |= {"batch_size": "batch size", "fingerprint": "data set's fingerprint"}
+        for key, label in labels.items():
             if state.get(key) != own[key]:
                 raise UserError(
-                    f"The saved data state has another {word}: found {state.get(key)}, this run "
+                    f"The saved data state has another {label}: found {state.get(key)}, this run "
                     f"has {own[key]}. Train with the settings of the saved run, or type another "
                     "--workdir to start anew."
                 )
@@ -254,12 +255,12 @@ class TrainBatches(Iterator[NumpyBatch]):
         self.next_step = int(state["next_step"])
 
     def reorder(self, order: Order) -> None:
-        """From the next batch on, epochs come in another order; what was read ahead is dropped."""
+        """Changes the order from the next batch on; drops prefetched batches."""
         self.close()
         self._shard = self._shard.reordered(order)
 
     def close(self) -> None:
-        """Stops the threads and workers; the next `next` starts them again."""
+        """Stops the threads and workers; the next batch restarts them."""
         if self._batches is not None:
             self._batches.close()
             self._batches = None
@@ -278,25 +279,25 @@ def train_batches(
     transform: Callable | None = None,
     order: Order = shuffled,
 ) -> TrainBatches:
-    """Endless training batches of one process, shuffled anew each epoch.
+    """Returns endless training batches of one process, reshuffled each epoch.
 
     Args:
-        source: M examples; `source.on_error` says what is done with a picture that cannot be used:
-            'stop' raises its `PictureError`, 'skip' takes the next good example in its place.
+        source: M examples; for a picture that cannot be used, `source.on_error` 'stop' raises its
+            `PictureError`, 'skip' takes the next good example in its place.
         batch_size: GLOBAL, over all processes.
-        seed: of the order and of what transforms draw; >= 0.
+        seed: of the order and of the transforms; >= 0.
         start_step: global step of the first batch.
         process_index, process_count: which part of each global batch to read.
         workers: processes that read and decode; 0 uses threads of this process only. The program
             must then be guarded by `if __name__ == '__main__'`, as workers import it.
         threads: that read and decode in each process; 0: one a core, at most 8, but 2 in a worker.
         transform: `(example, rng) -> example` before batching; None decodes only.
-        order: `(seed, epoch, M) -> indices [M]`, repeats allowed; for methods that re-sample.
+        order: `(seed, epoch, M) -> indices [M]`, repeats allowed; for methods that resample.
 
     Returns:
         Iterator of `{'image': uint8 [B,H,W,3] or [B,V,H,W,3], 'label': int32 [B],
-        'index': int32 [B]}`, B = batch_size // process_count. `index` is that of the example
-        in the image's place, also after a replacement.
+        'index': int32 [B]}`, B = batch_size // process_count. After a replacement, `index` is
+        that of the replacement.
 
     Raises:
         UserError: the data set is empty or smaller than a batch, or the batch is not divisible by
@@ -327,16 +328,15 @@ def train_batches(
 
 
 def default_threads() -> int:
-    """Threads that read and decode when the config does not say: one a core, at most 8."""
+    """Returns the default number of threads that read and decode: one a core, at most 8."""
     return min(8, os.cpu_count() or 1)
 
 
 def _outlive_signals(parent: int, index: int, count: int) -> None:
-    """In a worker: die with the parent, and not before it has had time to save.
+    """Makes a worker end with its parent, but not before the parent has had time to save.
 
-    SIGTERM and Ctrl-C go to the whole process group. A worker that died of them at once would fail
-    the very step after which the parent means to save; one whose parent was killed would wait for
-    ever.
+    SIGTERM and Ctrl-C go to the whole process group. If a worker died at once, the step after
+    which the parent saves would fail; a worker whose parent was killed would wait for ever.
     """
 
     def watch():

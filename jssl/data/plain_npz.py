@@ -1,6 +1,6 @@
-"""Arrays of numbers and text from an .npz file: no pickle, and no more memory than the file holds.
+"""Reads arrays of numbers and text from an .npz file, without pickle, in bounded memory.
 
-Each array's header is read first: what it promises must be what the archive holds.
+Each array's header is read first: its shape must match the stored bytes.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from jssl.errors import UserError
 
 KINDS = "biufU"  # bool, integers, floats, text
-RATIO = 1100  # deflate makes of a byte 1032 at most
+RATIO = 1100  # deflate expands a byte to 1032 at most
 CHUNK = 2**24  # bytes that are read at a time
 
 
@@ -24,7 +24,7 @@ def read_npz(path: str | Path, only: Collection[str] | None = None) -> dict[str,
 
     Args:
         path: of the file.
-        only: names of those to read, of which some may not be there; all by default.
+        only: names of those to read; missing ones are ignored. All by default.
 
     Returns:
         The arrays by name.
@@ -54,12 +54,12 @@ def read_npz(path: str | Path, only: Collection[str] | None = None) -> dict[str,
             names = [member.filename.removesuffix(".npy") for member in members]
             if len(set(names)) < len(names):
                 raise ValueError("two arrays of one name")
-            found = zip(names, members, strict=True)
-            return {n: _read(archive, m) for n, m in found if only is None or n in only}
+            arrays = zip(names, members, strict=True)
+            return {n: _read(archive, m) for n, m in arrays if only is None or n in only}
     except Exception as error:  # a damaged archive raises many kinds
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"'{path}' cannot be read: {what}. Expected whole arrays of numbers, [M,...] each, "
+            f"'{path}' cannot be read: {reason}. Expected whole arrays of numbers, [M,...] each, "
             "as numpy.savez writes them. Write or copy it again."
         ) from error
 
@@ -77,9 +77,9 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         if dtype.hasobject or dtype.kind not in KINDS:
             raise ValueError(f"'{name}' is an array of {dtype}, not of numbers")
         expected = math.prod(shape) * dtype.itemsize
-        left = member.file_size - file.tell()
-        if left != expected:
-            raise ValueError(f"'{name}' promises {expected:,} bytes and holds {left:,}")
+        actual = member.file_size - file.tell()
+        if actual != expected:
+            raise ValueError(f"'{name}' promises {expected:,} bytes and holds {actual:,}")
         data, done = bytearray(expected), 0
         while done < expected:
             # typeshed: IO[bytes]; it is a zipfile.ZipExtFile, which has it

@@ -1,8 +1,8 @@
-"""A pickle of plain values, read without letting it run anything.
+"""Reads a pickle of plain values without running code.
 
-A pickle is a program: it may name any function and call it. Here it may name a few
-things of numpy, and how Python 2 has bytes, each of which stands for a function of this file;
-anything else is refused before it is imported. Lists, tuples, dicts, strings and numbers need no
+A pickle is a program: it may name any function and call it. Here it may only name a few numpy
+functions and the encoders of bytes for Python 2, each replaced by a function of this file; any
+other name is refused before it is imported. Lists, tuples, dicts, strings and numbers need no
 names.
 """
 
@@ -20,20 +20,20 @@ from jssl.errors import UserError
 from jssl.regular import FileError, read_file
 
 MAX_PICKLE = 2**30  # bytes of a file
-# Of arrays: bool, int, float, complex, bytes and text of a fixed width; no objects, no structures.
+# Allowed dtypes: bool, int, float, complex, fixed-width bytes and text; no objects or structures.
 _PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
 _SCALARS = (bool, int, float, complex, str, bytes, bytearray, type(None), np.generic)
 
 
 class _Class:
-    """Stands for numpy's ndarray where a pickle names the class."""
+    """Stand-in for the class numpy.ndarray."""
 
     def __call__(self, *values: Any) -> None:
-        raise pickle.UnpicklingError("an array that is made in a way of its own")
+        raise pickle.UnpicklingError("an array with another constructor")
 
 
 class _DType:
-    """What a pickle makes a dtype of: a name, then its byte order. numpy's own would trust more."""
+    """Stand-in for numpy.dtype: a name, then its byte order; stricter than numpy's own."""
 
     def __init__(self, name: Any, *options: Any):
         text = name.decode("latin-1") if isinstance(name, bytes) else name
@@ -51,17 +51,17 @@ class _DType:
 
 
 class _Array:
-    """What a pickle makes an array of: a blank one, then its content."""
+    """Stand-in for an array: first blank, then given its content."""
 
     def __init__(self, kind: Any, shape: Any = (0,), typecode: Any = b"b"):
         if not isinstance(kind, _Class):
-            raise pickle.UnpicklingError("an array of a class of its own")
+            raise pickle.UnpicklingError("an array of another class")
         self.value: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
         shape, dtype, fortran, raw = state[-4:]  # the first of five is a version
         array = _from_bytes(raw, dtype, shape, "F" if fortran else "C")
-        # As numpy does here, and does not in `_from_buffer`: the machine's own byte order.
+        # The native byte order, as in numpy (but not in `_from_buffer`).
         self.value = array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -78,18 +78,18 @@ def _from_bytes(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         raise pickle.UnpicklingError(
             f"an array {list(shape)} of {dtype.value} in {len(data)} bytes, not {expected}"
         )
-    # A copy, so that it owns its memory and may be written to.
+    # A copy, so that it owns its memory and is writeable.
     return np.ndarray(shape, dtype.value, data, order=order).copy(order="K")
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", axes: Any = None) -> _Array:
     if not isinstance(shape, tuple):
         shape = (shape,)
-    found = _Array(_Class())
-    # 'K': the order of the axes in memory is told beside it.
+    result = _Array(_Class())
+    # 'K': `axes` is the order of the axes in memory.
     array = _from_bytes(data, dtype, shape, "C" if order == "K" else order)
-    found.value = array if order != "K" or axes is None else array.transpose(axes)
-    return found
+    result.value = array if order != "K" or axes is None else array.transpose(axes)
+    return result
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
@@ -97,21 +97,21 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 def _bytes(text: Any, encoding: Any = "latin1") -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Stand-in for `_codecs.encode`: bytes that Python 3 wrote for Python 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
     return text.encode("latin-1")
 
 
 def _no_bytes(*values: Any) -> bytes:
-    """How it writes none of them."""
+    """Stand-in for `bytes`: empty bytes."""
     if values:
         raise pickle.UnpicklingError(f"bytes of {values!r}")
     return b""
 
 
 def _byte_array(*values: Any) -> bytearray:
-    """How it writes an array of bytes: of these, or of a text and its encoding."""
+    """Stand-in for `bytearray`: of bytes, or of text and its encoding."""
     return bytearray(_bytes(*values) if len(values) == 2 else values[0] if values else b"")
 
 
@@ -132,24 +132,23 @@ class _Reader(pickle.Unpickler):
             return _Class()
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name}")
-        found = _NAMES[module, name]
-        # A new function each time: a pickle may set attributes of what it is given.
-        return lambda *values: found(*values)
+        function = _NAMES[module, name]
+        # A new function each time, as a pickle may set its attributes.
+        return lambda *values: function(*values)
 
 
 def _check(data: bytes) -> None:
-    """Refuses a pickle that asks for memory which its length does not explain.
+    """Raises UnpicklingError for a memo index larger than the pickle.
 
-    The reader makes room for the largest number of the memo and for the length that is stated
-    before it reads on: nine bytes may ask for gigabytes.
+    The reader allocates the memo up to its largest index: nine bytes may ask for gigabytes.
     """
     for operation, argument, _ in pickletools.genops(data):  # refuses text that ends too early
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(data):
-            raise pickle.UnpicklingError(f"the number {argument} of a value in {len(data)} bytes")
+            raise pickle.UnpicklingError(f"the memo index {argument} in {len(data)} bytes")
 
 
 def _plain(value: Any, made: dict[int, Any]) -> Any:
-    """The value with arrays in place of what stood for them; refuses what is not plain."""
+    """Replaces the stand-ins in a value by arrays; raises UnpicklingError for other types."""
     if isinstance(value, _Array):
         if value.value is None:
             raise pickle.UnpicklingError("an array without content")
@@ -165,13 +164,13 @@ def _plain(value: Any, made: dict[int, Any]) -> Any:
         value[:] = [_plain(item, made) for item in value]
     elif type(value) is dict:
         made[id(value)] = value
-        found = {_plain(key, made): _plain(item, made) for key, item in value.items()}
+        items = {_plain(key, made): _plain(item, made) for key, item in value.items()}
         value.clear()
-        value.update(found)
+        value.update(items)
     elif type(value) in (tuple, set, frozenset):
         made[id(value)] = type(value)(_plain(item, made) for item in value)
     else:
-        raise pickle.UnpicklingError(f"a {type(value).__name__} in place of a value")
+        raise pickle.UnpicklingError(f"a value of type {type(value).__name__}")
     return made[id(value)]
 
 
@@ -182,11 +181,10 @@ def read_plain_pickle(path: str | Path) -> Any:
         path: of the file; any protocol, also of Python 2.
 
     Returns:
-        What was pickled. Text of Python 2 is read as latin-1.
+        The pickled value. Text of Python 2 is read as latin-1.
 
     Raises:
-        UserError: no such file, not a pickle, or one that holds anything else; nothing in it has
-            been run by then.
+        UserError: no such file, not a pickle, or other content; nothing in it has been run.
 
     Example:
         >>> import tempfile

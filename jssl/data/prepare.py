@@ -24,16 +24,16 @@ def prepare(name: str, data_dir: str = "", archive: str = "") -> str:
     """Downloads and prepares a data set unless it is already there.
 
     Args:
-        name: a name of the catalogue, or any of TFDS with its variant, 'imagenette/160px-v2', or
+        name: of the catalogue, or of TFDS with its variant, 'imagenette/160px-v2', or
             'fgvc_aircraft' or 'birdsnap', which TFDS lacks.
-        data_dir: where to; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        archive: the official archive of one that TFDS lacks.
+        data_dir: target folder; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        archive: the official archive of a data set that TFDS lacks.
 
     Returns:
-        The folder that holds the prepared data set.
+        The folder of the prepared data set.
 
     Raises:
-        UserError: unknown name, TensorFlow is missing, or files that must be fetched by hand.
+        UserError: unknown name, TensorFlow is missing, or files that need a manual download.
     """
     if name in OWN:
         raise UserError(
@@ -56,7 +56,7 @@ def prepare(name: str, data_dir: str = "", archive: str = "") -> str:
         )
     try:
         builder.download_and_prepare()
-    except AssertionError as error:  # how TFDS asks for files behind a login, as ImageNet's
+    except AssertionError as error:  # TFDS asks for a manual download, as for ImageNet
         if "manual" not in str(error).lower():
             raise
         raise UserError(f"Data set '{name}' cannot be downloaded by a program. {error}") from error
@@ -64,7 +64,7 @@ def prepare(name: str, data_dir: str = "", archive: str = "") -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status: 0, or 2 after a mistake of the user."""
+    """Runs the command; returns its exit status: 0, or 2 after a UserError."""
     parser = argparse.ArgumentParser(prog="python -m jssl.data.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", help="data set, e.g. cifar10")
     parser.add_argument("--data_dir", default="", help=f"where to; default {default_data_dir()}")

@@ -1,4 +1,4 @@
-"""Pseudo-labels: which are kept and how often, and their file, which says where they come from.
+"""Pseudo-labels: selection, balancing, and a file with their provenance.
 
 Xie et al., CVPR 2020, https://arxiv.org/abs/1911.04252, section 4.1; the rule of selection is that
 of https://github.com/google-research/noisystudent, filter_unlabel.py.
@@ -21,12 +21,12 @@ _SLACK = 1e-6  # a float32 of .57 lies below .57
 
 
 class PseudoLabels(NamedTuple):
-    """What a teacher says about unlabelled examples.
+    """A teacher's predictions for unlabelled examples.
 
     Attributes:
         indices: int64 [M], of the examples in their data set.
         probs: float32 [M,K], the teacher's probabilities at temperature 1.
-        copies: int32 [M], how often each is trained on; 0: it was filtered out.
+        copies: int32 [M], how often each is used; 0: filtered out.
         provenance: text by name: `teacher_sha256`, `teacher_step`, `config_hash` of the teacher,
             `data` and `fingerprint` of the unlabelled data set.
     """
@@ -37,7 +37,7 @@ class PseudoLabels(NamedTuple):
     provenance: dict[str, str]
 
     def digest(self) -> str:
-        """Hexadecimal digits that change with any label, copy or index."""
+        """Returns a hash of the labels, copies, indices and provenance."""
         digest = hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode())
         for array in (self.indices, self.probs, self.copies):
             digest.update(np.ascontiguousarray(array).data)
@@ -55,26 +55,25 @@ def select(
 ) -> np.ndarray:
     """Filters by confidence and balances the predicted classes.
 
-    For each class, of the examples that are predicted to be it: the threshold comes down from 1 in
-    hundredths until `per_class` examples reach it, and never below `min_confidence`. Of k examples
-    that are kept each is used c = per_class / k times: int(c), and once more by chance c - int(c).
-    So a rich class is thinned to its most confident examples, and a poor one is repeated.
+    For each predicted class, the threshold falls from 1 in hundredths until `per_class` examples
+    reach it, but not below `min_confidence`. Each of the k kept examples is used c = per_class / k
+    times: int(c), and once more with probability c - int(c). So a large class keeps its most
+    confident examples, and a small one is repeated.
 
     Args:
         probs: float [M,K], rows that sum to 1; an entry may exceed 1 by rounding.
-        per_class: the number of examples that each class is to have; 0: no balancing, all that
-            reach `min_confidence` are used once.
+        per_class: target number of examples of each class; 0: no balancing, all that reach
+            `min_confidence` are used once.
         min_confidence: the lowest threshold, a multiple of 0.01 in [0, 1].
         upsample: False: c is at most 1, no example is repeated.
-        empty_classes: 'stop' raises where a class is left without examples; 'allow' goes on.
+        empty_classes: 'stop' raises if a class is left without examples; 'allow' continues.
         seed: of the draws.
 
     Returns:
         int32 [M], how often each example is used.
 
     Raises:
-        UserError: a class that nobody is predicted to be, or nobody with that confidence; nothing
-            kept at all; numbers out of range.
+        UserError: a class without kept examples; nothing kept at all; numbers out of range.
 
     Example:
         >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.45, 0.55]])
@@ -100,7 +99,7 @@ def select(
     copies = np.zeros(len(probs), np.int32)
     for k in range(probs.shape[1]):
         own = predicted == k
-        reach = np.cumsum(np.bincount(bins[own], minlength=BINS + 1)[::-1])[::-1]  # at least bin b
+        reach = np.cumsum(np.bincount(bins[own], minlength=BINS + 1)[::-1])[::-1]  # in bins >= b
         threshold = lowest
         if per_class:
             threshold = max(lowest, *np.flatnonzero(reach >= per_class), lowest)
@@ -124,20 +123,20 @@ def _check_classes(
         shown = ", ".join(map(str, empty[:20]))
         raise UserError(
             f"{len(empty)} of {classes} classes are left without pseudo-labels (classes {shown}): "
-            f"{len(never)} of them nobody is predicted to be, the others nobody with confidence "
+            f"{len(never)} of them are never predicted, the others never with confidence "
             f"{lowest:g}. A student could not learn them from the unlabelled images. Train the "
             "teacher longer, lower --config.noisy_student.min_confidence, or type "
             "--config.noisy_student.empty_classes=allow."
         )
     if not copies.any():
         raise UserError(
-            f"No pseudo-label reaches the confidence {lowest:g}: of {len(copies)} images none is "
+            f"No pseudo-label reaches the confidence {lowest:g}: 0 of {len(copies)} images are "
             "kept. Train the teacher longer or lower --config.noisy_student.min_confidence."
         )
 
 
 def save(path: str | Path, labels: PseudoLabels) -> None:
-    """Writes pseudo-labels as plain arrays; the file is either whole or not there.
+    """Writes pseudo-labels as plain arrays, atomically.
 
     Raises:
         UserError: the folder cannot be written.
@@ -165,17 +164,17 @@ def save(path: str | Path, labels: PseudoLabels) -> None:
 
 
 def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
-    """Reads pseudo-labels and refuses those of other data or of another teacher.
+    """Reads pseudo-labels and checks their provenance.
 
     Args:
         path: of the file.
-        expected: what entries of the provenance must be; others are not looked at.
+        expected: entries that the provenance must have; others are ignored.
 
     Returns:
         The labels.
 
     Raises:
-        UserError: no file, not such a file, or another provenance: each entry that differs.
+        UserError: no file, not such a file, or another provenance (lists what differs).
     """
     if not Path(path).exists():
         raise UserError(
@@ -204,8 +203,8 @@ def load(path: str | Path, *, expected: Mapping[str, Any]) -> PseudoLabels:
 
 
 def _check_arrays(indices: Any, probs: Any, copies: Any, provenance: Any) -> None:
-    whole = all(x.dtype.kind in "iu" and x.ndim == 1 for x in (indices, copies))
-    if not whole or probs.dtype.kind != "f" or probs.ndim != 2:
+    integers = all(x.dtype.kind in "iu" and x.ndim == 1 for x in (indices, copies))
+    if not integers or probs.dtype.kind != "f" or probs.ndim != 2:
         shown = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (indices, probs, copies))
         raise ValueError(f"expected indices [M], probs [M,K] and copies [M], found {shown}")
     if not len(indices) == len(probs) == len(copies) or not isinstance(provenance, dict):

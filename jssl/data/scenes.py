@@ -1,6 +1,6 @@
-"""Arrays beside a picture: synthetic ones for trying a method, and a user's own from .npz files.
+"""Pictures with further arrays: synthetic ones for tests, and a user's own from .npz files.
 
-What each array must hold is said in `jssl.augment.modalities.VIEWS`.
+`jssl.augment.modalities.VIEWS` lists the arrays.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from jssl.errors import UserError
 
 SEGMENTS = 4  # labels of 'synthetic_scenes'
 FLOW_FRAMES = 10  # fields of flow of 'synthetic_video'
-MAX_CLASSES = 1_000_000  # a larger label is a mistake: a classifier of so many fits nowhere
+MAX_CLASSES = 1_000_000  # a larger label is a mistake: no such classifier fits in memory
 
 
 class SceneSource(ArraySource):
-    """Examples in memory with further arrays beside the picture.
+    """Examples in memory with further arrays besides the picture.
 
     Example:
         >>> depth = {'depth': np.ones((2, 4, 4, 1), np.float32)}
@@ -51,11 +51,11 @@ class SceneSource(ArraySource):
         self.arrays = dict(arrays)
 
     def __getitem__(self, index: int) -> Example:
-        beside = {key: array[index] for key, array in self.arrays.items()}
-        return {**super().__getitem__(index), **beside}
+        extra = {key: array[index] for key, array in self.arrays.items()}
+        return {**super().__getitem__(index), **extra}
 
     def fingerprint(self) -> str:
-        """Hexadecimal digits that change when any picture, label or array changes."""
+        """Returns a hash of the pictures, labels and arrays."""
         digest = hashlib.sha256(super().fingerprint().encode())
         for key in sorted(self.arrays):
             digest.update(f"{key} {self.arrays[key].dtype} {self.arrays[key].shape}".encode())
@@ -64,11 +64,11 @@ class SceneSource(ArraySource):
 
 
 def synthetic_scenes(split: str, *, size: int = 32, num_examples: int = 1024) -> SceneSource:
-    """Corrugated walls: a picture with its depth, surface normals and semantic labels.
+    """Returns corrugated walls: pictures with depth, surface normals and semantic labels.
 
-    The wall's depth is a wave, whose direction is one of ten classes; the picture is the wall under
-    a light of its own colour, with noise; the label of a pixel is which quarter of the wave's
-    height it has. Depth is float32 [M,H,W,1] in metres, normals [M,H,W,3], labels int32 [M,H,W].
+    The depth is a sine wave whose direction is the class, one of ten; the picture shows it in
+    random colours with noise; the label of a pixel is the quarter of the wave's height. Depth is
+    float32 [M,H,W,1] in metres, normals [M,H,W,3], labels int32 [M,H,W].
 
     Args:
         split: 'train' or 'test'.
@@ -82,8 +82,8 @@ def synthetic_scenes(split: str, *, size: int = 32, num_examples: int = 1024) ->
     rng, labels, wave, slope = _waves("synthetic_scenes", split, size, num_examples)
     height, (dx, dy) = wave(0.0), slope
     depth = (2 + rng.uniform(0, 4, (len(labels), 1, 1)) + 0.5 * height)[..., None]
-    # A wall z = d + h(x, y) seen along z: its normal is (h_x, h_y, -1), turned to the camera;
-    # `up` is against the rows.
+    # The normal of z = d + h(x, y), seen along z, is (h_x, h_y, -1), towards the camera; `up` is
+    # against the rows.
     normals = np.stack([dx, -dy, np.ones_like(dx)], axis=-1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     quarter = np.clip(np.floor((height + 1) * (SEGMENTS / 2)), 0, SEGMENTS - 1)
@@ -97,10 +97,10 @@ def synthetic_scenes(split: str, *, size: int = 32, num_examples: int = 1024) ->
 
 
 def synthetic_video(split: str, *, size: int = 32, num_examples: int = 1024) -> SceneSource:
-    """Travelling stripes: a frame, one some time later, and the flow of ten frames around it.
+    """Returns moving stripes: a frame, a later frame, and the flow of ten frames around it.
 
-    The direction of travel is one of ten classes, its speed each example's own. 'later' is uint8
-    [M,H,W,3]; 'flow' float32 [M,H,W,20], pixels right and down in turn.
+    The direction is the class, one of ten; the speed is random. 'later' is uint8 [M,H,W,3];
+    'flow' float32 [M,H,W,20], alternating pixels right and down.
 
     Args:
         split: 'train' or 'test'.
@@ -120,24 +120,24 @@ def synthetic_video(split: str, *, size: int = 32, num_examples: int = 1024) -> 
     flow = flow + rng.normal(0, 0.1, flow.shape)
     state = rng.bit_generator.state
     images = _paint(rng, wave(0.0))
-    rng.bit_generator.state = state  # the same colours; the noise is then the camera's pattern
+    rng.bit_generator.state = state  # the same colours and the same noise
     later = _paint(rng, wave(5 * speed))
     arrays = {"later": later, "flow": flow.astype(np.float32)}
     return SceneSource("synthetic_video", images, labels, num_classes=10, arrays=arrays)
 
 
 def arrays_source(folder: str, split: str) -> SceneSource:
-    """A user's own arrays: FOLDER/train.npz and FOLDER/test.npz, read without pickle.
+    """Reads a user's arrays, FOLDER/train.npz and FOLDER/test.npz, without pickle.
 
-    Each holds 'image' uint8 [M,H,W,3], perhaps 'label' int [M] from 0, 'class_names' str [K], and
-    any further arrays [M,H,W,...]. Classes are those of both files.
+    Each holds 'image' uint8 [M,H,W,3], and optionally 'label' int [M] from 0, 'class_names'
+    str [K], and further arrays [M,H,W,...]. Classes are those of both files.
 
     Args:
-        folder: where the two files lie.
+        folder: of the two files.
         split: 'train' or 'test'.
 
     Raises:
-        UserError: no such file, one that is damaged, no pictures in it, or labels that are none.
+        UserError: no such file, a damaged one, no pictures, or invalid labels.
     """
     check_split("arrays", split)
     path = Path(folder) / f"{split}.npz"
@@ -149,9 +149,9 @@ def arrays_source(folder: str, split: str) -> SceneSource:
     arrays = read_npz(path)
     image = arrays.get("image", np.zeros(0))
     if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
-        held = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in sorted(arrays.items()))
+        content = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in sorted(arrays.items()))
         raise UserError(
-            f"'{path}' holds {held or 'nothing'}: expected image uint8 [M,H,W,3], and perhaps "
+            f"'{path}' holds {content or 'nothing'}: expected image uint8 [M,H,W,3], and perhaps "
             "label, int [M]. Write it again with numpy.savez."
         )
     images = arrays.pop("image")
@@ -166,16 +166,16 @@ def arrays_source(folder: str, split: str) -> SceneSource:
     classes = max(int(labels.max()) + 1, len(names or ()))
     other = path.with_name("train.npz" if split == "test" else "test.npz")
     if other.is_file():
-        theirs, their_names = _labels(other, read_npz(other, ("label", "class_names")), None)
-        if theirs is not None:
-            classes = max(classes, int(theirs.max(initial=-1)) + 1)
+        other_labels, other_names = _labels(other, read_npz(other, ("label", "class_names")), None)
+        if other_labels is not None:
+            classes = max(classes, int(other_labels.max(initial=-1)) + 1)
             check_same(
-                their_names,
+                other_names,
                 names,
                 what=f"'{other}' and '{path}'",
                 advice="Write both with the same class_names.",
             )
-            names = names or their_names
+            names = names or other_names
     if names is not None and len(names) < classes:
         raise UserError(
             f"'{path}' has {len(names)} class_names for labels up to {classes - 1}: expected one "
@@ -189,7 +189,7 @@ def arrays_source(folder: str, split: str) -> SceneSource:
 def _labels(
     path: Path, arrays: dict[str, np.ndarray], count: int | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Takes labels [M] and names of classes out of the arrays of a file; None without them."""
+    """Removes labels [M] and class names from the arrays of a file and returns them, or None."""
     labels, names = arrays.pop("label", None), arrays.pop("class_names", None)
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
         raise UserError(
@@ -198,25 +198,25 @@ def _labels(
     class_names = None if names is None else normalized(names.tolist())
     if labels is None:
         return None, class_names
-    said = f"'{path}' holds label {labels.dtype} {list(labels.shape)}"
+    start = f"'{path}' holds label {labels.dtype} {list(labels.shape)}"
     end = "Write it again with numpy.savez; leave label out for pictures without labels."
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or count not in (None, len(labels)):
         size = "" if count is None else f" with M={count}"
         value = labels.flat[0] if labels.size else "none"
         raise UserError(
-            f"{said} (the first is {value}): expected integers [M]{size}, one a picture. {end}"
+            f"{start} (the first is {value}): expected integers [M]{size}, one a picture. {end}"
         )
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
     if low < 0 or high >= MAX_CLASSES:
         raise UserError(
-            f"{said} with the value {low if low < 0 else high}: expected numbers of classes from 0 "
-            f"to {MAX_CLASSES - 1:,} at most. {end}"
+            f"{start} with the value {low if low < 0 else high}: expected numbers of classes from "
+            f"0 to {MAX_CLASSES - 1:,} at most. {end}"
         )
     return labels.astype(np.int32), class_names
 
 
 def _waves(name: str, split: str, size: int, num_examples: int):
-    """Draws of one split: generator, labels, phase -> waves [M,H,W] in [-1, 1], their slopes."""
+    """Returns generator, labels, function phase -> waves [M,H,W] in [-1, 1], and their slopes."""
     check_split(name, split)
     count = num_examples if split == "train" else max(1, num_examples // 4)
     rng = np.random.default_rng([11, len(name), ("train", "test").index(split), size])
@@ -232,7 +232,7 @@ def _waves(name: str, split: str, size: int, num_examples: int):
 
 
 def _paint(rng: np.random.Generator, height: np.ndarray) -> np.ndarray:
-    """The wave in two colours of its own, with noise: uint8 [M,H,W,3]."""
+    """Draws the wave in two random colours, with noise: uint8 [M,H,W,3]."""
     mix = (0.5 + 0.5 * height)[..., None]
     first, second = rng.uniform(0, 255, (2, len(height), 1, 1, 3))
     noise = rng.normal(0, 16, (*height.shape, 3))

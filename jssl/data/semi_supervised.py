@@ -1,9 +1,8 @@
-"""A data set of which a part is labelled: the two halves, and pairs of both for a student.
+"""Splits a data set into a labelled and an unlabelled part, and pairs both for a student.
 
-The labels of the unlabelled half are never read. An example of a student is a labelled image and
-r unlabelled ones with their pseudo-labels, drawn with replacement by the example's own generator,
-which is keyed by (seed, epoch, index): so they are the same for any number of processes, workers
-and restarts.
+The labels of the unlabelled part are never read. A student's example is a labelled image and r
+unlabelled ones with their pseudo-labels, drawn with replacement by the example's generator, which
+is keyed by (seed, epoch, index): the same for any number of processes, workers and restarts.
 """
 
 import json
@@ -27,8 +26,8 @@ class Halves(NamedTuple):
 
     Attributes:
         labelled: the labelled examples, as a source.
-        unlabelled: the source of the others.
-        rows: int64 [M], which of its examples they are.
+        unlabelled: the source of the unlabelled examples.
+        rows: int64 [M], their rows in it.
     """
 
     labelled: Part
@@ -37,16 +36,16 @@ class Halves(NamedTuple):
 
 
 def split(config: ConfigDict, source: Any) -> Halves:
-    """The labelled and the unlabelled half that a config describes.
+    """Splits the train split into a labelled and an unlabelled part by the config.
 
     Args:
-        config: the whole config; of `config.noisy_student`, `label_fraction` is the share of every
-            class that keeps its labels. The unlabelled half is the rest, or with `unlabeled_name`
-            all of another data set.
+        config: the whole config; `config.noisy_student.label_fraction` is the share of every class
+            that keeps its labels. The unlabelled part is the rest, or with `unlabeled_name` all of
+            another data set.
         source: the train split.
 
     Raises:
-        UserError: the halves overlap; no labels.
+        UserError: the parts overlap; no labels.
     """
     settings = config.noisy_student
     rows = np.arange(len(source))
@@ -63,7 +62,7 @@ def split(config: ConfigDict, source: Any) -> Halves:
 
 
 def labelled_half(config: ConfigDict, source: Any) -> Part:
-    """The labelled half of the train split; that of a student knows its unlabelled pool."""
+    """Returns the labelled part of the train split, for a student with its unlabelled pool."""
     halves, settings = split(config, source), config.noisy_student
     if not settings.unlabeled_ratio:
         return halves.labelled
@@ -75,13 +74,13 @@ def labelled_half(config: ConfigDict, source: Any) -> Part:
 
 
 def paired(config: ConfigDict, source: Part, inner: Callable | None) -> Callable | None:
-    """Adds unlabelled images to every labelled one of a student; `inner` alone for a teacher."""
+    """Returns a transform that adds unlabelled images for a student; `inner` for a teacher."""
     ratio = config.noisy_student.unlabeled_ratio
     return Paired(inner, source.pool, ratio) if ratio else inner
 
 
 def unlabelled_data(config: ConfigDict) -> ConfigDict:
-    """The `data` section of the unlabelled half."""
+    """Returns the `data` section of the unlabelled part."""
     settings, other = config.noisy_student, ConfigDict(config.data.to_dict())
     if settings.unlabeled_name:
         other.name, other.train_split = settings.unlabeled_name, settings.unlabeled_split
@@ -90,15 +89,15 @@ def unlabelled_data(config: ConfigDict) -> ConfigDict:
 
 
 def check_disjoint(labelled: Part, unlabelled: Any, rows: np.ndarray) -> None:
-    """Refuses unlabelled examples that are labelled ones too.
+    """Checks that no example is both labelled and unlabelled.
 
     Args:
-        labelled: the labelled half.
-        unlabelled: the source of the other half.
+        labelled: the labelled part.
+        unlabelled: the source of the unlabelled part.
         rows: int [M], its rows in use.
 
     Raises:
-        UserError: the first rows that both have.
+        UserError: they overlap (names the first rows).
     """
     if labelled.source.fingerprint() != unlabelled.fingerprint():
         _check_splits(labelled, unlabelled)
@@ -115,7 +114,7 @@ def check_disjoint(labelled: Part, unlabelled: Any, rows: np.ndarray) -> None:
 
 
 def _check_splits(labelled: Part, unlabelled: Any) -> None:
-    """Two splits of one TFDS data set, such as train[:10%] and train[5%:], may share records."""
+    """Checks two TFDS splits, such as train[:10%] and train[5%:], for shared records."""
     theirs: dict[str, list[tuple[int, int]]] = {}
     for file, first, end in getattr(unlabelled, "ranges", ()):
         theirs.setdefault(file, []).append((first, end))
@@ -136,10 +135,10 @@ def _check_splits(labelled: Part, unlabelled: Any) -> None:
 
 
 def with_labels(halves: Halves, labels: PseudoLabels, *, num_classes: int) -> Part:
-    """The labelled half as that of these pseudo-labels, with the pool to draw from.
+    """Returns the labelled part with the pool of pseudo-labelled images to draw from.
 
     Raises:
-        UserError: labels of other classes, of rows that the data lacks, or of labelled ones.
+        UserError: pseudo-labels of other classes, of missing rows, or of labelled examples.
     """
     found, count = labels.probs.shape[1], len(halves.unlabelled)
     if found != num_classes:
@@ -162,16 +161,16 @@ def with_labels(halves: Halves, labels: PseudoLabels, *, num_classes: int) -> Pa
     check_disjoint(halves.labelled, halves.unlabelled, labels.indices)
     places = np.repeat(np.arange(len(labels.indices)), labels.copies)
     pool = Pool(Part(halves.unlabelled, labels.indices[places]), labels.probs, places)
-    half = halves.labelled
-    return Part(half.source, half.rows, pool=pool, tag=f" and pseudo-labels {labels.digest()}")
+    part = halves.labelled
+    return Part(part.source, part.rows, pool=pool, tag=f" and pseudo-labels {labels.digest()}")
 
 
 class Pool(NamedTuple):
-    """Unlabelled images to draw from, each as often as it is to be used.
+    """Unlabelled images to draw from, each with its number of copies.
 
     Attributes:
         source: the images.
-        probs: float32 [M,K], the teacher's word.
+        probs: float32 [M,K], the teacher's probabilities.
         places: int64 [len(source)], the row of `probs` of each image.
     """
 
@@ -184,8 +183,8 @@ class Paired:
     """A host transform that adds `ratio` unlabelled images and their pseudo-labels to an example.
 
     Args:
-        inner: what is done to every image, labelled or not; None decodes only.
-        pool: what to draw from.
+        inner: transform of every image, labelled or not; None decodes only.
+        pool: of unlabelled images.
         ratio: r.
 
     Returns:
@@ -212,7 +211,7 @@ class Paired:
                 f"Labelled and unlabelled images differ in shape: found {sorted(shapes)}; expected "
                 "one. Type --config.data.host_crop=tf or --config.data.image_size=N."
             )
-        index = np.array([other["index"] for other in others])  # after a replacement, its own
+        index = np.array([other["index"] for other in others])  # of the replacement, if replaced
         return {
             **{key: value for key, value in example.items() if key != NOTES},
             "unlabeled_image": np.stack([other["image"] for other in others]),

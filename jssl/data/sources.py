@@ -1,4 +1,4 @@
-"""The protocol that every source follows, and the sources whose examples are held in memory."""
+"""The protocol of a source, and the sources in memory."""
 
 import functools
 import hashlib
@@ -14,18 +14,18 @@ Example = dict[str, Any]
 
 @runtime_checkable
 class Source(Protocol):
-    """What the pipeline needs of a data set: random access to examples, a name, a fingerprint.
+    """Random access to the examples of a data set, with a name and a fingerprint.
 
     Attributes:
         name: of the data set, as in `config.data.name`.
-        num_classes: number of labels; 0 when there are none (every label is then -1).
-        class_names: of the labels, by number; None where they are not known, () without labels.
-            They belong to the data set: labels of all its splits mean the same.
-        image_shape: (H, W, 3) when all pictures have it, None when they differ.
+        num_classes: number of classes; 0 if there are none (every label is then -1).
+        class_names: by label; None if unknown, () without labels. The same for all splits of the
+            data set.
+        image_shape: (H, W, 3) if all pictures have it, None if they differ.
         on_error: 'stop' or 'skip': what the pipeline does with a picture that cannot be used.
 
-    `source[i]` gives `{'image': uint8 [H,W,3], 'label': int32 [], 'index': int32 []}`. A source of
-    picture files also has `encoded(i)`, with a `Picture` that is not decoded yet as the image.
+    `source[i]` is `{'image': uint8 [H,W,3], 'label': int32 [], 'index': int32 []}`. A source of
+    picture files also has `encoded(i)`, whose image is a `Picture`, not yet decoded.
     """
 
     @property
@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Examples that lie in memory: images uint8 [M,H,W,3], labels int32 [M].
+    """Examples in memory: images uint8 [M,H,W,3], labels int32 [M].
 
     Example:
         >>> source = ArraySource('mine', np.zeros((2, 4, 4, 3), np.uint8), [0, 1], num_classes=2)
@@ -81,7 +81,7 @@ class ArraySource:
         self.images = images
         self.labels = labels
         self.image_shape = (images.shape[1], images.shape[2], 3)
-        self.on_error = "stop"  # nothing is decoded, so nothing can go wrong
+        self.on_error = "stop"  # never used: nothing is decoded
 
     def __len__(self) -> int:
         return len(self.images)
@@ -94,7 +94,7 @@ class ArraySource:
         }
 
     def fingerprint(self) -> str:
-        """Hexadecimal digits that change when any image or label changes."""
+        """Returns a hash of the images and labels."""
         return _digest(self)
 
 
@@ -107,7 +107,7 @@ def _digest(source: ArraySource) -> str:
 
 
 def photos_source(split: str, *, tile: int = 32) -> ArraySource:
-    """The embedded photograph tiles; see `jssl.data.photos`.
+    """Returns the photograph tiles; see `jssl.data.photos`.
 
     Example:
         >>> source = photos_source('test', tile=32)
@@ -125,7 +125,7 @@ def photos_source(split: str, *, tile: int = 32) -> ArraySource:
 
 
 def digits_source(split: str) -> ArraySource:
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels drawn as 32 x 32 RGB.
+    """Returns the 1,797 handwritten digits of scikit-learn, 8 x 8 pixels enlarged to 32 x 32 RGB.
 
     Each of the 17 grey levels v becomes round(255 v / 16), each pixel a square of 4 x 4. Every
     fifth example is a test example: 1,438 train, 359 test.
@@ -136,7 +136,7 @@ def digits_source(split: str) -> ArraySource:
 
     Reference: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, CC BY 4.0.
     """
-    from sklearn.datasets import load_digits  # takes a second: only when needed
+    from sklearn.datasets import load_digits  # slow import
 
     check_split("digits", split)
     data = load_digits()
@@ -154,10 +154,10 @@ def digits_source(split: str) -> ArraySource:
 
 
 def synthetic_source(split: str, *, size: int = 32, num_examples: int = 1024) -> ArraySource:
-    """Ten classes of coloured stripes: the class sets their direction, noise hides the rest.
+    """Returns noisy coloured stripes, whose direction is the class, one of ten.
 
-    Phase, wavelength, the two colours and the noise are drawn for each example; the test split has
-    a quarter of the examples and other draws.
+    Phase, wavelength, the two colours and the noise are random for each example; the test split
+    has a quarter of the examples, from another seed.
 
     Args:
         split: 'train' or 'test'.

@@ -1,4 +1,4 @@
-"""Some examples of a source, as a source."""
+"""Subsets of a source, as sources."""
 
 import hashlib
 from typing import Any
@@ -13,8 +13,8 @@ class Rows:
     """Some rows of a source, as a source.
 
     Attributes:
-        source: the whole.
-        rows: int64 [M], which.
+        source: the full source.
+        rows: int64 [M], the rows in it.
 
     Example:
         >>> from jssl.data.sources import synthetic_source
@@ -36,22 +36,22 @@ class Rows:
         return {**self.source[int(self.rows[index])], "index": np.int32(index)}
 
     def encoded(self, index: int) -> dict[str, Any]:
-        """The example, its picture not decoded where the source can leave it so."""
+        """Returns the example, with the picture not yet decoded if the source supports it."""
         read = getattr(self.source, "encoded", self.source.__getitem__)
         return {**read(int(self.rows[index])), "index": np.int32(index)}
 
     def fingerprint(self) -> str:
-        """The source's, and that of the rows."""
+        """Returns the source's fingerprint with a hash of the rows."""
         rows = hashlib.sha256(self.rows.tobytes()).hexdigest()[:12]
         return f"{self.source.fingerprint()}[{len(self)} rows {rows}]"
 
     def description(self) -> str:
-        """The source's, and how many of it."""
+        """Returns the source's description with the number of rows."""
         return f"{len(self):,} of the examples of {describe(self.source)}"
 
 
 def describe(source: Any) -> str:
-    """What was read, in one line; the source's own words where it has some.
+    """Returns a one-line description of a source, its own if it has one.
 
     Example:
         >>> from jssl.data.sources import photos_source
@@ -65,12 +65,12 @@ def describe(source: Any) -> str:
 
 
 def label_subset(labels: Any, *, fraction: float, seed: int = 0) -> np.ndarray:
-    """Which examples keep their labels: the same share of every class, one at the least.
+    """Draws the examples that keep their labels: the same share of every class, at least one.
 
     Args:
         labels: int [M].
         fraction: in (0, 1].
-        seed: of the draw; smaller shares are parts of larger ones.
+        seed: of the draw; smaller shares are subsets of larger ones.
 
     Returns:
         int64 [n], sorted rows.
@@ -84,7 +84,9 @@ def label_subset(labels: Any, *, fraction: float, seed: int = 0) -> np.ndarray:
         (4, 2)
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"A share of the labels is in (0, 1], found {fraction}. Type 0.01 for 1 %.")
+        raise UserError(
+            f"Expected a fraction of the labels in (0, 1], found {fraction}. Type 0.01 for 1 %."
+        )
     labels, generator = np.asarray(labels), np.random.default_rng(seed)
     kept = []
     for label in np.unique(labels):
@@ -94,11 +96,11 @@ def label_subset(labels: Any, *, fraction: float, seed: int = 0) -> np.ndarray:
 
 
 class Part(Rows):
-    """Some rows of a source, as a source.
+    """Some rows of a source, with a pool of unlabelled images.
 
     Attributes:
-        pool: of a student, the unlabelled images to draw from, else None.
-        tag: what else makes it another data set: part of the fingerprint.
+        pool: for a student, the unlabelled images to draw from, else None.
+        tag: appended to the fingerprint.
     """
 
     def __init__(self, source: Any, rows: np.ndarray, *, pool: Any = None, tag: str = ""):
@@ -106,12 +108,12 @@ class Part(Rows):
         self.pool, self.tag = pool, tag
 
     def fingerprint(self) -> str:
-        """The source's, that of the rows, and the tag."""
+        """Returns the fingerprint of the rows with the tag."""
         return super().fingerprint() + self.tag
 
 
 def labels_of(source: Any) -> np.ndarray:
-    """The labels of a source, int [M]; UserError where it has none."""
+    """Returns the labels of a source, int [M]; UserError if it has none."""
     if source.num_classes < 2:
         raise UserError(
             f"Labels are needed, but data set '{source.name}' has {source.num_classes} "
@@ -124,33 +126,33 @@ def labels_of(source: Any) -> np.ndarray:
 
 
 class Subset(Rows):
-    """Examples of a source, evenly spaced over it, with the source's protocol.
+    """Evenly spaced examples of a source, as a source.
 
-    A source may be sorted by class: evenly spaced examples keep every class.
+    Evenly spaced, because a source may be sorted by class.
     """
 
     def __init__(self, source: Any, count: int):
-        places = np.linspace(0, len(source) - 1, min(count, len(source)))
-        super().__init__(source, np.unique(places.astype(int)))
+        indices = np.linspace(0, len(source) - 1, min(count, len(source)))
+        super().__init__(source, np.unique(indices.astype(int)))
 
     def fingerprint(self) -> str:
-        """The source's, and how many of it."""
+        """Returns the source's fingerprint with the number of rows."""
         return f"{self.source.fingerprint()}[{len(self)} evenly spaced]"
 
 
 def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Rows to train on and rows to choose by: `count` of them, classes in proportion.
+    """Splits rows into training and validation rows, stratified by class.
 
     Args:
         labels: int [M].
-        count: of the rows to choose by.
+        count: number of validation rows.
         seed: of the draw.
 
     Returns:
-        Two sorted int arrays that have every row once.
+        Training and validation rows: sorted int arrays with every row once.
 
     Raises:
-        UserError: a class of one example, or fewer to choose by than classes.
+        UserError: a class of one example, or fewer validation rows than classes.
 
     Example:
         >>> train, validation = split_validation(np.arange(2).repeat(10), count=4)
@@ -164,8 +166,8 @@ def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[
     if counts.min() < 2 or min(count, len(labels) - count) < len(counts):
         raise UserError(
             f"{count} of {len(labels)} examples of {len(counts)} classes, the smallest of "
-            f"{counts.min()}, cannot be held out to choose by: expected 2 of a class at the least, "
-            "and both parts with as many as there are classes."
+            f"{counts.min()}, cannot be a validation split: expected at least 2 examples of each "
+            "class, and in both parts at least as many examples as classes."
         )
     with unchanged():
         from sklearn.model_selection import train_test_split
@@ -176,9 +178,9 @@ def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[
 
 
 def held_out_part(source: Any, *, count: int) -> Part:
-    """The examples that are held out to choose by.
+    """Returns the held-out validation examples.
 
-    They do not depend on the run's seed, and are those of `--protocol=transfer` with seed 0.
+    They do not depend on the run's seed, and equal those of `--protocol=transfer` with seed 0.
     """
     chosen = Part(source, split_validation(labels_of(source), count=count)[1])
     chosen.name = f"{source.name} (held out of train)"
@@ -186,7 +188,7 @@ def held_out_part(source: Any, *, count: int) -> Part:
 
 
 def labelled_part(source: Any, *, fraction: float, held_out: int, seed: int) -> Any:
-    """The examples that keep their labels; the source itself where all do."""
+    """Returns the examples that keep their labels; the source itself if all do."""
     if fraction == 1 and not held_out:
         return source
     labels, rows = labels_of(source), np.arange(len(source))

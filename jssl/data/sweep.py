@@ -1,4 +1,4 @@
-"""A sweep over a data set: every example exactly once, in batches of one shape."""
+"""Evaluation batches: every example of a data set exactly once, in batches of one shape."""
 
 import math
 from collections.abc import Callable, Generator
@@ -17,10 +17,10 @@ with unchanged():
 
 
 class EvalBatches:
-    """Every example once, in order; may be iterated again. See `eval_batches`.
+    """Every example once, in order; can be iterated again. See `eval_batches`.
 
     Attributes:
-        problems: what pictures were left out or converted; see `Problems`.
+        problems: the pictures that were left out or converted; see `Problems`.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class EvalBatches:
 
     def _batch(self, step: int) -> dict[str, Any]:
         start = step * self._batch_size + self._offset
-        wanted = range(start, max(start, min(start + self._size, len(self._source))))
-        examples = [fetch(self._source, i, self._transform, None) for i in wanted]
-        # Equal shapes for every batch, so that the step compiles once.
+        indices = range(start, max(start, min(start + self._size, len(self._source))))
+        examples = [fetch(self._source, i, self._transform, None) for i in indices]
+        # Equal batch shapes, so that the step compiles once.
         padding = self._size - len(examples)
         last = examples[-1] if examples else fetch(self._source, 0, self._transform, None)
-        none = np.full_like(last["label"], -1)
-        blank = {**last, "label": none, "index": np.int32(-1), NOTES: ()}
-        batch = stack(examples + [blank] * padding)
-        # A replacement stands for a picture that is left out: it is judged in its own place.
-        batch["mask"] = batch["index"] == np.pad(wanted, (0, padding), constant_values=-2)
+        no_label = np.full_like(last["label"], -1)
+        padding_row = {**last, "label": no_label, "index": np.int32(-1), NOTES: ()}
+        batch = stack(examples + [padding_row] * padding)
+        # A replacement is masked out: it is evaluated at its own index.
+        batch["mask"] = batch["index"] == np.pad(indices, (0, padding), constant_values=-2)
         return batch
 
     def __iter__(self) -> Generator[NumpyBatch, None, None]:
@@ -85,12 +85,12 @@ def eval_batches(
         batch_size: rows of a batch, over all processes; the last one is padded up to it.
         transform: `(example, None) -> example`; None decodes only.
         threads: that read and decode; 0: one a core, at most 8.
-        process_index, process_count: which of equal parts of each batch to read.
+        process_index, process_count: which part of each batch to read.
 
     Returns:
-        Iterable of ceil(M / batch_size) batches as `train_batches` gives them, with 'mask' bool
-        [B]: True for the rows to count. False for padding (label and index -1) and, under
-        `on_error='skip'`, for the stand-in of a picture that cannot be used.
+        Iterable of ceil(M / batch_size) batches as from `train_batches`, with 'mask' bool [B]:
+        True for the rows to count, False for padding (label and index -1) and, under
+        `on_error='skip'`, for the replacement of a picture that cannot be used.
 
     Raises:
         UserError: the data set is empty.

@@ -1,4 +1,4 @@
-"""Lists that come with data sets: text in UTF-8, or in Latin-1 as older ones are."""
+"""Reads the text lists of data sets: UTF-8, or Latin-1 for older ones."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ def read_text(path: Path) -> tuple[str, str]:
         path: of the file.
 
     Returns:
-        The text, and its encoding: 'utf-8', or 'latin-1' where it is no valid UTF-8.
+        The text, and its encoding: 'utf-8', or 'latin-1' if it is not valid UTF-8.
 
     Raises:
-        UserError: it cannot be read, or is in UTF-16 or not text at all.
+        UserError: it cannot be read, is UTF-16 or is not text.
     """
     try:
         data = read_file(path, MAX_LIST)

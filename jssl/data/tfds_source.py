@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, read with random access and without TensorFlow.
+"""Reads data sets of TensorFlow Datasets, with random access and without TensorFlow.
 
 Only the array_record format, through `tfds.data_source`. Preparing a set once, with
 `python -m jssl.data.prepare NAME`, needs TensorFlow; reading it does not.
@@ -18,14 +18,14 @@ from jssl.errors import UserError, nearest
 
 
 class DataSet(NamedTuple):
-    """What jssl knows of a data set before it is read.
+    """A catalogue entry.
 
     Attributes:
         tfds: its name in TFDS, with the variant.
-        image_size: side at which it is usually trained, in pixels.
+        image_size: usual training size, in pixels.
         num_classes: number of labels.
-        train, probe, test: TFDS splits to train on, to fit probes on (labelled), to judge on.
-        label: the feature that holds the label.
+        train, probe, test: TFDS splits to train on, to fit probes on (labelled), to evaluate on.
+        label: the feature of the label.
     """
 
     tfds: str
@@ -60,29 +60,29 @@ CATALOGUE: dict[str, DataSet] = {
 }
 
 
-# Data sets that are read in a way of their own, and not through TFDS.
+# Data sets with their own readers, not TFDS.
 OWN = ("photos", "digits", "synthetic", "synthetic_scenes", "synthetic_video", "arrays", "folder")
 OFFICIAL = ("fgvc_aircraft", "birdsnap")  # of their authors' archives
 
 
 def default_data_dir() -> str:
-    """Where TFDS data lies when the config does not say: $TFDS_DATA_DIR or its usual folder."""
+    """Returns the default folder of TFDS data: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     return os.environ.get("TFDS_DATA_DIR") or str(Path("~/tensorflow_datasets").expanduser())
 
 
 def known_names() -> list[str]:
-    """The catalogue's names and all names in TFDS."""
+    """Returns the names of the catalogue and of TFDS."""
     return sorted({*CATALOGUE, *_tfds().list_builders(with_community_datasets=False)})
 
 
 def find(name: str) -> DataSet:
-    """The catalogue's entry, or one made for any other data set of TFDS, such as 'food101'.
+    """Returns the catalogue entry, or a new one for another data set of TFDS.
 
     Args:
-        name: of the catalogue or of TFDS, perhaps with a version: 'cifar10:3.0.2'.
+        name: of the catalogue or of TFDS, optionally with a version: 'cifar10:3.0.2'.
 
     Raises:
-        UserError: a name that TFDS lacks, naming the nearest, or a version that is none.
+        UserError: an unknown name (suggests the nearest), or an invalid version.
 
     Example:
         >>> find('cifar10').num_classes, find('stl10').train
@@ -110,7 +110,7 @@ def find(name: str) -> DataSet:
 
 
 def make_builder(name: str, data_dir: str) -> Any:
-    """The TFDS builder of a known data set, in array_record; nothing is read or downloaded."""
+    """Returns the TFDS builder of a data set, in array_record; reads and downloads nothing."""
     dataset = find(name)
     data_dir = data_dir or default_data_dir()
     try:
@@ -141,7 +141,7 @@ def make_builder(name: str, data_dir: str) -> Any:
 
 
 def prepare_command(name: str, data_dir: str) -> str:
-    """What to type to prepare a data set.
+    """Returns the command that prepares a data set.
 
     Example:
         >>> prepare_command('cifar10', '/data')
@@ -151,7 +151,7 @@ def prepare_command(name: str, data_dir: str) -> str:
 
 
 class TfdsSource:
-    """One split of a prepared TFDS data set; pictures stay encoded until they are needed.
+    """One split of a prepared TFDS data set; pictures are decoded on demand.
 
     Args:
         name: a name of `CATALOGUE` or of TFDS.
@@ -186,14 +186,14 @@ class TfdsSource:
                     f"{nearest(part, builder.info.splits)}. "
                     "Type for example --config.data.test_split=SPLIT."
                 )
-        # Of other features, such as numbers to predict or several labels, no class can be read.
+        # Other features, such as regression targets or several labels, have no class.
         label: Any = features[dataset.label] if dataset.label in features else None
         labelled = isinstance(label, _tfds().features.ClassLabel) and "unlabel" not in split
         self.name = name
         self.on_error = on_error
         self.num_classes = label.num_classes if labelled else 0
         names = tuple(label.names) if labelled else ()
-        # A builder that was given no names calls its classes by their numbers.
+        # A builder without class names uses the numbers as names.
         self.class_names = None if names and names == tuple(map(str, range(len(names)))) else names
         shape = features["image"].shape
         self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
@@ -203,7 +203,7 @@ class TfdsSource:
         self._folder, self._prepare = builder.data_dir, prepare_command(name, data_dir)
         skip = _tfds().decode.SkipDecoding()
         self._records = builder.as_data_source(split, decoders={"image": skip})
-        # (file, first, end) of every run of records: what another split of the set may share.
+        # (file, first, end) of every range of records: to find overlaps with another split.
         self.ranges = [
             (Path(i.filename).name, i.skip, i.skip + i.take)
             for i in builder.info.splits[split].file_instructions
@@ -213,7 +213,7 @@ class TfdsSource:
         return len(self._records)
 
     def encoded(self, index: int) -> dict[str, Any]:
-        """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
+        """Returns `source[index]` with the image as a `Picture`, not yet decoded."""
         record = self._record(int(index))
         file = record.get("file_name", record.get("id", ""))
         file = file.decode() if isinstance(file, bytes) else str(file)
@@ -229,30 +229,30 @@ class TfdsSource:
             return self._read(index)
         except RuntimeError as error:
             shard, first, end = self._shard_of(index)
-            what = str(error).splitlines()[0]
-        # One record is damaged, or the whole file: then its other end cannot be read either.
+            reason = str(error).splitlines()[0]
+        # If the other end of the shard cannot be read either, the whole file is damaged.
         try:
             self._read(first if index > first else end - 1)
         except RuntimeError:
             raise UserError(
                 f"Shard '{Path(self._folder) / shard}' of data set '{self.name}' cannot be read: "
-                f"{what}. It is cut short, damaged or gone; expected records {first} to {end - 1} "
-                f"of '{self._split}' in it. Copy it again, or delete the folder and type "
+                f"{reason}. It is cut short, damaged or gone; expected records {first} to "
+                f"{end - 1} of '{self._split}' in it. Copy it again, or delete the folder and type "
                 f"{self._prepare}"
             ) from None
         raise PictureError(
             f"Picture '{self.name} {self._split} example {index}' cannot be read from shard "
-            f"'{shard}': {what}."
+            f"'{shard}': {reason}."
         )
 
     def _read(self, index: int) -> dict[str, Any]:
         record = self._records[index]
-        if record["image"] is None:  # so reads a file that was cut right after its first block
+        if record["image"] is None:  # a file cut right after its first block reads as None
             raise RuntimeError("the record is empty")
         return record
 
     def _shard_of(self, index: int) -> tuple[str, int, int]:
-        """The file of an example, and which examples are in it: [first, end)."""
+        """Returns the file of an example, and the range of examples in it: [first, end)."""
         first = 0
         for file, start, stop in self.ranges:
             end = first + stop - start
@@ -266,9 +266,9 @@ class TfdsSource:
         return {**example, "image": example["image"].pixels()}
 
     def fingerprint(self) -> str:
-        """Changes with the data set's name, variant, version, split and number of examples."""
+        """Returns a hash of the name, variant, version, split and number of examples."""
         return hashlib.sha256(f"{self._info} {len(self)}".encode()).hexdigest()[:16]
 
 
 def _tfds() -> Any:
-    return importlib.import_module("tensorflow_datasets")  # takes a second: only when needed
+    return importlib.import_module("tensorflow_datasets")  # slow import

@@ -1,8 +1,8 @@
-"""Unpacks a tar file of unknown origin: regular files and folders only, below one folder.
+"""Unpacks an untrusted tar file: regular files and folders only, below one folder.
 
-`tarfile`'s own filters trust what the system says about a path, and could be led outside by links
-and by paths longer than it follows (CVE-2025-4517). Here no member can be a link, so that no path
-leads elsewhere, and every path is compared with the real one before and after it is written.
+`tarfile`'s own filters rely on path resolution of the system, and could be led outside by links
+and by very long paths (CVE-2025-4517). Here links are refused, and every path is compared with the
+real one before and after it is written.
 """
 
 import os
@@ -13,10 +13,10 @@ from typing import Self
 from jssl.regular import check_regular
 
 MAX_MEMBERS = 2_000_000
-MAX_TIMES = 100  # that members may hold of the archive's own size; pictures do not compress so well
-SMALL = 2**30  # bytes that any archive may hold
-MAX_NAME = 1024  # bytes of a path in the archive; systems follow 4096 with the folder before it
-MAX_HEADER = 2**20  # bytes of a long name or of other words about a member, read at once
+MAX_TIMES = 100  # largest ratio of unpacked to archive size; pictures do not compress so well
+SMALL = 2**30  # bytes that any archive may unpack to
+MAX_NAME = 1024  # bytes of a path in the archive; systems allow 4096 with the folder before it
+MAX_HEADER = 2**20  # bytes of a long name or other header of a member, read at once
 COPY = 2**20
 FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
@@ -26,9 +26,9 @@ class MemberError(ValueError):
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is read in bounded memory, and whose damage does not pass for the end.
+    """A header that is read in bounded memory, and whose damage is not taken for the end.
 
-    What is ignored here and below is in tarfile since Python 3.2, and not in its stubs.
+    The ignored types here and below exist in tarfile since Python 3.2, but not in its stubs.
     """
 
     @classmethod
@@ -40,7 +40,7 @@ class _Member(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if not tar.offset:
                 raise  # another compression, or no tar at all
-            raise tarfile.ReadError(_words(error, tar.offset)) from error
+            raise tarfile.ReadError(_error_message(error, tar.offset)) from error
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type not in (*FILES, tarfile.DIRTYPE) and self.size > MAX_HEADER:
@@ -48,15 +48,15 @@ class _Member(tarfile.TarInfo):
         return super()._proc_member(tar)  # type: ignore[misc]
 
     def _block(self, count: int) -> int:
-        if count < 0:  # it would be read again and again (CVE-2025-8194)
+        if count < 0:  # an infinite loop (CVE-2025-8194)
             raise MemberError(f"'{self.name}' has a size below 0")
         return super()._block(count)  # type: ignore[misc]
 
 
-def _words(error: Exception, place: int) -> str:
+def _error_message(error: Exception, offset: int) -> str:
     if isinstance(error, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
         return "it has no end"
-    return f"{error} at byte {place:,}"
+    return f"{error} at byte {offset:,}"
 
 
 def unpack(archive: Path, folder: Path) -> int:
@@ -64,14 +64,14 @@ def unpack(archive: Path, folder: Path) -> int:
 
     Args:
         archive: a regular file.
-        folder: where to; nothing is written outside of it.
+        folder: target; nothing is written outside of it.
 
     Returns:
-        How many files were written.
+        The number of files written.
 
     Raises:
-        MemberError: a member that is neither file nor folder, or lies outside, twice or deep; or
-            members that are too many or too large.
+        MemberError: a member that is neither file nor folder, lies outside, occurs twice or has a
+            long path; or too many or too large members.
         FileError: the archive is no regular file.
         OSError, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError: damage, or a full disk.
     """
@@ -82,7 +82,7 @@ def unpack(archive: Path, folder: Path) -> int:
         for number, member in enumerate(iter(tar.next, None)):
             if number >= MAX_MEMBERS:
                 raise MemberError(f"it has more than {MAX_MEMBERS:,} members")
-            path = _place(member, base)
+            path = _checked_path(member, base)
             total += member.size
             if total > allowed:
                 raise MemberError(
@@ -94,41 +94,41 @@ def unpack(archive: Path, folder: Path) -> int:
                 _write(tar, member, path)
                 files += 1
             if os.path.realpath(path) != path:
-                raise MemberError(f"'{member.name}' lies outside of its folder")
-            # Of a million, the headers would fill the memory.
+                raise MemberError(f"'{member.name}' is outside the folder")
+            # A million headers would fill the memory.
             tar.members = []  # type: ignore[attr-defined]
     return files
 
 
-def _place(member: tarfile.TarInfo, base: str) -> str:
-    """The real path of a member, none of whose folders is a link."""
+def _checked_path(member: tarfile.TarInfo, base: str) -> str:
+    """Returns the real path of a member, after checking that it is inside the folder."""
     name = member.name
     kinds = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
     if member.type not in (*FILES, tarfile.DIRTYPE) or member.sparse is not None:
-        what = kinds.get(member.type, "a device, a pipe or a file of holes")
-        raise MemberError(f"'{name}' is {what}; expected files and folders only")
+        kind = kinds.get(member.type, "a device, a pipe or a sparse file")
+        raise MemberError(f"'{name}' is {kind}; expected files and folders only")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or len(os.fsencode(name)) > MAX_NAME:
-        raise MemberError(f"'{name[:80]}' is no path inside of a folder")
+        raise MemberError(f"'{name[:80]}' is not a path inside the folder")
     path = os.path.join(base, *parts)
     if os.path.realpath(path) != path:
-        raise MemberError(f"'{name}' lies outside of its folder")
+        raise MemberError(f"'{name}' is outside the folder")
     return path
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     source = tar.extractfile(member)
-    assert source is not None  # which it is for folders, see `unpack`
+    assert source is not None  # None only for folders, see `unpack`
     try:
-        file = open(path, "xb")  # never through what is there
+        file = open(path, "xb")  # never overwrites
     except FileExistsError:
-        raise MemberError(f"'{member.name}' is in it twice") from None
+        raise MemberError(f"'{member.name}' occurs twice") from None
     with file, source:
         left = member.size
         while left:
-            piece = source.read(min(COPY, left))
-            if not piece:
+            chunk = source.read(min(COPY, left))
+            if not chunk:
                 raise tarfile.ReadError(f"'{member.name}' is cut short")
-            file.write(piece)
-            left -= len(piece)
+            file.write(chunk)
+            left -= len(chunk)

@@ -1,4 +1,4 @@
-"""Videos as files, one folder a class: the layout of ImageNet-P. Needs the extra `video` (PyAV).
+"""Reads video files, one folder a class as in ImageNet-P. Needs the extra `video` (PyAV).
 
 gaussian_noise/n01440764/ILSVRC2012_val_00000293.mp4
 """
@@ -26,7 +26,7 @@ def can_read_videos() -> bool:
 
 
 def read_video(path: str | Path) -> np.ndarray:
-    """All frames of a video, in order: uint8 [T,H,W,3] in RGB.
+    """Returns all frames of a video, in order: uint8 [T,H,W,3] in RGB.
 
     Raises:
         UserError: the decoder is not installed.
@@ -42,7 +42,7 @@ def read_video(path: str | Path) -> np.ndarray:
         raise PictureError(f"Video '{path}' {error}.") from error
     frames, left = [], MAX_PIXELS
     try:
-        # As MP4 whatever it holds: a play list would be followed to other files and addresses.
+        # Only as MP4: a play list would open other files and addresses.
         with av.open(io.BytesIO(data), mode="r", format="mp4") as container:
             for frame in container.decode(video=0):
                 left -= frame.width * frame.height
@@ -62,34 +62,34 @@ def read_video(path: str | Path) -> np.ndarray:
 
 
 def list_videos(folder: str | Path) -> list[str]:
-    """The videos below a folder of class folders, as `class/name.mp4`, sorted.
+    """Returns the videos in a folder of class folders, as `class/name.mp4`, sorted.
 
     Raises:
-        UserError: no such folder, or none in it.
+        UserError: no such folder, or no videos in it.
     """
     folder = Path(folder)
-    found = sorted(
+    videos = sorted(
         f"{path.parent.name}/{path.name}"
         for path in folder.glob(f"*/*{ENDING}")
         if not path.name.startswith(".")
     )
-    if not found:
+    if not videos:
         raise UserError(
             f"'{folder}' holds no videos: expected CLASS/NAME{ENDING} in it. Unpack the archives "
             "there, or type another --data_dir."
         )
-    return found
+    return videos
 
 
 def video_batches(
     folder: str | Path, names: list[str], *, batch_size: int, threads: int = 0
 ) -> Iterator[np.ndarray]:
-    """The videos in order, some at a time: uint8 [B,T,H,W,3], the last batch shorter.
+    """Yields batches of videos in order: uint8 [B,T,H,W,3], the last batch shorter.
 
-    Threads read the next batches while one is used.
+    Threads read ahead.
 
     Raises:
-        UserError: videos of one folder that differ in their number of frames or their size.
+        UserError: videos that differ in their number of frames or their size.
         PictureError: as `read_video`.
     """
     folder = Path(folder)

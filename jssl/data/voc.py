@@ -1,8 +1,8 @@
-"""PASCAL VOC 2007 for classification: images that show several of twenty classes, or none for sure.
+"""PASCAL VOC 2007 for multi-label classification: each image shows one or more of twenty classes.
 
 Prepared by TFDS, `python -m jssl.data.prepare voc/2007`: 2,501 train, 2,510 validation and 4,952
-test images, with a box for each object. Of the boxes, classification keeps what the challenge's
-ImageSets/Main lists say: 1 shown, -1 shown by difficult objects only, which do not count, 0 not.
+test images, with a box for each object. Labels are as in the challenge's ImageSets/Main lists: 1
+present, -1 only difficult objects (ignored), 0 absent.
 """
 
 import functools
@@ -21,7 +21,7 @@ CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"
 
 
 def voc_labels(classes: Any, difficult: Any, *, num_classes: int = len(CLASSES)) -> np.ndarray:
-    """From the objects of an image to one label a class.
+    """Converts the objects of an image to one label a class.
 
     Args:
         classes: int [n], of each object.
@@ -29,8 +29,7 @@ def voc_labels(classes: Any, difficult: Any, *, num_classes: int = len(CLASSES))
         num_classes: K.
 
     Returns:
-        int32 [K]: 1 where an object of the class is not difficult, -1 where all are, 0 where there
-        is none.
+        int32 [K]: 1 if an object of the class is not difficult, -1 if all are, 0 if there is none.
 
     Example:
         >>> voc_labels([2, 0, 2], [True, True, False], num_classes=4)
@@ -68,19 +67,19 @@ class VocSource(TfdsSource):
         self.whole = sum(SIZES[part] for part in parts if part in SIZES)
 
     def encoded(self, index: int) -> dict[str, Any]:
-        """Like `source[index]`, but the image is a `Picture` that is not decoded yet."""
+        """Returns `source[index]` with the image as a `Picture`, not yet decoded."""
         record, example = self._records[int(index)], super().encoded(index)
         objects = record["objects"]
         return {**example, "label": voc_labels(objects["label"], objects["is_difficult"])}
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """int32 [M,20]."""
+        """Returns the labels, int32 [M,20]."""
         return np.stack([self.encoded(i)["label"] for i in range(len(self))])
 
 
 def voc_missing(data_dir: str = "") -> str:
-    """'' where VOC 2007 is prepared, else what to type."""
+    """Returns '' if VOC 2007 is prepared, else the command to type."""
     try:
         prepared = make_builder(NAME, data_dir).is_prepared()
     except UserError as error:

@@ -1,7 +1,7 @@
-"""The pictures below a folder: each real path once, and what was passed over, counted by kind.
+"""Lists the pictures below a folder: each real path once; counts what is passed over, by kind.
 
-Folders are searched to any depth. Links are followed after everything that is no link: a link to a
-folder above it (a loop), to what is read already, or to nothing is passed over and named.
+Folders are searched to any depth. Links are followed last: a link to a folder above it (a loop),
+to something already read, or to nothing is passed over and counted.
 """
 
 import collections
@@ -13,17 +13,17 @@ from pathlib import Path
 from jssl.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# What operating systems and archivers leave behind.
+# Folders made by operating systems and archivers.
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 class Passed:
-    """What was passed over: a count and the first path of each kind.
+    """Entries that were passed over: a count and the first path of each kind.
 
     Example:
         >>> passed = Passed()
         >>> passed.add('broken links', 'cat/1.jpg')
-        >>> passed.words()
+        >>> passed.summary()
         "1 x broken links ('cat/1.jpg')"
     """
 
@@ -32,57 +32,57 @@ class Passed:
         self.first: dict[str, str] = {}
 
     def add(self, kind: str, path: str, count: int = 1) -> None:
-        """Counts what lies at a path, or the first of several."""
+        """Adds `count` entries, the first at `path`."""
         self.counts[kind] += count
         self.first.setdefault(kind, path)
 
     def update(self, other: "Passed", prefix: str = "") -> None:
-        """Takes in all of another, whose paths are below `prefix`."""
+        """Adds all entries of another, with `prefix` before their paths."""
         for kind, count in other.counts.items():
             self.add(kind, os.path.join(prefix, other.first[kind]), count)
 
-    def words(self) -> str:
-        """One line; '' when nothing was passed over."""
+    def summary(self) -> str:
+        """Returns one line; '' if nothing was passed over."""
         shown = (f"{n} x {kind} ('{printable(self.first[kind])}')"
                  for kind, n in sorted(self.counts.items()))  # fmt: skip
         return ", ".join(shown)
 
 
 def printable(name: str) -> str:
-    """A name of a file as it can be printed, whatever bytes it has."""
+    """Returns a file name with unprintable bytes escaped."""
     return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 class Walk:
-    """What lies below a folder.
+    """The pictures below a folder.
 
     Args:
         base: the folder.
-        several: real paths of the splits: a link to one of them, or to a folder above it, would
+        split_paths: real paths of the splits: a link to one of them, or to a folder above it, would
             give all its classes one label, and is passed over.
-        strict: False where it is only tried how a folder can be read: nothing is refused then.
+        strict: False while guessing the layout: ambiguous links are not refused.
 
     Attributes:
         base: the folder.
-        groups: paths relative to `base`, by the folder at the top that they are in; '' for those
-            directly in `base`. Within a folder the files come before the sub-folders, both sorted.
-        folders: names of the folders at the top, sorted; also those without pictures.
-        endings: how many files have an ending that is not a picture's.
+        groups: paths relative to `base`, by top-level folder; '' for those directly in `base`.
+            Within a folder the files come before the sub-folders, both sorted.
+        folders: names of the top-level folders, sorted; also those without pictures.
+        endings: number of files with each ending that is not a picture's.
         passed: what was passed over.
 
     Raises:
-        UserError: a folder that cannot be read, or a picture or folder that is linked into two of
-            the folders at the top, so that its class is not known.
+        UserError: a folder that cannot be read, or a picture or folder that is linked into two
+            top-level folders, so that its class is ambiguous.
     """
 
-    def __init__(self, base: Path, several: Iterable[str] = (), *, strict: bool = True):
+    def __init__(self, base: Path, split_paths: Iterable[str] = (), *, strict: bool = True):
         self.base = base
         self._strict = strict
         self.groups: dict[str, list[str]] = {}
         self.folders: list[str] = []
         self.endings: collections.Counter[str] = collections.Counter()
         self.passed = Passed()
-        self._several = tuple(several)
+        self._split_paths = tuple(split_paths)
         self._read: dict[str, tuple[str, bool]] = {}  # real folder: (group, reached by a link)
         self._linked: dict[str, str] = {}  # real path of a linked picture: group
         self._links: collections.deque = collections.deque()  # (path, real folder, group)
@@ -91,14 +91,14 @@ class Walk:
         self.folders.sort()
 
     def count(self) -> int:
-        """Number of pictures."""
+        """Returns the number of pictures."""
         return sum(map(len, self.groups.values()))
 
     def _folder(self, path: str, real: str, group: str, by_link: bool) -> None:
         self._read[real] = (group, by_link)
         try:
-            with os.scandir(self.base / path) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(self.base / path) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
             inner = [entry for entry in entries if self._entry(entry, path, real, group)]
         except OSError as error:
             raise UserError(
@@ -115,7 +115,7 @@ class Walk:
                 self._folder(below, at, group or entry.name, by_link)
 
     def _entry(self, entry: os.DirEntry, path: str, real: str, group: str) -> bool:
-        """Files what is no folder, puts links off; True for a folder that is to be read."""
+        """Records an entry that is not a folder, queues a link; returns True for a folder."""
         below = os.path.join(path, entry.name)
         if entry.name in JUNK:
             self.passed.add(f"'{entry.name}'", below)
@@ -142,7 +142,7 @@ class Walk:
         return False
 
     def _follow(self) -> None:
-        """Reads the linked folders, which may hold links again, then the linked pictures."""
+        """Reads the linked folders, which may contain further links, then the linked pictures."""
         files = []
         before = self.count()
         while self._links:
@@ -159,7 +159,7 @@ class Walk:
             group = group or path
             if _holds(real, folder):
                 self.passed.add("links to a folder above them (loops)", path)
-            elif any(_holds(real, other) for other in self._several):
+            elif any(_holds(real, other) for other in self._split_paths):
                 self.passed.add("links to a whole split", path)
             elif real in self._read:
                 self._repeated(path, group, self._read[real])
@@ -171,7 +171,7 @@ class Walk:
             self._linked_file(path, real, group, mode)
         if self.count() > before:
             for paths in self.groups.values():
-                paths.sort(key=_place)
+                paths.sort(key=_sort_key)
 
     def _linked_file(self, path: str, real: str, group: str, mode: int) -> None:
         if not stat.S_ISREG(mode):
@@ -189,7 +189,7 @@ class Walk:
             self.groups.setdefault(group, []).append(path)
 
     def _repeated(self, path: str, group: str, before: tuple[str, bool]) -> None:
-        """Passes a second link over; where it lies itself says the class, two links do not."""
+        """Passes over a repeated path; refuses two links to it, whose class is ambiguous."""
         other, by_link = before
         if by_link and other != group and self._strict:
             raise UserError(
@@ -205,12 +205,12 @@ def _holds(folder: str, path: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _place(path: str) -> tuple[tuple[int, str], ...]:
-    """Sorts the files of a folder before its sub-folders, as they are read."""
+def _sort_key(path: str) -> tuple[tuple[int, str], ...]:
+    """Sort key: the files of a folder before its sub-folders."""
     *folders, file = path.split(os.sep)
     return (*((1, name) for name in folders), (0, file))
 
 
 def merged(groups: Mapping[str, list[str]]) -> list[str]:
-    """The pictures of several folders that are one class, in the order of the folders' names."""
+    """Returns the pictures of several folders of one class, in the order of the folder names."""
     return [path for name in sorted(groups) for path in groups[name]]

@@ -1,7 +1,7 @@
-"""Whether a picture file is whole, where its decoder does not look: checksums and unwritten ends.
+"""Checks that a picture file is complete: checksums and unwritten ends, which decoders ignore.
 
-Pillow does not compare the checksums of PNG and of deflated TIFF, and libwebp and libtiff decode
-zeros, as a file has them whose end was never written, to grey or black without a word.
+Pillow does not verify the checksums of PNG and of deflated TIFF, and libwebp and libtiff silently
+decode zeros, from a file whose end was never written, to grey or black.
 """
 
 import io
@@ -12,26 +12,25 @@ from collections.abc import Iterator
 import simplejpeg
 from PIL import Image, TiffImagePlugin
 
-UNWRITTEN = 64  # zero bytes at the end of coded data that are looked into
-MOST = 8 * 89_478_485  # bytes that the parts of a TIFF hold: of the most pixels, 4 bands of 16 bits
-CODE = (b"VP8 ", b"VP8L")  # parts of a WebP
-MOSTLY_BLACK = 4096  # zero bytes at the end of data without a code, of which it is said
+UNWRITTEN = 64  # zero bytes at the end of coded data that trigger a check
+MOST = 8 * 89_478_485  # largest size of the parts of a TIFF: most pixels, 4 bands of 16 bits
+CODE = (b"VP8 ", b"VP8L")  # image chunks of a WebP
+MOSTLY_BLACK = 4096  # zero bytes at the end of raw data that are reported
 DEFLATE, JPEG, FAX = ("tiff_deflate", "tiff_adobe_deflate"), "jpeg", ("group3", "group4")
 
 
 def check_whole(data: bytes, image: Image.Image) -> bool:
-    """Looks for damage that decoding would pass over.
+    """Checks for damage that decoders ignore.
 
     Args:
         data: the content of the file.
         image: opened from it and not decoded.
 
     Returns:
-        Whether a picture without code or checksum ends in zeros, as a tenth of it or more: black,
-        or never written. Nothing in the file tells which.
+        Whether the last tenth or more of a raw picture is zeros: either black or never written.
 
     Raises:
-        ValueError: what is wrong.
+        ValueError: the file is damaged.
     """
     if image.format == "PNG":
         with Image.open(io.BytesIO(data), formats=["PNG"]) as other:
@@ -46,7 +45,7 @@ def check_whole(data: bytes, image: Image.Image) -> bool:
 
 
 def _check_webp(data: bytes, image: Image.Image) -> None:
-    """Finds zeros at the end of the code that no pixel needs: an encoder writes none."""
+    """Raises ValueError for unneeded zeros at the end of the code: an encoder writes none."""
     for name, part in _chunks(data[12 : 8 + struct.unpack_from("<I", data, 4)[0]]):
         if name == bytes(4):
             raise ValueError("it ends in zeros, its end was never written")
@@ -63,8 +62,8 @@ def _check_webp(data: bytes, image: Image.Image) -> None:
                     raise ValueError("a frame is larger than the picture")
                 other.load()
         except (OSError, ValueError):
-            continue  # they are needed: one colour in a row is coded so
-        raise ValueError("its code ends in zeros of no use, its end was never written")
+            continue  # the zeros are needed, as for a run of one colour
+        raise ValueError("its code ends in unused zeros, its end was never written")
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -86,15 +85,15 @@ def _check_tiff(data: bytes, image: TiffImagePlugin.TiffImageFile) -> bool:
     parts = [data[place : place + size] for place, size in places]
     if kind == "raw":
         return _ends_black(parts)
-    left = MOST
+    remaining = MOST
     for part in parts:
         if kind in DEFLATE:
-            left -= _check_deflate(part, left)
+            remaining -= _check_deflate(part, remaining)
         elif kind == JPEG:
-            left -= _check_jpeg(part, tags.get(347, b""), left)
-        elif kind in FAX and bytes(UNWRITTEN) in part:  # its codes hold no more than 11 bits of 0
+            remaining -= _check_jpeg(part, tags.get(347, b""), remaining)
+        elif kind in FAX and bytes(UNWRITTEN) in part:  # its codes have at most 11 zero bits
             raise ValueError(f"it has {UNWRITTEN} zero bytes in its code, a part was never written")
-        elif kind == "tiff_lzw":  # whose code ends in a mark of its own
+        elif kind == "tiff_lzw":  # its code ends in a nonzero end mark
             _check_end(part)
     return False
 
@@ -104,12 +103,12 @@ def _check_end(part: bytes) -> None:
         raise ValueError("its code ends in zeros, its end was never written")
 
 
-def _check_deflate(part: bytes, most: int) -> int:
-    """The length of what is deflated, of which no more than a piece is held at once."""
+def _check_deflate(part: bytes, limit: int) -> int:
+    """Returns the decompressed length, with only a chunk in memory at once."""
     stream, length = zlib.decompressobj(), 0
     while part and not stream.eof:
         length += len(stream.decompress(part, 1 << 20))
-        if length > most:
+        if length > limit:
             raise ValueError(f"its parts hold more than {MOST:,} bytes")
         if not stream.unconsumed_tail and not stream.eof:
             raise ValueError("its deflated data is cut short")
@@ -117,21 +116,21 @@ def _check_deflate(part: bytes, most: int) -> int:
     return length
 
 
-def _check_jpeg(part: bytes, tables: bytes, most: int) -> int:
-    # Tables are a JPEG without picture, from its first mark to its last.
-    whole = tables[:-2] + part[2:] if tables else part
-    height, width, colour, _ = simplejpeg.decode_jpeg_header(whole)
-    if height * width * 4 > most:
+def _check_jpeg(part: bytes, tables: bytes, limit: int) -> int:
+    # The tables are a JPEG without image data, from its first marker to its last.
+    jpeg = tables[:-2] + part[2:] if tables else part
+    height, width, colour, _ = simplejpeg.decode_jpeg_header(jpeg)
+    if height * width * 4 > limit:
         raise ValueError(f"its parts hold more than {MOST:,} bytes")
-    simplejpeg.decode_jpeg(whole, "CMYK" if colour in ("CMYK", "YCCK") else "GRAY", strict=True)
+    simplejpeg.decode_jpeg(jpeg, "CMYK" if colour in ("CMYK", "YCCK") else "GRAY", strict=True)
     return height * width * 4
 
 
 def _ends_black(parts: list[bytes]) -> bool:
     zeros, total = 0, sum(map(len, parts))
     for part in reversed(parts):
-        own = len(part) - len(part.rstrip(b"\0"))
-        zeros += own
-        if own < len(part):
+        num_zeros = len(part) - len(part.rstrip(b"\0"))
+        zeros += num_zeros
+        if num_zeros < len(part):
             break
     return MOSTLY_BLACK <= zeros < total and zeros * 10 >= total

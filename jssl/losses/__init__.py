@@ -1,4 +1,4 @@
-"""Losses: pure functions of arrays, a file a family. This is the public list."""
+"""Loss functions: pure functions of arrays, one file for each family."""
 
 from jssl.losses.classification import cross_entropy as cross_entropy
 from jssl.losses.classification import top_k_correct as top_k_correct

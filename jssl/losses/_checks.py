@@ -6,10 +6,10 @@ import jax
 
 
 def not_positive(value: Any) -> bool:
-    """Whether a number is known and not above 0; a traced one (learnt, scheduled) is not known."""
+    """Whether a number is not above 0; False for a traced one (learnt, scheduled)."""
     return not isinstance(value, jax.Array) and not value > 0
 
 
 def negative(value: Any) -> bool:
-    """Whether a number is known and below 0, or not a number; a traced one is not known."""
+    """Whether a number is below 0 or NaN; False for a traced one."""
     return not isinstance(value, jax.Array) and not value >= 0

@@ -1,4 +1,4 @@
-"""Losses and scores of classification: from logits and labels, per example."""
+"""Classification losses and accuracies, per example."""
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +7,21 @@ from jssl.types import Array
 
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """Cross entropy of the softmax with integer or soft labels, per example.
+    """Computes the softmax cross entropy with integer or soft labels, per example.
 
         loss = -sum over k of q(k) log softmax(logits)(k),   q = (1 - e) labels + e / K
 
-    with label smoothing e. The mean over examples is the caller's.
+    with label smoothing e. The caller takes the mean over examples.
 
     Args:
-        logits: [B,K] float; -inf masks a class, which then takes no part in the smoothing.
+        logits: [B,K] float; -inf masks a class and excludes it from the smoothing.
         labels: int [B] in [0,K), or float [B,K], each row a distribution.
         label_smoothing: e in [0,1), the weight of the uniform distribution.
 
     Returns:
-        float32 [B], in nats; ln K at uniform logits; inf where the label itself is masked. NaN
-        where an integer label is outside [0,K), such as the -1 of an unlabelled example: values
-        cannot be checked under jit, and NaN stops a run.
+        float32 [B], in nats; ln K at uniform logits; inf if the label is masked. NaN for an
+        integer label outside [0,K), such as the -1 of an unlabelled example: jit cannot raise,
+        and NaN stops a run.
 
     Raises:
         ValueError: shapes or dtypes other than these, smoothing outside [0,1).
@@ -33,8 +33,8 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
         [0.6931, 0.3133]
 
     Reference:
-        Szegedy et al., CVPR 2016, https://arxiv.org/abs/1512.00567, section 7, for the
-        smoothing: its u(k) = 1/K includes the true class.
+        Szegedy et al., CVPR 2016, https://arxiv.org/abs/1512.00567, section 7 (smoothing), where
+        u(k) = 1/K includes the true class.
     """
     soft = _check("cross_entropy", logits, labels, soft_allowed=True)
     known = not isinstance(label_smoothing, jax.Array)
@@ -45,7 +45,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     target = (
         jnp.asarray(labels, jnp.float32) if soft else jax.nn.one_hot(labels, K, dtype=jnp.float32)
     )
-    # Classes that are masked with -inf have no part in the smoothing: K counts the others.
+    # Masked classes (-inf) are excluded from the smoothing.
     allowed = jnp.logical_not(jnp.isneginf(logits)).astype(jnp.float32)
     uniform = allowed / jnp.maximum(jnp.sum(allowed, axis=1, keepdims=True), 1)
     target = (1.0 - label_smoothing) * target + label_smoothing * uniform
@@ -62,8 +62,8 @@ def top_k_correct(logits: Array, labels: Array, *, k: int) -> Array:
         k: 1 <= k <= K.
 
     Returns:
-        float32 [B], 1 or 0; its mean is the top-k accuracy. An example with equal logits, or
-        with a NaN among them, is wrong, so that a collapsed or broken net does not score.
+        float32 [B], 1 or 0; its mean is the top-k accuracy. An example with equal logits or a NaN
+        counts as wrong, so that a collapsed or broken network scores 0.
 
     Raises:
         ValueError: shapes or dtypes other than these, k outside [1,K].
@@ -92,7 +92,7 @@ def _in_range(labels: Array, K: int) -> Array:
 
 
 def _check(name: str, logits: Array, labels: Array, *, soft_allowed: bool) -> bool:
-    """Raises unless the shapes and dtypes fit; returns whether the labels are soft."""
+    """Checks shapes and dtypes; returns whether the labels are soft."""
     kinds = "labels int [B]" + (" or float [B,K]" if soft_allowed else "")
     shapes = jnp.shape(logits), jnp.shape(labels)
     dtypes = jnp.result_type(logits), jnp.result_type(labels)

@@ -1,10 +1,10 @@
-"""Losses of contrastive multiview coding: every pair of views, in both directions.
+"""Losses of contrastive multiview coding (CMC), over pairs of views in both directions.
 
-Scores are [P,2,B,K+1]: for each pair (i, j) of views and each direction (i is the anchor, then j
-is) the similarities of an example's anchor with its positive, in column 0, and with K negatives
-of the other view. `multiview_scores` takes candidates from a memory bank, `in_batch_scores` the
-other examples of the batch. `nce` and `nce_softmax` make losses [P,2,B] of them, and CMC's is the
-sum over pairs and directions: core view sum_{j>1} L(V_1,V_j), full graph sum_{i<j} L(V_i,V_j).
+Scores are [P,2,B,K+1]: for each pair (i, j) of views and each direction (anchor i, then j) the
+similarities of an example's anchor with its positive, in column 0, and with K negatives of the
+other view. `multiview_scores` takes candidates from a memory bank, `in_batch_scores` the other
+examples of the batch. `nce` and `nce_softmax` convert them to losses [P,2,B]; CMC's loss is the sum
+over pairs and directions: core view sum_{j>1} L(V_1,V_j), full graph sum_{i<j} L(V_i,V_j).
 """
 
 import math
@@ -22,11 +22,11 @@ EPS = 1e-7
 
 
 def view_pairs(views: int, *, graph: str) -> tuple[tuple[int, int], ...]:
-    """The pairs (i, j), i < j, of V views that are contrasted.
+    """Returns the contrasted pairs (i, j), i < j, of V views.
 
     Args:
         views: V, at least 2.
-        graph: 'core': the first view with each other; 'full': every two.
+        graph: 'core': the first view with each other view; 'full': all pairs.
 
     Returns:
         V - 1 or V (V - 1) / 2 pairs.
@@ -50,21 +50,20 @@ def view_pairs(views: int, *, graph: str) -> tuple[tuple[int, int], ...]:
 
 
 def multiview_scores(features: Array, candidates: Array, *, graph: str) -> Array:
-    """Similarities of every anchor with candidates of the other view of each pair.
+    """Computes the similarities of anchors with candidates from the other view of each pair.
 
-    The anchor f_i is compared with rows of view j: a view is never compared with its own rows.
+    The anchor f_i is compared with rows of view j, never with rows of its own view.
 
     Args:
         features: float [V,B,D], unit vectors.
-        candidates: float [V,B,K+1,D], rows of each view's bank: the example's own, then K
-            negatives.
+        candidates: float [V,B,K+1,D], rows of each view's bank: the positive, then K negatives.
         graph: 'core' or 'full', see `view_pairs`.
 
     Returns:
         float32 [P,2,B,K+1]: for the pair (i, j) first f_i with view j, then f_j with view i.
 
     Raises:
-        ValueError: shapes that do not fit, fewer than two views.
+        ValueError: inconsistent shapes, fewer than two views.
         UserError: an unknown graph.
 
     Example:
@@ -94,10 +93,10 @@ def multiview_scores(features: Array, candidates: Array, *, graph: str) -> Array
 
 
 def in_batch_scores(features: Array, *, graph: str, axis_name: str | None = None) -> Array:
-    """Similarities of every anchor with the other view of all examples of the global batch.
+    """Computes the similarities of anchors with the other view of the global batch.
 
-    Not in the official code, which has a bank. Nothing has to be remembered, and the gradient
-    reaches both sides of each pair; the negatives are as many as the batch is large.
+    Not in the official code, which uses a bank. No memory bank is needed, and the gradient flows
+    through both sides of each pair; the number of negatives is limited by the batch size.
 
     Args:
         features: float [V,B,D], unit vectors, on this device.
@@ -105,8 +104,8 @@ def in_batch_scores(features: Array, *, graph: str, axis_name: str | None = None
         axis_name: the batch axis, or None on one device.
 
     Returns:
-        float32 [P,2,B,N+1]: column 0 is the positive, then the N examples of the batch with the
-        positive's own column at -inf, so that K = N - 1.
+        float32 [P,2,B,N+1]: column 0 is the positive, then the N examples of the batch, with -inf
+        for the positive, so that K = N - 1.
 
     Raises:
         ValueError: features that are not [V,B,D], fewer than two views.
@@ -139,7 +138,7 @@ def in_batch_scores(features: Array, *, graph: str, axis_name: str | None = None
 def nce_normalizer(
     scores: Array, *, temperature: float, num_examples: int, axis_name: str | None = None
 ) -> Array:
-    """Z of `nce`, estimated from one batch: M times the mean of exp(score / T). No gradient.
+    """Estimates Z of `nce` from one batch: M times the mean of exp(score / T). No gradient.
 
     Args:
         scores: float [...,B,K+1], of the examples on this device.
@@ -166,7 +165,7 @@ def nce_normalizer(
 
 
 def nce(scores: Array, normalizer: Array, *, temperature: float, num_examples: int) -> Array:
-    """Noise-contrastive estimation: is a candidate the example's other view, or noise?
+    """Computes the loss of noise-contrastive estimation.
 
     With P = exp(score / T) / Z, noise p_n = 1 / M and K negatives
 
@@ -179,11 +178,11 @@ def nce(scores: Array, normalizer: Array, *, temperature: float, num_examples: i
         num_examples: M of the data set, noise is uniform over it.
 
     Returns:
-        float32 [...,B], in nats; ln(K+1) + K ln(1 + 1/K), about ln(K+1) + 1, when all scores are
-        equal and Z is their own.
+        float32 [...,B], in nats; ln(K+1) + K ln(1 + 1/K), about ln(K+1) + 1, if all scores are
+        equal and Z is computed from them.
 
     Raises:
-        ValueError: shapes that do not fit, no negatives, temperature not above 0.
+        ValueError: inconsistent shapes, no negatives, temperature not above 0.
 
     Example:
         >>> scores = jnp.zeros((1, 4097))
@@ -192,8 +191,8 @@ def nce(scores: Array, normalizer: Array, *, temperature: float, num_examples: i
         [9.32]
 
     Reference: Tian et al., ECCV 2020, https://arxiv.org/abs/1906.05849, section 3.4; official
-        code https://github.com/HobbitLong/CMC, NCE/NCECriterion.py, whose eps of 1e-7 stands in
-        both denominators.
+        code https://github.com/HobbitLong/CMC, NCE/NCECriterion.py, with eps = 1e-7 in both
+        denominators.
     """
     _check(scores, temperature)
     if normalizer.shape != scores.shape[:-2]:
@@ -209,16 +208,16 @@ def nce(scores: Array, normalizer: Array, *, temperature: float, num_examples: i
 
 
 def nce_softmax(scores: Array, *, temperature: float) -> Array:
-    """InfoNCE: the cross entropy of finding the positive among the candidates.
+    """Computes the InfoNCE loss: the cross entropy of the positive among the candidates.
 
         L_contrast = -log(exp(s_0 / T) / sum_k exp(s_k / T))
 
     Args:
-        scores: float [...,B,K+1], the positive in column 0; a column of -inf counts for nothing.
+        scores: float [...,B,K+1], the positive in column 0; -inf masks a candidate.
         temperature: T > 0.
 
     Returns:
-        float32 [...,B], in nats; ln(K+1) when all scores are equal.
+        float32 [...,B], in nats; ln(K+1) if all scores are equal.
 
     Raises:
         ValueError: no negatives, temperature not above 0.
@@ -236,11 +235,11 @@ def nce_softmax(scores: Array, *, temperature: float) -> Array:
 
 
 def mutual_information_bound(loss: Array, *, num_negatives: int) -> Array:
-    """The lower bound on the views' mutual information, I(z_i; z_j) >= log(k) - L_contrast.
+    """Computes the lower bound of the mutual information, I(z_i; z_j) >= log(k) - L_contrast.
 
     Args:
         loss: float [...], expected `nce_softmax` of one direction.
-        num_negatives: k, the negatives beside one positive. The bound never exceeds log(k).
+        num_negatives: k, negatives of one positive. The bound never exceeds log(k).
 
     Returns:
         float32 [...], in nats; at chance ln(k) - ln(k+1), just below 0.

@@ -1,4 +1,4 @@
-"""Contrastive losses: tell the other view of an example from every other example."""
+"""Contrastive losses with in-batch negatives."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jssl.numerics import unit_rows
 from jssl.parallel.collectives import all_gather, global_index
 from jssl.types import Array
 
-_HELD = 2**26  # logits that are held at once, 256 MiB; more are taken in blocks
+_HELD = 2**26  # largest number of logits in memory, 256 MiB; more are computed in blocks
 _BLOCK = 2**24  # logits of a block
 _FORMS = {"paper": 1.0, "official": 2.0}  # the factor on the mean of both directions
 
@@ -24,30 +24,30 @@ def nt_xent(
     form: str = "paper",
     axis_name: str | None = None,
 ) -> Array:
-    """NT-Xent, SimCLR's normalised temperature-scaled cross entropy, per example.
+    """Computes the NT-Xent loss (SimCLR's normalised temperature-scaled cross entropy).
 
-    With sim(u, v) = u.v / |u||v| over the 2N embeddings of N examples in two views, the loss of
-    the positive pair (i, j), the two views of one example, is
+    Per example. With sim(u, v) = u.v / |u||v| over the 2N embeddings of N examples in two views,
+    the loss of the positive pair (i, j), the two views of one example, is
 
         l(i, j) = -log( exp(sim(z_i, z_j) / T) / sum over k != i of exp(sim(z_i, z_k) / T) )
 
-    and an example's loss is the mean of l(i, j) and l(j, i). The mean over examples is the
-    caller's; it is the paper's L, the mean over all 2N. Under `axis_name` the negatives are the
+    and an example's loss is the mean of l(i, j) and l(j, i). The caller takes the mean over
+    examples, which is the paper's L, the mean over all 2N. Under `axis_name` the negatives are the
     examples of all devices, gathered with their gradients, so that the mean over devices has the
-    value and the gradients of one device that holds the whole batch. Where a device would hold
-    more than 2^26 logits, it takes them in blocks: the same numbers, in memory that grows with N.
+    value and the gradients of one device with the whole batch. Above 2^26 logits on a device, they
+    are computed in blocks: the same values, in memory linear in N.
 
     Args:
         z_a: [B,D] float, the first view's embeddings on this device.
         z_b: [B,D] float, the second view's; `z_b[i]` is the positive of `z_a[i]`.
         temperature: T > 0; SimCLR: 0.1 on ImageNet, 0.5 on CIFAR.
-        normalize: divide each embedding by its norm; else sim is the plain inner product.
-        form: 'paper', or 'official' for the sum of the two directions, as the official code
-            has it: twice the paper's, which matters to parameters without LARS adaptation.
+        normalize: divide each embedding by its norm; otherwise sim is the inner product.
+        form: 'paper', or 'official' for the sum of the two directions, as in the official code:
+            twice the paper's, which matters for parameters without LARS adaptation.
         axis_name: the batch axis, or None on one device.
 
     Returns:
-        float32 [B], in nats. With all similarities equal it is ln(2N-1) in the paper's form and
+        float32 [B], in nats. If all similarities are equal, ln(2N-1) in the paper's form and
         2 ln(2N-1) in the official one.
 
     Raises:
@@ -84,12 +84,12 @@ def nt_xent_with_top1(
     form: str = "paper",
     axis_name: str | None = None,
 ) -> tuple[Array, Array]:
-    """`nt_xent` and, from the same logits, how often the positive is the nearest.
+    """Computes `nt_xent` and the contrastive top-1 accuracy from the same logits.
 
-    The contrastive top-1 asks, as SimCLR's `contrast_acc` does, which of the N embeddings of the
-    OTHER view is the most similar one. The official code asks for the first view alone, here it
-    is the mean of both directions: the same number on average, with less noise. A tie counts
-    against, so that collapsed embeddings score 0.
+    The contrastive top-1 is SimCLR's `contrast_acc`: whether the positive is the most similar of
+    the N embeddings of the OTHER view. The official code uses the first view only; here it is the
+    mean of both directions: the same expectation with less noise. Ties count as wrong, so that
+    collapsed embeddings score 0.
 
     Args:
         z_a: [B,D] float, the first view's embeddings on this device.
@@ -100,7 +100,7 @@ def nt_xent_with_top1(
         axis_name: the batch axis, or None on one device.
 
     Returns:
-        loss: float32 [B], as `nt_xent` returns it.
+        loss: float32 [B], as in `nt_xent`.
         top1: float32 [B], 0, 0.5 or 1; 1/N by chance. Without gradient.
 
     Raises:
@@ -123,26 +123,26 @@ def nt_xent_with_top1(
     B = z.shape[1]
     everyone = jnp.swapaxes(all_gather(jnp.swapaxes(z, 0, 1), axis_name), 0, 1)  # [2,N,D]
     N = everyone.shape[1]
-    example = global_index(B, axis_name) + jnp.arange(B)  # [B], each one's place among N
+    example = global_index(B, axis_name) + jnp.arange(B)  # [B], indices among N
     if 4 * B * N > _HELD:
         block = max(1, _BLOCK // (4 * B))
         total, positive, rival = _streamed.sums(z / temperature, everyone, example, block)
-        found = (positive > rival).astype(jnp.float32)
-        return _FORMS[form] * jnp.mean(total - positive, axis=0), jnp.mean(found, axis=0)
+        correct = (positive > rival).astype(jnp.float32)
+        return _FORMS[form] * jnp.mean(total - positive, axis=0), jnp.mean(correct, axis=0)
     # [view, example, view of candidate, candidate]; 'highest': TPUs would multiply in bfloat16.
     logits = jnp.einsum("vbd,wnd->vbwn", z, everyone, precision="highest") / temperature
 
     same = jax.nn.one_hot(example, N, dtype=jnp.bool)[None, :, None, :]
     same_view = jnp.eye(2, dtype=jnp.bool)[:, None, :, None]
-    itself = jnp.logical_and(same, same_view)  # k != i leaves these out; the rest of `same`
-    other_itself = jnp.logical_and(same, ~same_view)  # is the positive
-    positive = jnp.sum(jnp.where(other_itself, logits, 0.0), axis=(2, 3))  # [2,B]
+    itself = jnp.logical_and(same, same_view)  # k = i, excluded from the sum
+    is_positive = jnp.logical_and(same, ~same_view)
+    positive = jnp.sum(jnp.where(is_positive, logits, 0.0), axis=(2, 3))  # [2,B]
     total = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, logits), axis=(2, 3))
     loss = _FORMS[form] * jnp.mean(total - positive, axis=0)
 
     cross = jax.lax.stop_gradient(jnp.stack([logits[0, :, 1], logits[1, :, 0]]))  # [2,B,N]
-    found = jax.vmap(lambda direction: top_k_correct(direction, example, k=1))(cross)
-    return loss, jnp.mean(found, axis=0)
+    correct = jax.vmap(lambda direction: top_k_correct(direction, example, k=1))(cross)
+    return loss, jnp.mean(correct, axis=0)
 
 
 def _check(z_a: Array, z_b: Array, temperature: float, form: str) -> None:

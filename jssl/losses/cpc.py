@@ -1,4 +1,4 @@
-"""CPC's loss: from the context above, tell the patch below from every other patch."""
+"""CPC's loss: InfoNCE between predictions from the context above and the patches below."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from jssl.types import Array
 
 
 def patch_labels(first: Array, *, batch: int, rows: int, columns: int, offset: int) -> Array:
-    """Where the target of each prediction lies among the flattened targets.
+    """Returns the index of each prediction's target among the flattened targets.
 
-    The prediction of image b at (r, c) is of the patch at (r + offset, c): its flat index is
+    The prediction of image b at (r, c) has the patch at (r + offset, c) as target, with flat index
     b rows columns + (r + offset) columns + c.
 
     Args:
@@ -24,7 +24,7 @@ def patch_labels(first: Array, *, batch: int, rows: int, columns: int, offset: i
         int32 [B,rows-offset,columns].
 
     Raises:
-        ValueError: an offset that leaves no target.
+        ValueError: an offset without targets.
 
     Example:
         >>> print(patch_labels(0, batch=1, rows=3, columns=2, offset=2)[0])
@@ -50,7 +50,7 @@ def patch_info_nce(
     groups: int = 1,
     axis_name: str | None = None,
 ) -> Array:
-    """CPC's cross entropy for one offset, per image.
+    """Computes CPC's cross entropy for one offset, per image.
 
     With p the prediction at row r, column c of image b, and t_k the targets at every position of
     every image:  -log softmax_k(scale p . t_k) at the k of (b, r + offset, c).
@@ -60,17 +60,17 @@ def patch_info_nce(
         targets: float [B,h,w,d], a projection of the LATENTS, never of the context.
         offset: rows ahead.
         scale: of the predictions, 0.1; nothing is normalised.
-        groups: of how many groups of successive images the global batch consists, each with its
-            negatives from itself alone; 1: all positions of the global batch. A paper's
-            'per device' is the number of its devices.
+        groups: number of groups of consecutive images in the global batch; negatives come from
+            the same group. 1: all positions of the global batch. For a paper's 'per device' use
+            its number of devices.
         axis_name: the batch axis, or None on one device.
 
     Returns:
-        float32 [B], in nats: the mean over the predicted positions; ln(N h w) when all logits
-        are equal.
+        float32 [B], in nats: the mean over the predicted positions; ln(N h w) if all logits are
+        equal.
 
     Raises:
-        ValueError: shapes that do not fit, or groups that do not divide the batch or are not a
+        ValueError: inconsistent shapes, or groups that do not divide the batch or are not a
             multiple of the devices.
 
     Example:
@@ -95,7 +95,7 @@ def patch_info_nce_with_top1(
     groups: int = 1,
     axis_name: str | None = None,
 ) -> tuple[Array, Array]:
-    """`patch_info_nce` and how often the target scores highest.
+    """Computes `patch_info_nce` and the top-1 accuracy.
 
     Args:
         predictions: float [B,h-offset,w,d].
@@ -157,17 +157,17 @@ def directions_info_nce(
     groups: int = 1,
     axis_name: str | None = None,
 ) -> tuple[Array, Array]:
-    """CPC's loss: the sum over the offsets of each direction, the mean over the directions.
+    """Computes CPC's loss: the sum over offsets, averaged over directions.
 
-    The paper's listing is one direction: within it the offsets are summed, each the cross entropy
-    of its predictions (the mean, as everywhere, though the listing does not say), and a range from
-    `steps_to_ignore` to `steps_to_predict` is the offsets one larger. How directions are weighed
-    against each other it does not say; here they count alike, so that chance is ln(N h w) for each
-    offset however many there are.
+    The paper's listing is one direction: it sums the cross entropies of the offsets (each the mean
+    of its predictions, which the listing leaves open), and a range from `steps_to_ignore` to
+    `steps_to_predict` means the offsets one larger. The paper does not give weights of the
+    directions; here they are equal, so that the loss at chance is ln(N h w) for each offset, for
+    any number of directions.
 
     Args:
-        found: of each direction {offset: predictions [B,h-offset,w,d]} and targets [B,h,w,d],
-            turned so that it goes down.
+        found: for each direction {offset: predictions [B,h-offset,w,d]} and targets [B,h,w,d],
+            rotated so that the direction is down.
         scale: of the predictions.
         groups: see `patch_info_nce`.
         axis_name: the batch axis, or None on one device.
@@ -176,7 +176,7 @@ def directions_info_nce(
         float32 [] loss in nats, float32 [] top-1 in [0, 1]: means over this device's images.
 
     Raises:
-        ValueError: as `patch_info_nce`, and no direction at all.
+        ValueError: as `patch_info_nce`, or no direction.
 
     Example:
         >>> p, t = {1: jnp.zeros((2, 2, 3, 4)), 2: jnp.zeros((2, 1, 3, 4))}, jnp.ones((2, 3, 3, 4))
@@ -188,7 +188,7 @@ def directions_info_nce(
         Hénaff et al., ICML 2020, https://arxiv.org/abs/1905.09272, appendix.
     """
     if not found:
-        raise ValueError("CPC's loss of no direction: expected at least one.")
+        raise ValueError("CPC's loss expects at least one direction, found none.")
     scores = [
         patch_info_nce_with_top1(
             p, targets, offset=offset, scale=scale, groups=groups, axis_name=axis_name

@@ -1,4 +1,4 @@
-"""Learning from a teacher: DeiT's soft and hard distillation."""
+"""DeiT's soft and hard distillation losses."""
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +18,26 @@ def soft_distillation(
     temperature: float = 1.0,
     reduction: str = "batchmean",
 ) -> Array:
-    """tau^2 KL of the teacher's distribution and the student's, per example.
+    """Computes tau^2 KL(teacher || student), per example.
 
         loss = tau^2 sum over k of p(k) (log p(k) - log q(k)),
         p = softmax(Z_t / tau), q = softmax(Z_s / tau)
 
-    No gradient reaches the teacher. The official code divides the sum over a batch by B K and not
-    by B: its term is K times smaller, and so is its lambda's effect.
+    The teacher gets no gradient. The official code divides the sum over a batch by B K, not by B:
+    its term, and the effect of its lambda, is K times smaller.
 
     Args:
         student_logits: Z_s, float [B,K].
-        teacher_logits: Z_t, float [B,K]; a class at -inf has probability 0 and adds nothing.
+        teacher_logits: Z_t, float [B,K]; -inf masks a class.
         temperature: tau > 0.
         reduction: 'batchmean': this formula, whose mean over examples is the paper's; 'official':
             divided by K.
 
     Returns:
-        float32 [B], in nats times tau^2; 0 where both say the same.
+        float32 [B], in nats times tau^2; 0 for equal distributions.
 
     Raises:
-        ValueError: other shapes or dtypes, a temperature that is not above 0, an unknown word.
+        ValueError: other shapes or dtypes, temperature not above 0, unknown reduction.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,18 +61,18 @@ def soft_distillation(
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits, jnp.float32))
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(jnp.asarray(student_logits, jnp.float32) / temperature)
-    p = jnp.exp(log_p)  # 0 ln 0 = 0: classes that the teacher masks with -inf do not count
+    p = jnp.exp(log_p)  # 0 ln 0 = 0 for classes masked with -inf
     log_p, log_q = (jnp.where(p > 0, x, 0.0) for x in (log_p, log_q))
     loss = temperature**2 * jnp.sum(p * (log_p - log_q), axis=1)
     return loss / log_q.shape[1] if reduction == "official" else loss
 
 
 def hard_distillation(student_logits: Array, teacher_logits: Array) -> Array:
-    """Cross entropy with the teacher's decision y_t = argmax Z_t as the label, per example.
+    """Computes the cross entropy with the teacher's label y_t = argmax Z_t, per example.
 
     Args:
         student_logits: Z_s, float [B,K].
-        teacher_logits: Z_t, float [B,K]; of equal largest the first counts.
+        teacher_logits: Z_t, float [B,K]; ties take the first class.
 
     Returns:
         float32 [B], in nats; ln K at uniform student logits.

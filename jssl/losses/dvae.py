@@ -1,4 +1,4 @@
-"""Terms of a discrete VAE's evidence bound: how well it reconstructs, and how even its codes are.
+"""Terms of a discrete VAE's evidence lower bound: reconstruction and KL of the codes.
 
     maximise  E_{z ~ q(z|x)} [ln p(x|z)] - KL[q(z|x) || p(z)],   p(z) uniform over the vocabulary
 
@@ -12,17 +12,17 @@ from jssl.types import Array
 
 
 def logit_laplace_nll(x: Array, mu: Array, log_scale: Array) -> Array:
-    """Negative log likelihood of pixels in (0, 1) whose logit has a Laplace distribution.
+    """Computes the negative log likelihood of pixels in (0, 1) under a logit-Laplace distribution.
 
         -ln p(x) = ln(2 b x (1 - x)) + |logit(x) - mu| / b,   b = exp(log_scale)
 
     Args:
-        x: float [...] within (0, 1): pixels that `map_pixels` has moved off 0 and 1.
+        x: float [...] within (0, 1): pixels after `map_pixels`.
         mu: float [...], location of the logit.
         log_scale: float [...], ln b.
 
     Returns:
-        float32 [...], nats a value; may be negative, as it is that of a density.
+        float32 [...], nats a value; may be negative, as for any density.
 
     Raises:
         ValueError: shapes that differ.
@@ -42,7 +42,7 @@ def logit_laplace_nll(x: Array, mu: Array, log_scale: Array) -> Array:
 
 
 def squared_error(x: Array, y: Array) -> Array:
-    """(x - y)^2 of every value.
+    """Computes (x - y)^2 of every value.
 
     Args:
         x, y: float [...].
@@ -65,18 +65,18 @@ def squared_error(x: Array, y: Array) -> Array:
 
 
 def kl_to_uniform(logits: Array) -> Array:
-    """KL divergence of softmax(logits) from the uniform distribution, of every token.
+    """Computes the KL divergence of softmax(logits) from the uniform distribution, per token.
 
         KL = sum over k of q(k) ln(K q(k)) = ln K - entropy(q)
 
-    The mean over tokens and images is the caller's. The paper sums over the tokens of an image and
+    The caller takes the mean over tokens and images. The paper sums over the tokens of an image and
     divides the whole bound by its number of values 3 H W, see `jssl.methods.dvae.kl_coefficient`.
 
     Args:
-        logits: float [...,K] of the encoder; -inf for a code that cannot be.
+        logits: float [...,K] of the encoder; -inf masks a code.
 
     Returns:
-        float32 [...], nats; 0 at uniform logits, ln K where one code has all.
+        float32 [...], nats; 0 at uniform logits, ln K if one code has probability 1.
 
     Raises:
         ValueError: no axis of codes.

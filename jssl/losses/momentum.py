@@ -1,4 +1,4 @@
-"""Losses of momentum contrast: queries against keys that take no gradient."""
+"""Losses of momentum contrast (MoCo): queries against keys without gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +13,21 @@ from jssl.types import Array
 def info_nce(
     queries: Array, keys: Array, queue: Array, *, temperature: float, normalize: bool = True
 ) -> Array:
-    """InfoNCE with a queue of negatives, MoCo's loss, per example.
+    """Computes MoCo's loss, InfoNCE with a queue of negatives, per example.
 
         l_i = -log( exp(q_i.k_i / T) / (exp(q_i.k_i / T) + sum over j of exp(q_i.queue_j / T)) )
 
-    the cross entropy of K + 1 classes whose right one is number 0. Keys and queue are constants:
-    no gradient reaches them. The mean over examples is the caller's.
+    the cross entropy over K + 1 classes with label 0. Keys and queue get no gradient. The caller
+    takes the mean over examples.
 
     Args:
-        queries: [B,D] float, of one view, from the network that learns.
+        queries: [B,D] float, of one view, from the online network.
         keys: [B,D] float, of the other view, from the key network; `keys[i]` is the positive of
             `queries[i]`.
-        queue: [K,D] float, keys of earlier batches; equal on every device, so that none needs to
-            hear of another.
+        queue: [K,D] float, keys of earlier batches; equal on every device, so that no
+            communication is needed.
         temperature: T > 0; MoCo v1: 0.07, v2: 0.2.
-        normalize: divide queries and keys by their norms; the queue is taken as it is.
+        normalize: divide queries and keys by their norms; the queue is used unchanged.
 
     Returns:
         float32 [B], in nats; ln(K+1) at uniform logits.
@@ -52,7 +52,7 @@ def info_nce(
 def info_nce_with_top1(
     queries: Array, keys: Array, queue: Array, *, temperature: float, normalize: bool = True
 ) -> tuple[Array, Array]:
-    """`info_nce` and, from the same logits, whether the positive is the nearest of the K + 1.
+    """Computes `info_nce` and its top-1 accuracy over the K + 1 candidates.
 
     Args:
         queries: [B,D] float.
@@ -62,8 +62,8 @@ def info_nce_with_top1(
         normalize: divide queries and keys by their norms.
 
     Returns:
-        loss: float32 [B], as `info_nce` returns it.
-        top1: float32 [B], 1 or 0; 1 / (K+1) by chance. A tie counts against, so that collapsed
+        loss: float32 [B], as in `info_nce`.
+        top1: float32 [B], 1 or 0; 1 / (K+1) by chance. Ties count as wrong, so that collapsed
             embeddings score 0. Without gradient.
 
     Raises:
@@ -101,21 +101,21 @@ def symmetric_info_nce(
     normalize: bool = True,
     axis_name: str | None = None,
 ) -> Array:
-    """MoCo v3's loss: each view's queries against the other view's keys, both directions.
+    """Computes MoCo v3's loss: queries against the keys of the other view, in both directions.
 
         ctr(q, k)_i = -2 T log( exp(q_i.k_i / T) / sum over j of exp(q_i.k_j / T) )
         l_i = ctr(q_a, k_b)_i + ctr(q_b, k_a)_i
 
-    with the keys of the whole global batch, of the other view alone, as candidates. The factor
-    2 T makes the gradient's size one for all temperatures, and that of BYOL's loss. Keys are
-    constants. The mean over examples is the caller's.
+    with the keys of the other view of the global batch as candidates. The factor 2 T gives a
+    gradient scale equal to BYOL's loss at any temperature. Keys get no gradient. The caller takes
+    the mean over examples.
 
     Args:
         q_a, q_b: [B,D] float, the predictor's output for the first and the second view.
         k_a, k_b: [B,D] float, the key network's output for the first and the second view.
         temperature: T > 0; 1.0 for the ResNet, 0.2 for the ViT.
         normalize: divide each embedding by its norm.
-        axis_name: the batch axis, or None on one device. Keys are gathered over it, queries not.
+        axis_name: the batch axis, or None on one device. Only keys are gathered over it.
 
     Returns:
         float32 [B]; 4 T ln N at uniform logits.
@@ -149,7 +149,7 @@ def symmetric_info_nce_with_top1(
     normalize: bool = True,
     axis_name: str | None = None,
 ) -> tuple[Array, Array]:
-    """`symmetric_info_nce` and, from the same logits, how often the positive is the nearest.
+    """Computes `symmetric_info_nce` and its top-1 accuracy.
 
     Args:
         q_a, q_b: [B,D] float, queries of both views.
@@ -159,9 +159,9 @@ def symmetric_info_nce_with_top1(
         axis_name: the batch axis, or None on one device.
 
     Returns:
-        loss: float32 [B], as `symmetric_info_nce` returns it.
-        top1: float32 [B], 0, 0.5 or 1, the mean of both directions; 1 / N by chance. A tie
-            counts against. Without gradient.
+        loss: float32 [B], as in `symmetric_info_nce`.
+        top1: float32 [B], 0, 0.5 or 1, the mean of both directions; 1 / N by chance. Ties count
+            as wrong. Without gradient.
 
     Raises:
         ValueError: as `symmetric_info_nce`.
@@ -176,7 +176,7 @@ def symmetric_info_nce_with_top1(
         Chen et al., ICCV 2021, https://arxiv.org/abs/2104.02057, Algorithm 1.
     """
     _check("symmetric_info_nce", temperature, q_a=q_a, q_b=q_b, k_a=k_a, k_b=k_b)
-    example = global_index(len(q_a), axis_name) + jnp.arange(len(q_a))  # [B], places among N
+    example = global_index(len(q_a), axis_name) + jnp.arange(len(q_a))  # [B], indices among N
 
     def contrast(queries: Array, keys: Array) -> tuple[Array, Array]:
         q = _prepared(queries, normalize)
@@ -190,21 +190,23 @@ def symmetric_info_nce_with_top1(
 
 
 def _prepared(z: Array, normalize: bool) -> Array:
-    """float32, and of length one where asked; a floor of 1e-12 under the squared norm."""
+    """Casts to float32 and optionally normalises, with a floor of 1e-12 on the squared norm."""
     return unit_rows(z) if normalize else z.astype(jnp.float32)
 
 
 def _check(name: str, temperature: float, **arrays: Array) -> None:
-    """Raises unless all are float [.,D], and all but a queue of one shape."""
-    found = ", ".join(f"{k} {jnp.result_type(v).name} {jnp.shape(v)}" for k, v in arrays.items())
+    """Checks that all are float [.,D], and of one shape except for a queue."""
+    description = ", ".join(
+        f"{k} {jnp.result_type(v).name} {jnp.shape(v)}" for k, v in arrays.items()
+    )
     shapes = {k: jnp.shape(v) for k, v in arrays.items()}
     queue = shapes.pop("queue", None)
     (shape, *others) = dict.fromkeys(shapes.values())
     if others or len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{name} expects embeddings of one shape [B,D], found {found}.")
+        raise ValueError(f"{name} expects embeddings of one shape [B,D], found {description}.")
     if queue is not None and (len(queue) != 2 or queue[1] != shape[1]):
-        raise ValueError(f"{name} expects a queue [K,D] of the queries' D, found {found}.")
+        raise ValueError(f"{name} expects a queue [K,D] of the queries' D, found {description}.")
     if not all(jnp.issubdtype(jnp.result_type(v), jnp.floating) for v in arrays.values()):
-        raise ValueError(f"{name} expects float arrays, found {found}.")
+        raise ValueError(f"{name} expects float arrays, found {description}.")
     if not_positive(temperature):
-        raise ValueError(f"{name} expects temperature > 0, found {temperature} with {found}.")
+        raise ValueError(f"{name} expects temperature > 0, found {temperature} with {description}.")

@@ -1,4 +1,4 @@
-"""Classification by frozen prototypes: the loss of DeepCluster v2."""
+"""DeepCluster v2's loss: classification with fixed prototypes."""
 
 import jax
 import jax.numpy as jnp
@@ -17,26 +17,26 @@ def prototype_cross_entropy(
     temperature: float,
     axis_name: str | None = None,
 ) -> Array:
-    """Cross entropy of every crop's similarities to the prototypes with its example's cluster.
+    """Computes the cross entropy of similarities to prototypes with cluster labels, per crop.
 
         l(v, i) = - log softmax over k of (z_vi . p_k / T) (y_i)
 
-    The prototypes get no gradient. An example without a cluster counts nothing: its values are 0,
-    and the others are scaled by N / (labelled examples of the global batch), so that the plain
-    mean over all is the mean over those that count.
+    The prototypes get no gradient. The loss of an example without a cluster is 0, and the others
+    are scaled by N / (labelled examples of the global batch), so that the mean over all is the mean
+    over the labelled ones.
 
     Args:
         features: z, float [V,B,D], rows of unit length: V crops of each example.
         prototypes: p, float [K,D], rows of unit length.
         labels: y, int [B] in [0,K), or -1 for an example without a cluster.
         temperature: T > 0; 0.1 in the official code.
-        axis_name: the batch axis: over all its devices labelled examples are counted.
+        axis_name: the batch axis, over which labelled examples are counted.
 
     Returns:
         float32 [V,B], in nats; ln K at uniform similarities, 8.006 for K = 3000.
 
     Raises:
-        ValueError: other shapes, temperature that is not positive.
+        ValueError: other shapes, temperature not above 0.
 
     Example:
         >>> z = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
@@ -61,7 +61,7 @@ def prototype_cross_entropy_with_top1(
     temperature: float,
     axis_name: str | None = None,
 ) -> tuple[Array, Array]:
-    """`prototype_cross_entropy`, and whether the cluster's prototype was the nearest one.
+    """Computes `prototype_cross_entropy` and its top-1 accuracy.
 
     Args:
         features: float [V,B,D], as `prototype_cross_entropy`.
@@ -72,7 +72,7 @@ def prototype_cross_entropy_with_top1(
 
     Returns:
         loss: float32 [V,B].
-        top1: float32 [V,B], 1 or 0, scaled as the loss; ties count against.
+        top1: float32 [V,B], 1 or 0, scaled as the loss; ties count as wrong.
 
     Raises:
         ValueError: other shapes, temperature that is not positive.

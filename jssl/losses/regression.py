@@ -1,4 +1,4 @@
-"""Losses of regression: predict another network's embedding of the same example."""
+"""Regression losses (BYOL): predict another network's embedding of the same example."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,19 @@ from jssl.types import Array
 
 
 def normalized_regression(prediction: Array, target: Array) -> Array:
-    """Squared distance of a prediction and its target on the unit sphere, per example.
+    """Computes the squared distance of normalised predictions and targets, per example.
 
         l = | q/|q| - z/|z| |^2 = 2 - 2 q.z / (|q| |z|)
 
-    Targets are constants: no gradient reaches them. The mean over examples is the caller's.
+    Targets get no gradient. The caller takes the mean over examples.
 
     Args:
-        prediction: [B,D] float, q, from the network that learns.
-        target: [B,D] float, z; `target[i]` is what `prediction[i]` is to become.
+        prediction: [B,D] float, q, from the online network.
+        target: [B,D] float, z; `target[i]` is the target of `prediction[i]`.
 
     Returns:
-        float32 [B] in [0, 4]; 2 at right angles, as independent vectors of many dimensions
-        nearly are. The lengths of q and z do not matter.
+        float32 [B] in [0, 4]; 2 for orthogonal vectors, which independent vectors in many
+        dimensions nearly are. The norms of q and z have no effect.
 
     Raises:
         ValueError: arrays that are not of one shape [B,D] or not float.
@@ -42,14 +42,14 @@ def normalized_regression(prediction: Array, target: Array) -> Array:
 
 
 def symmetric_regression(q_a: Array, q_b: Array, z_a: Array, z_b: Array) -> Array:
-    """BYOL's loss: each view's prediction against the other view's target, both directions.
+    """Computes BYOL's loss: predictions against targets of the other view, in both directions.
 
         l = | q_a/|q_a| - z_b/|z_b| |^2 + | q_b/|q_b| - z_a/|z_a| |^2
 
     Args:
         q_a, q_b: [B,D] float, the predictor's output for the first and the second view.
         z_a, z_b: [B,D] float, the target network's projection of the first and the second view;
-            constants.
+            without gradient.
 
     Returns:
         float32 [B] in [0, 8]; about 4 for unrelated outputs.
@@ -60,7 +60,7 @@ def symmetric_regression(q_a: Array, q_b: Array, z_a: Array, z_b: Array) -> Arra
     Example:
         >>> import jax.numpy as jnp
         >>> x, y = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
-        >>> print(symmetric_regression(x, y, y, x))  # each predicts the other view
+        >>> print(symmetric_regression(x, y, y, x))
         [0.]
 
     Reference:
@@ -72,9 +72,11 @@ def symmetric_regression(q_a: Array, q_b: Array, z_a: Array, z_b: Array) -> Arra
 
 
 def _check(name: str, **arrays: Array) -> None:
-    found = ", ".join(f"{k} {jnp.result_type(v).name} {jnp.shape(v)}" for k, v in arrays.items())
+    description = ", ".join(
+        f"{k} {jnp.result_type(v).name} {jnp.shape(v)}" for k, v in arrays.items()
+    )
     (shape, *others) = dict.fromkeys(jnp.shape(v) for v in arrays.values())
     if others or len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{name} expects embeddings of one shape [B,D], found {found}.")
+        raise ValueError(f"{name} expects embeddings of one shape [B,D], found {description}.")
     if not all(jnp.issubdtype(jnp.result_type(v), jnp.floating) for v in arrays.values()):
-        raise ValueError(f"{name} expects float arrays, found {found}.")
+        raise ValueError(f"{name} expects float arrays, found {description}.")

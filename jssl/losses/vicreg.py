@@ -1,4 +1,4 @@
-"""VICReg's loss: variance, invariance and covariance of the embeddings of a batch."""
+"""VICReg's loss: variance, invariance and covariance of a batch of embeddings."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jssl.parallel.collectives import all_gather, axis_size
 from jssl.types import Array
 
 _NAME = "variance_invariance_covariance"
-_EPS = 1e-4  # under the root of the variance: the gradient of a constant dimension is finite
+_EPS = 1e-4  # added to the variance: keeps the gradient of a constant dimension finite
 
 
 def variance_invariance_covariance(
@@ -22,7 +22,7 @@ def variance_invariance_covariance(
     covariance: float = 1.0,
     axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """VICReg's loss of a batch, and its three terms before they are weighted.
+    """Computes VICReg's loss of a batch, and its three unweighted terms.
 
     With the embeddings z_i and z'_i of N examples in two views, each of D dimensions,
 
@@ -32,12 +32,12 @@ def variance_invariance_covariance(
         c(Z) = sum over j != k of C(Z)_jk^2 / D                            covariance
         loss = invariance s + variance (v(Z) + v(Z')) / 2 + covariance (c(Z) + c(Z'))
 
-    Var is the unbiased one, the diagonal of C. This is the official code's form. The paper's
-    equation 6 has v(Z) + v(Z') without the half: type `variance=50` for it. Its equation 5 has s
-    without the mean over D, its Algorithm 1 with it.
+    Var is unbiased, the diagonal of C. This is the official code's form. The paper's equation 6 has
+    v(Z) + v(Z') without the half: use `variance=50` for it. Its equation 5 has s without the mean
+    over D, its Algorithm 1 with it.
 
-    Variance and covariance are of a batch and not of an example, so this is the whole batch's
-    loss. Under `axis_name` the batch is that of all devices, gathered with its gradients, and the
+    Variance and covariance are of a batch, so this is the loss of the whole batch, not of an
+    example. Under `axis_name` it is the batch of all devices, gathered with its gradients, and the
     value is the same on each.
 
     Args:
@@ -47,7 +47,7 @@ def variance_invariance_covariance(
         axis_name: the batch axis, or None on one device.
 
     Returns:
-        loss: float32 [], at least 0. With collapsed embeddings, all equal, it is
+        loss: float32 [], at least 0. For collapsed embeddings, all equal, it is
             variance (1 - sqrt(1e-4)) = 24.75.
         terms: float32 [] each: `invariance` s, `variance` (v(Z) + v(Z')) / 2 in [0, 0.99] and
             `covariance` c(Z) + c(Z').
@@ -81,7 +81,7 @@ def variance_invariance_covariance(
 
 
 def _spread(z: Array) -> tuple[Array, Array]:
-    """v(Z) and c(Z) of the embeddings of one view, float32 [N,D]."""
+    """Computes v(Z) and c(Z) of the embeddings of one view, float32 [N,D]."""
     N, D = z.shape
     z = z - jnp.mean(z, axis=0, keepdims=True)
     # 'highest': TPUs would multiply in bfloat16.

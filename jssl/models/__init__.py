@@ -27,7 +27,7 @@ from jssl.models.vit import SIZES as VIT_SIZES
 from jssl.models.vit import ViT as ViT
 from jssl.models.vit import make_vit as make_vit
 
-# config.model, with the default of each key; see `ResNet` for what they mean.
+# Default of each key of config.model; `ResNet` documents them.
 DEFAULTS: dict[str, Any] = {
     "name": "resnet50",
     "stage_sizes": (),  # blocks of each group; (): those of `name`
@@ -45,8 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "bn_momentum": 0.9,
     "bn_epsilon": 1e-5,
     "bn_unbiased_running_var": False,
-    # Of some families; see `EfficientNet`, `PlainNet` and (sobel) `ResNet`. Off: a method's presets
-    # switch them on.
+    # Of some families, off by default; see `EfficientNet`, `PlainNet` and (sobel) `ResNet`.
     "small_images": False,
     "stochastic_depth": 0.0,
     "sobel": False,
@@ -97,11 +96,11 @@ _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
 def build(
     model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.float32
 ) -> ResNet | EfficientNet | PlainNet | AlexNetHalf | RegNet | ViT:
-    """The encoder of a config.
+    """Builds the encoder of a config.
 
     Args:
-        model_config: mapping with `name` and any of the keys of `DEFAULTS`; a key that is not
-            there leaves the network's own default, which is the paper's.
+        model_config: mapping with `name` and any keys of `DEFAULTS`; a missing key takes the
+            network's own default, which is the paper's.
         axis_name: over which batch statistics are averaged; None on one device.
         dtype: of the computation.
 
@@ -109,8 +108,8 @@ def build(
         A linen module `(images [B,H,W,C], train) -> (features [B,D], intermediates)`.
 
     Raises:
-        UserError: an unknown key, name or word, with the nearest; a key that this network does
-            not read and that is not at its default.
+        UserError: an unknown key, name or value; a key that this network does not read and that is
+            not at its default.
 
     Example:
         >>> build({'name': 'resnet50', 'width': 2.0}).width
@@ -133,7 +132,7 @@ def build(
     for key, value in switches.items():
         if key not in keys and value != DEFAULTS[key]:
             raise UserError(
-                f"model.{key}={value!r} says nothing about '{name}', which reads "
+                f"model.{key}={value!r} has no effect on '{name}', which reads "
                 f"{', '.join(k for k in keys if k != 'name')}. Expected its default: type "
                 f"--config.model.{key}={DEFAULTS[key]!r}."
             )

@@ -1,4 +1,4 @@
-"""Convolution for XLA's CPU backend: fewer multiplications, and matrix products of good shapes.
+"""Convolution for XLA's CPU backend: fewer multiplications, in efficient matrix products.
 
 A 3x3 convolution is a small convolution along the rows of 1-D convolutions along the columns:
 
@@ -15,9 +15,8 @@ t_r = sum_j B[r,j] x_j, U_r = sum_a G[r,a] k[a] and dM_r = sum_i A[i,r] dy_i,
 
     dk[a] = sum_r G[r,a] (t_r correlated with dM_r),    dx_j = sum_r B[r,j] (dM_r * U_r transposed)
 
-With a stride, and for 1x1 kernels, the taps are written side by side instead (im2col): with a
-stride of 2 that is only kh kw / 4 of the input's size, and one matrix product is left.
-Everything runs in float32.
+With a stride, and for 1x1 kernels, the taps are concatenated instead (im2col), for one matrix
+product: with a stride of 2 they have only kh kw / 4 of the input's size. Everything is in float32.
 
 Reference: Lavin and Gray, CVPR 2016, https://arxiv.org/abs/1509.09308 (there in two dimensions).
 """
@@ -36,7 +35,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Bilinear(NamedTuple):
-    """An algorithm for a 1-D correlation: y = A [(G k) (B x)], see the head of this file."""
+    """An algorithm for a 1-D correlation: y = A [(G k) (B x)], see the top of this file."""
 
     A: np.ndarray  # [m, R]
     G: np.ndarray  # [R, kh]
@@ -63,12 +62,12 @@ F43 = Bilinear(
 
 
 def direct(kh: int) -> Bilinear:
-    """The definition itself: one output row, kh products."""
+    """Returns the direct algorithm: one output row, kh products."""
     return Bilinear(A=np.ones((1, kh)), G=np.eye(kh), B=np.eye(kh))
 
 
 def supported(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> bool:
-    """Whether this file is faster than the plain convolution and takes these arguments."""
+    """Whether this file supports these arguments and is faster than the plain convolution."""
     kh, kw, C, _ = kernel.shape
     narrow = x.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
     if not narrow or strides[0] != strides[1] or strides[0] > 2 or x.size == 0:
@@ -84,8 +83,8 @@ def forward(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding)
     if _by_rows(kernel.shape, strides):
         y = _forward_rows(x, kernel, padding)
     else:
-        seen = columns(x, kernel.shape, strides[0], padding)
-        y = jnp.tensordot(seen, kernel.reshape(-1, kernel.shape[-1]), 1)
+        patches = columns(x, kernel.shape, strides[0], padding)
+        y = jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[-1]), 1)
     return _settle(y.astype(dtype))
 
 
@@ -101,7 +100,7 @@ def backward(
 
 
 def taps(x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding) -> list[Array]:
-    """For each of the kh kw taps, what it sees at each place of the output: [B,Ho,Wo,C]."""
+    """Returns the input of each of the kh kw taps at each output position: [B,Ho,Wo,C]."""
     kh, kw = kernel_shape[:2]
     Ho, Wo = _out_size(x.shape, kernel_shape, stride, padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -112,13 +111,13 @@ def taps(x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding) -
 
 
 def columns(x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding) -> Array:
-    """im2col: x [B,H,W,C] -> the taps side by side, [B,Ho,Wo,kh kw C]."""
-    seen = taps(x, kernel_shape, stride, padding)
-    return seen[0] if len(seen) == 1 else jnp.concatenate(seen, axis=-1)
+    """im2col: x [B,H,W,C] -> the concatenated taps, [B,Ho,Wo,kh kw C]."""
+    patches = taps(x, kernel_shape, stride, padding)
+    return patches[0] if len(patches) == 1 else jnp.concatenate(patches, axis=-1)
 
 
 def transposed_dot(a: Array, b: Array) -> Array:
-    """a [P,C], b [P,O] -> a^T b [C,O]; the transpose is stored, for the faster matrix product."""
+    """a [P,C], b [P,O] -> a^T b [C,O]; stores the transpose, for a faster matrix product."""
     return lax.dot_general(lax.optimization_barrier(a.T), b, (((1,), (0,)), ((), ())))
 
 
@@ -135,29 +134,29 @@ def _out_size(x_shape, kernel_shape, stride, padding) -> tuple[int, int]:
 
 def _backward_columns(x, kernel, dy, stride, padding):
     kh, kw, C, features = kernel.shape
-    seen = columns(x, kernel.shape, stride, padding).reshape(-1, kh * kw * C)
+    patches = columns(x, kernel.shape, stride, padding).reshape(-1, kh * kw * C)
     flat = dy.reshape(-1, features)
     if kh * kw == 1:
-        dk = transposed_dot(seen, flat)
-    else:  # seen is freshly made: storing it twice costs more than the better product gains
-        dk = lax.dot_general(seen, flat, (((0,), (0,)), ((), ())))
-    d_seen = lax.dot_general(flat, kernel.reshape(-1, features), (((1,), (1,)), ((), ())))
-    d_seen = d_seen.reshape(*dy.shape[:3], kh, kw, C)
-    return _scatter(d_seen, x.shape, stride, padding), dk.reshape(kernel.shape)
+        dk = transposed_dot(patches, flat)
+    else:  # storing the transpose too would cost more than the faster product gains
+        dk = lax.dot_general(patches, flat, (((0,), (0,)), ((), ())))
+    d_patches = lax.dot_general(flat, kernel.reshape(-1, features), (((1,), (1,)), ((), ())))
+    d_patches = d_patches.reshape(*dy.shape[:3], kh, kw, C)
+    return _scatter(d_patches, x.shape, stride, padding), dk.reshape(kernel.shape)
 
 
-def _scatter(d_seen: Array, shape: Sequence[int], stride: int, padding: Padding) -> Array:
+def _scatter(d_patches: Array, shape: Sequence[int], stride: int, padding: Padding) -> Array:
     """col2im, the transpose of `columns`: [B,Ho,Wo,kh,kw,C] -> [B,H,W,C].
 
     Row p of the padded input is row p // stride of phase p mod stride; taps of one phase add up.
     """
-    B, Ho, Wo, kh, kw, C = d_seen.shape
+    B, Ho, Wo, kh, kw, C = d_patches.shape
     last_row, last_column = (kh - 1) // stride, (kw - 1) // stride
 
     def phase(a: int, b: int) -> Array:
         parts = [
             jnp.pad(
-                d_seen[:, :, :, i, j],
+                d_patches[:, :, :, i, j],
                 (
                     (0, 0),
                     (i // stride, last_row - i // stride),
@@ -168,7 +167,7 @@ def _scatter(d_seen: Array, shape: Sequence[int], stride: int, padding: Padding)
             for i in range(a, kh, stride)
             for j in range(b, kw, stride)
         ]
-        zeros = jnp.zeros((B, Ho + last_row, Wo + last_column, C), d_seen.dtype)
+        zeros = jnp.zeros((B, Ho + last_row, Wo + last_column, C), d_patches.dtype)
         return sum(parts[1:], parts[0]) if parts else zeros
 
     grid = [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)]
@@ -178,7 +177,7 @@ def _scatter(d_seen: Array, shape: Sequence[int], stride: int, padding: Padding)
 
 
 def _crop(padded: Array, shape: Sequence[int], start: tuple[int, int]) -> Array:
-    """The H x W pixels of `padded` from `start` on; pixels that it does not reach are 0."""
+    """Returns the H x W pixels of `padded` from `start` on, zero-padded."""
     spans = [
         (-begin, size + begin - have, 0)
         for begin, size, have in zip(start, shape[1:3], padded.shape[1:3], strict=True)
@@ -254,7 +253,7 @@ def _untile(rows: Sequence[Array], m: int, shape: Sequence[int], top: int) -> Ar
 
 
 def _sum(weights: np.ndarray, terms: Sequence[Array]) -> Array:
-    """The linear combination, without the terms of weight 0."""
+    """Returns the linear combination, skipping terms of weight 0."""
     parts = [t if w == 1 else float(w) * t for w, t in zip(weights, terms, strict=True) if w]
     return sum(parts[1:], parts[0])
 
@@ -266,10 +265,10 @@ def _conv1d(x: Array, kernel: Array, padding: tuple[int, int]) -> Array:
 
 
 def _settle(tree: PyTree) -> PyTree:
-    """Identity that makes XLA finish these arrays, once and together."""
-    never = lax.optimization_barrier(jnp.int32(0))
+    """Identity that makes XLA compute these arrays together, once."""
+    zero = lax.optimization_barrier(jnp.int32(0))
     return lax.while_loop(
-        lambda c: c[0] < never,
+        lambda c: c[0] < zero,
         lambda c: (c[0] + 1, jax.tree.map(lambda a: -a, c[1])),
         (jnp.int32(0), tree),
     )[1]

@@ -1,7 +1,7 @@
-"""AlexNet, whole as in DeepCluster, and split across its channels: one view's half in CMC.
+"""AlexNet of DeepCluster, and CMC's AlexNet with half the channels for one view.
 
-Krizhevsky et al., NeurIPS 2012, both with batch normalisation. Whole: Caron et al., ECCV 2018,
-https://arxiv.org/abs/1807.05520, see `plain`. The half: Tian et al., ECCV 2020,
+Krizhevsky et al., NeurIPS 2012, both with batch normalisation. DeepCluster: Caron et al., ECCV
+2018, https://arxiv.org/abs/1807.05520, see `plain`. CMC: Tian et al., ECCV 2020,
 https://arxiv.org/abs/1906.05849; official code https://github.com/HobbitLong/CMC,
 models/alexnet.py. Its last layer, fc8, is the method's head.
 """
@@ -53,7 +53,7 @@ class AlexNetHalf(nn.Module):
 
         Returns:
             float32 [B,2048], of fc7; and `conv1` ... `conv5` [B,h,w,c] after their pool and `fc6`
-            [B,2048] by name. CMC's linear classifiers see `conv5`.
+            [B,2048] by name. CMC's linear classifiers use `conv5`.
         """
         x = x.astype(self.dtype)
         named = {}

@@ -1,9 +1,9 @@
-"""Convolution whose gradients are fast on a CPU; accelerators get the plain operation.
+"""Convolution with fast gradients on a CPU, and the plain operation on accelerators.
 
-On the CPU, XLA computes a convolution's weight gradient at a fraction of what the same sum reaches
-as matrix products: see `_conv_cpu` for 1x1 and 3x3 kernels, and `_weight_gradient`, one product
-for each tap, for the others. `jax.lax.platform_dependent` chooses when a program is lowered for
-its platform: for TPU and GPU only `lax.conv_general_dilated` and its own derivatives are left.
+On the CPU, XLA's weight gradient of a convolution is much slower than matrix products: see
+`_conv_cpu` for 1x1 and 3x3 kernels, and `_weight_gradient`, one product for each tap, for the
+others. `jax.lax.platform_dependent` chooses at lowering: for TPU and GPU only
+`lax.conv_general_dilated` and its own derivatives remain.
 """
 
 import functools
@@ -30,7 +30,7 @@ def explicit_padding(
     kernel: Sequence[int],
     stride: int,
 ) -> Padding:
-    """'SAME', 'VALID' or pairs as pairs (low, high) for height and width.
+    """Converts 'SAME', 'VALID' or pairs to pairs (low, high) for height and width.
 
     Example:
         >>> explicit_padding('SAME', (224, 224), (7, 7), 2)
@@ -105,17 +105,17 @@ def _gradients_cpu(x: Array, kernel: Array, dy: Array, *, stride: int, padding: 
 def _weight_gradient(
     x: Array, dy: Array, shape: tuple[int, ...], stride: int, padding: Padding
 ) -> Array:
-    """sum over examples and places of x at each tap times dy, as matrix products.
+    """Sums x at each tap times dy over examples and positions, as matrix products.
 
-    Few channels: the taps side by side, one product; many: one product a tap.
+    Few channels: one product of the concatenated taps; many: one product a tap.
     """
     C, features = shape[2:]
     dy = dy.reshape(-1, features)
     if C < 16:
-        seen = [_conv_cpu.columns(x, shape, stride, padding)]
+        patches = [_conv_cpu.columns(x, shape, stride, padding)]
     else:
-        seen = _conv_cpu.taps(x, shape, stride, padding)
-    products = [_conv_cpu.transposed_dot(s.reshape(-1, s.shape[-1]), dy) for s in seen]
+        patches = _conv_cpu.taps(x, shape, stride, padding)
+    products = [_conv_cpu.transposed_dot(s.reshape(-1, s.shape[-1]), dy) for s in patches]
     return jnp.stack(products).reshape(shape)
 
 

@@ -1,11 +1,11 @@
 """Depthwise convolution: one kernel for each channel; fast on a CPU, plain on accelerators.
 
-XLA's CPU backend runs a convolution of C groups through a loop over groups. Written as a sum over
-the kernel's taps, each an elementwise product, it is one pass over the input:
+XLA's CPU backend loops over the C groups of a convolution. A sum over the kernel's taps, each an
+elementwise product, takes one pass over the input:
 
     y[h,w,c] = sum over i, j of  x[s h + i, s w + j, c] k[i,j,c]
 
-As in `conv`, `jax.lax.platform_dependent` chooses when a program is lowered for its platform.
+As in `conv`, `jax.lax.platform_dependent` chooses at lowering.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jssl.types import Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise_conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """2-D convolution of each channel with a kernel of its own, differentiable once.
+    """2-D convolution of each channel with its own kernel, differentiable once.
 
     Args:
         x: float [B,H,W,C].
@@ -75,27 +75,27 @@ def _gradients_plain(x: Array, kernel: Array, dy: Array, *, stride: int, padding
 
 
 def _taps(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    seen = _conv_cpu.taps(x.astype(jnp.float32), kernel.shape, stride, padding)
+    patches = _conv_cpu.taps(x.astype(jnp.float32), kernel.shape, stride, padding)
     weights = kernel.astype(jnp.float32).reshape(-1, 1, 1, 1, x.shape[-1])
-    terms = [s * w for s, w in zip(seen, weights, strict=True)]
+    terms = [s * w for s, w in zip(patches, weights, strict=True)]
     return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
 def _gradients_cpu(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):
     kh, kw, _, C = kernel.shape
-    wide = dy.astype(jnp.float32)
-    # Every row of dy meets its kernel reversed; a stride leaves zeros between the rows.
+    dy32 = dy.astype(jnp.float32)
+    # A correlation with the reversed kernel; a stride inserts zeros between the rows of dy.
     spans = [
         (k - 1 - low, size + low - stride * (out - 1) - 1, stride - 1)
         for k, (low, _), size, out in zip(
             (kh, kw), padding, x.shape[1:3], dy.shape[1:3], strict=True
         )
     ]
-    spread = lax.pad(wide, 0.0, [(0, 0, 0), *spans, (0, 0, 0)])
+    dilated = lax.pad(dy32, 0.0, [(0, 0, 0), *spans, (0, 0, 0)])
     none = ((0, 0), (0, 0))
-    dx = _taps(spread, kernel[::-1, ::-1], stride=1, padding=none).astype(x.dtype)
-    seen = _conv_cpu.taps(x.astype(jnp.float32), kernel.shape, stride, padding)
-    dk = jnp.stack([jnp.sum(s * wide, axis=(0, 1, 2)) for s in seen])
+    dx = _taps(dilated, kernel[::-1, ::-1], stride=1, padding=none).astype(x.dtype)
+    patches = _conv_cpu.taps(x.astype(jnp.float32), kernel.shape, stride, padding)
+    dk = jnp.stack([jnp.sum(s * dy32, axis=(0, 1, 2)) for s in patches])
     return dx, dk.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -1,9 +1,9 @@
-"""The discrete VAE: pictures to a grid of codes, and codes to pictures.
+"""The discrete VAE: an encoder from pictures to a grid of codes, and a decoder.
 
 Ramesh et al., ICML 2021, https://arxiv.org/abs/2102.12092, appendix A; the architecture is that of
 https://github.com/openai/DALL-E, dall_e/encoder.py and decoder.py. Both are residual networks of
-four groups; max-pooling and nearest-neighbour upsampling stand between the groups, so that a token
-stands for 8 x 8 pixels. With L blocks in all, each residual branch is multiplied by 1 / L^2.
+four groups, with max-pooling and nearest-neighbour upsampling between the groups, so that a token
+covers 8 x 8 pixels. With L blocks in total, each residual branch is multiplied by 1 / L^2.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ _EPSILON = 0.1  # logit_laplace_eps of the official code
 
 
 def map_pixels(x: Array) -> Array:
-    """[0, 1] to [0.1, 0.9], where a logit is finite: 0.8 x + 0.1.
+    """Maps [0, 1] to [0.1, 0.9], so that the logit is finite: 0.8 x + 0.1.
 
     Example:
         >>> print(map_pixels(jnp.array([0.0, 0.5])))
@@ -32,7 +32,7 @@ def map_pixels(x: Array) -> Array:
 
 
 def unmap_pixels(x: Array) -> Array:
-    """The inverse of `map_pixels`, cut to [0, 1].
+    """Inverts `map_pixels`, clipped to [0, 1].
 
     Example:
         >>> print(unmap_pixels(jnp.array([0.05, 0.5])).round(4))
@@ -42,10 +42,10 @@ def unmap_pixels(x: Array) -> Array:
 
 
 def gumbel_softmax(key: Array, logits: Array, *, temperature: Array | float) -> Array:
-    """A relaxed sample of a categorical distribution: softmax((logits + g) / temperature).
+    """Draws a relaxed sample of a categorical distribution: softmax((logits + g) / temperature).
 
-    g = -ln(-ln u) with u uniform in (0, 1). As the temperature goes to 0 it goes to a one-hot
-    sample of softmax(logits). No straight-through.
+    g = -ln(-ln u) with u uniform in (0, 1). As the temperature goes to 0 it becomes a one-hot
+    sample of softmax(logits). No straight-through estimator.
 
     Args:
         key: typed PRNG key [].
@@ -68,7 +68,7 @@ def gumbel_softmax(key: Array, logits: Array, *, temperature: Array | float) -> 
 
 
 class _Block(nn.Module):
-    """x + gain * four convolutions with a ReLU before each: [B,h,w,C] -> [B,h,w,features]."""
+    """x + gain * (four convolutions, each after a ReLU): [B,h,w,C] -> [B,h,w,features]."""
 
     features: int
     kernels: tuple[int, int, int, int]
@@ -92,14 +92,14 @@ def _conv(features: int, size: int, name: str, dtype: Any) -> Conv:
 
 
 class Encoder(nn.Module):
-    """Pictures to the logits of their codes.
+    """The encoder from pictures to logits of codes.
 
     Attributes:
         vocabulary: K.
-        hidden: width of the first group; each following one is twice as wide.
-        groups: with max-pooling between them: f = 2^(groups - 1).
+        hidden: width of the first group; doubled in each following one.
+        groups: number of groups, with max-pooling between them: f = 2^(groups - 1).
         blocks: of a group.
-        dtype: of the computation, but the last convolution is float32 as in the official code.
+        dtype: of the computation; the last convolution is float32 as in the official code.
     """
 
     vocabulary: int = 8192
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """float [B,H,W,3] from `map_pixels` -> logits float32 [B,H/f,W/f,K], what they are of."""
+        """float [B,H,W,3] from `map_pixels` -> logits float32 [B,H/f,W/f,K], last features."""
         f = 2 ** (self.groups - 1)
         if x.shape[1] % f or x.shape[2] % f:
             raise UserError(
@@ -135,13 +135,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes, or mixtures of them, to pictures.
+    """The decoder from codes, or mixtures of them, to pictures.
 
     Attributes:
         channels: of the output: 6, location and ln of the scale of each colour, or 3.
         initial: width after the first convolution, 128 in the official code.
-        hidden, groups, blocks: as of the `Encoder`, whose mirror image this is.
-        dtype: of the computation, but the first convolution is float32.
+        hidden, groups, blocks: as in the `Encoder`, in reverse order.
+        dtype: of the computation; the first convolution is float32.
     """
 
     channels: int = 6

@@ -8,7 +8,7 @@ https://github.com/google-research/noisystudent, efficientnet_builder.py and _mo
     stages 1-7            inverted bottlenecks: expand 1x1, depthwise kxk, squeeze and excite, 1x1
     head                  1x1, 1280 w channels, global average
 
-Padding is TensorFlow's SAME: where the size is even, a stride of 2 pads below and right alone.
+Padding is TensorFlow's SAME: for an even size, a stride of 2 pads only below and right.
 
 The Lite nets, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, have
 ReLU6 in place of swish and no squeeze and excite; stem, head, first and last stage are not scaled.
@@ -31,7 +31,7 @@ from jssl.types import Array
 
 
 class Size(NamedTuple):
-    """How one is scaled; resolution and dropout before the classifier are for the method to use."""
+    """Scaling of a network; the method uses the resolution, and the dropout of the classifier."""
 
     width: float
     depth: float
@@ -40,7 +40,7 @@ class Size(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A run of blocks of B0, of which only the first has the stride."""
+    """Consecutive blocks of B0, of which only the first has the stride."""
 
     repeats: int
     kernel: int
@@ -74,15 +74,15 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-# The official `small_image_model`, for 32 pixels: these two keep the size; the stem still halves.
+# The official `small_image_model`, for 32 pixels: these two stages have stride 1, the stem 2.
 SMALL_IMAGE_STAGES = (1, 2)
-# What a config's `model` section needs besides the name for the official network.
+# Keys of a config's `model` section for the official network.
 OFFICIAL: dict[str, Any] = {"bn_momentum": 0.99, "bn_epsilon": 1e-3, "stochastic_depth": 0.2}
 
 _SQUEEZE = 0.25
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _STEM, _HEAD = 32, 1280
-# Of the dense layer on top: uniform in 1 / sqrt(classes), the fan OUT.
+# Of the classifier: uniform in 1 / sqrt(classes), the fan OUT.
 classifier_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
@@ -92,7 +92,7 @@ def depthwise_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
 
 
 def round_filters(filters: float, width: float) -> int:
-    """filters * width, rounded to a multiple of 8 and never down by more than a tenth.
+    """Returns filters * width, rounded to a multiple of 8, down by at most a tenth.
 
     Example:
         >>> round_filters(32, 1.1), round_filters(24, 1.4), round_filters(1280, 4.3)
@@ -104,7 +104,7 @@ def round_filters(filters: float, width: float) -> int:
 
 
 def round_repeats(repeats: int, depth: float) -> int:
-    """repeats * depth, rounded up.
+    """Returns repeats * depth, rounded up.
 
     Example:
         >>> round_repeats(3, 1.1), round_repeats(1, 5.3)
@@ -114,7 +114,7 @@ def round_repeats(repeats: int, depth: float) -> int:
 
 
 def drop_rates(stochastic_depth: float, blocks: int) -> tuple[float, ...]:
-    """Each block's drop rate, linear in its number: 0 for the first, below the whole for the last.
+    """Returns each block's drop rate, linear in its number: 0 for the first, below the maximum.
 
     Example:
         >>> drop_rates(0.5, 4)
@@ -126,17 +126,17 @@ def drop_rates(stochastic_depth: float, blocks: int) -> tuple[float, ...]:
 class EfficientNet(nn.Module):
     """An EfficientNet without its classifier.
 
-    In training, stochastic depth needs a key of its own:
+    In training, stochastic depth needs a key:
     `apply(variables, x, True, rngs={'stochastic_depth': key})`.
 
     Attributes:
         width: multiplies every number of channels, rounded by `round_filters`.
         depth: multiplies the blocks of each stage, rounded up.
         lite: a Lite net.
-        small_images: for 32 pixels: stages 2 and 3 keep the size.
-        stochastic_depth: drop rate that the blocks' rates grow to, see `drop_rates`; 0: none.
+        small_images: for 32 pixels: stages 2 and 3 have stride 1.
+        stochastic_depth: maximum of the drop rates, see `drop_rates`; 0: none.
         frozen_blocks: for the last stage of FixRes: -1: none; n: the stem and the first n blocks
-            are as in evaluation and no gradient reaches them.
+            are in evaluation mode and get no gradient.
         stages: of B0.
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
             `BatchNorm`.
@@ -166,11 +166,11 @@ class EfficientNet(nn.Module):
         """Images to features.
 
         Args:
-            x: float [B,H,W,C], normalised as the method wants it.
+            x: float [B,H,W,C], normalised as in the method.
             train: batch statistics instead of running ones, and stochastic depth.
-            rows: int32 [B], the number of each image in the global batch, by which its drops are
-                drawn; None: this device's run of them. Give them where a device's batch is a
-                concatenation, as of labelled and unlabelled images.
+            rows: int32 [B], the index of each image in the global batch, which determines its
+                drops; None: contiguous, by device. Needed if a device's batch is a concatenation,
+                as of labelled and unlabelled images.
 
         Returns:
             float32 [B,D], the global average of the head; and the intermediates by name: `stem`,
@@ -206,7 +206,7 @@ class EfficientNet(nn.Module):
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), named
 
     def _plan(self) -> list[tuple[Stage, bool]]:
-        """Every block: its scaled stage, and whether it is the first of it."""
+        """Returns for every block its scaled stage, and whether it is the first of the stage."""
         plan = []
         for i, stage in enumerate(self.stages):
             small = self.small_images and i in SMALL_IMAGE_STAGES

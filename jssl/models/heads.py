@@ -1,4 +1,4 @@
-"""Heads on top of an encoder: projectors of every method, and the linear classifier."""
+"""Heads on an encoder: the projector of every method, and the linear classifier."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Projector(nn.Module):
         hidden_dims: width of each hidden layer; 0 means the input's width.
         out_dim: width of the output.
         use_bias: dense layers of hidden layers have biases.
-        last_bias: so has the last; None: as `use_bias`.
+        last_bias: the last dense layer has a bias; None: as `use_bias`.
         hidden_bn: batch normalisation after each hidden layer.
         last_bn: after the last layer: 'none' | 'scale_only' (gamma, no beta) | 'full' | 'plain'
             (neither gamma nor beta).

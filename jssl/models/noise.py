@@ -1,7 +1,6 @@
-"""The noise inside a network: stochastic depth and dropout, drawn for each example by its number.
+"""Stochastic depth and dropout, independent of the number of devices.
 
-Each row of the batch has a number of its own in the GLOBAL batch, and its draw depends on the key
-and on that number alone: not on how many devices share the batch.
+The draw for a row depends only on the key and on the row's index in the GLOBAL batch.
 """
 
 import jax
@@ -12,7 +11,7 @@ from jssl.types import Array
 
 
 def row_numbers(rows: Array | None, batch: int, axis_name: str | None) -> Array:
-    """`rows`, or where there are none the numbers in the global batch: int32 [B]."""
+    """Returns `rows`, or by default the indices in the global batch: int32 [B]."""
     if rows is None:
         return global_index(batch, axis_name) + jnp.arange(batch)
     if rows.shape != (batch,):
@@ -21,11 +20,11 @@ def row_numbers(rows: Array | None, batch: int, axis_name: str | None) -> Array:
 
 
 def stochastic_depth(key: Array, x: Array, *, rate: float, rows: Array) -> Array:
-    """Drops a residual branch for whole examples: x / keep with probability keep = 1 - rate, or 0.
+    """Drops a residual branch per example: x / keep with probability keep = 1 - rate, or 0.
 
     Args:
         key: typed PRNG key [].
-        x: [B,...], what the branch adds.
+        x: [B,...], output of the branch.
         rate: probability of a drop, in [0, 1).
         rows: int32 [B], the number of each example.
 
@@ -43,13 +42,13 @@ def stochastic_depth(key: Array, x: Array, *, rate: float, rows: Array) -> Array
 
     Reference:
         Huang et al., ECCV 2016, https://arxiv.org/abs/1603.09382; divided by keep in training, as
-        https://github.com/google-research/noisystudent, utils.py, has it.
+        in https://github.com/google-research/noisystudent, utils.py.
     """
     return _drop(key, x, rate, rows, (1,) * (x.ndim - 1))
 
 
 def dropout(key: Array, x: Array, *, rate: float, rows: Array) -> Array:
-    """Drops single values: x / keep with probability keep = 1 - rate, or 0.
+    """Drops values independently: x / keep with probability keep = 1 - rate, or 0.
 
     Args:
         key: typed PRNG key [].
@@ -76,7 +75,7 @@ def dropout(key: Array, x: Array, *, rate: float, rows: Array) -> Array:
 
 def _drop(key: Array, x: Array, rate: float, rows: Array, shape: tuple[int, ...]) -> Array:
     if not 0 <= rate < 1:
-        raise ValueError(f"A drop rate is a probability in [0, 1), found {rate}.")
+        raise ValueError(f"Expected a drop rate in [0, 1), found {rate}.")
     if rate == 0:
         return x
     keep = 1 - rate

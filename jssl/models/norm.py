@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics are part of the method: global, per device, or per group."""
+"""Batch normalisation with global, per-device or per-group statistics."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ from jssl.types import Array
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
-    Statistics are float32 whatever the input's dtype. Across devices both moments travel in one
-    collective: mean of means, and mean of squares minus the squared mean, as TensorFlow's
-    cross-replica batch normalisation has it. The running variance is the biased one, as in
-    TensorFlow and flax; torch keeps the unbiased one, see `unbiased_running_var`.
+    Statistics are float32 for any dtype of the input. One collective averages both moments over
+    devices: the means, and the mean squares minus the squared mean, as in TensorFlow's
+    cross-replica batch normalisation. The running variance is biased, as in TensorFlow and flax;
+    torch's is unbiased, see `unbiased_running_var`.
 
     Attributes:
         axis_name: the batch axis; with `groups` = 1 the moments are averaged over it.
-        groups: G, above 1: the GLOBAL batch falls into G groups, each with statistics of its own,
-            as G devices without a common batch normalisation have them. Each of n devices holds
-            G / n of them, so that the result does not depend on n. The running statistics are
-            the means of all groups' means and variances.
+        groups: G, above 1: the GLOBAL batch is divided into G groups with separate statistics, as
+            on G devices without synchronisation. Each of n devices holds G / n of them, so that
+            the result does not depend on n. The running statistics are the means of all groups'
+            means and variances.
         interleaved: group of example i is i mod G (MoCo's SplitBatchNorm), else the groups are
-            runs of neighbours. Such groups lie across devices: on one device only.
+            contiguous. Such groups span devices: on one device only.
         momentum: of the running statistics, running = momentum * running + (1 - momentum) * new.
         epsilon: added to the variance.
         unbiased_running_var: the running variance is n / (n - 1) of the batch's, as torch's.
@@ -64,33 +64,33 @@ class BatchNorm(nn.Module):
         )
         if not train:
             return self._apply(x, mean.value, var.value, scale, bias)
-        # Nothing of what `init` makes depends on the groups, and its batch may be smaller.
-        x, shape = self._split(x, 1 if self.is_initializing() else self._groups_here())
+        # `init` does not depend on the groups, and its batch may be smaller.
+        x, shape = self._split(x, 1 if self.is_initializing() else self._local_groups())
         reduced = tuple(range(1, x.ndim - 1))
-        wide = x.astype(jnp.float32)
-        moments = jnp.stack([jnp.mean(wide, reduced), jnp.mean(jnp.square(wide), reduced)])
-        count = wide[0, ..., 0].size
-        joined = not self.is_initializing() and self.groups == 1
-        if joined:
+        x32 = x.astype(jnp.float32)
+        moments = jnp.stack([jnp.mean(x32, reduced), jnp.mean(jnp.square(x32), reduced)])
+        count = x32[0, ..., 0].size
+        is_global = not self.is_initializing() and self.groups == 1
+        if is_global:
             moments = pmean(moments, self.axis_name)
             count *= axis_size(self.axis_name)
         batch_mean = moments[0]  # [G,C]
         batch_var = jnp.maximum(moments[1] - jnp.square(batch_mean), 0.0)
         if not self.is_initializing():
             new = jnp.stack([batch_mean, batch_var]).mean(axis=1)  # over groups
-            new = new if joined else pmean(new, self.axis_name)
+            new = new if is_global else pmean(new, self.axis_name)
             if self.unbiased_running_var:
                 new = new * jnp.array([[1.0], [count / max(count - 1, 1)]])
             mean.value = self.momentum * mean.value + (1 - self.momentum) * new[0]
             var.value = self.momentum * var.value + (1 - self.momentum) * new[1]
-        mean_here, var_here = (self._spread(v, x.ndim) for v in (batch_mean, batch_var))
-        y = self._apply(x, mean_here, var_here, scale, bias)
+        local_mean, local_var = (self._spread(v, x.ndim) for v in (batch_mean, batch_var))
+        y = self._apply(x, local_mean, local_var, scale, bias)
         return self._join(y, shape)
 
-    def _groups_here(self) -> int:
-        """How many of the global batch's groups this device holds."""
+    def _local_groups(self) -> int:
+        """Returns the number of the global batch's groups on this device."""
         if self.groups == 1:
-            return 1  # which is all of it, over all devices
+            return 1  # over all devices
         devices = axis_size(self.axis_name)
         if self.groups % devices:
             raise UserError(
@@ -140,7 +140,7 @@ def _like(v: Array, x: Array) -> Array:
 
 
 def norm_of(net: Any, name: str, **others: Any) -> BatchNorm:
-    """The `BatchNorm` of a network whose attributes `bn_*`, `axis_name` and `dtype` say how.
+    """Returns a `BatchNorm` with a network's attributes `bn_*`, `axis_name` and `dtype`.
 
     Args:
         net: the network, called in its compact method.

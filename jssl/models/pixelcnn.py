@@ -1,7 +1,7 @@
 """CPC's context network: a PixelCNN over the grid of patch encodings.
 
 Hénaff et al., ICML 2020, https://arxiv.org/abs/1905.09272, appendix; there is no official code.
-Row i of its output sees rows 0 ... i of the grid, row i itself too, and nothing below.
+Row i of its output depends on rows 0 ... i of the grid, including row i.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from jssl.types import Array
 class PixelCNN(nn.Module):
     """Masked residual convolutions: float [B,h,w,D] -> float [B,h,w,D] in `dtype`.
 
-    A block adds to its input: 1x1 to `hidden`, ReLU, 1x3 (zeros left and right), a row of ZEROS on
+    A residual block: 1x1 to `hidden`, ReLU, 1x3 (zero padding left and right), a row of ZEROS on
     top, 2x1 without padding, ReLU, 1x1 back to D. A ReLU follows the last block.
 
     Attributes:

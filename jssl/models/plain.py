@@ -2,8 +2,8 @@
 
 Caron et al., ECCV 2018, https://arxiv.org/abs/1807.05520; official code
 https://github.com/facebookresearch/deepcluster, models/alexnet.py and models/vgg16.py: batch
-normalisation after every convolution, and a fixed Sobel filter in front, so that colour is no
-short cut to the clusters.
+normalisation after every convolution, and a fixed Sobel filter on the input, so that clusters do
+not depend on colour.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ _SOBEL = np.array(
 
 
 class Layer(NamedTuple):
-    """A convolution with its batch normalisation and ReLU, and perhaps a max-pool."""
+    """A convolution with batch normalisation, ReLU and optional max-pool."""
 
     features: int
     kernel: int
@@ -38,13 +38,14 @@ class Layer(NamedTuple):
 
 
 def sobel(x: Array) -> Array:
-    """Horizontal and vertical differences of the grey image, zeros around it.
+    """Computes horizontal and vertical differences of the grey image, with zero padding.
 
     Args:
         x: float [B,H,W,C], normalised; grey is the plain mean of the channels.
 
     Returns:
-        float32 [B,H,W,2]: left minus right, and top minus bottom, each smoothed across.
+        float32 [B,H,W,2]: left minus right, and top minus bottom, each smoothed along the other
+        axis.
 
     Example:
         >>> x = jnp.broadcast_to(jnp.arange(3.0).reshape(1, 1, 3, 1), (1, 3, 3, 3))
@@ -67,25 +68,25 @@ def sobel(x: Array) -> Array:
 
 
 def classifier_input(encoder: nn.Module, h: Array) -> Array:
-    """What a linear classifier on top of an encoder is given, [B,D].
+    """Returns the input of a linear classifier on an encoder, [B,D].
 
-    AlexNet and VGG end in a dense layer BEFORE its ReLU, and a classifier comes after it. Every
-    other encoder ends in features that a classifier takes as they are.
+    AlexNet and VGG end in a dense layer BEFORE its ReLU, and a classifier comes after it. The
+    features of every other encoder are used unchanged.
     """
     return nn.relu(h) if isinstance(encoder, PlainNet) else h
 
 
 class PlainNet(nn.Module):
-    """Convolutions one after another and two dense layers; its last ReLU belongs to the head.
+    """Sequential convolutions and two dense layers; the last ReLU belongs to the head.
 
     With `dropout`, training needs a key: `apply(variables, x, True, rngs={'dropout': key})`.
 
     Attributes:
         layers: the convolutions.
         pool: side of the max-pool's window; its stride is 2.
-        dropout_first: drop the dense layers' input too (AlexNet), not only between them.
+        dropout_first: also apply dropout to the input of the dense layers (AlexNet).
         width: multiplies every number of channels.
-        sobel: the two channels of `sobel` instead of the image.
+        sobel: use the two channels of `sobel` instead of the image.
         dropout: of the dense layers; 0: none.
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
             `BatchNorm`.
@@ -116,14 +117,14 @@ class PlainNet(nn.Module):
         Args:
             x: float [B,H,W,C], normalised; the dense layers fix H and W, in the paper 224.
             train: batch statistics instead of running ones, and dropout.
-            rows: int32 [B], the number of each image in the global batch, by which its dropout
-                is drawn; None: this device's run of them.
+            rows: int32 [B], the index of each image in the global batch, which determines its
+                dropout; None: contiguous, by device.
 
         Returns:
             float32 [B,D], of the second dense layer BEFORE its ReLU: DeepCluster clusters these,
             and its head starts with the ReLU. By name: `conv1` ... [B,h,w,c] after their ReLU and
-            before their pool, which the linear classifiers on top see; `pooled` [B,h,w,c], of the
-            last pool; and `fc6` [B,D] after its ReLU.
+            before their pool, the inputs of linear classifiers; `pooled` [B,h,w,c], of the last
+            pool; and `fc6` [B,D] after its ReLU.
 
         Raises:
             UserError: images too small for the pools; in training with dropout, without a key.
@@ -175,7 +176,7 @@ class PlainNet(nn.Module):
             (layer.kernel, layer.kernel),
             strides=layer.stride,
             padding=((layer.padding, layer.padding),) * 2,
-            use_bias=True,  # idle in front of BN, but the official networks have it
+            use_bias=True,  # no effect before BN, but the official networks have it
             kernel_init=_CONV_INIT,
             dtype=self.dtype,
             name=name,

@@ -1,8 +1,7 @@
-"""Where a token is: position embeddings and relative-position tables, made and resized.
+"""Position embeddings and relative-position tables: initial values and resizing.
 
-Tokens of a grid (h, w) are counted row by row, after the extra tokens (class, distillation).
-Everything here runs on the host, once, when a network is made or its weights are brought to
-another resolution.
+Tokens of a grid (h, w) are numbered row by row, after the extra tokens (class, distillation).
+Everything here runs on the host, once, when a network is built or its weights are resized.
 """
 
 import math
@@ -26,7 +25,7 @@ EXTRA_DISTANCES = 3  # class to patch, patch to class, class to class
 
 
 def sincos_position_embedding(grid: Grid, dim: int, *, temperature: float = 10_000.0) -> np.ndarray:
-    """Fixed two-dimensional position embedding: sin and cos of the row, then of the column.
+    """Returns the fixed 2-D position embedding: sin and cos of the row, then of the column.
 
     With D / 4 frequencies w_i = temperature^(-4 i / D), the token in row r and column c gets
     [sin(r w), cos(r w), sin(c w), cos(c w)].
@@ -61,9 +60,9 @@ def sincos_position_embedding(grid: Grid, dim: int, *, temperature: float = 10_0
 
 
 def bicubic_matrix(old: int, new: int, *, a: float = -0.75) -> np.ndarray:
-    """Interpolation along one axis as a matrix: Keys' cubic kernel, no antialiasing.
+    """Returns the matrix of interpolation along one axis: Keys' cubic kernel, no antialiasing.
 
-    Output i lies at (i + 1/2) old / new - 1/2; indices beyond an edge are the edge's.
+    Output i is at (i + 1/2) old / new - 1/2; indices are clipped at the edges.
 
     Args:
         old, new: lengths.
@@ -95,21 +94,21 @@ def bicubic_matrix(old: int, new: int, *, a: float = -0.75) -> np.ndarray:
 def resize_position_embedding(
     embedding: Array, *, grid: Grid, new_grid: Grid, method: str = "official"
 ) -> Array:
-    """A learned position embedding at another resolution; extra tokens stay.
+    """Resizes a learned position embedding to another grid; extra tokens are kept.
 
     Args:
         embedding: float [1,N,D], the extra tokens first.
-        grid: rows and columns that it was learned for.
-        new_grid: those wanted.
-        method: 'official': bicubic with a = -0.75 and no antialiasing, which is torch's and
-            DeiT's; 'antialiased': a = -0.5, widened where the grid shrinks, which is timm's later
-            resize and `jax.image.resize`'s.
+        grid: rows and columns of the embedding.
+        new_grid: rows and columns of the result.
+        method: 'official': bicubic with a = -0.75 and no antialiasing, as in torch and DeiT;
+            'antialiased': a = -0.5, widened for a smaller grid, as in newer timm and
+            `jax.image.resize`.
 
     Returns:
         float32 [1,N',D].
 
     Raises:
-        UserError: unknown method, with the nearest.
+        UserError: unknown method.
         ValueError: fewer tokens than the grid has.
 
     Example:
@@ -137,10 +136,10 @@ def resize_position_embedding(
 
 
 def relative_position_index(grid: Grid) -> np.ndarray:
-    """Which entry of a relative-position table belongs to a pair of tokens (query, key).
+    """Returns the index in a relative-position table of each pair of tokens (query, key).
 
-    Entry (dr + h - 1) (2 w - 1) + dc + w - 1 is for a query that lies dr rows and dc columns
-    after its key; the last three are for class to patch, patch to class, class to class.
+    Entry (dr + h - 1) (2 w - 1) + dc + w - 1 is for a query dr rows and dc columns after its key;
+    the last three are for class to patch, patch to class, class to class.
 
     Args:
         grid: rows and columns h, w.
@@ -168,12 +167,12 @@ def relative_position_index(grid: Grid) -> np.ndarray:
 
 
 def table_length(grid: Grid) -> int:
-    """Entries of a relative-position table: (2 h - 1) (2 w - 1) + 3."""
+    """Returns the length of a relative-position table: (2 h - 1) (2 w - 1) + 3."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + EXTRA_DISTANCES
 
 
 def geometric_ratio(old: int, new: int) -> float:
-    """q in [1.01, 1.5] with 1 + q + ... + q^(old//2 - 1) = new // 2, by bisection.
+    """Solves 1 + q + ... + q^(old//2 - 1) = new // 2 for q in [1.01, 1.5], by bisection.
 
     Example:
         >>> round(geometric_ratio(27, 47), 6)
@@ -190,22 +189,22 @@ def geometric_ratio(old: int, new: int) -> float:
 
 
 def resize_relative_table(table: Array, *, grid: Grid, new_grid: Grid) -> Array:
-    """A relative-position table for another grid, by BEiT's geometric rule.
+    """Resizes a relative-position table to another grid, by BEiT's geometric rule.
 
-    The old distances are placed at 0, 1, 1 + q, 1 + q + q^2, ... of the new ones: near neighbours
-    keep their bias, and the far end meets the new far end. Between them lies a bicubic spline.
+    The old distances are mapped to 0, 1, 1 + q, 1 + q + q^2, ... in the new grid: near neighbours
+    keep their bias, and the largest distances coincide. A bicubic spline interpolates.
 
     Args:
         table: float [(2h-1)(2w-1)+3,heads].
         grid: h, w of the table.
-        new_grid: those wanted.
+        new_grid: h', w' of the result.
 
     Returns:
-        float32 [(2h'-1)(2w'-1)+3,heads]; the last three entries stay. The same table where the
+        float32 [(2h'-1)(2w'-1)+3,heads]; the last three entries are kept. The table itself if the
         grids are equal.
 
     Raises:
-        ValueError: the table is not one of `grid`.
+        ValueError: the table does not match `grid`.
         UserError: a side of `grid` is below 3, too few for a cubic.
 
     Example:
@@ -247,12 +246,12 @@ def _geometric_places(old: int, new: int) -> np.ndarray:
 def at_resolution(
     params: PyTree, *, grid: Grid, new_grid: Grid, method: str = "official"
 ) -> dict[str, Any]:
-    """A ViT's parameters for another grid: position embedding and relative tables are resized.
+    """Resizes the position embedding and relative-position tables of a ViT's parameters.
 
     Args:
         params: of a `ViT`.
-        grid: rows and columns of patches they were trained with.
-        new_grid: those wanted.
+        grid: rows and columns of patches in training.
+        new_grid: rows and columns of patches of the result.
         method: see `resize_position_embedding`.
 
     Returns:
@@ -275,7 +274,7 @@ def at_resolution(
 
 
 def expand_shared_table(params: PyTree) -> dict[str, Any]:
-    """A ViT's parameters with its one shared relative table given to every block.
+    """Copies the shared relative-position table of a ViT's parameters to every block.
 
     BEiT is trained with relative_bias='shared' and fine-tuned with 'own'.
 
@@ -283,10 +282,10 @@ def expand_shared_table(params: PyTree) -> dict[str, Any]:
         params: of a `ViT` with the shared table.
 
     Returns:
-        The tree of a `ViT` with a table a block, each a copy.
+        The parameters of a `ViT` with a table for each block.
 
     Raises:
-        UserError: there is no shared table.
+        UserError: no shared table.
 
     Example:
         >>> tree = {'relative_table': jnp.ones((4, 1)), 'block0': {}, 'block1': {}}

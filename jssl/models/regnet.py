@@ -1,14 +1,14 @@
-"""RegNetY, DeiT's teachers: residual bottlenecks of groups, as wide as a straight line says.
+"""RegNetY, DeiT's teachers: residual bottlenecks with group convolutions and linear widths.
 
 Radosavovic et al., CVPR 2020, https://arxiv.org/abs/2003.13678; with squeeze and excite ('Y'):
 
     u_j = w_0 + w_a j,  s_j = log(u_j / w_0) / log w_m,  w_j = w_0 w_m^round(s_j)    block j
-    blocks of one width are a stage; its first block halves the picture
+    blocks of one width form a stage, whose first block has stride 2
 
     block: 1x1, 3x3 in groups, squeeze and excite, 1x1; + shortcut; ReLU
 
-The squeeze is a quarter of the block's INPUT. Parameters and padding are those of torchvision's
-and timm's nets, https://github.com/facebookresearch/pycls.
+The squeeze is a quarter of the block's INPUT. Parameters and padding are as in torchvision and
+timm, https://github.com/facebookresearch/pycls.
 """
 
 import math
@@ -24,7 +24,7 @@ from jssl.types import Array
 
 
 class Line(NamedTuple):
-    """What the widths of a net follow from."""
+    """Parameters of the widths of a network."""
 
     depth: int
     start: int  # w_0
@@ -45,7 +45,7 @@ _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def stages_of(line: Line) -> tuple[tuple[int, int, int], ...]:
-    """(blocks, channels, channels of a group) of each stage.
+    """Returns (blocks, channels, channels of a group) of each stage.
 
     Example:
         >>> stages_of(SIZES['regnety_16gf'])
@@ -53,14 +53,14 @@ def stages_of(line: Line) -> tuple[tuple[int, int, int], ...]:
     """
     u = line.start + line.slope * np.arange(line.depth)
     s = np.round(np.log(u / line.start) / math.log(line.step))
-    wide = (np.round(line.start * line.step**s / 8) * 8).astype(int)
-    widths, blocks = np.unique(wide, return_counts=True)
-    found = []
+    block_widths = (np.round(line.start * line.step**s / 8) * 8).astype(int)
+    widths, blocks = np.unique(block_widths, return_counts=True)
+    stages = []
     for width, count in zip(widths.tolist(), blocks.tolist(), strict=True):
         group = min(line.group, width)
         near = max(group, int(width + group / 2) // group * group)  # whole groups, .5 upwards
-        found.append((count, near + group if near < 0.9 * width else near, group))
-    return tuple(found)
+        stages.append((count, near + group if near < 0.9 * width else near, group))
+    return tuple(stages)
 
 
 class RegNet(nn.Module):
@@ -68,7 +68,7 @@ class RegNet(nn.Module):
 
     Attributes:
         stages: (blocks, channels, channels of a group) of each.
-        small_images: the stem keeps the size, for pictures of 32 pixels.
+        small_images: the stem has stride 1, for images of 32 pixels.
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
             `BatchNorm`.
         axis_name: over which batch statistics are averaged.
@@ -90,7 +90,7 @@ class RegNet(nn.Module):
         """Images to features.
 
         Args:
-            x: float [B,H,W,C], normalised as the method wants it.
+            x: float [B,H,W,C], normalised as in the method.
             train: batch statistics instead of running ones.
 
         Returns:
@@ -157,7 +157,7 @@ class RegNet(nn.Module):
 
 
 def make_regnet(name: str, **switches: Any) -> RegNet:
-    """The RegNetY of a name.
+    """Builds a RegNetY by name.
 
     Example:
         >>> len(make_regnet('regnety_400mf').stages)

@@ -1,7 +1,7 @@
-"""Residual networks with the switches in which the papers' networks differ.
+"""Residual networks, with options for the differences between the papers.
 
-He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, in the form "v1.5" that every method here
-uses: a bottleneck strides in its 3x3 convolution.
+He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, in the form "v1.5" of every method here: the
+stride of a bottleneck is in its 3x3 convolution.
 
     torchvision        the defaults: symmetric padding, shortcut when needed, He fan-out
     SimCLR (TF)        shortcut='always', pool_padding='same', kernel_init='lecun', last gamma 0
@@ -38,7 +38,7 @@ DEPTHS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "resnet152": (True, (3, 8, 36, 3)),
     "resnet200": (True, (3, 24, 36, 3)),
 }
-# (bottleneck, output) channels of the last group where they are not the pattern's
+# (bottleneck, output) channels of a nonstandard last group
 LAST_GROUPS = {"resnet161": (512, 4096)}
 KERNEL_INITS: dict[str, Any] = {
     "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -66,16 +66,16 @@ class ResNet(nn.Module):
         blocks: number of blocks in each group.
         width: multiplies every number of channels.
         stem: 'imagenet' (7x7 stride 2, max-pool) | 'cifar' (3x3 stride 1, no pool).
-        stem_width_fixed: the stem keeps 64 channels whatever the width.
+        stem_width_fixed: the stem has 64 channels for any width.
         padding: of strided convolutions: 'symmetric' as torch | 'same' as TensorFlow.
         pool_padding: of the stem's max-pool, likewise.
         shortcut: projection 'when_needed' (the shape changes) | 'always' (first of each group).
         zero_init_last_gamma: gamma of each block's last BN starts at 0.
         kernel_init: 'he_fan_out' | 'lecun' | 'haiku'.
-        last_group: (bottleneck, output) channels of the last group of bottleneck blocks, in place
-            of `width`'s; (): those.
+        last_group: (bottleneck, output) channels of the last group of bottleneck blocks; (): from
+            `width`.
         norm: 'bn' | 'gn1' (one group) | 'ln' (over channels).
-        sobel: the two channels of `jssl.models.plain.sobel` instead of the image (DeepCluster).
+        sobel: use `jssl.models.plain.sobel` instead of the image (DeepCluster).
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
             `BatchNorm`.
         axis_name: over which batch statistics are averaged.
@@ -108,7 +108,7 @@ class ResNet(nn.Module):
         """Images to features.
 
         Args:
-            x: float [B,H,W,C], normalised as the method wants it.
+            x: float [B,H,W,C], normalised as in the method.
             train: batch statistics instead of running ones.
 
         Returns:
@@ -143,7 +143,7 @@ class ResNet(nn.Module):
         return features, intermediates
 
     def _conv(self, features: int, size: int, stride: int, name: str) -> Conv:
-        # A stride of 1 pads alike in both conventions.
+        # With stride 1 both conventions are equal.
         same = self.padding == "same" and stride > 1
         half = (size - 1) // 2
         return Conv(
@@ -201,7 +201,7 @@ class ResNet(nn.Module):
 
 
 def make_resnet(name: str, *, stage_sizes: Sequence[int] = (), **switches: Any) -> ResNet:
-    """Makes a residual network by name.
+    """Builds a residual network by name.
 
     Args:
         name: a key of `DEPTHS`.
@@ -209,16 +209,16 @@ def make_resnet(name: str, *, stage_sizes: Sequence[int] = (), **switches: Any) 
         **switches: attributes of `ResNet`.
 
     Raises:
-        UserError: an unknown name or word, with the nearest.
+        UserError: an unknown name or value.
 
     Example:
         >>> make_resnet('resnet18', width=0.5).blocks
         (2, 2, 2, 2)
     """
-    for switch, words in CHOICES.items():
-        value = name if switch == "name" else switches.get(switch, words[0])
-        if value not in words:
-            raise UserError(f"Unknown model.{switch} '{value}': {nearest(value, words)}.")
+    for switch, choices in CHOICES.items():
+        value = name if switch == "name" else switches.get(switch, choices[0])
+        if value not in choices:
+            raise UserError(f"Unknown model.{switch} '{value}': {nearest(value, choices)}.")
     bottleneck, blocks = DEPTHS[name]
     if name in LAST_GROUPS:
         width = switches.get("width", 1.0)

@@ -1,7 +1,7 @@
 """VGG-16 with batch normalisation, as DeepCluster trains it.
 
-Simonyan and Zisserman, ICLR 2015, https://arxiv.org/abs/1409.1556, configuration D; the form is
-that of https://github.com/facebookresearch/deepcluster, models/vgg16.py, see `plain`.
+Simonyan and Zisserman, ICLR 2015, https://arxiv.org/abs/1409.1556, configuration D, as in
+https://github.com/facebookresearch/deepcluster, models/vgg16.py, see `plain`.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The Vision Transformer: one for DeiT, BEiT and MoCo v3, which differ by switches.
+"""The Vision Transformer, with options for DeiT, BEiT and MoCo v3.
 
 Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929. Blocks are pre-norm:
 
@@ -9,7 +9,7 @@ DeiT:    Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877: a distilla
 BEiT:    Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254: relative position bias, no bias
          of the keys, LayerScale (gamma), a mask token.
 MoCo v3: Chen et al., ICCV 2021, https://arxiv.org/abs/2104.02057: fixed sin-cos positions, a
-         random patch embedding that is never trained.
+         frozen random patch embedding.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ SIZES: dict[str, Size] = {
     "vit_base": Size(768, 12, 12),
     "vit_large": Size(1024, 24, 16),
 }
-# What a config's `model` section needs besides the name for each paper's network.
+# Keys of a config's `model` section for each paper's network.
 OFFICIAL: dict[str, dict[str, Any]] = {
     "deit": {"stochastic_depth": 0.1},
     "deit_distilled": {"stochastic_depth": 0.1, "distillation_token": True},
@@ -64,7 +64,7 @@ OFFICIAL: dict[str, dict[str, Any]] = {
     },
     "moco_v3": {"vit_init": "moco_v3", "position": "sincos", "freeze_patches": True, "heads": 12},
 }
-_WORDS = {
+_CHOICES = {
     "vit_init": INITS,
     "position": ("learned", "sincos", "none"),
     "relative_bias": ("none", "own", "shared"),
@@ -73,14 +73,14 @@ _WORDS = {
 }
 _EPSILON = 1e-6  # of every layer normalisation
 _MLP_RATIO = 4
-_DROPOUT = 2**31 - 1  # folded into the key of stochastic depth; the number of no branch
+_DROPOUT = 2**31 - 1  # folded into the key of stochastic depth; not a branch's number
 
 
 Drop = Callable[[Array, int], Array]
 
 
 def dropped(key: Array | None, x: Array, rate: float, rows: Any, place: int) -> Array:
-    """Dropout at a place of the network, of which each has its own number; none without a key."""
+    """Applies dropout at a numbered place of the network; none without a key."""
     if key is None or rate == 0:
         return x
     key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), place)
@@ -88,14 +88,14 @@ def dropped(key: Array | None, x: Array, rate: float, rows: Any, place: int) -> 
 
 
 class Block(nn.Module):
-    """Attention and perceptron, each added to its input: tokens [B,N,D] -> [B,N,D].
+    """Residual attention and MLP: tokens [B,N,D] -> [B,N,D].
 
     Attributes:
         heads: of the attention.
         number: of the block, from 0.
-        drop_rate: of stochastic depth, for either branch on its own.
-        dropout: rate, after the attention and after both layers of the perceptron.
-        grid: of a relative position bias of its own; None: it has none.
+        drop_rate: of stochastic depth, independently for each branch.
+        dropout: rate, after the attention and after both layers of the MLP.
+        grid: of the block's own relative position bias; None: no such bias.
         layer_scale, qkv_bias, vit_init, dtype: see `ViT`.
     """
 
@@ -113,7 +113,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Array, bias: Array | None = None, key: Array | None = None, rows: Any = None
     ) -> Array:
-        """`bias` [1,heads,N,N] is added to the attention logits; without `key` nothing drops."""
+        """Adds `bias` [1,heads,N,N] to the attention logits; drops nothing without `key`."""
         if self.grid is not None:
             bias = bias_of_table(self, self.grid, self.heads)
 
@@ -140,10 +140,10 @@ class Block(nn.Module):
                 self.param(name, nn.initializers.zeros, (D,), jnp.float32)
                 for name in ("q_bias", "v_bias")
             )
-            whole = jnp.concatenate([q, jnp.zeros_like(q), v])
-            qkv = qkv + whole.astype(qkv.dtype)[None, None]
+            qkv_bias = jnp.concatenate([q, jnp.zeros_like(q), v])
+            qkv = qkv + qkv_bias.astype(qkv.dtype)[None, None]
         q, k, v = jnp.moveaxis(qkv.reshape(B, N, 3, self.heads, D // self.heads), 2, 0)
-        # Scaled by 1 / sqrt(D / heads); logits and softmax are float32 whatever the dtype.
+        # Scaled by 1 / sqrt(D / heads); logits and softmax are float32 for any dtype.
         y = jax.nn.dot_product_attention(q, k, v, bias=bias)
         return drop(self._dense(D, "proj")(y.reshape(B, N, D)), 0)
 
@@ -160,7 +160,7 @@ class Block(nn.Module):
 
 
 def bias_of_table(module: nn.Module, grid: tuple[int, int], heads: int) -> Array:
-    """[1,heads,1+h*w,1+h*w] from `module`'s parameter 'relative_table', which starts at 0."""
+    """Returns [1,heads,1+h*w,1+h*w] from `module`'s parameter 'relative_table', initially 0."""
     shape = (table_length(grid), heads)
     table = module.param("relative_table", nn.initializers.zeros, shape, jnp.float32)
     return jnp.moveaxis(table[relative_position_index(grid)], -1, 0)[None]
@@ -169,31 +169,31 @@ def bias_of_table(module: nn.Module, grid: tuple[int, int], heads: int) -> Array
 class ViT(nn.Module):
     """A Vision Transformer without its classifier.
 
-    The parameters belong to the resolution they were made at where positions are learned or
-    relative: `jssl.models.position.at_resolution` brings them to another.
+    With learned or relative positions the parameters depend on the resolution:
+    `jssl.models.position.at_resolution` resizes them.
 
-    In training, stochastic depth needs a key of its own:
+    In training, stochastic depth needs a key:
     `apply(variables, x, True, rngs={'stochastic_depth': key})`.
 
     Attributes:
         dim, depth, heads: see `Size`.
         patch_size: in pixels; 16, or 4 and 8 for small images.
-        pool: 'class': features are the class token's, after the last norm; 'mean': the mean of
-            the patch tokens, and a norm (`fc_norm`) after it instead.
+        pool: 'class': features are the class token after the last norm; 'mean': the mean of the
+            patch tokens, followed by a norm (`fc_norm`) instead.
         position: 'learned' | 'sincos' (fixed) | 'none'.
         relative_bias: of the attention: 'none' | 'own' (a table a block) | 'shared' (one table).
-        layer_scale: where gamma starts; 0: no gamma.
+        layer_scale: initial gamma; 0: no gamma.
         qkv_bias: 'all' | 'no_key' (BEiT).
         distillation_token: a second token after the class token.
-        mask_token: learn one; `mask` of a call says where it stands.
-        freeze_patches: no gradient reaches the patch embedding. Keep weight decay off it too.
-        stochastic_depth: drop rate of the last block, from 0 of the first linearly.
-        dropout: rate of single values, after the positions, each attention and each layer of the
-            perceptrons (timm's drop_rate); its key is that of stochastic depth.
-        vit_init: whose initialisers: 'deit' | 'beit' | 'beit_finetune' | 'moco_v3'.
-        remat: compute each block again in the backward pass, for less memory on TPU and GPU;
-            XLA's CPU backend schedules the recomputation too early to save any.
-        axis_name: by which images are numbered for stochastic depth.
+        mask_token: learn a mask token, used where `mask` of a call is True.
+        freeze_patches: no gradient for the patch embedding. Disable its weight decay too.
+        stochastic_depth: drop rate of the last block, linear from 0 at the first.
+        dropout: rate, after the positions, each attention and each layer of the MLPs (timm's
+            drop_rate); uses the key of stochastic depth.
+        vit_init: initialisers: 'deit' | 'beit' | 'beit_finetune' | 'moco_v3'.
+        remat: recompute each block in the backward pass, for less memory on TPU and GPU; saves
+            none on XLA's CPU backend, which schedules the recomputation too early.
+        axis_name: the batch axis, which numbers the images for stochastic depth.
         dtype: of the computation; parameters are float32.
     """
 
@@ -223,21 +223,17 @@ class ViT(nn.Module):
         """Images to features.
 
         Args:
-            x: float [B,H,W,C], normalised as the method wants it.
-            train: draw stochastic depth and dropout.
-            rows: int32 [B], the number of each image in the global batch, by which its drops are
-                drawn; None: this device's run of them.
-            mask: bool [B,h*w] or [B,h,w]: the patches that the mask token replaces.
+            x: float [B,H,W,C], normalised as in the method.
+            train: apply stochastic depth and dropout.
+            rows: int32 [B], the index of each image in the global batch, which determines its
+                drops; None: contiguous, by device.
+            mask: bool [B,h*w] or [B,h,w]: the patches to replace by the mask token.
 
         Returns:
             float32 [B,D], see `pool`; and the intermediates by name: `block0`, `block1` ...
-            [B,N,D], all tokens after each block; `tokens` [B,h*w,D], the patches' after the last
-            norm (with pool 'mean', before it); `class_token` float32 [B,D], and
-            `distillation_token` where there is one.
-
-        Raises:
-            UserError: a side that is no multiple of the patch; a mask without a mask token; in
-                training with stochastic depth and without a key.
+            [B,N,D], all tokens after each block; `tokens` [B,h*w,D], the patch tokens after the
+            last norm (with pool 'mean', before it); `class_token` float32 [B,D], and optionally
+            `distillation_token`.
         """
         self._check(x, mask)
         B = len(x)
@@ -277,7 +273,7 @@ class ViT(nn.Module):
         return self._features(x, names, named)
 
     def _patches(self, x: Array) -> tuple[Array, tuple[int, int]]:
-        """A convolution whose stride is its kernel's size, as the one matrix product it is."""
+        """Embeds patches: a convolution with stride = kernel size, as one matrix product."""
         p, (B, H, W, C) = self.patch_size, x.shape
         inits = patch_inits(self.vit_init, p * p * C, self.dim)
         kernel, bias = PatchEmbed((p, p, C, self.dim), inits, name="patch_embed")()
@@ -328,11 +324,11 @@ class ViT(nn.Module):
         return self.make_rng("stochastic_depth"), row_numbers(rows, B, self.axis_name)
 
     def _check(self, x: Array, mask: Array | None) -> None:
-        for key, words in _WORDS.items():
-            if getattr(self, key) not in words:
+        for key, choices in _CHOICES.items():
+            if getattr(self, key) not in choices:
                 raise UserError(
                     f"Unknown model.{key} '{getattr(self, key)}': "
-                    f"{nearest(getattr(self, key), words)}."
+                    f"{nearest(getattr(self, key), choices)}."
                 )
         if self.dim % self.heads:
             raise UserError(
@@ -369,12 +365,12 @@ class PatchEmbed(nn.Module):
 def make_vit(
     name: str, *, width: float = 1.0, depth: int = 0, heads: int = 0, **switches: Any
 ) -> ViT:
-    """Makes a ViT by name.
+    """Builds a ViT by name.
 
     Args:
         name: a key of `SIZES`.
         width: multiplies the width of `name`.
-        depth, heads: instead of those of `name`; 0: those.
+        depth, heads: of the ViT; 0: those of `name`.
         **switches: attributes of `ViT`.
 
     Example:

@@ -1,4 +1,4 @@
-"""How a Vision Transformer's parameters start, in DeiT's, BEiT's and MoCo v3's official code.
+"""Initialisers of a Vision Transformer in DeiT's, BEiT's and MoCo v3's official code.
 
 DeiT:     https://github.com/facebookresearch/deit, models.py, with timm's `trunc_normal_`.
 BEiT:     https://github.com/microsoft/unilm/tree/master/beit, modeling_pretrain.py and
@@ -19,12 +19,12 @@ from jssl.types import Array
 Init = Callable[..., Array]
 INITS = ("deit", "beit", "beit_finetune", "moco_v3")
 
-# Kernels and tokens. DeiT truncates N(0, 0.02) at the absolute values -2 and 2: not at all. BEiT
-# truncates at one standard deviation, which leaves 0.0108.
+# Kernels and tokens. DeiT truncates N(0, 0.02) at -2 and 2, which has no effect. BEiT truncates at
+# one standard deviation, which gives a standard deviation of 0.0108.
 _normal = nn.initializers.normal(0.02)
 
 
-def _cut_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def _truncated_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape, dtype)
 
 
@@ -35,30 +35,30 @@ def _uniform(bound: float) -> Init:
 
 
 def token_init(recipe: str) -> Init:
-    """Of class, distillation and mask tokens and learned positions; `recipe` is one of `INITS`."""
-    return {"beit": _cut_normal, "moco_v3": nn.initializers.normal(1e-6)}.get(recipe, _normal)
+    """Returns the initialiser of tokens and learned positions; `recipe` is one of `INITS`."""
+    return {"beit": _truncated_normal, "moco_v3": nn.initializers.normal(1e-6)}.get(recipe, _normal)
 
 
 def patch_inits(recipe: str, fan_in: int, dim: int) -> tuple[Init, Init]:
-    """Of the patch embedding's kernel and bias; torch's convolution where no paper says more."""
+    """Returns the initialisers of the patch embedding's kernel and bias; torch's by default."""
     if recipe == "beit":
-        return _cut_normal, nn.initializers.zeros
+        return _truncated_normal, nn.initializers.zeros
     if recipe == "moco_v3":
         return _uniform(math.sqrt(6 / (fan_in + dim))), nn.initializers.zeros
     return _uniform(1 / math.sqrt(fan_in)), _uniform(1 / math.sqrt(fan_in))
 
 
 def kernel_init(recipe: str, layer: str, block: int) -> Init:
-    """Of a dense kernel: `layer` is 'qkv', 'proj', 'fc1' or 'fc2', `block` counts from 0.
+    """Returns the initialiser of a dense kernel: `layer` is 'qkv', 'proj', 'fc1' or 'fc2'.
 
-    MoCo v3: Xavier uniform, with query, key and value as three matrices. BEiT: what a residual
-    branch ends with is divided by sqrt(2 (block + 1)).
+    `block` counts from 0. MoCo v3: Xavier uniform, with query, key and value as three matrices.
+    BEiT: the last layer of a residual branch is divided by sqrt(2 (block + 1)).
     """
     if recipe == "moco_v3":
         return lambda key, shape, dtype=jnp.float32: _uniform(
             math.sqrt(6 / (shape[0] + shape[1] // (3 if layer == "qkv" else 1)))
         )(key, shape, dtype)
-    init = _cut_normal if recipe == "beit" else _normal
+    init = _truncated_normal if recipe == "beit" else _normal
     if recipe == "deit" or layer not in ("proj", "fc2"):
         return init
     return lambda *args: init(*args) / math.sqrt(2 * (block + 1))

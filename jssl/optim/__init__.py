@@ -1,4 +1,4 @@
-"""Optimisers: `build` makes one, with its schedule, from a config. This is the public list."""
+"""Optimisers: `build` makes one, with its schedule, from a config."""
 
 from jssl.optim.factory import DEFAULTS as DEFAULTS
 from jssl.optim.factory import OPTIMISERS as OPTIMISERS

@@ -1,4 +1,4 @@
-"""From the config's `optim` section to an optimiser and its schedule."""
+"""Builds the optimiser and its schedule from the config's `optim` section."""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -22,15 +22,15 @@ DEFAULTS: dict[str, Any] = {
     # after the warm-up: cosine | constant | step | exponential; or cosine_epochs, see `by_epochs`
     "schedule": "cosine",
     "warmup_epochs": 10.0,  # linear from start_lr
-    "start_lr": 0.0,  # absolute, as end_lr: not scaled
+    "start_lr": 0.0,  # absolute, like end_lr: not scaled
     "end_lr": 0.0,  # of a cosine
     "boundaries": (),  # step: the epochs at which lr is multiplied by step_factor
     "step_factor": 0.1,
-    "decay_epochs": 2.4,  # exponential: lr is multiplied by step_factor every so many epochs
+    "decay_epochs": 2.4,  # exponential: interval at which lr is multiplied by step_factor
     "momentum": 0.9,  # sgd, lars, rmsprop_tf
     "nesterov": False,  # sgd, lars
     "weight_decay": 1e-6,
-    "rules": masks.EXCLUDE_NORM_AND_BIAS,  # (regex, group): who decays, who adapts
+    "rules": masks.EXCLUDE_NORM_AND_BIAS,  # (regex, group): which parameters decay and adapt
     "order": "lr_inside",  # lars: lr_inside (SimCLR) | lr_outside (BYOL, MoCo v3)
     "trust_coefficient": 0.001,  # lars
     "betas": (0.9, 0.999),  # adamw, lamb
@@ -43,7 +43,7 @@ EPS = {"sgd": 0.0, "adamw": 1e-8, "lars": 0.0, "lamb": 1e-6, "rmsprop_tf": 1e-3}
 
 
 def _sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
-    """v <- momentum v + g + wd p; p <- p - lr v, as torch.optim.SGD."""
+    """SGD: v <- momentum v + g + wd p; p <- p - lr v, as torch.optim.SGD."""
     return optax.chain(
         optax.add_decayed_weights(c.weight_decay, decay),
         optax.sgd(lr, c.momentum, c.nesterov),
@@ -51,7 +51,7 @@ def _sgd(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx
 
 
 def _adamw(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
-    """Loshchilov and Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101, as torch's: lr wd p."""
+    """AdamW, Loshchilov and Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101; decay lr wd p."""
     return optax.adamw(lr, *c.betas, c.eps, weight_decay=c.weight_decay, mask=decay)
 
 
@@ -81,7 +81,7 @@ def _layerwise_adam(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: 
 
 
 def _rmsprop_tf(lr: optax.Schedule, c: SimpleNamespace, decay: Mask, adapt: Mask) -> Tx:
-    """TensorFlow's RMSProp, as EfficientNet has it; the decay is an L2 loss, wd p in g.
+    """TensorFlow's RMSProp, as in EfficientNet; the decay is an L2 loss, wd p in g.
 
     The mean square starts at 1, eps is inside the root, lr inside the momentum.
     """
@@ -109,11 +109,11 @@ def build(
     steps_per_epoch: float,
     total_steps: int,
 ) -> tuple[Tx, optax.Schedule]:
-    """The optimiser and learning-rate schedule of a config.
+    """Builds the optimiser and learning-rate schedule of a config.
 
     Args:
-        optim_config: the config's `optim` section, or any mapping with some of the keys of
-            `DEFAULTS`, whose values the others take.
+        optim_config: the config's `optim` section, or any mapping with some keys of `DEFAULTS`;
+            missing keys take their defaults.
         batch_size: global, over all devices.
         steps_per_epoch: updates in an epoch.
         total_steps: updates in the run; the cosine reaches end_lr there.
@@ -121,11 +121,11 @@ def build(
     Returns:
         tx: an optax transformation. Its state is a pytree of arrays; its `init` applies
             `rules` and raises UserError unless they cover the parameters, see `groups`.
-        schedule: from the step to the learning rate, for the log.
+        schedule: step -> learning rate, for the log.
 
     Raises:
-        UserError: unknown key, optimiser, schedule, scaling, order or group, with the nearest;
-            values out of range; a warm-up that does not fit.
+        UserError: unknown key, optimiser, schedule, scaling, order or group; values out of range;
+            a warm-up that is too long.
 
     Example:
         >>> tx, schedule = build({'name': 'sgd', 'lr': 0.1, 'warmup_epochs': 1.0},

@@ -1,4 +1,4 @@
-"""LARS, layer-wise adaptive rate scaling, in the two orders that papers use."""
+"""LARS, layer-wise adaptive rate scaling, in two orders."""
 
 from collections.abc import Callable
 
@@ -30,14 +30,14 @@ def lars(
         'lr_inside'    v <- momentum v + lr r(u) u,   p <- p - v        SimCLR
         'lr_outside'   v <- momentum v + r(u) u,      p <- p - lr v     BYOL, MoCo v3
 
-    The two differ while the learning rate changes. r is 1 where either norm is 0 and where
-    `adapt_mask` is False; weight_decay is 0 where `decay_mask` is False.
+    The two differ while the learning rate changes. r is 1 if either norm is 0 or `adapt_mask` is
+    False; weight_decay is 0 where `decay_mask` is False.
 
     Args:
         learning_rate: lr, a number or a function of the step.
         order: 'lr_inside' or 'lr_outside'.
         momentum: in [0,1).
-        nesterov: look one step ahead; no paper here does.
+        nesterov: Nesterov momentum; not used by any of these papers.
         weight_decay: added to the gradient before the ratio.
         trust_coefficient: SimCLR, BYOL and MoCo v3: 0.001.
         eps: added to the norm of u.

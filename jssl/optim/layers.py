@@ -1,4 +1,4 @@
-"""Learning rates by layer: a transformer's deeper layers move less, a new classifier more."""
+"""Learning rates by layer: layer-wise decay of a transformer, a multiple for a classifier."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ _BLOCK = re.compile(r"(^|/)block(\d+)/")
 
 
 def layer_of(name: str, *, depth: int) -> int:
-    """The layer of a ViT's parameter: 0 before the blocks, i + 1 in block i, depth + 1 after them.
+    """Returns the layer of a ViT parameter: 0 before the blocks, i + 1 in block i, then depth + 1.
 
     Example:
         >>> names = 'patch_embed/kernel', 'block0/fc1/bias', 'fc_norm/scale', 'relative_table'
@@ -28,10 +28,10 @@ def layer_of(name: str, *, depth: int) -> int:
 
 
 def layer_scales(params: PyTree, *, decay: float, depth: int) -> PyTree:
-    """decay^(depth + 1 - layer) for every parameter.
+    """Returns decay^(depth + 1 - layer) for every parameter.
 
     Args:
-        params: of a ViT of `depth` blocks and what stands on it; only its structure is read.
+        params: of a ViT of `depth` blocks and its heads; only the structure is read.
         decay: in (0, 1].
         depth: number of blocks.
 
@@ -50,7 +50,7 @@ def layer_scales(params: PyTree, *, decay: float, depth: int) -> PyTree:
     Reference: BEiT, https://github.com/microsoft/unilm/tree/master/beit, optim_factory.py.
     """
     if not 0 < decay <= 1:
-        raise UserError(f"A layer decay is a number in (0, 1], found {decay}.")
+        raise UserError(f"Expected a layer decay in (0, 1], found {decay}.")
     names = []
 
     def scale(path: tuple[Any, ...], _: Any) -> float:
@@ -67,9 +67,9 @@ def layer_scales(params: PyTree, *, decay: float, depth: int) -> PyTree:
 
 
 def scale_by_layer(*, decay: float, depth: int) -> optax.GradientTransformation:
-    """Multiplies the finished update, weight decay and all, by `layer_scales`.
+    """Multiplies the updates, including weight decay, by `layer_scales`.
 
-    Put after an optimiser it is the learning rate of the official code's parameter groups.
+    After an optimiser, it equals the learning rates of the official code's parameter groups.
 
     Example:
         >>> tx = scale_by_layer(decay=0.5, depth=1)
@@ -86,17 +86,13 @@ def scale_by_layer(*, decay: float, depth: int) -> optax.GradientTransformation:
 
 
 def scale_by_name(pattern: str, *, factor: float) -> optax.GradientTransformation:
-    """Multiplies the finished update of the parameters whose path the regex is found in.
+    """Multiplies the updates of the parameters whose path matches a regex.
 
-    Put after an optimiser it is a learning rate of their own, for every schedule the same multiple
-    of the others'.
+    After an optimiser, it multiplies their learning rate, at every step of the schedule.
 
     Args:
         pattern: searched in the path, joined by '/', as 'classifier/kernel'.
         factor: above 0.
-
-    Raises:
-        UserError: a factor that is not above 0; from `update`, no such parameter.
 
     Example:
         >>> tx = scale_by_name('^classifier/', factor=250.0)
@@ -105,18 +101,18 @@ def scale_by_name(pattern: str, *, factor: float) -> optax.GradientTransformatio
         {'classifier': {'bias': 250.0}, 'encoder': 1.0}
     """
     if not factor > 0:
-        raise UserError(f"A multiple of the learning rate is above 0, found {factor}.")
+        raise UserError(f"Expected a factor of the learning rate above 0, found {factor}.")
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
-        found = []
+        matches = []
 
         def scaled(path: tuple[Any, ...], leaf: Any) -> Any:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            found.append(bool(re.search(pattern, name)))
-            return leaf * factor if found[-1] else leaf
+            matches.append(bool(re.search(pattern, name)))
+            return leaf * factor if matches[-1] else leaf
 
         updates = jax.tree_util.tree_map_with_path(scaled, updates)
-        if not any(found):
+        if not any(matches):
             raise UserError(f"No parameter's path has '{pattern}' in it.")
         return updates, state
 

@@ -1,9 +1,9 @@
-"""Which parameters decay and which adapt: regex rules that must cover every parameter.
+"""Regex rules for weight decay and layer-wise adaptation, which must cover every parameter.
 
 A rule is a pair (regex, group). The regex is searched in the parameter's path, joined by '/', as
-'encoder/bn1/scale'; the first rule that is found claims the parameter. A parameter that no rule
-claims and a rule that claims no parameter are both mistakes, and raise: a new parameter is never
-decayed, or left alone, by accident, and a misspelt exclusion never excludes nothing.
+'encoder/bn1/scale'; the first match claims the parameter. A parameter that no rule claims and a
+rule that claims no parameter are both errors, so that new parameters and misspelt rules are
+noticed.
 """
 
 import re
@@ -17,7 +17,7 @@ from jssl.types import PyTree
 
 Rules = Sequence[tuple[str, str]]
 
-# Each group: whether weight decay takes part, and LARS's or LAMB's layer-wise adaptation.
+# Each group: whether to apply weight decay, and LARS's or LAMB's layer-wise adaptation.
 GROUPS = {
     "none": {"decay": False, "adapt": False},
     "decay": {"decay": True, "adapt": False},
@@ -25,14 +25,14 @@ GROUPS = {
     "decay+adapt": {"decay": True, "adapt": True},
 }
 
-# SimCLR, BYOL, MoCo v3: normalisation and biases take part in neither. The last rule is no
-# catch-all: a parameter of another name (a token, a position embedding) has to be decided.
+# SimCLR, BYOL, MoCo v3: neither for normalisation and biases. There is no catch-all rule:
+# parameters of other names (a token, a position embedding) need their own.
 EXCLUDE_NORM_AND_BIAS: Rules = (
     (r"(^|/)(scale|bias)$", "none"),
     (r"(^|/)kernel$", "decay+adapt"),
 )
-# DeiT, BEiT: nor do the class token, position embeddings, LayerScale and the biases of queries and
-# values; the distillation token, the mask token and relative-position tables do.
+# DeiT, BEiT: neither for the class token, position embeddings, LayerScale and the biases of queries
+# and values; both for the distillation token, the mask token and relative-position tables.
 TRANSFORMER: Rules = (
     (r"(^|/)(scale|bias|[qv]_bias|gamma[12]|cls_token|pos_embed)$", "none"),
     (r"(^|/)(kernel|dist_token|mask_token|relative_table)$", "decay+adapt"),
@@ -44,7 +44,7 @@ _LISTED = 30  # names in an error message
 
 
 def groups(params: PyTree, *, rules: Rules) -> dict[str, str]:
-    """The group of every parameter, by the first rule found in its path.
+    """Returns the group of every parameter, by the first rule that matches its path.
 
     Args:
         params: pytree of arrays; only its structure is read.
@@ -54,8 +54,8 @@ def groups(params: PyTree, *, rules: Rules) -> dict[str, str]:
         `{'encoder/conv1/kernel': 'decay+adapt', ...}` in the order of the tree's leaves.
 
     Raises:
-        UserError: unknown group or broken regex; a parameter without a rule; a rule that is
-            found in no parameter, or only in those that earlier rules have claimed.
+        UserError: unknown group or invalid regex; a parameter without a rule; a rule that matches
+            no parameter, or only those claimed by earlier rules.
 
     Example:
         >>> params = {'conv': {'kernel': 0.0}, 'bn': {'scale': 1.0, 'bias': 0.0}}
@@ -63,15 +63,15 @@ def groups(params: PyTree, *, rules: Rules) -> dict[str, str]:
         {'bn/bias': 'none', 'bn/scale': 'none', 'conv/kernel': 'decay+adapt'}
 
     Reference:
-        The idea of full coverage: https://github.com/google-research/big_vision, utils.py. The
-        exclusions: https://github.com/google-research/simclr, model.py.
+        Full coverage: https://github.com/google-research/big_vision, utils.py. Exclusions:
+        https://github.com/google-research/simclr, model.py.
     """
     compiled = _parse(rules)
     names = parameter_names(params)
     claimed: dict[str, int] = {}
     for name in names:
-        found = (i for i, (regex, _) in enumerate(compiled) if regex.search(name))
-        claimed[name] = next(found, -1)
+        matches = (i for i, (regex, _) in enumerate(compiled) if regex.search(name))
+        claimed[name] = next(matches, -1)
 
     unclaimed = [name for name, rule in claimed.items() if rule < 0]
     if unclaimed:
@@ -96,10 +96,10 @@ def groups(params: PyTree, *, rules: Rules) -> dict[str, str]:
 
 
 def mask(rules: Rules, *, what: Literal["decay", "adapt"]) -> Callable[[PyTree], PyTree]:
-    """The function from parameters to a tree of bools that optax takes as a mask.
+    """Returns the function from parameters to a tree of bools, for optax masks.
 
     Raises:
-        UserError: now for unknown groups and broken regexes, and from the function as `groups`.
+        UserError: unknown groups or invalid regexes; from the function, as `groups`.
 
     Example:
         >>> params = {'kernel': 0.0, 'bias': 0.0}
@@ -117,7 +117,7 @@ def mask(rules: Rules, *, what: Literal["decay", "adapt"]) -> Callable[[PyTree],
 
 
 def parameter_names(params: PyTree) -> list[str]:
-    """The '/'-joined path of every leaf."""
+    """Returns the '/'-joined path of every leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 

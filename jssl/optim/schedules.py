@@ -1,4 +1,4 @@
-"""Learning rates: their scaling with the batch, and their course over the steps."""
+"""Learning rates: scaling with the batch size, and schedules over the steps."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ SCHEDULES = ("cosine", "cosine_epochs", "constant", "step", "exponential")
 
 
 def scale(lr: float, *, batch_size: int, scaling: str) -> float:
-    """The peak learning rate for a batch size.
+    """Computes the peak learning rate for a batch size.
 
     Args:
         lr: the base learning rate.
@@ -50,13 +50,13 @@ UPDATES = ("whole_epochs", "examples", "examples_and_one")
 
 
 def count_updates(rule: str, *, examples: int, epochs: float, batch_size: int) -> int:
-    """The updates of a run, as the official code of its method counts them.
+    """Computes the number of updates of a run, as in the official code of its method.
 
         whole_epochs        epochs * (examples // batch_size): the last batch of a pass is dropped
         examples            epochs * examples // batch_size: BYOL, EfficientNet, Noisy Student
         examples_and_one    one more: SimCLR
 
-    A run that counts by examples goes on into another pass over the data for its last updates.
+    A run that counts by examples starts another pass over the data for its last updates.
 
     Args:
         rule: one of `UPDATES`.
@@ -98,7 +98,7 @@ def make_schedule(
     start: float = 0.0,
     end: float = 0.0,
 ) -> optax.Schedule:
-    """Linear warm-up to the peak, then 'cosine', 'constant', 'step' or 'exponential'.
+    """Returns a schedule with linear warm-up, then 'cosine', 'constant', 'step' or 'exponential'.
 
     With w warm-up steps and S in total, the learning rate of step s = 0, 1, ... is
 
@@ -111,16 +111,16 @@ def make_schedule(
     and 'cosine_epochs' is `by_epochs`.
 
     Args:
-        name: one of `SCHEDULES`; 'exponential' counts its stairs from the start of the run, as
-            EfficientNet does, and the warm-up hides the first of them.
+        name: one of `SCHEDULES`; 'exponential' decays from the start of the run, as EfficientNet,
+            so that the warm-up replaces its first values.
         peak: learning rate at the end of the warm-up.
-        warmup_epochs: length of the warm-up; 0 for none. w is rounded to whole steps, and down
-            where an epoch is no whole number of steps.
+        warmup_epochs: length of the warm-up; 0 for none. w is rounded to whole steps, or rounded
+            down if an epoch is not a whole number of steps.
         steps_per_epoch: updates in an epoch; may be a fraction.
         total_steps: S.
         boundaries: for 'step', increasing epochs counted from the start of the run.
-        factor: the multiplier at each boundary of 'step', and stair of 'exponential'.
-        decay_epochs: for 'exponential', the length of a stair; > 0, may be a fraction.
+        factor: the multiplier at each boundary of 'step', and interval of 'exponential'.
+        decay_epochs: for 'exponential', the interval of the decay; > 0, may be a fraction.
         start, end: the first rate of a warm-up, and the last of a cosine; not scaled with the
             batch.
 
@@ -129,8 +129,8 @@ def make_schedule(
 
     Raises:
         UserError: unknown name; a run of no steps; a warm-up as long as the run; boundaries that
-            are not increasing, lie in the warm-up, or belong to another schedule; a stair of no
-            length.
+            are not increasing, lie in the warm-up, or belong to another schedule; an empty decay
+            interval.
 
     Example:
         >>> lr = make_schedule('cosine', peak=4.8, warmup_epochs=10, steps_per_epoch=10,
@@ -188,7 +188,7 @@ def make_schedule(
         alpha = end / peak if peak else 0.0
         after = optax.cosine_decay_schedule(peak, total_steps - warmup, alpha)
     elif name == "exponential":
-        after = _stairs(peak, decay_epochs * steps_per_epoch, factor, warmup)
+        after = _exponential(peak, decay_epochs * steps_per_epoch, factor, warmup)
     elif name == "step":
         after = optax.piecewise_constant_schedule(peak, dict.fromkeys(at, factor))
     else:
@@ -207,17 +207,17 @@ def by_epochs(
     steps_per_epoch: float,
     total_steps: int,
 ) -> optax.Schedule:
-    """The course of DeiT's official code: one rate an epoch, and that of the epoch before.
+    """Returns the schedule of DeiT's official code: one rate an epoch, delayed by one epoch.
 
-    timm's scheduler is asked after epoch t for the rate at t, so that epoch t + 1 has it and the
-    first two have the same. With E epochs in all and w of warm-up,
+    The code gets the rate at t from timm's scheduler after epoch t, so that epoch t + 1 uses it and
+    the first two epochs are equal. With E epochs in total and w of warm-up,
 
         rate(t) = start + (peak - start) t / w                     t < w
                   end + (peak - end) (1 + cos(pi t / E)) / 2       t >= w, from t and not t - w
 
     Args:
-        peak: where the warm-up would arrive.
-        start, end: at t = 0, and at t = E.
+        peak: end of the warm-up.
+        start, end: rates at t = 0 and at t = E.
         warmup_epochs: w; 0 for none.
         steps_per_epoch, total_steps: updates in an epoch, and in the run.
 
@@ -234,28 +234,28 @@ def by_epochs(
         https://github.com/facebookresearch/deit, main.py; timm 0.3.2, scheduler/cosine_lr.py.
     """
     epochs = math.ceil(total_steps / steps_per_epoch)
-    whole = total_steps / steps_per_epoch  # E; a run may stop in the middle of an epoch
+    num_epochs = total_steps / steps_per_epoch  # E; a run may stop in the middle of an epoch
 
     def rate(t: int) -> float:
         if t < warmup_epochs:
             return start + (peak - start) * t / warmup_epochs
-        return end + (peak - end) * (1 + math.cos(math.pi * t / whole)) / 2
+        return end + (peak - end) * (1 + math.cos(math.pi * t / num_epochs)) / 2
 
-    # The step with which each epoch but the first begins; compared as whole numbers.
-    begins = np.array([math.ceil(e * steps_per_epoch) for e in range(1, epochs)], np.int32)
+    # The first step of each epoch except the first, as integers.
+    starts = np.array([math.ceil(e * steps_per_epoch) for e in range(1, epochs)], np.int32)
     rates = np.array([rate(max(e - 1, 0)) for e in range(epochs)], np.float32)
 
     def schedule(step: Array | int) -> Array:
-        return jnp.asarray(rates)[jnp.sum(begins <= jnp.asarray(step)[..., None], axis=-1)]
+        return jnp.asarray(rates)[jnp.sum(starts <= jnp.asarray(step)[..., None], axis=-1)]
 
     return schedule
 
 
-def _stairs(peak: float, stair: float, factor: float, warmup: int) -> optax.Schedule:
-    """peak factor^floor(step / stair), as a function of the steps since the warm-up."""
-    if not stair > 0:
+def _exponential(peak: float, interval: float, factor: float, warmup: int) -> optax.Schedule:
+    """Returns peak factor^floor(step / interval), as a function of the steps since the warm-up."""
+    if not interval > 0:
         raise UserError(
-            f"optim.decay_epochs expects epochs > 0 for schedule 'exponential', found {stair} "
+            f"optim.decay_epochs expects epochs > 0 for schedule 'exponential', found {interval} "
             "steps. Type --config.optim.decay_epochs=2.4."
         )
-    return lambda step: peak * factor ** jnp.floor((step + warmup) / stair)
+    return lambda step: peak * factor ** jnp.floor((step + warmup) / interval)

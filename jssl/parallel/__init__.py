@@ -1,1 +1,1 @@
-"""Devices and processes: launch modes, collectives, the guard against steps that are not finite."""
+"""Launch modes, collectives, and the guard against non-finite steps."""

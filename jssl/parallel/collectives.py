@@ -1,7 +1,8 @@
-"""The only place with collectives; each is the identity when `axis_name` is None.
+"""All collectives; each is the identity when `axis_name` is None.
 
-A step is written per device. Under `pmap`, `shard_map` and `vmap` its batch axis has a name, and
-these functions speak across it; under plain `jit` the name is None and one device sees it all.
+A step is written for one device. Under `pmap`, `shard_map` and `vmap` its batch axis has a name,
+over which these functions communicate; under plain `jit` the name is None: one device has the whole
+batch.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from jssl.types import Array, PyTree
 
 
 def axis_size(axis_name: str | None) -> int:
-    """Number of devices along the axis, 1 without one.
+    """Returns the number of devices along the axis, 1 without one.
 
     Example:
         >>> axis_size(None)
@@ -24,22 +25,22 @@ def axis_size(axis_name: str | None) -> int:
 
 
 def axis_index(axis_name: str | None) -> Array:
-    """This device's place along the axis, int32 [], 0 without one."""
+    """Returns this device's index along the axis, int32 [], 0 without one."""
     return jnp.int32(0) if axis_name is None else jax.lax.axis_index(axis_name)
 
 
 def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Mean of every leaf over the axis."""
+    """Averages every leaf over the axis."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def psum(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Sum of every leaf over the axis."""
+    """Sums every leaf over the axis."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def all_gather(x: Array, axis_name: str | None) -> Array:
-    """Joins the devices' leading axes in device order: [B,...] -> [N,...].
+    """Concatenates the devices' leading axes in device order: [B,...] -> [N,...].
 
     Differentiable: the transpose is a reduce-scatter, so that a device's rows receive the
     gradient of the losses of all devices.
@@ -48,7 +49,7 @@ def all_gather(x: Array, axis_name: str | None) -> Array:
 
 
 def psum_scatter(x: Array, axis_name: str | None) -> Array:
-    """Sums over the axis and leaves each device its part of the leading axis: [n,...] -> [1,...].
+    """Sums over the axis and scatters the leading axis over devices: [n,...] -> [1,...].
 
     Differentiable: the transpose is `all_gather`.
     """
@@ -58,18 +59,18 @@ def psum_scatter(x: Array, axis_name: str | None) -> Array:
 
 
 def global_index(local_batch: int, axis_name: str | None) -> Array:
-    """Index in the global batch of this device's first example, int32 []."""
+    """Returns the index in the global batch of this device's first example, int32 []."""
     return axis_index(axis_name) * local_batch
 
 
 def mean_value_and_grad(
     loss_fn: Callable[[PyTree], tuple[Array, Any]], params: PyTree, axis_name: str | None
 ) -> tuple[tuple[Array, Any], PyTree]:
-    """Value and gradient of the mean over devices of `loss_fn`.
+    """Computes value and gradient of the mean over devices of `loss_fn`.
 
     The loss is averaged inside the differentiated function and the gradients outside. Both are
-    needed: differentiating a local loss leaves out, and summing twice counts n times, what
-    reaches the parameters through gathered embeddings and global batch statistics.
+    needed for gradients through gathered embeddings and global batch statistics: a local loss
+    omits them, and summing twice counts them n times.
 
     Args:
         loss_fn: `params -> (loss [], aux)`, the mean over this device's examples.
@@ -77,7 +78,7 @@ def mean_value_and_grad(
         axis_name: the batch axis, or None on one device.
 
     Returns:
-        `((loss, aux), grads)`: loss and grads equal on every device, aux as `loss_fn` made it.
+        `((loss, aux), grads)`: loss and grads equal on every device, aux as from `loss_fn`.
 
     Example:
         >>> (loss, _), grads = mean_value_and_grad(lambda w: (w**2, None), jnp.float32(3.0), None)

@@ -1,4 +1,4 @@
-"""A job of several processes ends together, and says why."""
+"""Ends all processes of a job together, with a message."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ import jax
 
 from jssl.errors import UserError
 
-LOST = 3  # the status of a process that ends because another one did
+LOST = 3  # exit status of a process that ends because another one did
 
 
 @contextlib.contextmanager
 def together(folder: str | Path) -> Iterator[None]:
-    """Ends this process at once when the run inside fails and the job has several processes.
+    """Ends this process at once if the run inside fails and the job has several processes.
 
-    An exception alone would not do: the end of Python waits for the other processes, and they for
-    this one. The process that failed tells its own error; one that lost another tells that in one
-    message, in place of a traceback of the communication. With one process this does nothing.
+    An exception alone would block: at exit, Python waits for the other processes, and they for this
+    one. The process that failed prints its error; one that lost another prints one message instead
+    of a traceback of the communication. With one process this does nothing.
 
     Args:
         folder: the workdir, for the message.
@@ -50,14 +50,14 @@ def together(folder: str | Path) -> Iterator[None]:
         os._exit(status)
 
 
-# What gloo, NCCL, the TPU runtime and the coordination service say of a peer that is gone.
+# Messages of gloo, NCCL, the TPU runtime and the coordination service for a lost peer.
 _SIGNS = ("connection closed by peer", "connection reset", "connection refused", "broken pipe",
           "gloo", "nccl", "unavailable", "deadline_exceeded", "heartbeat", "coordination service",
           "peer", "preempted")  # fmt: skip
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether an error of the runtime means that another process is gone.
+    """Whether an error of the runtime means that another process has died.
 
     Example:
         >>> lost_another(ValueError('gloo is mentioned, but not by the runtime'))

@@ -1,13 +1,13 @@
-"""The launcher: one word decides how a per-device step is spread over devices.
+"""The launcher: the launch mode decides how a per-device step runs on devices.
 
     pmap        `jax.pmap` over every device of every process (the default)
     shard_map   `jit(shard_map)` over a one-axis mesh of the same devices
     jit         plain `jit` on one device, no batch axis
     vmap:N      N virtual replicas on one device: per-device statistics without the devices
 
-All four give the same state. A step takes `(state, batch, expected_step)`; the state has no
-device axis, it is replicated, but for leaves that its type lets `shard_map` split; the batch's
-leading axis is split in device order.
+All four give the same state. A step takes `(state, batch, expected_step)`; the state has no device
+axis and is replicated, except for leaves that `shard_map` may split; the batch's leading axis is
+split in device order.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,25 +27,25 @@ MODES = ("pmap", "shard_map", "jit", "vmap:N")
 
 
 class Launcher(NamedTuple):
-    """How to start, feed and step a state in one launch mode.
+    """Functions to initialise, feed and step a state in one launch mode.
 
     Attributes:
-        mode: the word it was made from.
-        axis_name: what the method's `make` is given; None under plain `jit`.
+        mode: name of the launch mode.
+        axis_name: of the batch axis, for the method's `make`; None under plain `jit`.
         size: number of (virtual) devices along the batch axis, over all processes.
-        sharding: where a replicated leaf lives.
+        sharding: of a replicated leaf.
         shardings: `(state or its shapes) -> the same tree of shardings`; see `jssl.state.shards`.
-        init: `(make_state: () -> State) -> State`, born with its sharding.
+        init: `(make_state: () -> State) -> State`, with its sharding.
         compile_step: `(train_step) -> (state, batch, expected) -> (state, metrics)`; donates state.
-        put_batch: this process's numpy share of a batch -> what the compiled step takes.
-        as_global: state -> the same state as arrays over all processes, as a checkpoint and an
-            embedding want them; `pmap` gives each process its own copy.
+        put_batch: this process's numpy share of a batch -> input of the compiled step.
+        as_global: state -> the same state as arrays over all processes, for checkpoints and
+            embeddings; under `pmap` each process has its own copy.
         compile_embed: `(embed) -> (state, images [B,...]) -> (features, intermediates)`; every
-            process passes the whole batch and gets the whole answer.
-        split: this process's numpy share of a batch -> the whole batch as arrays whose leading
-            axis lies over all devices: what a plain `jit` of a global state takes.
-        abstract_batch: shapes of the GLOBAL batch -> the ShapeDtypeStructs that the compiled step
-            takes where all devices belong to one process: for compiling without devices.
+            process passes the whole batch and gets the whole result.
+        split: this process's numpy share of a batch -> the whole batch as arrays sharded over all
+            devices along the leading axis, for a plain `jit` of a global state.
+        abstract_batch: shapes of the GLOBAL batch -> ShapeDtypeStructs of the compiled step's
+            input if all devices belong to one process: for compiling without devices.
     """
 
     mode: str
@@ -63,7 +63,7 @@ class Launcher(NamedTuple):
 
 
 def make_launcher(mode: str, *, devices: list[Any] | None = None) -> Launcher:
-    """Makes the launcher of a mode.
+    """Returns the launcher of a mode.
 
     Args:
         mode: 'pmap', 'shard_map', 'jit' or 'vmap:N'.
@@ -101,10 +101,10 @@ def make_launcher(mode: str, *, devices: list[Any] | None = None) -> Launcher:
 
 
 def check_batch_size(batch_size: int, launcher: Launcher) -> None:
-    """Refuses a global batch that the devices or processes cannot share equally.
+    """Checks that a global batch can be split equally over devices and processes.
 
     Raises:
-        UserError: with the nearest sizes that would do.
+        UserError: names the nearest valid sizes.
     """
     processes = jax.process_count()
     unit = int(np.lcm(launcher.size, processes))
@@ -123,7 +123,7 @@ def _by_replica(batch: Batch, replicas: int) -> Batch:
 
 
 def _abstract(batch: Batch, replicas: int | None = None, sharding: Any = None) -> Batch:
-    """Shapes of a global batch as a step takes them, by replica or with a sharding."""
+    """Returns the shapes of a global batch as input of a step, by replica or with a sharding."""
 
     def one(x: Any) -> jax.ShapeDtypeStruct:
         shape = x.shape if replicas is None else (replicas, x.shape[0] // replicas, *x.shape[1:])
@@ -133,7 +133,7 @@ def _abstract(batch: Batch, replicas: int | None = None, sharding: Any = None) -
 
 
 def _global_copy(x: jax.Array, sharding: NamedSharding) -> jax.Array:
-    """A replicated array of this process's devices as one of all devices, without a copy."""
+    """Converts a replicated array of this process to one of all devices, without a copy."""
     if x.sharding.device_set == sharding.device_set:
         return x
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -285,7 +285,7 @@ def _vmap_launcher(replicas: int, device: Any) -> Launcher:
     sharding, init, compile_embed = _one_device(device)
 
     def compile_step(train_step):
-        # out_axes=None is a check as well: it refuses a state that differs between replicas.
+        # out_axes=None also checks that the state is equal on all replicas.
         mapped = jax.vmap(
             guard(train_step), in_axes=(None, 0, None), out_axes=None, axis_name=AXIS_NAME
         )

@@ -1,4 +1,4 @@
-"""A step that is not finite changes nothing."""
+"""Guard against non-finite steps, which change nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,15 @@ from jssl.types import Batch, Metrics, StepFn, TrainState
 
 
 def guard(train_step: StepFn) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Makes a step keep the old state when its loss or gradient is not finite.
+    """Returns a step that keeps the old state if its loss or gradient is not finite.
 
-    The host reads metrics one step late. So that nothing is applied to a state that already
-    failed, the update happens only when `state.step` is the step the host believes to run: after
-    a failure the state stays as it was however many steps were dispatched behind it. A queue or
-    bank of which a step writes a few rows is written where it lies, see `jssl.state.rows`.
+    The host reads metrics one step late. So the update is applied only if `state.step` equals the
+    step that the host expects: after a failure the state stays unchanged, even if further steps
+    were already dispatched. Rows of a queue or bank are written in place, see `jssl.state.rows`.
 
     Args:
-        train_step: `(state, batch) -> (state, metrics)`, with `'loss'` and perhaps `'grad_norm'`;
-            perhaps a `WritesRows`.
+        train_step: `(state, batch) -> (state, metrics)`, with `'loss'` and optionally
+            `'grad_norm'`; may be a `WritesRows`.
 
     Returns:
         `(state, batch, expected int32 []) -> (state, metrics)`; `metrics['ok']` is bool [].

@@ -1,4 +1,4 @@
-"""Pure updates of the leaves that a method's state adds: averages, queues, banks, centroids."""
+"""Pure updates of method-specific state: averages, queues, memory banks, centroids."""
 
 from jssl import third_party as third_party  # before anything imports flax
 from jssl.numerics import unit_rows as unit_rows

@@ -1,4 +1,4 @@
-"""The pass over the points that an iteration of k-means makes, block by block."""
+"""The block-wise pass over the points in one iteration of k-means."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,19 @@ from jssl.types import Array
 def scan_blocks(
     points: Array, centroids: Array, mask: Array | None, *, block: int, update: bool
 ) -> tuple[Array, ...]:
-    """One pass over this device's points.
+    """Assigns this device's points to centroids, and optionally sums each cluster.
 
     Args:
         points: float [N,D].
         centroids: float32 [k,D].
-        mask: bool [N], False for points that do not count, or None.
-        block: points whose scores are in memory at once.
-        update: whether to add up the points of each cluster.
+        mask: bool [N], False for ignored points, or None.
+        block: number of points in a block, whose scores are in memory at once.
+        update: whether to sum the points of each cluster.
 
     Returns:
-        labels: int32 [N], the nearest centroid, the first of equals; -1 where the mask is False.
+        labels: int32 [N], the nearest centroid, the first for ties; -1 where the mask is False.
         distances: float32 [N], squared.
-        objective: float32 [], the sum of those of points that count.
+        objective: float32 [], the sum of the distances of unmasked points.
         sizes: int32 [k].
         sums: float32 [k,D], only if `update`.
     """
@@ -32,8 +32,8 @@ def scan_blocks(
     blocks = -(-N // block)
 
     def step(totals: tuple[Array, ...], i: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        # The last block ends with the last point, and leaves out those it shares with the one
-        # before: no padded copy of the points.
+        # The last block ends with the last point, and masks those it shares with the previous
+        # block: this avoids a padded copy of the points.
         start = jnp.minimum(i * block, N - block)
         valid = start + jnp.arange(block) >= i * block
         x = jax.lax.dynamic_slice_in_dim(points, start, block).astype(jnp.float32)
@@ -42,7 +42,7 @@ def scan_blocks(
             valid &= kept
             x = jnp.where(kept[:, None], x, 0.0)
         scores = half[None] - jnp.dot(x, centroids.T, precision=jax.lax.Precision.HIGHEST)
-        # Not argmin: on CPU its reduction of pairs takes more time than the product.
+        # Not argmin, which on the CPU takes more time than the product.
         lowest = jnp.min(scores, axis=1)
         label = jnp.min(jnp.where(scores == lowest[:, None], indices[None], k - 1), axis=1)
         distance = jnp.maximum(2 * lowest + jnp.sum(jnp.square(x), axis=1), 0.0)
@@ -64,17 +64,17 @@ def scan_blocks(
 
 
 def add_rows(sums: Array, x: Array, label: Array) -> Array:
-    """sums [k,D] plus each row of x [block,D] at its label; a label of k adds nothing."""
+    """Adds each row of x [block,D] to sums [k,D] at its label; a label of k is ignored."""
     return jax.lax.platform_dependent(sums, x, label, cpu=scatter_rows, default=multiply_rows)
 
 
 def scatter_rows(sums: Array, x: Array, label: Array) -> Array:
-    """`add_rows` by one addition a row: what is fast on a CPU."""
+    """`add_rows` as a scatter-add, fast on a CPU."""
     return sums.at[label].add(x, mode="drop")
 
 
 def multiply_rows(sums: Array, x: Array, label: Array) -> Array:
     """`add_rows` as a product with one-hot labels."""
-    # In a fixed order: a GPU's scatter adds in any, and a TPU's takes the rows one by one.
+    # Deterministic: a GPU's scatter adds in any order, and a TPU's is sequential.
     chosen = (label[:, None] == jnp.arange(sums.shape[0])[None]).astype(jnp.float32)
     return sums + jnp.dot(chosen.T, x, precision=jax.lax.Precision.HIGHEST)

@@ -1,12 +1,12 @@
 """A memory bank: one embedding of every example of the data set, in every view.
 
-A bank is float32 [V,R,D], a leaf of the state; R is the number M of examples, rounded up to whole
-thousands (of 1024) so that devices can share the rows. Under `shard_map` each of n devices holds
-the R / n rows from its place on, see `jssl.state.shards`; in the other modes a leaf is the same on
-every device. ImageNet's bank, 2 x 1.28 million x 128, takes 1.3 GB, or 1.3 GB / n.
+A bank is float32 [V,R,D], a leaf of the state; R is the number M of examples, rounded up to a
+multiple of 1024 so that the rows can be split over devices. Under `shard_map` each of n devices
+holds R / n contiguous rows, see `jssl.state.shards`; in the other modes the bank is replicated.
+ImageNet's bank, 2 x 1.28 million x 128, takes 1.3 GB, or 1.3 GB / n.
 
-Rows that another device holds are not fetched. `score_candidates` sends the anchors round instead:
-each device scores those of all devices against the rows it has, and the scores are summed.
+Rows of other devices are not fetched. `score_candidates` gathers the anchors instead: each device
+scores the anchors of all devices against its own rows, and the scores are summed.
 """
 
 import math
@@ -24,7 +24,7 @@ ROWS = 1024  # a bank's rows are a multiple of it
 
 
 def init_bank(key: Array, *, views: int, num_examples: int, dim: int) -> Array:
-    """A bank of random rows, uniform in [-a, a] with a = 1 / sqrt(D / 3): length 1 on average.
+    """Returns a bank of random rows, uniform in [-a, a] with a = 1 / sqrt(D / 3): mean norm 1.
 
     Args:
         key: typed PRNG key [].
@@ -33,7 +33,7 @@ def init_bank(key: Array, *, views: int, num_examples: int, dim: int) -> Array:
         dim: D.
 
     Returns:
-        float32 [V,R,D], R the first multiple of 1024 that is not below M.
+        float32 [V,R,D], R the smallest multiple of 1024 that is at least M.
 
     Example:
         >>> init_bank(jax.random.key(0), views=2, num_examples=1500, dim=3).shape
@@ -47,7 +47,7 @@ def init_bank(key: Array, *, views: int, num_examples: int, dim: int) -> Array:
 
 
 def bank_rows(num_examples: int) -> int:
-    """R, the rows of a whole bank for M examples.
+    """Returns R, the rows of a full bank for M examples.
 
     Example:
         >>> bank_rows(1024), bank_rows(1025)
@@ -57,43 +57,43 @@ def bank_rows(num_examples: int) -> int:
 
 
 def first_row(bank: Array, *, num_examples: int, axis_name: str | None = None) -> Array | None:
-    """The example of this device's first row, int32 []; None where the bank is whole.
+    """Returns the example of this device's first row, int32 []; None if the bank is replicated.
 
     Args:
-        bank: float32 [V,R',D] as it lies on this device.
+        bank: float32 [V,R',D], the part on this device.
         num_examples: M of the data set.
         axis_name: the batch axis, or None on one device.
 
     Raises:
-        ValueError: a bank that is neither whole nor this device's equal part.
+        ValueError: a bank that is neither full nor this device's equal part.
 
     Example:
         >>> first_row(jnp.zeros((2, 2048, 3)), num_examples=1500) is None
         True
     """
-    here, whole, devices = bank.shape[1], bank_rows(num_examples), axis_size(axis_name)
-    if here == whole:
+    local_rows, total_rows, devices = bank.shape[1], bank_rows(num_examples), axis_size(axis_name)
+    if local_rows == total_rows:
         return None
-    if here * devices != whole:
+    if local_rows * devices != total_rows:
         raise ValueError(
-            f"A bank of {num_examples} examples has {whole} rows, found {here} on each of "
-            f"{devices} device(s)."
+            f"A bank of {num_examples} examples has {total_rows} rows, found {local_rows} on each "
+            f"of {devices} device(s)."
         )
-    return axis_index(axis_name) * here
+    return axis_index(axis_name) * local_rows
 
 
 def draw_candidates(
     key: Array, index: Array, first: Array, *, num_negatives: int, num_examples: int
 ) -> Array:
-    """For each example its own place in the data set, then K drawn ones.
+    """Returns for each example its own index in the data set, then K random ones.
 
-    The draws are uniform over the data set WITH replacement, the example's own place among them.
+    The draws are uniform over the data set WITH replacement, and may include the example itself.
     Example i of the batch draws with `fold_in(key, first + i)`: the same on any number of devices.
 
     Args:
         key: typed PRNG key [], of this step.
-        index: int32 [B], the examples' places in the data set.
-        first: int32 [], index of the first of them in the global batch.
+        index: int32 [B], indices of the examples in the data set.
+        first: int32 [], index of the first example in the global batch.
         num_negatives: K.
         num_examples: M.
 
@@ -107,20 +107,19 @@ def draw_candidates(
         ... )[:, 0]
         Array([7, 2], dtype=int32)
 
-    Reference: https://github.com/HobbitLong/CMC, NCE/alias_multinomial.py, whose weights are all
-        equal, so that no alias is ever taken.
+    Reference: https://github.com/HobbitLong/CMC, NCE/alias_multinomial.py, with equal weights.
     """
-    places = jnp.asarray(first, jnp.uint32) + jnp.arange(len(index), dtype=jnp.uint32)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(places)
+    positions = jnp.asarray(first, jnp.uint32) + jnp.arange(len(index), dtype=jnp.uint32)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(positions)
     drawn = jax.vmap(lambda k: jax.random.randint(k, (num_negatives,), 0, num_examples))(keys)
     return jnp.concatenate([index.astype(jnp.int32)[:, None], drawn], axis=1)
 
 
 def lookup(bank: Array, index: Array) -> Array:
-    """The rows of every view at `index` int32 [...]: [V,R,D] -> [V,...,D], without gradient."""
+    """Returns the rows of every view at `index` int32 [...]: [V,R,D] -> [V,...,D], no gradient."""
     V, M, D = bank.shape
     flat = jax.lax.stop_gradient(jnp.asarray(bank)).reshape(V * M, D)
-    # A view's rows by their places among all: bank[v] would copy the view first.
+    # Indices into the flat bank: bank[v] would copy the view first.
     index = jnp.asarray(index)[None] + M * jnp.arange(V, dtype=jnp.int32).reshape(
         (V,) + (1,) * jnp.ndim(index)
     )
@@ -136,12 +135,11 @@ def score_candidates(
     first: Array | None,
     axis_name: str | None = None,
 ) -> Array:
-    """Scores of this device's anchors with rows of the bank, wherever these lie.
+    """Scores this device's anchors against rows of the bank on any device.
 
     Args:
-        score: `(features [V,B,D], rows [V,B,K+1,D]) -> [P,2,B,K+1]`, an anchor's scores from its
-            own rows alone.
-        bank: float32 [V,R',D], as it lies on this device.
+        score: `(features [V,B,D], rows [V,B,K+1,D]) -> [P,2,B,K+1]`, independent for each anchor.
+        bank: float32 [V,R',D], the part on this device.
         features: float [V,B,D], of this device's examples.
         index: int32 [B,K+1], of their candidates in the data set.
         first: `first_row` of the bank.
@@ -153,10 +151,10 @@ def score_candidates(
     Example:
         >>> score = lambda f, rows: jnp.einsum('vbd,vbkd->vbk', f, rows)[None]
         >>> bank = jnp.arange(3.0).reshape(1, 3, 1)
-        >>> found = score_candidates(
+        >>> scores = score_candidates(
         ...     score, bank, jnp.ones((1, 2, 1)), jnp.array([[2, 0], [1, 1]]), first=None
         ... )
-        >>> print(found[0, 0])
+        >>> print(scores[0, 0])
         [[2. 0.]
          [1. 1.]]
     """
@@ -164,18 +162,18 @@ def score_candidates(
         return score(features, lookup(bank, index))
     count = bank.shape[1]
 
-    # The rows of one block are as many as one device would look up in a whole bank; they are
-    # looked up again for the gradient, because all blocks' would be n times as many.
+    # A block looks up as many rows as one device would in a replicated bank; checkpointing avoids
+    # keeping the rows of all n blocks for the gradient.
     @jax.checkpoint
-    def block(anchors: Array, wanted: Array) -> Array:
-        here = (wanted >= first) & (wanted < first + count)
-        scores = score(jnp.swapaxes(anchors, 0, 1), lookup(bank, wanted - first))
-        return jnp.where(here[None, None], scores, 0.0)
+    def block(anchors: Array, candidates: Array) -> Array:
+        is_local = (candidates >= first) & (candidates < first + count)
+        scores = score(jnp.swapaxes(anchors, 0, 1), lookup(bank, candidates - first))
+        return jnp.where(is_local[None, None], scores, 0.0)
 
     n, B = axis_size(axis_name), len(index)
     anchors = all_gather(jnp.swapaxes(features, 0, 1), axis_name)  # [N,V,D]
-    wanted = all_gather(index, axis_name)  # [N,K+1]
-    blocks = (anchors.reshape(n, B, *anchors.shape[1:]), wanted.reshape(n, B, -1))
+    candidates = all_gather(index, axis_name)  # [N,K+1]
+    blocks = (anchors.reshape(n, B, *anchors.shape[1:]), candidates.reshape(n, B, -1))
     parts = jax.lax.map(lambda x: block(*x), blocks)  # [n,P,2,B,K+1]
     return psum_scatter(parts, axis_name)[0]
 
@@ -189,24 +187,24 @@ def update_bank(
     first: Array | None = None,
     axis_name: str | None = None,
 ) -> RowUpdate:
-    """Moves the rows of the batch's examples towards their features; no other row changes.
+    """Updates the rows of the batch's examples by a moving average of their features.
 
         m_y <- normalise(momentum * m_y + (1 - momentum) * f)
 
     Args:
         bank: float32 [V,M,D].
-        features: float [V,B,D], of unit length, on this device; taken without gradient.
-        index: int32 [B], the examples' places in the data set.
+        features: float [V,B,D], of unit length, on this device; without gradient.
+        index: int32 [B], indices of the examples in the data set.
         momentum: in [0, 1]; CMC 0.5.
-        first: `first_row` of the bank: of a part, only the rows it has are written.
-        axis_name: the batch axis: the examples of all devices are written on each.
+        first: `first_row` of the bank: a device writes only its own rows.
+        axis_name: the batch axis, over which examples are gathered.
 
     Returns:
-        A `RowUpdate` of unit rows for the next state. An example that comes twice in the batch is
-        written by the first of the two.
+        A `RowUpdate` of unit rows for the next state. If an example occurs twice in the batch, the
+        first is written.
 
     Raises:
-        ValueError: features or index that do not fit the bank.
+        ValueError: features or index that do not match the bank.
 
     Example:
         >>> from jssl.state.rows import write
@@ -230,8 +228,8 @@ def update_bank(
     local = index if first is None else index - first
     rows = momentum * lookup(bank, local) + (1 - momentum) * features
     rows = unit_rows(rows)
-    # All writers of one row write the same, in whatever order they come.
+    # Duplicates write the same values, so that the order has no effect.
     rows = rows[:, jnp.argmax(index[:, None] == index[None, :], axis=1)]
-    place = jnp.arange(V, dtype=jnp.int32)[:, None] * M + local[None, :]
-    place = jnp.where((local >= 0) & (local < M), place, V * M)  # past the end: not written
-    return RowUpdate(jnp.asarray(bank), place.reshape(-1), rows.reshape(-1, D))
+    row = jnp.arange(V, dtype=jnp.int32)[:, None] * M + local[None, :]
+    row = jnp.where((local >= 0) & (local < M), row, V * M)  # out of range: not written
+    return RowUpdate(jnp.asarray(bank), row.reshape(-1), rows.reshape(-1, D))

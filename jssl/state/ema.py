@@ -1,4 +1,4 @@
-"""Exponential moving averages of parameters, and the course of their momentum."""
+"""Exponential moving averages of parameters, and their momentum schedules."""
 
 import chex
 import jax
@@ -8,13 +8,13 @@ from jssl.types import Array, PyTree
 
 
 def ema(average: PyTree, new: PyTree, *, momentum: float | Array) -> PyTree:
-    """Moves an average towards new values: momentum * average + (1 - momentum) * new.
+    """Computes momentum * average + (1 - momentum) * new.
 
     Args:
-        average: pytree of floats; kept in float32, since with a momentum of 0.999 bfloat16 does
-            not move.
+        average: pytree of floats; kept in float32, as bfloat16 does not change with a momentum of
+            0.999.
         new: pytree of the same structure and shapes.
-        momentum: in [0, 1]; 0 gives `new`, 1 gives `average`.
+        momentum: in [0, 1]; 0 returns `new`, 1 returns `average`.
 
     Returns:
         float32 pytree.
@@ -41,11 +41,11 @@ def ema(average: PyTree, new: PyTree, *, momentum: float | Array) -> PyTree:
 
 
 def warmup_momentum(step: Array, *, decay: float) -> Array:
-    """A momentum that starts low, so that an average forgets its start: min(decay, (1+t)/(10+t)).
+    """Returns min(decay, (1 + t) / (10 + t)), so that an average soon forgets its start.
 
     Args:
-        step: int32 [], t, the updates made before.
-        decay: what it grows to, in [0, 1].
+        step: int32 [], t, the number of earlier updates.
+        decay: the final value, in [0, 1].
 
     Returns:
         float32 [].
@@ -62,7 +62,7 @@ def warmup_momentum(step: Array, *, decay: float) -> Array:
 
 
 def cosine_momentum(step: Array, *, base: float, total_steps: int) -> Array:
-    """A momentum that grows from `base` at step 0 to 1 at `total_steps` along half a cosine.
+    """Returns a momentum that increases from `base` at step 0 to 1 at `total_steps`, as a cosine.
 
     1 - (1 - base) (cos(pi k / K) + 1) / 2, constant at 1 after K.
 

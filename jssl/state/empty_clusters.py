@@ -1,7 +1,7 @@
-"""What k-means does with a cluster that no point chose: two named repairs.
+"""Two rules of k-means for new centroids of empty clusters.
 
-Both see only the centroids and the sizes of the whole data set, which are equal on every device,
-and so is what they answer. The third rule of `jssl.state.kmeans`, 'keep', changes nothing.
+Both use only the centroids and the sizes over the whole data set, so that their results are equal
+on every device. The third rule of `jssl.state.kmeans`, 'keep', changes nothing.
 """
 
 import jax
@@ -9,26 +9,26 @@ import jax.numpy as jnp
 
 from jssl.types import Array
 
-# Of the root-mean-square distance of a coordinate to its centroid: small beside a cluster, and
-# large beside the rounding of a distance.
+# Relative to the root-mean-square distance of a coordinate to its centroid: small compared with a
+# cluster, and large compared with the rounding error of a distance.
 PERTURBATION = 0.01
-# faiss's EPS: donor and copy are moved apart by this part of each coordinate.
+# faiss's EPS: donor and copy are moved apart by this share of each coordinate.
 SPLIT = 1 / 1024
 
 
 def perturb_copies(key: Array, centroids: Array, sizes: Array, *, scale: Array) -> Array:
-    """The lecture's rule: an empty cluster takes a random other one's centroid, perturbed.
+    """Replaces empty clusters by perturbed copies of random other centroids (the lecture's rule).
 
-    The other one is drawn uniformly among the clusters of two points or more, as one point cannot
-    be shared, or among the non-empty ones where there is none. The next assignment of k-means
-    gives its points to the nearer of the two centroids.
+    The other one is drawn uniformly from the clusters of two or more points, as one point cannot be
+    shared, or from the non-empty ones if there is none. The next assignment of k-means divides its
+    points between the two centroids.
 
     Args:
         key: PRNG key.
         centroids: float32 [k,D], the means; rows of empty clusters are not read.
         sizes: int32 [k].
         scale: float32 [], root-mean-square distance of a coordinate to its centroid; the noise is
-            normal, of 0.01 times that, the latter brought up to a power of two.
+            normal, of 0.01 times this scale rounded up to a power of two.
 
     Returns:
         float32 [k,D]; rows of non-empty clusters unchanged.
@@ -40,35 +40,35 @@ def perturb_copies(key: Array, centroids: Array, sizes: Array, *, scale: Array) 
         [1. 2.] True
     """
     k, D = centroids.shape
-    which, noise = jax.random.split(key)
+    index_key, noise = jax.random.split(key)
     eligible = jnp.where(jnp.any(sizes > 1), sizes > 1, sizes > 0)
-    places = jnp.nonzero(eligible, size=k, fill_value=0)[0]
-    drawn = jax.random.randint(which, (k,), 0, jnp.maximum(jnp.sum(eligible), 1))
-    # A sum over devices: its last digits depend on their number, and the noise must not.
+    indices = jnp.nonzero(eligible, size=k, fill_value=0)[0]
+    drawn = jax.random.randint(index_key, (k,), 0, jnp.maximum(jnp.sum(eligible), 1))
+    # The last digits of this sum over devices depend on their number; the noise must not.
     scale = jnp.exp2(jnp.ceil(jnp.log2(scale)))
-    copies = centroids[places[drawn]]
+    copies = centroids[indices[drawn]]
     copies += PERTURBATION * scale * jax.random.normal(noise, (k, D))
     return jnp.where((sizes == 0)[:, None], copies, centroids)
 
 
 def split_donors(key: Array, centroids: Array, sizes: Array) -> tuple[Array, Array]:
-    """faiss's rule: an empty cluster takes half of a large one, and both centroids move apart.
+    """Replaces empty clusters by splitting large ones (faiss's rule).
 
-    Empty clusters take their turns in order. Each visits the clusters cyclically from the first
-    one and stops at cluster j with probability (n_j - 1) / (n - k), n_j being its size by then;
-    here by one draw from the same distribution instead of one for each visit. The copy's
-    coordinates are multiplied by 1 + 1/1024 and 1 - 1/1024 in turn, the donor's by the opposite,
-    and the donor's size is halved between them. A copy may become a donor.
+    Empty clusters are processed in order. Each visits the clusters cyclically from the first one
+    and stops at cluster j with probability (n_j - 1) / (n - k), where n_j is its current size; here
+    with one draw from the same distribution instead of one for each visit. The copy's coordinates
+    are multiplied alternately by 1 + 1/1024 and 1 - 1/1024, the donor's by the opposite, and they
+    share the donor's size. A copy may become a donor.
 
     Args:
         key: PRNG key.
         centroids: float32 [k,D], the means; rows of empty clusters are not read.
-        sizes: int32 [k], of a sum n >= k: one cluster has two points then, if one has none.
+        sizes: int32 [k], with a sum n >= k, so that a cluster can be split.
 
     Returns:
         centroids: float32 [k,D].
-        sizes: int32 [k], the sizes assumed by the rule, all > 0; the true ones come with the
-            next assignment.
+        sizes: int32 [k], the sizes assumed by the rule, all > 0; the next assignment gives the true
+            ones.
 
     Example:
         >>> new, sizes = split_donors(
@@ -84,20 +84,20 @@ def split_donors(key: Array, centroids: Array, sizes: Array) -> tuple[Array, Arr
     k, D = centroids.shape
     empty = jnp.nonzero(sizes == 0, size=k, fill_value=0)[0]
     draws = jax.random.uniform(key, (k,))
-    spare = jnp.maximum(jnp.sum(sizes) - k, 1).astype(jnp.float32)
+    num_extra = jnp.maximum(jnp.sum(sizes) - k, 1).astype(jnp.float32)
 
     def split(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         sizes, root, up, down = carry
-        accept = jnp.clip((sizes - 1).astype(jnp.float32) / spare, 0.0, 1.0)
-        # -log of the probability that the visits of one cycle pass j too; a draw of the one that
-        # ends a cycle with a success is the first j at or beyond a truncated exponential variable.
+        accept = jnp.clip((sizes - 1).astype(jnp.float32) / num_extra, 0.0, 1.0)
+        # -log of the probability that the visits of one cycle pass j; the cluster at which a cycle
+        # stops is the first j at or beyond a truncated exponential variable.
         passed = jnp.where(accept > 0, jnp.cumsum(-jnp.log1p(-accept)), -1.0)
-        whole = jnp.max(passed)
-        target = -jnp.log1p(draws[i] * jnp.expm1(-whole))
-        j = jnp.argmax(passed >= jnp.minimum(target, whole))
+        total = jnp.max(passed)
+        target = -jnp.log1p(draws[i] * jnp.expm1(-total))
+        j = jnp.argmax(passed >= jnp.minimum(target, total))
         e = empty[i]
         half = sizes[j] // 2
-        # A centroid is that of its root, times (1 + SPLIT)^up (1 - SPLIT)^down in even places.
+        # A centroid is its root's, times (1 + SPLIT)^up (1 - SPLIT)^down in even coordinates.
         return (
             sizes.at[e].set(half).at[j].add(-half),
             root.at[e].set(root[j]),

@@ -1,14 +1,14 @@
-"""k-means over points that lie on several devices, in blocks.
+"""k-means over points distributed over devices, in blocks.
 
-Lloyd's algorithm. Nothing of N x k is ever made: the points pass in blocks, and a block's scores
-|c|^2 / 2 - x.c are used up before the next block's are computed. Every device holds its share of
-the points and all centroids; sizes, sums and the objective are summed over devices.
+Lloyd's algorithm. No N x k array is made: the scores |c|^2 / 2 - x.c are computed and used block by
+block. Every device holds its share of the points and all centroids; sizes, sums and the objective
+are summed over devices.
 
-ImageNet, M = 1,281,167, D = 256, k = 10,000, 20 iterations, blocks of 1,024, compiled for 32 TPU
-v5e chips (ahead of time, none was there), bytes a chip: arguments 41.0 MB, results 10.4 MB, other
-buffers 1.3 MB of the 16 GB; a block's scores are 41 MB and lie on the chip. A product of all points
-and centroids is 2 M D k = 6.56 TFLOP. An iteration takes two, for scores and sums (one on CPU,
-which scatters the sums), and the last assignment one: 269 TFLOP, 8.4 a chip, in float32.
+ImageNet, M = 1,281,167, D = 256, k = 10,000, 20 iterations, blocks of 1,024, compiled ahead of time
+for 32 TPU v5e chips (without hardware), bytes a chip: arguments 41.0 MB, results 10.4 MB, other
+buffers 1.3 MB of the 16 GB; a block's scores are 41 MB, on the chip. A product of all points and
+centroids is 2 M D k = 6.56 TFLOP. An iteration takes two, for scores and sums (one on CPU, which
+scatters the sums), and the last assignment one: 269 TFLOP, 8.4 a chip, in float32.
 """
 
 import functools
@@ -28,17 +28,17 @@ EMPTY = ("perturb", "donor", "keep")
 
 
 class KMeansResult(NamedTuple):
-    """What `kmeans` finds; all but the assignments is equal on every device.
+    """Result of `kmeans`; all but the assignments is equal on every device.
 
     Attributes:
         centroids: float32 [k,D].
         assignments: int32 [N], the nearest centroid of each point of this device; -1 where the
             mask is False.
-        objective: float32 [iterations + 1], the sum of squared distances to the nearest of the
-            centroids before each iteration, and last to the returned ones.
+        objective: float32 [iterations + 1], the sum of squared distances to the nearest centroid
+            before each iteration, and finally to the returned ones.
         sizes: int32 [k], points of each cluster by `assignments`, over all devices.
         empty: int32 [iterations + 1], the number of empty clusters of those assignments; the
-            last one's are not repaired.
+            last ones are not repaired.
     """
 
     centroids: Array
@@ -61,27 +61,26 @@ def kmeans(
     mask: Array | None = None,
     axis_name: str | None = None,
 ) -> KMeansResult:
-    """Lloyd's k-means from random points, and the assignment to the centroids it ends with.
+    """Runs Lloyd's k-means from random points, and assigns the points to the final centroids.
 
-    Random choices are made by a point's index among those of all devices, and by nothing that
-    depends on how many devices there are: the results agree up to the order of float additions,
-    and exactly where these sums are exact, as for integers.
+    Random choices depend on a point's global index, not on the number of devices: the results agree
+    up to the order of float additions, and exactly if these sums are exact, as for integers.
 
     Args:
         key: PRNG key.
-        points: float [N,D], this device's share; cast to float32 block by block. Distances lose
-            digits where the points lie far from zero beside their spread: centre them.
+        points: float [N,D], this device's share; cast to float32 block by block. Centre them if
+            they are far from zero compared with their spread, or distances lose precision.
         k: number of clusters, at most the number of points.
-        iterations: how often centroids become means; 0 only assigns.
-        empty: what an empty cluster's new centroid is: 'perturb', a random non-empty cluster's
-            with a small perturbation (the lecture); 'donor', faiss's rule, which splits a large
-            cluster; 'keep', the one it had (DeepCluster v2).
-        spherical: centroids are divided by their length after every iteration; the points should
-            have length one.
-        block: points whose scores are in memory at once: float32 [block,k].
-        init: float [k,D], the first centroids; None takes k distinct rows of points at random.
-        mask: bool [N], False for padding; padding comes after all points of all devices. None
-            takes all. It must leave k points.
+        iterations: number of updates of the centroids; 0 only assigns.
+        empty: new centroid of an empty cluster: 'perturb', a random non-empty cluster's with a
+            small perturbation (the lecture); 'donor', faiss's rule, which splits a large cluster;
+            'keep', the old one (DeepCluster v2).
+        spherical: centroids are normalised after every iteration; the points should have unit
+            norm.
+        block: number of points in a block; its scores float32 [block,k] are in memory at once.
+        init: float [k,D], the initial centroids; None takes k distinct points at random.
+        mask: bool [N], False for padding, which must come after all points of all devices. None
+            uses all. At least k points must remain.
         axis_name: the batch axis, or None on one device.
 
     Returns:
@@ -93,15 +92,15 @@ def kmeans(
 
     Example:
         >>> points = jnp.array([[0.0], [1.0], [10.0], [11.0]])
-        >>> found = kmeans(jax.random.key(0), points, k=2, iterations=3, init=points[:2])
-        >>> print(found.centroids.ravel(), found.assignments)
+        >>> result = kmeans(jax.random.key(0), points, k=2, iterations=3, init=points[:2])
+        >>> print(result.centroids.ravel(), result.assignments)
         [ 0.5 10.5] [0 0 1 1]
-        >>> print(found.objective[0], found.objective[-1])
+        >>> print(result.objective[0], result.objective[-1])
         181.0 1.0
 
     Reference:
-        DeepCluster, https://arxiv.org/abs/1807.05520, section 3.2; faiss's `Clustering`, which
-        its official code calls.
+        DeepCluster, https://arxiv.org/abs/1807.05520, section 3.2; faiss's `Clustering`, used by
+        its official code.
     """
     _check_points(points, "kmeans")
     N, D = jnp.shape(points)
@@ -121,14 +120,13 @@ def kmeans(
 def assign(
     points: Array, centroids: Array, *, spherical: bool = False, block: int = 1024
 ) -> tuple[Array, Array]:
-    """The nearest centroid of each point, the first one of equals.
+    """Assigns each point to its nearest centroid, the first for ties.
 
     Args:
         points: float [N,D].
         centroids: float [k,D].
-        spherical: divides the centroids by their length first; the nearest is then the one of
-            the smallest angle.
-        block: points whose scores are in memory at once: float32 [block,k].
+        spherical: normalises the centroids first, so that the nearest has the smallest angle.
+        block: number of points in a block; its scores float32 [block,k] are in memory at once.
 
     Returns:
         assignments: int32 [N].
@@ -151,15 +149,15 @@ def assign(
 
 
 def check_clusters(k: int, examples: int, *, flag: str = "k") -> None:
-    """Refuses more clusters than there are examples.
+    """Raises UserError for more clusters than examples.
 
     Args:
         k: number of clusters.
         examples: M.
-        flag: what the user types to set k.
+        flag: the command-line flag of k, for the message.
 
     Raises:
-        UserError: with the largest k that would do.
+        UserError: names the largest valid k.
 
     Example:
         >>> check_clusters(10, 100)
@@ -213,7 +211,7 @@ def _kmeans(
                 *(jax.random.fold_in(repair, t), means, sizes, scale),
             )
         if spherical:
-            # The mean of opposite points has no direction: the old centroid stays.
+            # The mean of opposite points has no direction: keep the old centroid.
             lengths = jnp.linalg.norm(new, axis=1, keepdims=True)
             new = jnp.where(lengths > 1e-6, new / jnp.maximum(lengths, 1e-6), centroids)
         return new, (objective, jnp.sum(sizes == 0))
@@ -238,21 +236,21 @@ def _repair(rule: str, key: Array, means: Array, sizes: Array, scale: Array) -> 
 def _random_points(
     key: Array, points: Array, mask: Array | None, *, k: int, axis_name: str | None
 ) -> Array:
-    """k distinct rows of all devices' points: those of the largest of one draw for each index."""
+    """Returns k distinct points of all devices: those with the largest random bits."""
     N = points.shape[0]
     first = collectives.global_index(N, axis_name)
     draws = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i)))(first + jnp.arange(N))
     draws = (draws >> 1).astype(jnp.int32)
     if mask is not None:
         draws = jnp.where(mask, draws, -1)
-    # Equal draws rank by index, in `top_k` as in the order of the gathered devices.
-    draws, places = jax.lax.top_k(draws, min(k, N))
+    # Ties rank by index, in `top_k` and in the order of the gathered devices.
+    draws, indices = jax.lax.top_k(draws, min(k, N))
     draws = collectives.all_gather(draws, axis_name)
-    places = collectives.all_gather(places + first, axis_name)
-    places = places[jax.lax.top_k(draws, k)[1]] - first
-    here = (places >= 0) & (places < N)
-    rows = points.at[places].get(mode="clip").astype(jnp.float32)
-    return collectives.psum(jnp.where(here[:, None], rows, 0.0), axis_name)
+    indices = collectives.all_gather(indices + first, axis_name)
+    indices = indices[jax.lax.top_k(draws, k)[1]] - first
+    is_local = (indices >= 0) & (indices < N)
+    rows = points.at[indices].get(mode="clip").astype(jnp.float32)
+    return collectives.psum(jnp.where(is_local[:, None], rows, 0.0), axis_name)
 
 
 @functools.partial(jax.jit, static_argnames=("spherical", "block"))

@@ -1,4 +1,4 @@
-"""PCA whitening from moments that are added up batch by batch."""
+"""PCA whitening from moments accumulated over batches."""
 
 import flax.struct
 import jax
@@ -10,7 +10,7 @@ from jssl.types import Array
 
 @flax.struct.dataclass
 class Moments:
-    """Count, mean and scatter of the features seen: a leaf of O(D^2), whatever their number.
+    """Count, mean and scatter of the features so far, in O(D^2) memory.
 
     Attributes:
         count: int32 [].
@@ -29,9 +29,9 @@ class PCA:
 
     Attributes:
         mean: float32 [D].
-        components: float32 [D,dim], one direction a column; whitened, each is divided by the
-            standard deviation along it.
-        variances: float32 [dim], of the features along the directions, falling.
+        components: float32 [D,dim], one direction a column; if whitened, divided by the standard
+            deviation along it.
+        variances: float32 [dim], of the features along the directions, in decreasing order.
     """
 
     mean: Array
@@ -40,7 +40,7 @@ class PCA:
 
 
 def init_moments(dim: int) -> Moments:
-    """Moments of no features.
+    """Returns the moments of no features.
 
     Example:
         >>> init_moments(3).scatter.shape
@@ -52,15 +52,15 @@ def init_moments(dim: int) -> Moments:
 def add(
     moments: Moments, features: Array, mask: Array | None = None, *, axis_name: str | None = None
 ) -> Moments:
-    """Moments with a batch more.
+    """Adds a batch to the moments.
 
-    The batch is centred by its own mean, and the two means' difference is put right after:
-    plain sums of x x^T would lose the digits that the mean takes.
+    The batch is centred by its own mean, and the difference of the two means is corrected
+    afterwards: plain sums of x x^T would lose precision for a large mean.
 
     Args:
         moments: of the features before, equal on every device.
         features: float [B,D], this device's.
-        mask: bool [B], False for rows to leave out, or None.
+        mask: bool [B], False for rows to ignore, or None.
         axis_name: the batch axis, or None on one device.
 
     Returns:
@@ -92,26 +92,26 @@ def add(
     x = jnp.where(keep[:, None], x - mean[None], 0.0)
     scatter = jnp.dot(x.T, x, precision=jax.lax.Precision.HIGHEST)
     scatter = collectives.psum(scatter, axis_name)
-    together = moments.count + count
-    share = count / jnp.maximum(together, 1)
-    apart = mean - moments.mean
+    new_count = moments.count + count
+    share = count / jnp.maximum(new_count, 1)
+    shift = mean - moments.mean
     return Moments(
-        together,
-        moments.mean + share * apart,
-        moments.scatter + scatter + moments.count * share * jnp.outer(apart, apart),
+        new_count,
+        moments.mean + share * shift,
+        moments.scatter + scatter + moments.count * share * jnp.outer(shift, shift),
     )
 
 
 def fit_pca(moments: Moments, *, dim: int, whiten: bool = True) -> PCA:
-    """The leading principal directions of the features that were added up.
+    """Computes the leading principal directions from the moments.
 
-    A direction's sign is such that its largest coordinate is positive. Directions along which
-    the features do not vary beyond rounding are zero when whitened: there is nothing to divide by.
+    The largest coordinate of a direction is positive. When whitening, directions with variance
+    below rounding error become zero, to avoid a division by zero.
 
     Args:
         moments: of at least two features.
-        dim: directions to keep, at most D.
-        whiten: divides by the standard deviations.
+        dim: number of directions to keep, at most D.
+        whiten: divide by the standard deviations.
 
     Returns:
         A `PCA`. With whitening, the mapped features have covariance I.
@@ -146,7 +146,7 @@ def fit_pca(moments: Moments, *, dim: int, whiten: bool = True) -> PCA:
 
 
 def apply_pca(pca: PCA, x: Array) -> Array:
-    """Maps features: float [B,D] -> float32 [B,dim]; DeepCluster takes `unit_rows` of it.
+    """Maps features float [B,D] -> float32 [B,dim]; DeepCluster then applies `unit_rows`.
 
     Example:
         >>> pca = PCA(jnp.array([1.0, 1.0]), jnp.array([[0.0], [2.0]]), jnp.array([0.25]))

@@ -1,4 +1,4 @@
-"""A first-in first-out queue of keys: MoCo's dictionary, two leaves of the state."""
+"""MoCo's first-in first-out queue of keys: two leaves of the state."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jssl.types import Array
 
 
 def random_queue(key: Array, *, size: int, dim: int) -> tuple[Array, Array]:
-    """A queue before the first step: random directions, as no key was seen yet.
+    """Returns the initial queue: random directions, as there are no keys yet.
 
     Args:
         key: PRNG key.
@@ -18,7 +18,7 @@ def random_queue(key: Array, *, size: int, dim: int) -> tuple[Array, Array]:
 
     Returns:
         queue: float32 [K,D], rows of length one, uniform on the sphere.
-        pointer: int32 [], 0: the row that the next key takes.
+        pointer: int32 [], 0: the row of the next key.
 
     Example:
         >>> queue, pointer = random_queue(jax.random.key(0), size=4, dim=2)
@@ -32,21 +32,20 @@ def random_queue(key: Array, *, size: int, dim: int) -> tuple[Array, Array]:
 
 
 def enqueue(queue: Array, pointer: Array, keys: Array) -> tuple[Array, Array]:
-    """Writes a batch of keys over the oldest ones.
+    """Replaces the oldest keys by a batch of keys.
 
-    Under donation the rows are written where the queue lies, also behind the guard of
-    `jssl.parallel.launcher`: XLA moves a choice between the new queue and the old one into
-    the N rows.
+    Under donation the rows are written in place, even with the guard of `jssl.parallel.nonfinite`:
+    XLA moves the selection between the new and the old queue into the N rows.
 
     Args:
         queue: float [K,D].
         pointer: int32 [], the row of the oldest key; a multiple of N.
-        keys: float [N,D], those of the GLOBAL batch in its order, equal on every device: else
-            the devices' queues part.
+        keys: float [N,D], of the GLOBAL batch in its order, equal on every device, so that the
+            queues stay equal.
 
     Returns:
         The queue with rows pointer ... pointer + N - 1 replaced, in its dtype, and the pointer
-        N further; after row K - 1 comes row 0.
+        advanced by N, modulo K.
 
     Raises:
         ValueError: other shapes; K is not divisible by N.
@@ -71,14 +70,14 @@ def enqueue(queue: Array, pointer: Array, keys: Array) -> tuple[Array, Array]:
 
 
 def check_queue_size(size: int, *, batch_size: int) -> None:
-    """Refuses a queue into which the global batches do not fit a whole number of times.
+    """Raises UserError for a queue size that is not a multiple of the global batch size.
 
     Args:
         size: K.
         batch_size: N, global.
 
     Raises:
-        UserError: with the nearest sizes that would do.
+        UserError: names the nearest valid sizes.
 
     Example:
         >>> check_queue_size(65536, batch_size=256)

@@ -1,8 +1,8 @@
-"""Rows written into a large leaf of the state, a queue or a memory bank, where it lies.
+"""In-place updates of rows of a large leaf of the state, such as a memory bank.
 
-`jssl.parallel.nonfinite.guard` keeps the old state when a step's loss is not finite. A choice
+`jssl.parallel.nonfinite.guard` keeps the old state when a step's loss is not finite. Selecting
 between an old and a new bank needs both: a copy of the bank at every step, and a pass over all of
-it. So a step that changes a few rows says which, and the choice is made for those rows alone.
+it. So a step that changes a few rows returns only these, and the selection is made for them only.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from jssl.types import Array, PyTree
 
 @flax.struct.dataclass
 class RowUpdate:
-    """A leaf of the next state: `array` with `rows` in the places `index`.
+    """A leaf of the next state: `array` with `rows` written at `index`.
 
     Attributes:
         array: [...,D], the leaf before the step; a row is D numbers of its last axis.
-        index: int32 [R], places among all rows of `array` counted in order; where one comes
-            twice, its rows must be equal. A place past the end is not written.
+        index: int32 [R], flat row indices of `array`; duplicates must have equal rows. An index out
+            of range is not written.
         rows: [R,D], in `array`'s dtype.
     """
 
@@ -32,22 +32,21 @@ class RowUpdate:
 
 
 def write(update: RowUpdate, ok: Array | bool = True) -> Array:
-    """The new leaf: the rows where `ok` holds, what was there before where it does not.
+    """Returns the new leaf: with the new rows if `ok`, else unchanged.
 
     Args:
-        update: what to write.
+        update: the rows to write.
         ok: bool [], or True.
 
     Returns:
-        As `update.array`. Under donation it is written where it lies: what is kept is read before,
-        because `ok` has to be known.
+        As `update.array`. Under donation it is written in place.
 
     Example:
         >>> bank = jnp.zeros((2, 2, 1))
         >>> print(write(RowUpdate(bank, jnp.array([3]), jnp.array([[5.0]]))).ravel())
         [0. 0. 0. 5.]
     """
-    # A scatter over one leading axis: GPUs would transpose the array for any other.
+    # Flattened, because GPUs would transpose the array for a scatter over another axis.
     flat = update.array.reshape(-1, update.array.shape[-1])
     rows = update.rows
     if ok is not True:
@@ -61,10 +60,9 @@ def is_update(leaf: Any) -> bool:
 
 
 class WritesRows:
-    """A train step whose next state holds `RowUpdate`s; called, it writes them.
+    """Decorator of a train step that returns `RowUpdate`s; a call writes them.
 
-    Used as a decorator. `jssl.parallel.nonfinite.guard` takes `deferred`, the step as it was
-    written.
+    `jssl.parallel.nonfinite.guard` uses `deferred`, the undecorated step.
     """
 
     def __init__(self, step: Callable[..., tuple[PyTree, Any]]):

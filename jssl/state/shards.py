@@ -1,8 +1,8 @@
-"""Leaves of a state that devices share instead of each holding all of it.
+"""Leaves of a state that are split over devices instead of replicated.
 
-A State names them: `SPLIT = {"bank": 1}` says that axis 1 of the leaves under `bank` may be split.
-The launch mode decides: `shard_map` splits them, and a step sees its device's part; `pmap`, whose
-replicas hold equal states, `vmap:N` and `jit` give every replica the whole leaf.
+A State declares them: `SPLIT = {"bank": 1}` allows to split axis 1 of the leaves under `bank`. The
+launch mode decides: `shard_map` splits them, and a step gets its device's part; `pmap`, `vmap:N`
+and `jit` give every replica the whole leaf.
 """
 
 from typing import Any
@@ -15,17 +15,17 @@ from jssl.types import PyTree
 
 
 def partition_specs(state: PyTree, mesh: Mesh) -> PyTree:
-    """For every leaf of a state how it lies on the mesh's one axis.
+    """Returns the PartitionSpec of every leaf of a state on a one-axis mesh.
 
     Args:
-        state: of arrays or of their shapes; its type may have `SPLIT`, {field: axis}.
+        state: of arrays or their shapes; its type may have `SPLIT`, {field: axis}.
         mesh: of one axis.
 
     Returns:
-        The same tree of PartitionSpecs: split for the leaves that the state names, else replicated.
+        The same tree of PartitionSpecs: split for the leaves in `SPLIT`, else replicated.
 
     Raises:
-        UserError: a leaf that the devices cannot share equally.
+        UserError: a leaf that cannot be split equally over the devices.
 
     Example:
         >>> import numpy as np
@@ -53,7 +53,7 @@ def partition_specs(state: PyTree, mesh: Mesh) -> PyTree:
 
 
 def shardings(state: PyTree, mesh: Mesh) -> PyTree:
-    """`partition_specs` as NamedShardings."""
+    """Returns `partition_specs` as NamedShardings."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         partition_specs(state, mesh),

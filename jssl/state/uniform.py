@@ -1,4 +1,4 @@
-"""Sampling that is uniform over pseudo-labels, so that no cluster outweighs the others."""
+"""Sampling uniformly over pseudo-labels, so that all clusters have equal weight."""
 
 import numpy as np
 
@@ -6,31 +6,30 @@ import numpy as np
 def uniform_over_clusters(
     assignments: np.ndarray, sampler_seed: int, seed: int, epoch: int, num_examples: int
 ) -> np.ndarray:
-    """The order of one epoch, in which every cluster that has members comes equally often.
+    """Returns the order of one epoch, with equally many examples from each non-empty cluster.
 
-    With M examples and c clusters that are not empty, each gives s = floor(M / c) + 1 of its
-    members: without repeats where it has more than s, else drawn with replacement. The c s
-    indices are shuffled and the first M kept. By raw Philox bits, which numpy promises not to
-    change from version to version.
+    With M examples and c non-empty clusters, s = floor(M / c) + 1 members of each are drawn:
+    without replacement if it has more than s, else with. The c s indices are shuffled and the first
+    M kept. Uses raw Philox bits, which numpy keeps stable over versions.
 
     Args:
-        assignments: int [M], the cluster of each example; below 0 for one that is never drawn.
+        assignments: int [M], the cluster of each example; below 0 to exclude it.
         sampler_seed: of the clustering, a leaf of the method's state; >= 0.
         seed: of the run; >= 0.
         epoch: from 0.
         num_examples: M.
 
     Returns:
-        int64 [M], indices of examples; all but the first two arguments bound, an `order` of
+        int64 [M], indices of examples; with the first two arguments bound, an `order` of
         `jssl.data.train_batches`.
 
     Raises:
-        ValueError: assignments of another length, or none at all.
+        ValueError: assignments of another length, or all excluded.
 
     Example:
         >>> clusters = np.array([0, 0, 0, 0, 0, 0, 1, -1])
         >>> drawn = clusters[uniform_over_clusters(clusters, 7, 0, 0, 8)]
-        >>> sorted(np.bincount(drawn).tolist())  # 5 of each, two of the ten cut off
+        >>> sorted(np.bincount(drawn).tolist())  # 5 of each, two of the ten dropped
         [3, 5]
 
     Reference:
@@ -45,13 +44,13 @@ def uniform_over_clusters(
             f"{list(assignments.shape)} with {len(members)} of them."
         )
     philox = np.random.Philox(np.random.SeedSequence([sampler_seed, seed, epoch]))
-    # Cluster after cluster, each with its members in random order.
+    # Sorted by cluster, in random order within each.
     bits = philox.random_raw(len(members))
     members = members[np.lexsort((bits, assignments[members]))]
     _, starts, sizes = np.unique(assignments[members], return_index=True, return_counts=True)
     share = num_examples // len(sizes) + 1
     place = np.broadcast_to(np.arange(share), (len(sizes), share))
-    # The remainder favours small numbers by less than 2^-32.
+    # The bias of the modulo is below 2^-32.
     drawn = philox.random_raw(len(sizes) * share).reshape(place.shape)
     drawn = drawn % sizes[:, None].astype(np.uint64)
     place = np.where(sizes[:, None] > share, place, drawn.astype(np.int64))

@@ -20,22 +20,22 @@ naive = runpy.run_path(str(TESTS / "reference" / "naive_augment.py"))
 
 @pytest.mark.parametrize("radius", [3, 11])
 @pytest.mark.parametrize("i", range(3))
-def test_blur_is_the_depthwise_convolution_recorded(i, radius):
+def test_blur_equals_the_recorded_depthwise_convolution(i, radius):
     image, sigma = jnp.asarray(TF["large"]), TF["sigmas"][i]
-    found = augment.gaussian_blur(image, sigma, radius=radius)
-    np.testing.assert_allclose(found, TF[f"blur_{i}_{radius}"], atol=2e-6)
-    found = augment.gaussian_blur(image, sigma, radius=radius, padding="reflect")
-    np.testing.assert_allclose(found, TORCH[f"blur_{i}_{radius}"], atol=2e-6)
+    result = augment.gaussian_blur(image, sigma, radius=radius)
+    np.testing.assert_allclose(result, TF[f"blur_{i}_{radius}"], atol=2e-6)
+    result = augment.gaussian_blur(image, sigma, radius=radius, padding="reflect")
+    np.testing.assert_allclose(result, TORCH[f"blur_{i}_{radius}"], atol=2e-6)
 
 
 @pytest.mark.parametrize("padding", ["zero", "symmetric", "reflect"])
-def test_blocks_join_without_a_seam(padding):
+def test_blocks_equal_the_unblocked_blur(padding):
     """64 and 96 are cut in two and three blocks, 37 in none."""
     for shape in [(64, 96, 3), (37, 64, 2)]:
         image = np.random.default_rng(0).random(shape).astype(np.float32)
-        found = augment.gaussian_blur(jnp.asarray(image), 1.7, radius=8, padding=padding)
+        result = augment.gaussian_blur(jnp.asarray(image), 1.7, radius=8, padding=padding)
         expected = naive["blur"](image.astype(float), 1.7, 8, padding)
-        np.testing.assert_allclose(found, expected, atol=2e-6)
+        np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
 def test_values_are_dm_pixs():
@@ -44,7 +44,7 @@ def test_values_are_dm_pixs():
     np.testing.assert_allclose(augment.gaussian_blur(image, 1.3, radius=11), theirs, atol=2e-6)
 
 
-def test_pil_approximates_the_gaussian_by_boxes():
+def test_difference_from_pil_is_bounded():
     """Largest and mean difference in levels of 255; PIL's three boxes, not ours, are the cause."""
     largest, mean = [], []
     for name, picture in [
@@ -52,17 +52,17 @@ def test_pil_approximates_the_gaussian_by_boxes():
         ("pil_blur_noise", (TORCH["large"] * 255).astype(np.uint8)),
     ]:
         for i, sigma in enumerate(TORCH["sigmas"]):
-            found = augment.gaussian_blur(
+            result = augment.gaussian_blur(
                 augment.to_float(jnp.asarray(picture)), sigma, radius=8, padding="symmetric"
             )
-            away = np.abs(np.asarray(found) * 255 - TORCH[name][i])
+            away = np.abs(np.asarray(result) * 255 - TORCH[name][i])
             largest.append(away.max())
             mean.append(away.mean())
     assert max(largest[:3]) < 7.5 and max(mean[:3]) < 1.4  # a smooth picture
     assert max(largest[3:]) < 11 and max(mean[3:]) < 3.1  # white noise, the worst there is
 
 
-def test_official_number_of_taps_and_their_weights():
+def test_official_radius_and_weights():
     assert [augment.blur_radius(size) for size in (32, 64, 96, 128, 224)] == [1, 3, 4, 6, 11]
     line = jnp.zeros((47, 1, 1)).at[23].set(1.0)
     taps = [augment.gaussian_blur(line, s, radius=11, padding="symmetric") for s in (0.1, 2.0)]
@@ -85,10 +85,10 @@ def test_each_image_has_its_own_sigma():
             lambda key: augment.random_gaussian_blur(key, line, p=0.5, radius=11)[20, :, 0], keys
         )
     )
-    found = np.asarray(blur(keys))
-    blurred = found[:, 21] > 0
+    result = np.asarray(blur(keys))
+    blurred = result[:, 21] > 0
     # sigma of .1 leaves exp(-50) beside the centre: not 0 in float32
     assert stats.binomtest(int(blurred.sum()), 2000, 0.5).pvalue > 1e-3
     # neighbours at distance 1 and 0 have the ratio exp(-1 / 2 sigma^2)
-    sigma = np.sqrt(-0.5 / np.log(found[blurred, 21] / found[blurred, 20]))
+    sigma = np.sqrt(-0.5 / np.log(result[blurred, 21] / result[blurred, 20]))
     assert stats.kstest(sigma, stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3

@@ -24,58 +24,60 @@ def over(amounts, f, image):
 
 
 @pytest.mark.parametrize("name", ["colors", "overshoot"])
-def test_hue_and_saturation_are_tensorflows(name):
+def test_hue_and_saturation_equal_tensorflow(name):
     # 'overshoot' reaches from -0.15 to 1.15, as a bicubic resize may
-    found = over(TF["deltas"], augment.adjust_hue, TF[name])
-    np.testing.assert_allclose(found, TF[f"{name}_hue"], atol=2e-6)
-    found = over(TF["factors"], augment.adjust_saturation, TF[name])
-    np.testing.assert_allclose(found, TF[f"{name}_saturation"], atol=2e-6)
+    result = over(TF["deltas"], augment.adjust_hue, TF[name])
+    np.testing.assert_allclose(result, TF[f"{name}_hue"], atol=2e-6)
+    result = over(TF["factors"], augment.adjust_saturation, TF[name])
+    np.testing.assert_allclose(result, TF[f"{name}_saturation"], atol=2e-6)
 
 
-def test_contrast_brightness_and_gray_are_tensorflows():
+def test_contrast_brightness_and_gray_equal_tensorflow():
     image = TF["colors"]
-    found = over(TF["factors"], augment.adjust_contrast, image)
-    np.testing.assert_allclose(found, TF["contrast"], atol=2e-6)
-    found = over(TF["deltas"], lambda x, d: augment.adjust_brightness(x, d, mode="additive"), image)
-    np.testing.assert_allclose(found, TF["brightness"], atol=1e-6)
-    found = augment.grayscale(jnp.asarray(image))
-    np.testing.assert_allclose(found, np.repeat(TF["gray"], 3, axis=-1), atol=1e-6)
+    result = over(TF["factors"], augment.adjust_contrast, image)
+    np.testing.assert_allclose(result, TF["contrast"], atol=2e-6)
+    result = over(
+        TF["deltas"], lambda x, d: augment.adjust_brightness(x, d, mode="additive"), image
+    )
+    np.testing.assert_allclose(result, TF["brightness"], atol=1e-6)
+    result = augment.grayscale(jnp.asarray(image))
+    np.testing.assert_allclose(result, np.repeat(TF["gray"], 3, axis=-1), atol=1e-6)
 
 
-def test_hue_is_torchvisions():
-    found = over(TORCH["deltas"], augment.adjust_hue, TORCH["colors"])
-    np.testing.assert_allclose(found, TORCH["hue"], atol=2e-6)
+def test_hue_equals_torchvision():
+    result = over(TORCH["deltas"], augment.adjust_hue, TORCH["colors"])
+    np.testing.assert_allclose(result, TORCH["hue"], atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_factors_are_torchvisions(name):
+def test_factors_equal_torchvision(name):
     """Tensors in torchvision weigh red with .2989, PIL and we with .299: hence 1.8e-4."""
     kind = {} if name == "brightness" else {"semantics": "torchvision"}
     adjust = getattr(augment, f"adjust_{name}")
-    found = over(TORCH["factors"], lambda x, f: adjust(x, f, **kind), TORCH["colors"])
-    np.testing.assert_allclose(np.clip(found, 0, 1), TORCH[name], atol=1.8e-4)
+    result = over(TORCH["factors"], lambda x, f: adjust(x, f, **kind), TORCH["colors"])
+    np.testing.assert_allclose(np.clip(result, 0, 1), TORCH[name], atol=1.8e-4)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_factors_are_pils_but_for_its_rounding(name):
+def test_factors_equal_pil_up_to_rounding(name):
     """PIL computes in 8 bits: within 1.3 of 255 levels after one operation."""
     kind = {} if name == "brightness" else {"semantics": "torchvision"}
     adjust = getattr(augment, f"adjust_{name}")
     image = augment.to_float(jnp.asarray(TORCH["picture"]))
-    found = over(TORCH["factors"], lambda x, f: adjust(x, f, **kind), image)
-    assert np.abs(np.clip(found, 0, 1) * 255 - TORCH[f"pil_{name}"]).max() < 1.3
+    result = over(TORCH["factors"], lambda x, f: adjust(x, f, **kind), image)
+    assert np.abs(np.clip(result, 0, 1) * 255 - TORCH[f"pil_{name}"]).max() < 1.3
 
 
-def test_hue_gray_and_solarize_are_pils_but_for_its_rounding():
+def test_hue_gray_and_solarize_equal_pil_up_to_rounding():
     image = augment.to_float(jnp.asarray(TORCH["picture"]))
     # PIL keeps H and S of HSV in 8 bits: 1.5 of 255 levels on average, 14 at worst.
     away = np.abs(over(TORCH["deltas"], augment.adjust_hue, image) * 255 - TORCH["pil_hue"])
     assert away.max() < 14.5
     assert away.mean() < 1.5
-    found = augment.grayscale(image, semantics="torchvision")[..., 0] * 255
-    assert np.abs(found - TORCH["pil_gray"]).max() < 0.51
-    found = augment.solarize(image, threshold=128 / 255) * 255
-    np.testing.assert_allclose(found, TORCH["pil_solarize"], atol=1e-4)
+    result = augment.grayscale(image, semantics="torchvision")[..., 0] * 255
+    assert np.abs(result - TORCH["pil_gray"]).max() < 0.51
+    result = augment.solarize(image, threshold=128 / 255) * 255
+    np.testing.assert_allclose(result, TORCH["pil_solarize"], atol=1e-4)
 
 
 @pytest.mark.parametrize("golden", [TF, TORCH], ids=["tf", "torchvision"])
@@ -93,11 +95,11 @@ def test_all_orders_of_jitter_equal_the_operations_in_that_order(golden):
 
     orders = jnp.asarray(golden["orders"], jnp.int32)
     tolerance = 1e-5 if golden is TF else 6e-4  # torchvision's weights of gray, see above
-    for found in (
+    for result in (
         jax.jit(jax.vmap(apply))(orders),
         jax.jit(lambda o: jax.lax.map(apply, o))(orders),
     ):
-        np.testing.assert_allclose(found, golden["jitter"], atol=tolerance)
+        np.testing.assert_allclose(result, golden["jitter"], atol=tolerance)
     # The orders do differ, so that none passes for another; but where hue follows saturation or
     # the reverse, TensorFlow's two commute: S and H of the same HSV.
     flat = np.round(np.asarray(golden["jitter"]).reshape(24, -1), 3)
@@ -123,7 +125,7 @@ def draws(p, amplitudes, brightness, count=12000):
     return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(5), count))
 
 
-def test_jitter_is_drawn_as_described():
+def test_jitter_distribution():
     order, amounts = (np.asarray(x) for x in draws(0.8, (0.8, 0.4, 1.2, 0.2), "multiplicative"))
     applied = order[:, 0] < 4
     assert stats.binomtest(int(applied.sum()), len(order), 0.8).pvalue > 1e-3
@@ -140,13 +142,13 @@ def test_jitter_is_drawn_as_described():
     assert np.abs(np.corrcoef(amounts.T) - np.eye(4)).max() < 0.04
 
 
-def test_additive_brightness_is_symmetric_about_nothing():
+def test_additive_brightness_is_symmetric_about_zero():
     amounts = np.asarray(draws(1.0, (0.4, 0.0, 0.0, 0.0), "additive", 4000).amounts)
     assert stats.kstest(amounts[:, 0], stats.uniform(-0.4, 0.8).cdf).pvalue > 1e-3
     np.testing.assert_array_equal(amounts[:, 1:], np.tile([1, 1, 0], (4000, 1)))
 
 
-def test_chances_of_the_single_operations():
+def test_probabilities_of_operations():
     image = jnp.asarray(TF["colors"])
     keys = jax.random.split(jax.random.key(1), 3000)
     for f, p in [
@@ -159,12 +161,12 @@ def test_chances_of_the_single_operations():
         assert stats.binomtest(count, len(keys), p).pvalue > 1e-3
 
 
-def test_jitter_stays_in_range_and_never_applied_changes_nothing():
+def test_jitter_range_and_zero_probability():
     image, key = jnp.asarray(TF["overshoot"]), jax.random.key(2)
     np.testing.assert_array_equal(augment.color_jitter(key, image, p=0.0), image)
-    found = augment.color_jitter(key, image, p=1.0, amplitudes=(0.8, 0.8, 0.8, 0.2))
-    assert found.min() >= 0 and found.max() <= 1
-    assert found.dtype == jnp.float32
+    result = augment.color_jitter(key, image, p=1.0, amplitudes=(0.8, 0.8, 0.8, 0.2))
+    assert result.min() >= 0 and result.max() <= 1
+    assert result.dtype == jnp.float32
 
 
 def test_colour_needs_three_channels():

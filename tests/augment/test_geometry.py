@@ -48,9 +48,9 @@ def crops(size, method, antialias):
         (TORCH, "pil_resize_{}_{}_bilinear", "bilinear", True, 1e-5),
     ],
 )
-def test_crops_are_resized_as_recorded(size, golden, name, method, antialias, tolerance):
-    for i, found in enumerate(crops(size, method, antialias)):
-        np.testing.assert_allclose(found, golden[name.format(i, size)], atol=tolerance)
+def test_resized_crops_equal_the_recorded_ones(size, golden, name, method, antialias, tolerance):
+    for i, result in enumerate(crops(size, method, antialias)):
+        np.testing.assert_allclose(result, golden[name.format(i, size)], atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_crops_are_resized_as_recorded(size, golden, name, method, antialias, to
     ],
 )
 def test_bands_and_rows_equal_the_naive_sum(shape, size, method, antialias):
-    """What accelerators run (bands) and what the CPU runs (rows) against the loop."""
+    """The code for accelerators (bands) and for the CPU (rows) against the loop."""
     image = np.random.default_rng(0).random(shape).astype(np.float32)
     H, W, C = shape
     for box in [(0, 0, H, W), (3, 2, H - 7, W - 5), (H - 9, W - 6, 9, 6)]:
@@ -77,26 +77,26 @@ def test_bands_and_rows_equal_the_naive_sum(shape, size, method, antialias):
             rows[top : top + height].astype(float), size, method=method, antialias=antialias
         )
         for product in (_geometry._multiply_rows, _geometry._sum_rows):
-            found = jax.jit(product)(jnp.asarray(rows), index, weight)
-            np.testing.assert_allclose(found, expected, atol=5e-6)
-        found = augment.crop_resize(
+            result = jax.jit(product)(jnp.asarray(rows), index, weight)
+            np.testing.assert_allclose(result, expected, atol=5e-6)
+        result = augment.crop_resize(
             jnp.asarray(image), augment.Box(*jnp.array(box)), size=size, method=method,
             antialias=antialias, flip=jnp.bool(True),
         )  # fmt: skip
         expected = naive["crop_resize"](
             image.astype(float), box, size, flip=True, method=method, antialias=antialias
         )
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_uint8_is_resized_as_float():
     image = jnp.asarray(TF["picture"])
-    found = augment.resize(image, size=20)
-    np.testing.assert_allclose(found, augment.resize(augment.to_float(image), size=20), atol=1e-6)
+    result = augment.resize(image, size=20)
+    np.testing.assert_allclose(result, augment.resize(augment.to_float(image), size=20), atol=1e-6)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_accelerators_multiply_and_do_not_gather(platform):
+def test_accelerators_use_matrix_products(platform):
     def crop(image, box):
         return augment.crop_resize(image, box, size=64)
 
@@ -119,7 +119,7 @@ def boxes(sampler, case, count=8000):
     return np.stack(jax.jit(jax.vmap(sample))(keys), axis=1)
 
 
-def same_distribution(found, expected):
+def same_distribution(result, expected):
     """Kolmogorov-Smirnov on every marginal that matters; seeds are fixed, so it cannot flicker."""
     marginals = {
         "top": lambda b: b[:, 0],
@@ -133,21 +133,21 @@ def same_distribution(found, expected):
         "right": lambda b: b[:, 1] + b[:, 3],
     }
     for name, f in marginals.items():
-        pair = f(found.astype(float)), f(expected.astype(float))
+        pair = f(result.astype(float)), f(expected.astype(float))
         p = stats.ks_2samp(*pair, method="asymp").pvalue
         assert p > 1e-3, f"{name}: p = {p}"
 
 
 @pytest.mark.parametrize("case", BOX_CASES)
 @pytest.mark.parametrize("sampler", ["tf", "torchvision"])
-def test_boxes_are_distributed_as_recorded(sampler, case):
+def test_boxes_have_the_recorded_distribution(sampler, case):
     golden = TF if sampler == "tf" else TORCH
     same_distribution(boxes(sampler, case), golden[f"boxes_{case}"])
 
 
 @pytest.mark.parametrize("case", BOX_CASES)
 @pytest.mark.parametrize("sampler", ["tf", "torchvision", "byol"])
-def test_boxes_are_distributed_as_by_the_official_loop(sampler, case):
+def test_boxes_have_the_distribution_of_the_official_loop(sampler, case):
     height, width, smallest = BOX_CASES[case]
     rng = np.random.default_rng(1)
     draw = naive[f"{sampler}_box"]
@@ -155,7 +155,7 @@ def test_boxes_are_distributed_as_by_the_official_loop(sampler, case):
     same_distribution(boxes(sampler, case), np.array(expected))
 
 
-def test_samplers_differ_so_that_the_tests_above_can_fail():
+def test_distributions_of_the_samplers_differ():
     tf, torch = boxes("tf", "wide"), boxes("torchvision", "wide")
     with pytest.raises(AssertionError, match=r"p = "):
         same_distribution(tf, torch)
@@ -171,45 +171,45 @@ def test_boxes_lie_within_the_image_and_the_limits(sampler, case):
     assert top.min() >= 0 and left.min() >= 0 and height.min() > 0 and width.min() > 0
     assert (top + height).max() <= H and (left + width).max() <= W
     if sampler == "tf":
-        whole = (height == H) & (width == W)
+        full = (height == H) & (width == W)
         least = max(smallest, 0.1) * H * W  # min_object_covered = .1 outweighs an area of .08
-        assert (height * width)[~whole].min() >= least
+        assert (height * width)[~full].min() >= least
         # the official code never draws the last offset
         assert (left + width)[width < W].max() == W - 1
     else:
         assert (left + width)[width < W].max() == W
 
 
-def test_fallbacks_when_nothing_fits():
+def test_fallback_boxes():
     """A strip 40 times as wide as high: no box of at least 80 % with an aspect near 1."""
     sample = functools.partial(augment.sample_box, height=10, width=400, scale=(0.8, 1.0))
-    found = {
+    result = {
         s: tuple(int(v) for v in sample(jax.random.key(0), sampler=s))
         for s in ("tf", "torchvision")
     }
-    assert found == {"tf": (0, 0, 10, 400), "torchvision": (0, 193, 10, 13)}
+    assert result == {"tf": (0, 0, 10, 400), "torchvision": (0, 193, 10, 13)}
     tall = augment.sample_box(
         jax.random.key(0), height=400, width=10, scale=(0.8, 1.0), sampler="torchvision"
     )
     assert tuple(int(v) for v in tall) == (193, 0, 13, 10)
 
 
-def test_center_crop_is_the_official_one():
+def test_center_crop_equals_the_official_one():
     image = np.random.default_rng(2).integers(0, 256, (60, 50, 3), dtype=np.uint8)
     # round(.875 * 50) = 44; offsets (60 - 44 + 1) // 2 = 8 and (50 - 44 + 1) // 2 = 3
     expected = naive["crop_resize"](image / 255.0, (8, 3, 44, 44), 30)
-    found = augment.center_crop(jnp.asarray(image), size=30)
-    np.testing.assert_allclose(found, np.clip(expected, 0, 1), atol=1e-5)
+    result = augment.center_crop(jnp.asarray(image), size=30)
+    np.testing.assert_allclose(result, np.clip(expected, 0, 1), atol=1e-5)
 
 
-def test_random_resized_crop_cuts_its_box():
-    """A picture of its own coordinates tells where a crop came from."""
+def test_random_resized_crop_uses_its_box():
+    """A picture of its own coordinates shows the origin of a crop."""
     y, x = np.mgrid[0:40, 0:64].astype(np.float32)
     image = jnp.asarray(np.stack([y, x], axis=-1))
     key = jax.random.key(3)
-    found = augment.random_resized_crop(key, image, size=16, method="bilinear", antialias=True)
+    result = augment.random_resized_crop(key, image, size=16, method="bilinear", antialias=True)
     box = augment.sample_box(key, height=40, width=64)
-    centre = np.asarray(found).mean((0, 1))
+    centre = np.asarray(result).mean((0, 1))
     np.testing.assert_allclose(centre[0], box.top + (box.height - 1) / 2, atol=1e-3)
     np.testing.assert_allclose(centre[1], box.left + (box.width - 1) / 2, atol=1e-3)
 
@@ -217,8 +217,8 @@ def test_random_resized_crop_cuts_its_box():
 def test_flip_mirrors_half_of_the_time():
     image = jnp.asarray(TF["colors"])
     keys = jax.random.split(jax.random.key(4), 4000)
-    found = jax.jit(jax.vmap(lambda key: augment.random_flip(key, image)))(keys)
-    mirrored = np.all(np.asarray(found) == TF["colors"][:, ::-1], axis=(1, 2, 3))
-    straight = np.all(np.asarray(found) == TF["colors"], axis=(1, 2, 3))
+    result = jax.jit(jax.vmap(lambda key: augment.random_flip(key, image)))(keys)
+    mirrored = np.all(np.asarray(result) == TF["colors"][:, ::-1], axis=(1, 2, 3))
+    straight = np.all(np.asarray(result) == TF["colors"], axis=(1, 2, 3))
     assert (mirrored ^ straight).all()
     assert stats.binomtest(int(mirrored.sum()), 4000, 0.5).pvalue > 1e-3

@@ -87,7 +87,7 @@ def test_algorithm_1_of_the_lecture_equals_a_naive_loop_in_distribution(lecture)
     assert max(a.max(), b.max()) <= most
 
 
-def test_the_two_generators_differ_as_the_papers_do(official, lecture):
+def test_aspects_of_the_two_generators_differ(official, lecture):
     """Uniform aspects above .3 are mostly tall: taller than wide. The code's are symmetric."""
 
     def longest(masks, axis):
@@ -97,19 +97,19 @@ def test_the_two_generators_differ_as_the_papers_do(official, lecture):
     assert longest(lecture, 2) - longest(lecture, 1) > 1.0
 
 
-def test_a_mask_of_exactly_n_keeps_what_it_can(official):
+def test_exact_mask(official):
     few, many = official[:64], jnp.ones((2, 14, 14), bool)
     keys = jax.random.split(jax.random.key(0), 64)
     exact = jax.jit(jax.vmap(lambda k, m: masking.exact_mask(k, m, count=75)))
-    found = np.asarray(exact(keys, few))
-    assert set(found.sum(axis=(1, 2))) == {75}
-    assert np.all(found[few])
+    result = np.asarray(exact(keys, few))
+    assert set(result.sum(axis=(1, 2))) == {75}
+    assert np.all(result[few])
     dropped = np.asarray(exact(keys[:2], many))
     assert set(dropped.sum(axis=(1, 2))) == {75}
     assert not np.array_equal(dropped[0], dropped[1])
 
 
-def test_the_index_of_fixed_size_names_each_masked_place_once(official):
+def test_masked_places_lists_each_masked_patch_once(official):
     places = jax.jit(jax.vmap(lambda m: masking.masked_places(m, size=75)))
     index, weight = map(np.asarray, places(official[:64]))
     for mask, i, w in zip(official[:64], index, weight, strict=True):
@@ -119,7 +119,7 @@ def test_the_index_of_fixed_size_names_each_masked_place_once(official):
     assert (weight == 0).any()
 
 
-def test_words_and_numbers_that_cannot_be():
+def test_invalid_arguments():
     key = jax.random.key(0)
     with pytest.raises(UserError, match="did you mean 'official'"):
         masking.blockwise_mask(key, grid=(4, 4), count=6, generator="offical")

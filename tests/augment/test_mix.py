@@ -16,7 +16,7 @@ def mixed(**options):
     return augment.mix_batch(KEY, BATCH, jnp.eye(8), **options)
 
 
-def test_partner_is_the_mirrored_place_of_its_group():
+def test_partner_is_the_mirrored_index_in_its_group():
     """Image i is lambda i + (1 - lambda)(n - 1 - i), and so is its target."""
     x, y = map(np.asarray, mixed(group_size=8, cutmix_alpha=0.0))
     for i in range(8):
@@ -38,15 +38,15 @@ def test_cutmix_weights_are_the_share_of_pixels():
     assert 0 < y[0, 0] < 1
 
 
-def test_a_group_draws_the_same_on_any_device():
-    whole = mixed(group_size=4)
+def test_draws_of_a_group_do_not_depend_on_the_device():
+    full = mixed(group_size=4)
     second = augment.mix_batch(KEY, BATCH[4:], jnp.eye(8)[4:], group_size=4, first=jnp.int32(4))
-    for a, b in zip(whole, second, strict=True):
+    for a, b in zip(full, second, strict=True):
         np.testing.assert_array_equal(a[4:], b)
-    assert not np.allclose(np.asarray(whole[1])[0, 0], np.asarray(whole[1])[4, 4])
+    assert not np.allclose(np.asarray(full[1])[0, 0], np.asarray(full[1])[4, 4])
 
 
-def test_groups_must_fit():
+def test_group_size_must_divide_the_batch():
     with pytest.raises(UserError, match="groups of 3 images, but a device has 8"):
         mixed(group_size=3)
 
@@ -69,8 +69,8 @@ def test_nothing_is_mixed_without_alphas_or_chance():
     ],
 )
 def test_box_and_weight_by_hand(weight, u, box, kept):
-    found, true_weight = augment.cutmix_box(jnp.float32(weight), jnp.array(u), height=8, width=8)
-    assert found.tolist() == list(box)
+    result, true_weight = augment.cutmix_box(jnp.float32(weight), jnp.array(u), height=8, width=8)
+    assert result.tolist() == list(box)
     assert float(true_weight) == kept
 
 
@@ -106,7 +106,7 @@ def test_a_quarter_is_erased_within_the_limits_of_area(erased):
     assert 0.14 < shares.mean() < 0.185
 
 
-def test_what_is_erased_is_a_rectangle_of_normal_noise(erased):
+def test_erased_pixels_are_a_rectangle_of_normal_noise(erased):
     hit = (erased != 100).all(axis=3)
     for mask in hit[hit.any(axis=(1, 2))][:50]:
         assert mask.sum() == mask.any(axis=1).sum() * mask.any(axis=0).sum()

@@ -1,4 +1,4 @@
-"""Views of another kind: scikit-image's colours, the official constants, one box for all arrays."""
+"""Modalities: scikit-image's colours, the official constants, one box for all arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def picture():
 # Colours ----------------------------------------------------------------------------------------
 
 
-def test_lab_and_ycbcr_are_scikit_images(picture):
+def test_lab_and_ycbcr_equal_scikit_image(picture):
     for image in (picture / 255, gamut()):
         lab, ycbcr = augment.rgb_to_lab(jnp.asarray(image)), augment.rgb_to_ycbcr(image)
         np.testing.assert_allclose(lab, skimage.color.rgb2lab(image), atol=2e-4)
@@ -45,8 +45,8 @@ def test_lab_and_ycbcr_are_scikit_images(picture):
     ],
 )
 def test_published_lab_values(rgb, lab):
-    found = augment.rgb_to_lab(jnp.array(rgb, jnp.float32))
-    np.testing.assert_allclose(found, lab, atol=5e-3)
+    result = augment.rgb_to_lab(jnp.array(rgb, jnp.float32))
+    np.testing.assert_allclose(result, lab, atol=5e-3)
 
 
 def test_the_constants_map_the_gamut_of_srgb_to_minus_one_to_one():
@@ -102,7 +102,7 @@ def test_other_views_by_hand():
 
 @pytest.fixture(scope="module")
 def cropped():
-    """Arrays whose values are their own places, so that a crop tells which box it was."""
+    """Arrays of their own coordinates, so that a crop shows its box."""
     B, H, W = 12, 24, 32
     y, x = np.mgrid[:H, :W].astype(np.float32)
     places = np.stack([x / W, y / H, np.zeros_like(x)], -1)
@@ -120,7 +120,7 @@ def cropped():
     return arrays, cut(jax.random.key(1), arrays), fn
 
 
-def test_all_arrays_are_cut_by_one_box_and_mirrored_together(cropped):
+def test_all_arrays_have_the_same_box_and_flip(cropped):
     _, out, fn = cropped
     x, y = np.asarray(out["image"][..., 0]), np.asarray(out["image"][..., 1])
     np.testing.assert_allclose(out["later"][..., 2], x, atol=1e-6)
@@ -136,7 +136,7 @@ def test_all_arrays_are_cut_by_one_box_and_mirrored_together(cropped):
     assert out["segmentation"].dtype == jnp.int32 and out["depth"].dtype == jnp.float32
 
 
-def test_a_mirror_turns_normals_and_flow_and_a_zoom_lengthens_flow(cropped):
+def test_normals_and_flow_are_transformed(cropped):
     _, out, fn = cropped
     x, y = np.asarray(out["image"][..., 0]) * 32, np.asarray(out["image"][..., 1]) * 24
     sign = np.where(x[:, 0, 0] > x[:, 0, -1], -1.0, 1.0)
@@ -150,11 +150,11 @@ def test_a_mirror_turns_normals_and_flow_and_a_zoom_lengthens_flow(cropped):
     assert np.std(np.abs(across)) > 0.05
 
 
-def test_the_picture_is_cut_as_batch_views_cuts_it_for_any_split(cropped):
+def test_pictures_equal_batch_views_for_any_split(cropped):
     arrays, out, fn = cropped
     key, image = jax.random.key(1), jnp.asarray(arrays["image"])
-    alone = jax.jit(lambda x: augment.batch_views(fn, key, x, jnp.int32(0)))(image)[0]
-    np.testing.assert_allclose(out["image"], alone, atol=1e-6)
+    single = jax.jit(lambda x: augment.batch_views(fn, key, x, jnp.int32(0)))(image)[0]
+    np.testing.assert_allclose(out["image"], single, atol=1e-6)
     half = {k: v[6:] for k, v in arrays.items()}
     tail = jax.jit(lambda x: augment.batch_modalities(fn, key, x, jnp.int32(6)))(half)
     for name in out:
@@ -164,7 +164,7 @@ def test_the_picture_is_cut_as_batch_views_cuts_it_for_any_split(cropped):
 # Misuse -----------------------------------------------------------------------------------------
 
 
-def test_a_missing_array_is_named_with_what_it_must_hold():
+def test_missing_arrays_are_named_with_their_format():
     with pytest.raises(UserError) as error:
         augment.split_views({"image": jnp.zeros((1, 2, 2, 3))}, ["l", "depth", "normals"])
     for words in ("depth", "normals", "found image", "metres", "float32 [B,H,W,1]", "unit vectors"):
@@ -180,7 +180,7 @@ def test_a_missing_array_is_named_with_what_it_must_hold():
         (["l", "flow"], {}, "1 frame or more, found flow_frames=0"),
     ],
 )
-def test_views_that_cannot_work_are_refused(views, options, message):
+def test_invalid_views_are_refused(views, options, message):
     with pytest.raises(UserError, match=message):
         modalities.fields(views, segments=0, flow_frames=0, **options)
 

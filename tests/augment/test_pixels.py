@@ -10,9 +10,9 @@ from jssl.errors import UserError
 
 def test_uint8_becomes_float_between_0_and_1():
     levels = np.arange(256, dtype=np.uint8)
-    found = augment.to_float(jnp.asarray(levels))
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, levels / 255, rtol=1e-6)
+    result = augment.to_float(jnp.asarray(levels))
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, levels / 255, rtol=1e-6)
     half = jnp.array([0.25], jnp.bfloat16)
     assert augment.to_float(half).dtype == jnp.float32
     with pytest.raises(ValueError, match="uint8, or float in .*; found int32"):
@@ -32,9 +32,9 @@ def test_uint8_becomes_float_between_0_and_1():
 )
 def test_normalize(name, mean, std):
     x = np.random.default_rng(0).random((2, 5, 4, 3)).astype(np.float32)
-    found = augment.normalize(jnp.asarray(x), name)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, (x - np.array(mean)) / np.array(std), atol=1e-5)
+    result = augment.normalize(jnp.asarray(x), name)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, (x - np.array(mean)) / np.array(std), atol=1e-5)
 
 
 def test_unknown_statistics_are_named():

@@ -32,30 +32,30 @@ def outputs(policy, places=(20.5 / 37, 7.5 / 29), picture=PICTURE, names=OPERATI
         jnp.asarray, tf_arguments(policy.magnitude, policy, *picture.shape[:2])
     )
     style, places = policy.style(*picture.shape[:2]), jnp.array(places, jnp.float32)
-    found = {
+    result = {
         name: compiled(levels, jnp.int32(OPERATIONS.index(name)), arguments, places, style=style)
         for name in names
     }
-    return {name: np.asarray(x).transpose(1, 2, 0) for name, x in found.items()}
+    return {name: np.asarray(x).transpose(1, 2, 0) for name, x in result.items()}
 
 
-def close(found, expected, share, name, level=1):
-    apart = np.abs(found.astype(int) - expected.astype(int))
+def close(result, expected, share, name, level=1):
+    apart = np.abs(result.astype(int) - expected.astype(int))
     assert apart.max() <= (level if share else 0), name
     assert (apart > 0).mean() <= share, name
 
 
 @pytest.mark.parametrize("magnitude", [2, 5, 13, 27])
-def test_official_operations_are_tensorflows(magnitude):
+def test_official_operations_equal_tensorflow(magnitude):
     """27 also shows that negative shifts and thresholds above 255 change nothing, and 2 that a
     shift of 8 bits is one of 7."""
     policy = Policy(magnitude, "histogram", "pixels", translate=10.0, cutout=40.0)
-    found = outputs(policy)
+    result = outputs(policy)
     recorded = GOLDEN[f"m{magnitude}"]
     for name, expected in zip(OPERATIONS, recorded, strict=True):
         # A level of the smoothed picture, cut and not rounded, counts |1 - factor| times.
         level = math.ceil(abs(0.9 - 0.18 * magnitude)) if name == "sharpness" else 1
-        close(found[name], expected, ROUNDED.get(name, 0), name, level)
+        close(result[name], expected, ROUNDED.get(name, 0), name, level)
     levels = jnp.asarray(PICTURE.transpose(2, 0, 1), jnp.int32)
     arguments = jax.tree.map(jnp.asarray, tf_arguments(magnitude, policy, 37, 29))
     style = policy.style(37, 29)
@@ -63,13 +63,13 @@ def test_official_operations_are_tensorflows(magnitude):
     np.testing.assert_array_equal(same, levels)
     if magnitude == 27:
         for name in ("posterize", "solarize"):
-            np.testing.assert_array_equal(found[name], PICTURE)
+            np.testing.assert_array_equal(result[name], PICTURE)
 
 
-def test_corrected_operations_are_pils():
+def test_corrected_operations_equal_pil():
     magnitude = 7
     factor, m = 0.7 * 1.8 + 0.1, 0.7
-    found = outputs(Policy(magnitude, "mean", "pixels", translate=10.0))
+    result = outputs(Policy(magnitude, "mean", "pixels", translate=10.0))
     image = Image.fromarray(PICTURE)
     H, W, _ = PICTURE.shape
     shear, angle = 0.3 * m, 30 * m
@@ -99,14 +99,14 @@ def test_corrected_operations_are_pils():
     # PIL's grey is rounded and ours, TensorFlow's, is cut: one level, times the blend's factor.
     levels = {"color": 1, "contrast": 1, "sharpness": 1, "autocontrast": 1, "brightness": 1}
     for name, picture in expected.items():
-        apart = np.abs(found[name].astype(int) - np.asarray(picture).astype(int))
+        apart = np.abs(result[name].astype(int) - np.asarray(picture).astype(int))
         if name == "rotate":  # a coordinate on the edge between two pixels may fall to either
             assert (apart.max(-1) > 0).mean() < 0.005, name
         else:
             assert apart.max() <= levels.get(name, 0), (name, apart.max())
 
 
-def test_the_two_contrasts_differ_by_where_they_stand_still():
+def test_fixed_points_of_the_two_contrasts():
     """The official one is about H W / 256: 4 at 32 px, whatever the picture shows."""
     flat = np.full((32, 32, 3), 100, np.uint8)
     official = outputs(Policy(10.0, "histogram"), picture=flat)["contrast"]
@@ -124,7 +124,7 @@ def test_lengths_are_pixels_or_a_share_of_600():
     assert shift(Policy(10.0, "mean", "relative", translate=100.0)) == 5  # 100 * 30 / 600
 
 
-def test_the_square_is_cut_at_the_edges():
+def test_cutout_is_clipped_at_the_edges():
     x = jnp.ones((3, 6, 6))
     cut = np.asarray(cut_square(x, jnp.array([0.0, 0.99]), pad=2, fill=(0, 0, 0))[0])
     assert set(zip(*np.nonzero(cut == 0), strict=True)) == {
@@ -132,7 +132,7 @@ def test_the_square_is_cut_at_the_edges():
     }
 
 
-def test_operations_are_drawn_with_equal_chance_and_applied_one_after_the_other():
+def test_operations_are_equally_likely_and_sequential():
     u = np.zeros((2, 4), np.float32)
     u[:, 0] = [(OPERATIONS.index("invert") + 0.5) / 16] * 2
     planes = jnp.asarray(PICTURE.transpose(2, 0, 1) / 255.0, jnp.float32)
@@ -150,9 +150,9 @@ def test_one_at_a_time_and_vmap_agree():
     keys = jax.random.split(jax.random.key(1), 8)
     together = jax.jit(jax.vmap(rand_augment))(keys, images)
     one = jax.jit(rand_augment)
-    for key, image, found in zip(keys, images, together, strict=True):
+    for key, image, result in zip(keys, images, together, strict=True):
         # A value at the border of two levels may round to the other in another program.
-        difference = np.abs(np.asarray(one(key, image)) - found)
+        difference = np.abs(np.asarray(one(key, image)) - result)
         assert difference.max() < 1.01 / 255 and np.mean(difference > 1e-6) < 1e-3
     assert float(jnp.min(together)) >= 0 and float(jnp.max(together)) <= 1
 
@@ -175,19 +175,19 @@ def test_padding_reflects_and_shifts_by_whole_pixels():
     padded = np.pad(image / 255.0, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     seen = set()
     for i in range(12):
-        found = np.asarray(views(jax.random.key(i), image)[0])
+        result = np.asarray(views(jax.random.key(i), image)[0])
         places = [
             (r, c)
             for r in range(9)
             for c in range(9)
-            if np.allclose(found, padded[r : r + 32, c : c + 32], atol=1e-6)
+            if np.allclose(result, padded[r : r + 32, c : c + 32], atol=1e-6)
         ]
         assert len(places) == 1
         seen.add(places[0])
     assert len(seen) > 6
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments():
     image = jnp.zeros((4, 4, 3))
     with pytest.raises(UserError, match="Unknown contrast 'maen' of RandAugment: did you mean"):
         rand_augment(jax.random.key(0), image, contrast="maen")

@@ -38,7 +38,7 @@ def one():
 
 
 @pytest.mark.parametrize("case", ["m4.3+", "m4.3-", "m9.0+", "m9.0-", "m9.9+"])
-def test_operations_are_timms(one, case):
+def test_operations_equal_timm(one, case):
     magnitude, sign = jnp.float32(case[1:-1]), jnp.float32(1 if case[-1] == "+" else -1)
     arguments = timm_arguments(magnitude, sign, 37, 29)
     for name, expected in zip(INCREASING, GOLDEN[case], strict=True):
@@ -61,7 +61,7 @@ def test_at_the_largest_magnitude():
     np.testing.assert_allclose([still.factor, still.shear, still.cos], [1, 0, 1])
 
 
-def test_black_where_no_bit_is_kept(one):
+def test_posterize_to_zero_bits_is_black(one):
     a = timm_arguments(jnp.float32(10), jnp.float32(1), 37, 29)
     assert one("posterize", a).max() == 0
 
@@ -71,7 +71,7 @@ def many(policy, count, ops=2):
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda u: plan(u, policy, 100, 100)))(u))
 
 
-def test_what_timm_draws():
+def test_distribution_of_timms_draws():
     """Standard deviations are those of binomials; the moments of a clipped normal in closed form.
 
     E min(X, 10) = 9 - .5 (phi(2) - 2 Phi(-2)) = 8.99576, of standard deviation .4896 (integrated
@@ -96,12 +96,12 @@ def test_what_timm_draws():
     np.testing.assert_allclose(np.abs(fixed.arguments.shear), 0.27, rtol=1e-6)
 
 
-def test_as_many_pictures_stay_as_with_timm():
+def test_share_of_unchanged_pictures_equals_timm():
     """25 % have no operation; a few more are inverted twice. Of 2,000, a deviation is .97 %."""
     small = jnp.asarray(PICTURE[8:16, 8:16].transpose(2, 0, 1) / 255.0, jnp.float32)
     u = jax.random.uniform(jax.random.key(2), (2000, 2, 4))
-    found = jax.jit(lambda u: jax.lax.map(lambda v: apply_policy(small, v, DEIT), u))(u)
-    same = np.isclose(found, small[None], atol=1e-6).all(axis=(1, 2, 3)).mean()
+    result = jax.jit(lambda u: jax.lax.map(lambda v: apply_policy(small, v, DEIT), u))(u)
+    same = np.isclose(result, small[None], atol=1e-6).all(axis=(1, 2, 3)).mean()
     assert same >= 0.25 - 4 * 0.0097 and abs(same - GOLDEN["unchanged"]) < 4 * 0.0097 + 0.004
 
 
@@ -120,20 +120,20 @@ def test_the_table_of_autoaugment():
     assert AUTOAUGMENT[15] == ("rotate", 1.0, 7, "translate_y", 0.8, 9)
 
 
-def test_autoaugment_draws_pairs_and_does_what_form_tf_does():
+def test_autoaugment_draws_pairs_of_form_tf():
     """Each pair is drawn with chance 1/25; its strengths are those tested against TensorFlow's."""
     policy = Policy(form="autoaugment", lengths="pixels", translate=250.0)
     count = 20_000
     kinds, a = many(policy, count)
-    found = {}
+    result = {}
     for pair in AUTOAUGMENT:
         for j, (name, chance, magnitude) in enumerate((pair[:3], pair[3:])):
-            found.setdefault((j, name), []).append((chance, magnitude))
-    for (j, name), entries in found.items():
+            result.setdefault((j, name), []).append((chance, magnitude))
+    for (j, name), entries in result.items():
         share = (kinds[:, j] == OPERATIONS.index(name)).mean()
         expected = sum(chance for chance, _ in entries) / 25
         assert abs(share - expected) < 4 * np.sqrt(expected / count) + 1e-9, (j, name)
-    applied = sum(chance for entries in found.values() for chance, _ in entries) / 50
+    applied = sum(chance for entries in result.values() for chance, _ in entries) / 50
     assert abs((kinds != NOTHING).mean() - applied) < 0.01
     u = np.full((25, 2, 4), 0.25, np.float32)
     u[:, 0, 0], u[:, :, 1] = (np.arange(25) + 0.5) / 25, 0.0
@@ -152,22 +152,22 @@ def test_autoaugment_draws_pairs_and_does_what_form_tf_does():
     np.testing.assert_allclose([a.factor[13, 1], a.shift_y[15, 1]], [1.72, 225], rtol=1e-6)
 
 
-def test_recipes_and_functions_go_through_the_plan(monkeypatch):
+def test_recipes_and_functions_use_the_plan(monkeypatch):
     """With operations that add their own number, cheap to compile, to a black picture."""
     monkeypatch.setattr(_policy, "operation", lambda x, kind, a, place, style: x + kind)
     key, black = jax.random.key(5), np.zeros((8, 8, 3), np.float32)
     for form, function in (("timm", rand_augment), ("autoaugment", auto_augment)):
         views = make_views("none", size=8, policy_ops=2, policy_form=form)
-        for found, u in (
+        for result, u in (
             (views(key, black)[0], views.draw(key, 8, 8).policy[0]),
             (function(key, jnp.asarray(black), **({"form": form} if form == "timm" else {})),
              jax.random.uniform(key, (2, 4))),
         ):  # fmt: skip
             expected = plan(u, Policy(form=form), 8, 8).kinds.sum() / 255
-            np.testing.assert_allclose(found, np.full((8, 8, 3), expected), atol=1e-6)
+            np.testing.assert_allclose(result, np.full((8, 8, 3), expected), atol=1e-6)
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments():
     image, key = jnp.zeros((4, 4, 3)), jax.random.key(0)
     with pytest.raises(UserError, match="Unknown form 'tim' of RandAugment: did you mean 'timm'"):
         rand_augment(key, image, form="tim")
@@ -189,7 +189,7 @@ def test_mistakes_are_named():
     assert Style().fill == (128, 128, 128)
 
 
-def test_blends_are_pillows_to_the_last_level():
+def test_blends_equal_pillow_exactly():
     """All pairs of levels, compiled as users compile, where products and sums are fused."""
     low, high = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
     pair = [x.astype(np.uint8) for x in (low, high)]
@@ -207,7 +207,7 @@ def test_blends_are_pillows_to_the_last_level():
         np.testing.assert_array_equal(run(jnp.float32(factor)), np.asarray(expected))
 
 
-def test_the_factor_of_a_magnitude_is_that_of_timm():
+def test_factors_equal_timm():
     factor = jax.jit(lambda m, sign: timm_arguments(m, sign, 32, 32).factor)
     for m in np.arange(0, 10.25, 0.25):
         for sign in (1.0, -1.0):
@@ -220,5 +220,5 @@ def test_without_deviation_no_draw_gives_nan():
     policy = Policy(magnitude=9.0, form="timm", deviation=0.0)
     drawn = plan(jnp.zeros((2, 4)), policy, 32, 32)
     same = plan(jnp.full((2, 4), 0.25), policy, 32, 32)
-    for found, expected in zip(drawn.arguments, same.arguments, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip(drawn.arguments, same.arguments, strict=True):
+        np.testing.assert_array_equal(result, expected)

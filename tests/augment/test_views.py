@@ -39,16 +39,16 @@ def described(draws, v):
 
 
 @pytest.mark.parametrize("name", TRAINING + EVALUATION)
-def test_views_are_what_their_draws_say(name):
+def test_views_equal_the_naive_pipeline(name):
     """Every recipe, 20 px so that blur has a radius; several keys so that every gate opens."""
     fn = augment.make_views(name, size=20)
     count = 12
     keys = jax.random.split(jax.random.key(8), count)
     draws = jax.jit(jax.vmap(lambda key: fn.draw(key, *PICTURE.shape[:2])))(keys)
-    found = np.asarray(jax.jit(jax.vmap(lambda key: fn(key, jnp.asarray(PICTURE))))(keys))
-    assert found.shape == (count, fn.options["views"], 20, 20, 3)
-    assert found.dtype == np.float32
-    assert found.min() >= 0 and found.max() <= 1
+    result = np.asarray(jax.jit(jax.vmap(lambda key: fn(key, jnp.asarray(PICTURE))))(keys))
+    assert result.shape == (count, fn.options["views"], 20, 20, 3)
+    assert result.dtype == np.float32
+    assert result.min() >= 0 and result.max() <= 1
     opened = set()
     for i in range(count):
         one = jax.tree.map(lambda x, i=i: x[i], draws)
@@ -58,7 +58,7 @@ def test_views_are_what_their_draws_say(name):
             opened |= {"jitter"} if draw["order"][0] < 4 else set()
             expected = naive["view"](PICTURE / 255.0, draw, 20, fn.options)
             # A solarized value at the threshold may fall on either side of it.
-            close = np.isclose(found[i, v], expected, atol=2e-5)
+            close = np.isclose(result[i, v], expected, atol=2e-5)
             assert close.mean() > (0.999 if draw["solarize"] else 0.9999999), draw
     possible = {
         g for g in ("flip", "jitter", "gray", "blur", "solarize") if any(fn.options[g + "_p"])
@@ -67,7 +67,7 @@ def test_views_are_what_their_draws_say(name):
 
 
 def test_an_operation_does_not_change_the_random_numbers_of_another():
-    """Each has a key of its own: more of one leaves the draws of the others as they were."""
+    """Each has its own key: more numbers of one do not change the draws of the others."""
     key = jax.random.key(9)
     plain = augment.make_views("crop_flip", size=20).draw(key, 40, 48)
     options = {"policy_form": "timm", "policy_ops": 3, "cutout_pad": 2, "jitter_p": 0.5}
@@ -104,7 +104,7 @@ CHANCES = {
 
 
 @pytest.mark.parametrize("name", CHANCES)
-def test_chances_of_each_view(many, name):
+def test_probabilities_of_each_view(many, name):
     draws = many[name]
     gates = [draws.flip, draws.jitter.order[..., 0] < 4, draws.gray, draws.blur, draws.solarize]
     for v, chances in enumerate(CHANCES[name]):
@@ -141,7 +141,7 @@ def test_amounts_and_sigmas_of_each_recipe(many, name):
 
 @pytest.mark.parametrize("name", CHANCES)
 def test_views_and_images_are_independent(many, name):
-    """No number of one view tells anything of the other's, nor of the next image's."""
+    """Random numbers of different views and images are independent."""
     d = many[name]
     columns = [d.box.top, d.box.left, d.box.height, d.flip, d.gray, d.sigma]
     columns += [d.jitter.amounts[..., i] for i in range(4)]
@@ -166,7 +166,7 @@ def jitted_views(fn, key, images):
 
 
 @pytest.fixture(scope="module")
-def whole():
+def case():
     """A recipe with every operation, its step, a batch of 8, and its views from index 40 on."""
     fn = augment.make_views("moco_v3", size=16, blur_radius=2)
     step = jax.jit(lambda key, images, first: augment.batch_views(fn, key, images, first))
@@ -174,8 +174,8 @@ def whole():
     return fn, step, images, np.asarray(step(key, images, jnp.int32(40)))
 
 
-def test_a_batch_in_four_parts_is_the_whole(whole):
-    fn, step, images, views = whole
+def test_views_of_four_parts_equal_those_of_the_batch(case):
+    fn, step, images, views = case
     key = jax.random.key(3)
     assert views.shape == (2, 8, 16, 16, 3)
     parts = [step(key, images[i : i + 2], jnp.int32(40 + i)) for i in range(0, 8, 2)]
@@ -185,12 +185,12 @@ def test_a_batch_in_four_parts_is_the_whole(whole):
     assert not np.allclose(views, step(key, images, jnp.int32(41)), atol=0.1)
     assert not np.allclose(views, step(jax.random.key(4), images, jnp.int32(40)), atol=0.1)
     # example i is that of its key, alone
-    alone = jax.jit(fn)(jax.random.fold_in(key, 43), images[3])
-    np.testing.assert_allclose(views[:, 3], alone, atol=2e-6)
+    single = jax.jit(fn)(jax.random.fold_in(key, 43), images[3])
+    np.testing.assert_allclose(views[:, 3], single, atol=2e-6)
 
 
-def test_four_devices_make_the_views_of_one(whole):
-    fn, _, images, views = whole
+def test_views_on_four_devices_equal_those_on_one(case):
+    fn, _, images, views = case
     spread = jax.pmap(
         lambda key, images, first: augment.batch_views(fn, key, images, first),
         in_axes=(None, 0, 0),
@@ -200,7 +200,7 @@ def test_four_devices_make_the_views_of_one(whole):
     np.testing.assert_allclose(spread, views, atol=2e-6)  # two programs: equal up to rounding
 
 
-def test_what_accelerators_run_equals_what_the_cpu_runs():
+def test_accelerator_code_equals_cpu_code():
     fn, images = augment.make_views("byol", size=32), batch(4, size=40)
     keys = jax.random.split(jax.random.key(6), 4)
     draws = jax.vmap(lambda key: fn.draw(key, 40, 44), out_axes=1)(keys)
@@ -232,17 +232,17 @@ def test_accelerators_run_one_batched_program(platform):
 def test_float_images_are_treated_as_uint8():
     fn, key = augment.make_views("crop_flip", size=16), jax.random.key(1)
     picture = jnp.asarray(PICTURE)
-    found = jax.jit(fn)(key, picture)
-    np.testing.assert_allclose(found, jax.jit(fn)(key, augment.to_float(picture)), atol=5e-6)
+    result = jax.jit(fn)(key, picture)
+    np.testing.assert_allclose(result, jax.jit(fn)(key, augment.to_float(picture)), atol=5e-6)
 
 
 def test_evaluation_draws_nothing():
     image = jnp.asarray(PICTURE)
     center = jax.jit(augment.make_views("center_crop", size=16))
-    found = [center(jax.random.key(i), image)[0] for i in range(2)]
-    np.testing.assert_array_equal(found[0], found[1])
+    result = [center(jax.random.key(i), image)[0] for i in range(2)]
+    np.testing.assert_array_equal(result[0], result[1])
     expected = jax.jit(lambda image: augment.center_crop(image, size=16))(image)
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    np.testing.assert_allclose(result[0], expected, atol=1e-6)
     square = image[:29, :29]
     none = jax.jit(augment.make_views("none", size=29))
     np.testing.assert_array_equal(none(jax.random.key(0), square)[0], augment.to_float(square))
@@ -254,16 +254,16 @@ def test_host_crops_are_not_cropped_again():
     crops = jnp.stack([jnp.asarray(PICTURE[:24, :24]), jnp.asarray(PICTURE[10:34, 3:27])])
     plain = {"jitter_p": 0, "gray_p": 0, "blur_p": 0}
     fn = augment.make_views("simclr", size=24, host_crop=True, flip_p=(0, 1), **plain)
-    found = jax.jit(fn)(jax.random.key(0), crops)
+    result = jax.jit(fn)(jax.random.key(0), crops)
     expected = jnp.stack([crops[0], crops[1, :, ::-1]]) / 255
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
     batched = jitted_views(fn, jax.random.key(0), jnp.stack([crops] * 3))
     np.testing.assert_allclose(batched, jnp.stack([expected] * 3, axis=1), atol=1e-6)
     # another size is resized whole
     fn = augment.make_views("simclr", size=16, host_crop=True, flip_p=0, **plain)
-    found = jax.jit(fn)(jax.random.key(0), crops)
+    result = jax.jit(fn)(jax.random.key(0), crops)
     expected = jnp.stack([resize_16(crop) for crop in crops])
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_any_function_of_key_and_image_can_be_batched():
@@ -271,9 +271,9 @@ def test_any_function_of_key_and_image_can_be_batched():
         return (augment.to_float(image) * jax.random.uniform(key))[None]
 
     images = batch(4)
-    found = augment.batch_views(fn, jax.random.key(0), images, jnp.int32(7))
+    result = augment.batch_views(fn, jax.random.key(0), images, jnp.int32(7))
     expected = fn(jax.random.fold_in(jax.random.key(0), 9), images[2])
-    np.testing.assert_allclose(found[:, 2], expected, atol=1e-6)
+    np.testing.assert_allclose(result[:, 2], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_any_function_of_key_and_image_can_be_batched():
         ("simclr", {"flip_p": "often"}, r"flip_p='often' .*a chance in \[0, 1\]"),
     ],
 )
-def test_mistakes_are_named(name, options, message):
+def test_invalid_arguments(name, options, message):
     with pytest.raises(UserError, match=message):
         augment.make_views(name, **{"size": 32, **options})
 

@@ -1,4 +1,4 @@
-"""`jssl fit` as a whole, on virtual CPU devices of this process: the path that TPUs take."""
+"""`jssl compile` end to end, on virtual CPU devices of this process."""
 
 import json
 
@@ -17,13 +17,13 @@ KEYS = {"config", "devices", "batch", "memory", "flops", "bytes_accessed", "inte
 def fitted(tmp_path_factory):
     path = tmp_path_factory.mktemp("fit") / "fit.json"
     topology = devices.prepare("cpu:4")
-    found = command.fit(small_config("simclr"), name="simclr", topology=topology, output=path)
-    return found, json.loads(path.read_text()), command.report(found)
+    result = command.fit(small_config("simclr"), name="simclr", topology=topology, output=path)
+    return result, json.loads(path.read_text()), command.report(result)
 
 
-def test_the_record_holds_every_number(fitted):
-    found, written, _ = fitted
-    assert written == json.loads(json.dumps(found))
+def test_record(fitted):
+    result, written, _ = fitted
+    assert written == json.loads(json.dumps(result))
     assert written.keys() >= KEYS
     assert written["devices"] == 4
     assert written["batch"] == {"per_device": 4, "global": 16}
@@ -38,16 +38,16 @@ def test_the_record_holds_every_number(fitted):
     assert written["roofline"]["run_steps"] == 1000  # 3,200 tiles in batches of 16, 5 epochs
 
 
-def test_the_step_sends_gradients_once_statistics_and_embeddings(fitted):
-    found = fitted[1]["collectives"]
+def test_collectives_of_the_step(fitted):
+    result = fitted[1]["collectives"]
     # Both views' embeddings of 16 examples, [16,2,128] float32, and their gradients back.
-    assert found["all-gather"]["bytes"] == 16 * 2 * 128 * 4
-    assert found["reduce-scatter"]["bytes"] == 16 * 2 * 128 * 4
+    assert result["all-gather"]["bytes"] == 16 * 2 * 128 * 4
+    assert result["reduce-scatter"]["bytes"] == 16 * 2 * 128 * 4
     least = fitted[1]["least"]["gradient_bytes"]
-    assert least <= found["all-reduce"]["bytes"] < 1.1 * least
+    assert least <= result["all-reduce"]["bytes"] < 1.1 * least
 
 
-def test_what_is_printed(fitted):
+def test_report(fitted):
     _, written, text = fitted
     assert "4 a device, 16 in all" in text
     assert "FITS" in text and "GiB to spare" in text
@@ -57,16 +57,16 @@ def test_what_is_printed(fitted):
     assert "DOES NOT FIT, 1.00 GiB too much" in command.report(tight)
 
 
-def test_auto_finds_the_largest_batch_and_leaves_its_record(tmp_path, monkeypatch):
-    def compile_step(config, topology, found):
+def test_auto_finds_the_largest_batch(tmp_path, monkeypatch):
+    def compile_step(config, topology, devices):
         from jssl.compile import roofline
 
-        size = config.batch_size // len(found)
+        size = config.batch_size // len(devices)
         total = int(1e8 + 3e8 * size)
         return step.Compiled(roofline.judge("cpu", total, {}), 1.0, 1.0, {}, 0.0, "")
 
     monkeypatch.setattr(step, "compile_step", compile_step)
-    found = command.fit(
+    result = command.fit(
         small_config("simclr"),
         name="simclr",
         topology=devices.prepare("cpu:4"),
@@ -74,14 +74,14 @@ def test_auto_finds_the_largest_batch_and_leaves_its_record(tmp_path, monkeypatc
         output=tmp_path / "auto.json",
     )
     # 4 GiB hold 1e8 + 3e8 b up to b = 13
-    assert found["batch"] == {"per_device": 13, "global": 52, "auto": True}
-    assert found["memory"]["total"] == int(1e8 + 3e8 * 13)
+    assert result["batch"] == {"per_device": 13, "global": 52, "auto": True}
+    assert result["memory"]["total"] == int(1e8 + 3e8 * 13)
 
 
 @pytest.fixture
 def no_compiling(monkeypatch):
     def refuse(*_):
-        raise AssertionError("compiled what should have been refused before")
+        raise AssertionError("compiled; expected a refusal before")
 
     monkeypatch.setattr(step, "compile_step", refuse)
 
@@ -100,7 +100,7 @@ def refused(tmp_path, *, topology="cpu:4", batch="", examples=0, **updates):
     return str(error.value)
 
 
-def test_what_cannot_be_split_is_refused_before_compiling(tmp_path, no_compiling):
+def test_indivisible_batches_are_refused_before_compiling(tmp_path, no_compiling):
     message = refused(tmp_path, batch_size=18)
     assert "Global batch size 18 cannot be split over 4 devices" in message
     assert "Launch mode 'jit' uses one device, the topology has 4" in refused(

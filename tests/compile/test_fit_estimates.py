@@ -11,7 +11,7 @@ from jssl.errors import UserError
 
 def test_roofline_of_the_recorded_simclr_step():
     """recipes' numbers: 6.17 TFLOP and 85 GB are 31 ms of arithmetic against 104 ms of memory."""
-    found = roofline.estimate(
+    result = roofline.estimate(
         "v5e",
         dtype="bfloat16",
         flops=6.17e12,
@@ -20,16 +20,16 @@ def test_roofline_of_the_recorded_simclr_step():
         global_batch=4096,
         steps=312_000,
     )
-    assert found["seconds"]["arithmetic"] == pytest.approx(6.17 / 197)  # 31.3 ms
-    assert found["seconds"]["memory"] == pytest.approx(85 / 819)  # 103.8 ms
-    assert found["seconds"]["interconnect"] == pytest.approx(0.001)  # 200 MB at 200 GB/s
-    assert found["bound"] == "memory"
-    assert found["step_seconds"] == pytest.approx(85 / 819 + 0.001)
-    assert found["images_per_second"] == pytest.approx(4096 / (85 / 819 + 0.001))
-    assert found["run_hours"] == pytest.approx(312_000 * (85 / 819 + 0.001) / 3600)
-    assert found["kind"] == "estimate, not a measurement"
-    assert found["source"].startswith("https://")
-    assert len(found["assumptions"]) >= 5
+    assert result["seconds"]["arithmetic"] == pytest.approx(6.17 / 197)  # 31.3 ms
+    assert result["seconds"]["memory"] == pytest.approx(85 / 819)  # 103.8 ms
+    assert result["seconds"]["interconnect"] == pytest.approx(0.001)  # 200 MB at 200 GB/s
+    assert result["bound"] == "memory"
+    assert result["step_seconds"] == pytest.approx(85 / 819 + 0.001)
+    assert result["images_per_second"] == pytest.approx(4096 / (85 / 819 + 0.001))
+    assert result["run_hours"] == pytest.approx(312_000 * (85 / 819 + 0.001) / 3600)
+    assert result["kind"] == "estimate, not a measurement"
+    assert result["source"].startswith("https://")
+    assert len(result["assumptions"]) >= 5
 
 
 class Stats:
@@ -40,23 +40,23 @@ class Stats:
     generated_code_size_in_bytes = 0
 
 
-def test_memory_counts_shared_buffers_once_and_says_by_how_much():
-    found = roofline.memory("v5e", Stats)
-    assert found["total"] == 13 * hardware.GIB
-    assert found["fits"] and found["spare"] == 2.75 * hardware.GIB
+def test_memory_counts_shared_buffers_once():
+    result = roofline.memory("v5e", Stats)
+    assert result["total"] == 13 * hardware.GIB
+    assert result["fits"] and result["spare"] == 2.75 * hardware.GIB
     Stats.temp_size_in_bytes = 13 * hardware.GIB
-    found = roofline.memory("v5e", Stats)
-    assert not found["fits"] and found["spare"] == -0.25 * hardware.GIB
+    result = roofline.memory("v5e", Stats)
+    assert not result["fits"] and result["spare"] == -0.25 * hardware.GIB
 
 
-def test_a_compiler_that_ran_out_of_memory_is_a_verdict():
+def test_out_of_memory_errors_give_the_memory_record():
     text = (
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
         "hbm. Used 29.66G of 15.75G hbm. Exceeded hbm capacity by 13.91G."
     )
-    found = step.out_of_memory("v5e", text)
-    assert not found["fits"]
-    assert found["spare"] / hardware.GIB == pytest.approx(-13.91, abs=0.01)
+    result = step.out_of_memory("v5e", text)
+    assert not result["fits"]
+    assert result["spare"] / hardware.GIB == pytest.approx(-13.91, abs=0.01)
     assert step.out_of_memory("v5e", "INTERNAL: something else") is None
 
 
@@ -77,9 +77,9 @@ def test_search_finds_the_largest_batch_that_fits(needed, start):
         tried.append(batch)
         return (needed(batch) if batch <= 20_000 else 10**9), 10_000
 
-    found = search.largest(fits, start=start, unit=8)
-    wanted = max(b for b in range(8, 20_001, 8) if needed(b) <= 10_000)
-    assert found == wanted
+    result = search.largest(fits, start=start, unit=8)
+    expected = max(b for b in range(8, 20_001, 8) if needed(b) <= 10_000)
+    assert result == expected
     assert len(tried) == len(set(tried))
     assert len(tried) <= 24
     assert search.largest(lambda b: (2, 1), start=start) is None
@@ -87,8 +87,8 @@ def test_search_finds_the_largest_batch_that_fits(needed, start):
 
 def test_search_needs_few_compilations_where_memory_is_a_line():
     tried = []
-    found = search.largest(lambda b: (tried.append(b), (2.0e9 + 61e6 * b, 15.75e9))[1], start=64)
-    assert found == 224  # (15.75e9 - 2e9) / 61e6 = 225.4
+    result = search.largest(lambda b: (tried.append(b), (2.0e9 + 61e6 * b, 15.75e9))[1], start=64)
+    assert result == 224  # (15.75e9 - 2e9) / 61e6 = 225.4
     assert len(tried) <= 4
 
 
@@ -127,7 +127,7 @@ def test_flops_of_loops_branches_and_one_device_of_many():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("v5f:4x8", "did you mean 'v5p'? Choices: a100"),
         ("v5e:4", "expected 2 number(s) joined by x"),
@@ -136,10 +136,10 @@ def test_flops_of_loops_branches_and_one_device_of_many():
         ("h100:0", "expected 1 number(s)"),
     ],
 )
-def test_topologies_that_are_none(text, said):
+def test_invalid_topologies(text, message):
     with pytest.raises(UserError) as error:
         hardware.parse_topology(text)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_every_chip_has_a_source_and_sane_numbers():

@@ -1,4 +1,4 @@
-"""What is read from compiled texts, against what the recorded step is known to send."""
+"""Collectives read from recorded HLO texts, against the known traffic of the step."""
 
 import pytest
 from helpers import ROOT
@@ -13,22 +13,22 @@ GATHERED, GRADIENTS, PASSED = 32 * 16 * 4, 16 * 16 * 4, 4 * 16 * 4
 
 @pytest.mark.parametrize("chip", ["v5e", "h100", "cpu"])
 def test_collectives_of_a_recorded_step(chip):
-    found = hlo.collectives((GOLDEN / f"fit_{chip}.txt").read_text())
+    result = hlo.collectives((GOLDEN / f"fit_{chip}.txt").read_text())
     # The TPU multiplies in bfloat16, and its compiler rounds before it gathers: half the bytes.
     gathered = GATHERED / 2 if chip == "v5e" else GATHERED
-    assert found["all-gather"] == hlo.Collective(1, gathered, gathered * 7 / 8)
-    assert found["collective-permute"] == hlo.Collective(3, 3 * PASSED, 3 * PASSED)
-    scattered = found.get("reduce-scatter")
+    assert result["all-gather"] == hlo.Collective(1, gathered, gathered * 7 / 8)
+    assert result["collective-permute"] == hlo.Collective(3, 3 * PASSED, 3 * PASSED)
+    scattered = result.get("reduce-scatter")
     if scattered is None:  # the TPU's compiler sums where the buffer is small, and then slices
-        assert found["all-reduce"].count == 2
-        assert found["all-reduce"].bytes == GRADIENTS + GATHERED
+        assert result["all-reduce"].count == 2
+        assert result["all-reduce"].bytes == GRADIENTS + GATHERED
     else:
         assert scattered == hlo.Collective(1, GATHERED, GATHERED * 7 / 8)
-        assert found["all-reduce"] == hlo.Collective(1, GRADIENTS, GRADIENTS * 2 * 7 / 8)
-    assert len(found) == (3 if scattered is None else 4)
+        assert result["all-reduce"] == hlo.Collective(1, GRADIENTS, GRADIENTS * 2 * 7 / 8)
+    assert len(result) == (3 if scattered is None else 4)
 
 
-def test_types_have_their_bytes():
+def test_shape_bytes():
     assert hlo.shape_bytes("f32[3,5]{1,0:T(8,128)S(1)}") == 60
     assert hlo.shape_bytes("(bf16[7], (pred[3], s4[8]), u32[])") == 14 + 3 + 4 + 4
     assert hlo.shape_bytes("f8e4m3fn[10]") == 10
@@ -56,11 +56,11 @@ ENTRY %main (p: f32[10]) -> f32[10] {
 
 
 def test_groups_loops_and_joined_buffers_by_hand():
-    found = hlo.collectives(TEXT)["all-reduce"]
-    assert found.count == 1 + 5
-    assert found.bytes == 64 + 5 * 40
+    result = hlo.collectives(TEXT)["all-reduce"]
+    assert result.count == 1 + 5
+    assert result.bytes == 64 + 5 * 40
     # empty groups: all eight devices; [2,4]: four of them
-    assert found.payload == 64 * 2 * 7 / 8 + 5 * 40 * 2 * 3 / 4
+    assert result.payload == 64 * 2 * 7 / 8 + 5 * 40 * 2 * 3 / 4
 
 
 def test_bytes_outside_fusions_by_hand():

@@ -1,4 +1,4 @@
-"""The table of launch/README.md is what the kept records say."""
+"""The table of launch/README.md matches the stored records."""
 
 from helpers import ROOT
 

@@ -33,7 +33,7 @@ def converted(name):
     }
 
 
-def test_names_and_shapes_of_resnet50_are_the_converters():
+def test_names_and_shapes_of_resnet50_equal_the_converters():
     expected = converted("resnet50")
     shapes = resnets.shapes_of(name="resnet50")
     blank = {
@@ -41,23 +41,23 @@ def test_names_and_shapes_of_resnet50_are_the_converters():
                for m, leaves in shapes[part].items()}
         for part in ("params", "batch_stats")
     }  # fmt: skip
-    found = convert.detectron2_model(blank["params"], blank["batch_stats"])
-    assert {name: x.shape for name, x in found.items()} == {
+    result = convert.detectron2_model(blank["params"], blank["batch_stats"])
+    assert {name: x.shape for name, x in result.items()} == {
         name: shape for name, (_, shape) in expected.items()
     }
-    assert len(found) == 53 * 5  # convolutions, each with a norm of four vectors
-    assert found["res5.2.conv3.norm.running_var"].shape == (2048,)
+    assert len(result) == 53 * 5  # convolutions, each with a norm of four vectors
+    assert result["res5.2.conv3.norm.running_var"].shape == (2048,)
 
 
-def test_values_are_those_of_torchvisions_names():
+def test_values_equal_those_under_torchvisions_names():
     """The variables with which the forward pass is torchvision's, tensor by tensor."""
     variables = resnets.torchvision_variables("resnet18")
-    found = convert.detectron2_model(variables["params"], variables["batch_stats"])
+    result = convert.detectron2_model(variables["params"], variables["batch_stats"])
     expected = converted("resnet18")
-    assert found.keys() == expected.keys() and len(found) == 20 * 5
+    assert result.keys() == expected.keys() and len(result) == 20 * 5
     for name, (old, shape) in expected.items():
-        assert found[name].dtype == np.float32
-        np.testing.assert_array_equal(found[name], resnets.recorder.weights_of(old, shape))
+        assert result[name].dtype == np.float32
+        np.testing.assert_array_equal(result[name], resnets.recorder.weights_of(old, shape))
 
 
 def config_of(**model):
@@ -76,7 +76,7 @@ def run(tmp_path_factory):
 
 def test_the_file_and_its_recipe(run, tmp_path):
     path = tmp_path / "net.pkl"
-    said = convert.export_detectron2(run, path)
+    message = convert.export_detectron2(run, path)
     content = pickle.loads(path.read_bytes())
     _, state = jssl.load_encoder(run)
     assert content["matching_heuristics"] is True and content["__author__"] == "jssl"
@@ -87,8 +87,8 @@ def test_the_file_and_its_recipe(run, tmp_path):
     assert all(x.dtype == np.float32 and x.flags.writeable for x in model.values())
     # No name that only one version of numpy has.
     assert b"numpy._core" not in path.read_bytes() and b"numpy.core" not in path.read_bytes()
-    text = said.read_text()
-    assert said == tmp_path / "net.md"
+    text = message.read_text()
+    assert message == tmp_path / "net.md"
     for fact in (
         'NORM: "naiveSyncBN"', "PIXEL_MEAN: [123.675, 116.28, 103.53]",
         "PIXEL_STD: [58.395, 57.12, 57.375]", 'FORMAT: "RGB"', "STRIDE_IN_1X1: False",
@@ -100,16 +100,16 @@ def test_the_file_and_its_recipe(run, tmp_path):
         assert fact in text, fact
 
 
-def test_mistakes_are_named(run, tmp_path):
+def test_invalid_arguments(run, tmp_path):
     with pytest.raises(UserError, match=r"Type --output=.*net.npz.pkl"):
         convert.export_detectron2(run, tmp_path / "net.npz")
-    for change, said in (
+    for change, message in (
         ({"stem": "cifar"}, "found model.stem='cifar', expected 'imagenet'"),
         ({"shortcut": "always"}, "model.shortcut='always'"),
         ({"norm": "gn1"}, "model.norm='gn1'"),
         ({"name": "resnet10"}, "no 'resnet10': did you mean 'resnet1"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             convert.detectron2.check(config_of(**{"shortcut": "when_needed", **change}))
     done = subprocess.run(
         [sys.executable, "-m", "jssl", "export", f"--workdir={tmp_path}", "--output=x.pkl",

@@ -1,4 +1,4 @@
-"""Pictures that cannot be used: stopped at by name, or skipped, named and counted."""
+"""Unusable pictures: the run stops with their name, or skips, logs and counts them."""
 
 import numpy as np
 import pytest
@@ -15,16 +15,16 @@ from jssl.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(fetch, "_said", set())
+def no_warnings_logged(monkeypatch):
+    monkeypatch.setattr(fetch, "_logged", set())
 
 
 @pytest.fixture
 def damaged(class_folder, encode):
     """Of cat/0..5 and dog/0..5: cat/2 truncated, cat/3 one pixel, dog/5 no picture at all."""
     train = class_folder / "train"
-    whole = (train / "cat" / "2.png").read_bytes()
-    (train / "cat" / "2.png").write_bytes(whole[:40])
+    full = (train / "cat" / "2.png").read_bytes()
+    (train / "cat" / "2.png").write_bytes(full[:40])
     (train / "cat" / "3.png").write_bytes(encode(np.zeros((1, 1, 3), np.uint8)))
     (train / "dog" / "5.png").write_bytes(b"hello")
     return class_folder
@@ -43,7 +43,7 @@ def epoch(root, **options):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_stop_names_the_picture_and_what_to_type(damaged, workers):
+def test_stop_raises_with_the_picture_and_advice(damaged, workers):
     iterator = data.train_batches(source(damaged, "stop"), batch_size=12, seed=0, workers=workers)
     message = r"^Picture '.*(cat/[23]|dog/5).png' .* type --config.data.on_error=skip\.$"
     for _ in range(2):  # asked again it fails again: the step is not passed over
@@ -70,7 +70,7 @@ def test_skip_takes_the_next_good_example_with_its_label(damaged):
     assert all(name in named for name in ("cat/2.png", "cat/3.png", "dog/5.png"))
 
 
-def test_skip_is_counted_once_and_logged_at_once(damaged, caplog):
+def test_skips_are_counted_and_logged_once(damaged, caplog):
     logging.get_absl_logger().propagate = True
     iterator = data.train_batches(source(damaged, "skip"), batch_size=12, seed=0)
     for _ in range(3):
@@ -81,14 +81,14 @@ def test_skip_is_counted_once_and_logged_at_once(damaged, caplog):
     assert len(lines) == 3 and sum("cat/2.png" in line for line in lines) == 1
 
 
-def test_skip_is_counted_in_workers_too(damaged):
+def test_skips_in_workers_are_counted(damaged):
     batch, problems = epoch(damaged, workers=1)
     expected, _ = epoch(damaged)
     np.testing.assert_array_equal(batch["image"], expected["image"])
     assert problems.report()["skipped"]["count"] == 3
 
 
-def test_skip_works_through_host_crops(damaged):
+def test_skip_with_host_crops(damaged):
     batch, problems = epoch(damaged, transform=data.HostCrop(4, views=2))
     assert batch["image"].shape == (12, 2, 4, 4, 3)
     assert problems.report()["skipped"]["count"] == 3
@@ -96,15 +96,15 @@ def test_skip_works_through_host_crops(damaged):
     np.testing.assert_array_equal(batch["image"][:, 1, 0, 0, 0], levels)
 
 
-def test_evaluation_leaves_the_skipped_out(damaged):
+def test_evaluation_masks_skipped_pictures(damaged):
     sweep = data.eval_batches(source(damaged, "skip"), batch_size=8)
-    found = list(sweep)
-    counted = np.concatenate([b["index"][b["mask"]] for b in found])
+    result = list(sweep)
+    counted = np.concatenate([b["index"][b["mask"]] for b in result])
     np.testing.assert_array_equal(counted, [0, 1, 4, 5, 6, 7, 8, 9, 10])
     assert sweep.problems.report()["skipped"]["count"] == 3
 
 
-def test_no_good_picture_at_all(class_folder):
+def test_no_usable_picture_is_an_error(class_folder):
     for path in (class_folder / "train").rglob("*.png"):
         path.write_bytes(b"hello")
     with pytest.raises(
@@ -113,7 +113,7 @@ def test_no_good_picture_at_all(class_folder):
         next(data.train_batches(source(class_folder, "skip"), batch_size=2, seed=0))
 
 
-def test_pictures_of_unequal_size_are_explained(class_folder, encode):
+def test_unequal_sizes_are_an_error(class_folder, encode):
     path = class_folder / "train" / "cat" / "0.png"
     path.write_bytes(encode(np.zeros((5, 9, 3), np.uint8)))
     message = r"found \(5, 9, 3\) and \(8, 8, 3\).*host_crop=torchvision or .*image_size=N"
@@ -121,7 +121,7 @@ def test_pictures_of_unequal_size_are_explained(class_folder, encode):
         next(data.train_batches(source(class_folder, "stop"), batch_size=12, seed=0))
 
 
-def test_conversions_are_named_and_counted(class_folder, encode):
+def test_conversions_are_counted_by_kind(class_folder, encode):
     train = class_folder / "train"
     grey = Image.new("L", (8, 8), 9)
     (train / "cat" / "0.png").write_bytes(encode(grey))
@@ -147,14 +147,14 @@ def test_conversions_are_named_and_counted(class_folder, encode):
     assert batch["image"][rows.index(6), 0, 0].tolist() == [16, 16, 16]
 
 
-def test_only_the_first_names_are_kept():
+def test_report_keeps_the_first_ten_names():
     problems = Problems("mine", 100)
     problems.add([("skipped", i, f"picture {i}") for i in range(50)])
     report = problems.report()["skipped"]
     assert report == {"count": 50, "first": [f"picture {i}" for i in range(10)]}
 
 
-def test_a_dropped_band_is_counted_and_said_once(class_folder, encode, caplog):
+def test_dropped_bands_are_counted_and_logged_once(class_folder, encode, caplog):
     """Near infrared in the fourth band of two pictures, alpha in that of another, four epochs."""
     four = np.dstack([np.full((8, 8, 3), 7, np.uint8), np.full((8, 8), 99, np.uint8)])
     folder = class_folder / "train" / "cat"
@@ -173,14 +173,16 @@ def test_a_dropped_band_is_counted_and_said_once(class_folder, encode, caplog):
     lines = [r.getMessage() for r in caplog.records if "converted" in r.getMessage()]
     assert len(lines) == 2
     assert sum("bands after red, green and blue, such as near infrared" in x for x in lines) == 1
-    said = in_words(report)
-    assert "2: bands after red, green and blue, such as near infrared, were dropped (the" in said
-    assert "1: transparency was dropped (the first: '" in said
+    message = in_words(report)
+    assert "2: bands after red, green and blue, such as near infrared, were dropped (the" in message
+    assert "1: transparency was dropped (the first: '" in message
     rows = np.flatnonzero(batch["index"] < 3)
     assert (batch["image"][rows] == 7).all()
 
 
-def test_what_was_skipped_is_said_in_one_line(damaged):
+def test_report_is_formatted_in_one_line(damaged):
     _, problems = epoch(damaged)
-    said = in_words(problems.report())
-    assert said.startswith("3: skipped and replaced (the first: Picture '") and "\n" not in said
+    message = in_words(problems.report())
+    assert (
+        message.startswith("3: skipped and replaced (the first: Picture '") and "\n" not in message
+    )

@@ -20,10 +20,10 @@ def test_torchvision_boxes_have_its_distribution(height, width):
     """Quantiles of 10,000 boxes against 40,000 recorded: standard error below 0.6 % of the side."""
     rng = np.random.default_rng(0)
     boxes = np.array([torchvision_box(rng, height, width) for _ in range(10_000)])
-    found = np.quantile(boxes, GOLDEN["quantiles"], axis=0)
+    result = np.quantile(boxes, GOLDEN["quantiles"], axis=0)
     expected = GOLDEN[f"quantiles_{height}_{width}"]
     sides = np.array([height, width, height, width])
-    assert np.abs(found - expected).max(axis=0) == pytest.approx(0, abs=0.02 * sides.max() + 1)
+    assert np.abs(result - expected).max(axis=0) == pytest.approx(0, abs=0.02 * sides.max() + 1)
     np.testing.assert_allclose(
         boxes.mean(0), GOLDEN[f"mean_{height}_{width}"], atol=0.008 * sides.max()
     )
@@ -31,12 +31,12 @@ def test_torchvision_boxes_have_its_distribution(height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (33, 200)])
-def test_torchvision_box_of_last_resort(height, width):
+def test_torchvision_fallback_box(height, width):
     box = torchvision_box(np.random.default_rng(0), height, width, area=(1.0, 1.0))
     assert list(box) == GOLDEN[f"last_{height}_{width}"].tolist()
 
 
-def test_tf_heights_are_uniform_and_small_boxes_are_drawn_again():
+def test_tf_heights_are_uniform_and_small_boxes_are_redrawn():
     """Square picture of 100, ratio 1: heights uniform on 28..100, and below 32 refused."""
     rng = np.random.default_rng(0)
     boxes = np.array([tf_box(rng, 100, 100, ratio=(1.0, 1.0)) for _ in range(20_000)])
@@ -104,7 +104,7 @@ def test_reduced_decoding_stays_within_the_stated_error(encode, label, bound):
     assert reduced == 8  # each was decoded at a lower resolution
 
 
-def test_a_crop_at_its_own_resolution_is_exact(encode):
+def test_crops_at_full_resolution_are_exact(encode):
     data = encode(photos.read(2), "JPEG", quality=90)
     full = np.asarray(Image.open(io.BytesIO(data)))
     boxes = [(10, 20, 150, 160), (100, 300, 130, 170)]
@@ -113,7 +113,7 @@ def test_a_crop_at_its_own_resolution_is_exact(encode):
     np.testing.assert_array_equal(crops, expected)
 
 
-def test_a_small_box_forbids_the_reduction_of_its_large_sibling(encode):
+def test_one_small_box_requires_full_resolution(encode):
     photo = Image.fromarray(photos.read(2)).resize((1200, 800))
     data = encode(photo, "JPEG", quality=90)
     full = np.asarray(Image.open(io.BytesIO(data)))

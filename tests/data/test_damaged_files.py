@@ -1,4 +1,4 @@
-"""Files of arrays as users have them: damaged, or of other kinds."""
+"""Damaged .npz files and files of other kinds."""
 
 import io
 import pickle
@@ -23,18 +23,18 @@ def arrays(folder, split="train"):
 
 
 def npy(array=IMAGES, **header):
-    """An .npy file whose header may lie."""
+    """An .npy file whose header may be wrong."""
     file = io.BytesIO()
-    held = {"descr": "|u1", "fortran_order": False, "shape": array.shape, **header}
-    np.lib.format.write_array_header_1_0(file, held)
+    stored = {"descr": "|u1", "fortran_order": False, "shape": array.shape, **header}
+    np.lib.format.write_array_header_1_0(file, stored)
     return file.getvalue() + array.tobytes()
 
 
 def archive(members, kind=zipfile.ZIP_STORED):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", kind) as held:
+    with zipfile.ZipFile(file, "w", kind) as stored:
         for name, content in members.items():
-            held.writestr(name, content)
+            stored.writestr(name, content)
     return file.getvalue()
 
 
@@ -77,7 +77,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_damaged_arrays_end_in_a_sentence(tmp_path, kind):
+def test_damaged_arrays_raise_user_errors(tmp_path, kind):
     (tmp_path / "train.npz").write_bytes(DAMAGED[kind])
     with pytest.raises(UserError) as caught:
         arrays(tmp_path)
@@ -86,35 +86,35 @@ def test_damaged_arrays_end_in_a_sentence(tmp_path, kind):
     assert "Write" in message and message.endswith(".")
 
 
-def test_what_is_damaged_is_named(tmp_path):
-    for kind, said in (
+def test_messages_for_damaged_arrays(tmp_path):
+    for kind, message in (
         ("objects", "'image.npy' is an array of object, not of numbers"),
         ("too little", "'image.npy' promises 288 bytes and holds 287"),
         ("no zip", "File is not a zip file"),
         ("a lie", "'image.npy' promises 2,147,483,648 bytes in"),
     ):
         (tmp_path / "x.npz").write_bytes(DAMAGED[kind])
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read_npz(tmp_path / "x.npz")
     with pytest.raises(UserError, match="is no file"):
         read_npz(tmp_path)
 
 
-def test_whole_arrays_are_those_that_numpy_reads(tmp_path):
-    held = {"a": IMAGES, "f": np.asfortranarray(IMAGES), "b": np.arange(3.0).astype(">f4"),
+def test_read_npz_equals_numpy(tmp_path):
+    stored = {"a": IMAGES, "f": np.asfortranarray(IMAGES), "b": np.arange(3.0).astype(">f4"),
             "e": np.zeros((0, 3)), "s": np.float64(2), "t": np.array(["x", "é"])}  # fmt: skip
     for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "x.npz", **held)
-        found = read_npz(tmp_path / "x.npz")
-        assert found.keys() == held.keys()
-        for name, array in held.items():
-            np.testing.assert_array_equal(found[name], array)
-            assert found[name].shape == np.shape(array)
+        save(tmp_path / "x.npz", **stored)
+        result = read_npz(tmp_path / "x.npz")
+        assert result.keys() == stored.keys()
+        for name, array in stored.items():
+            np.testing.assert_array_equal(result[name], array)
+            assert result[name].shape == np.shape(array)
     assert set(read_npz(tmp_path / "x.npz", ("a", "nothing"))) == {"a"}
 
 
 @pytest.mark.parametrize(
-    ("label", "said"),
+    ("label", "message"),
     [
         (np.array([0, 1, 2, 0, 1, 2.5]), r"float64 \[6\] \(the first is 0.0\): expected integers"),
         (np.array([0, 1, 2, 0, 1, -1]), "with the value -1: expected numbers of classes from 0"),
@@ -128,9 +128,9 @@ def test_whole_arrays_are_those_that_numpy_reads(tmp_path):
         (np.array(["cat"] * 6), r"<U3 \[6\] \(the first is cat\)"),
     ],
 )
-def test_labels_are_refused_by_value(tmp_path, label, said):
+def test_invalid_labels_are_refused(tmp_path, label, message):
     np.savez(tmp_path / "train.npz", image=IMAGES, label=label)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         arrays(tmp_path)
     np.savez(tmp_path / "train.npz", image=IMAGES, label=np.arange(6))
     if label.ndim == 1 and len(label) == 6:  # found before anything is trained
@@ -163,7 +163,7 @@ def test_classes_are_those_of_both_files(tmp_path):
         arrays(tmp_path)
 
 
-def test_which_sets_are_tfds_own():
+def test_is_tfds():
     for name in ("fgvc_aircraft", "birdsnap", "synthetic_video", "folder"):
         assert not data.is_tfds(name)
     assert data.is_tfds("cifar10:3.0.2") and data.is_tfds("food101")

@@ -1,4 +1,4 @@
-"""Every kind of picture by its stated rule; damage is named and never silent."""
+"""Every kind of picture is decoded by its rule; damage raises an error."""
 
 import io
 import struct
@@ -137,14 +137,14 @@ def test_a_decompression_bomb_is_refused_by_its_header():
 
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
-def test_a_truncated_picture_is_named(encode, format_name, share):
+def test_truncated_pictures_are_refused(encode, format_name, share):
     data = encode(photos.read(2)[:200, :200], format_name)
     assert decode(data, "whole").shape == (200, 200, 3)
     with pytest.raises(PictureError, match=r"^Picture 'holiday.x' cannot be decoded: .{5,}"):
         decode(data[: int(share * len(data))], "holiday.x")
 
 
-def test_a_jpeg_without_its_last_bytes_is_named(encode):
+def test_jpegs_without_their_last_bytes_are_refused(encode):
     data = encode(photos.read(2)[:200, :200], "JPEG")
     with pytest.raises(PictureError, match="'x' cannot be decoded: Premature end of JPEG file"):
         decode(data[:-2], "x")
@@ -152,7 +152,7 @@ def test_a_jpeg_without_its_last_bytes_is_named(encode):
 
 
 @pytest.mark.parametrize(("format_name", "least"), [("PNG", 40), ("GIF", 40), ("JPEG", 38)])
-def test_damage_in_the_middle_is_noticed(encode, format_name, least):
+def test_damage_in_the_middle_is_detected(encode, format_name, least):
     """Noise over 200 bytes, 40 places: JPEG has no checksum, so not all damage breaks its code."""
     data = encode(photos.read(2), format_name)
     rng = np.random.default_rng(0)
@@ -166,7 +166,7 @@ def test_damage_in_the_middle_is_noticed(encode, format_name, least):
     assert noticed >= least
 
 
-def test_what_is_not_a_picture_is_named(encode, colours):
+def test_other_files_are_refused(encode, colours):
     for data in (b"", b"hello", b"\xff\xd8\xff", encode(colours)[:10]):
         with pytest.raises(PictureError, match="'notes.jpg' cannot be decoded.*Expected a whole"):
             decode(data, "notes.jpg")
@@ -181,7 +181,7 @@ def test_header_gives_the_size_without_decoding(encode, colours):
         assert Picture(data[:1500], "x").size() == (200, 300)
 
 
-def test_boxes_inside_and_across():
+def test_resize_boxes_inside_and_over_the_edges():
     """Inside: as crop, then resize. Across: as resize, then crop. Worked with Pillow itself."""
     photo = photos.read(2)[:80, :120]
     box = (10, 20, 40, 60)

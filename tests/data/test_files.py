@@ -1,4 +1,4 @@
-"""What is read as a picture: regular files of a bounded size, in the formats that are named."""
+"""Only regular files of a bounded size, in the listed formats, are read as pictures."""
 
 import os
 import socket
@@ -21,9 +21,9 @@ def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(pipe)
     link.symlink_to("/dev/zero")
     loop.symlink_to(loop)
-    with socket.socket(socket.AF_UNIX) as held:
-        held.bind(str(plug))
-        for path, said in (
+    with socket.socket(socket.AF_UNIX) as stored:
+        stored.bind(str(plug))
+        for path, message in (
             (pipe, "is no regular file but a pipe"),
             (plug, "is no regular file but a socket"),
             (link, "is no regular file but a device"),
@@ -33,25 +33,25 @@ def test_only_regular_files_are_read(tmp_path):
             (tmp_path / "none.jpg", "cannot be read: No such file"),
             ("a\0b", "cannot be read: embedded null byte"),
         ):
-            with pytest.raises(FileError, match=f"^{said}"):
+            with pytest.raises(FileError, match=f"^{message}"):
                 read_file(path, 100)
-            with pytest.raises(data.PictureError, match=f"' {said}"):
+            with pytest.raises(data.PictureError, match=f"' {message}"):
                 Picture.read(path)
 
 
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
-    """What was looked at is a file, what is opened is not: it is looked at again."""
+def test_a_file_that_becomes_a_pipe_does_not_block(tmp_path, monkeypatch):
+    """The file is checked again after opening, as it may have been replaced."""
     path = tmp_path / "x.jpg"
     path.write_bytes(b"x")
-    found = os.stat(path)
+    result = os.stat(path)
     path.unlink()
     os.mkfifo(path)
-    monkeypatch.setattr(os, "stat", lambda *a, **k: found)
+    monkeypatch.setattr(os, "stat", lambda *a, **k: result)
     with pytest.raises(FileError, match="is no regular file but a pipe"):
         read_file(path, 100)
 
 
-def test_a_file_of_holes_is_refused_by_its_size(class_folder):
+def test_large_sparse_files_are_refused(class_folder):
     path = class_folder / "train" / "cat" / "0.png"
     with open(path, "r+b") as file:
         file.truncate(40 * 2**30)
@@ -86,7 +86,7 @@ def test_bits_reach_the_pixels(class_folder, encode):
     assert source(class_folder, bits=12)[0]["image"].min() == 255
 
 
-def test_nothing_is_started_for_a_picture(tmp_path, monkeypatch):
+def test_decoding_starts_no_program(tmp_path, monkeypatch):
     """EPS inside x.jpg starts Ghostscript in a reader that opens every format."""
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a))
@@ -99,13 +99,13 @@ def test_nothing_is_started_for_a_picture(tmp_path, monkeypatch):
 
 
 def test_scans_of_a_jpeg_are_bounded(encode):
-    whole = encode(np.zeros((16, 16, 3), np.uint8), "JPEG", progressive=True)
-    place = whole.rindex(b"\xff\xda")
+    full = encode(np.zeros((16, 16, 3), np.uint8), "JPEG", progressive=True)
+    place = full.rindex(b"\xff\xda")
     with pytest.raises(data.PictureError, match="more than 500 scans"):
-        data.decode(whole[:place] + whole[place:-2] * 600 + b"\xff\xd9", "x")
+        data.decode(full[:place] + full[place:-2] * 600 + b"\xff\xd9", "x")
 
 
-def test_a_host_programs_tolerance_is_refused(encode, colours, monkeypatch):
+def test_load_truncated_images_is_refused(encode, colours, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(UserError, match="LOAD_TRUNCATED_IMAGES is set") as caught:
         data.decode(encode(colours), "x")

@@ -1,4 +1,4 @@
-"""Folders of pictures: layouts, and every mistake by its message."""
+"""Folders of pictures: layouts and error messages."""
 
 import shutil
 
@@ -78,7 +78,7 @@ def test_fingerprint_changes_with_the_files(class_folder):
     assert before != data.make_source(config(class_folder), "train").fingerprint()
 
 
-def test_a_file_that_vanished_is_named(class_folder):
+def test_a_missing_file_is_named(class_folder):
     source = data.make_source(config(class_folder), "train")
     (class_folder / "train" / "cat" / "2.png").unlink()
     with pytest.raises(data.PictureError, match=r"cat/2.png' cannot be read: No such file"):
@@ -132,16 +132,16 @@ def test_no_such_split(class_folder):
     )
 
 
-def test_a_class_that_training_lacks_is_said(class_folder):
+def test_description_names_missing_classes(class_folder):
     (class_folder / "val" / "dog").rename(class_folder / "val" / "dogs")
     train, test = (data.make_source(config(class_folder), s) for s in ("train", "test"))
     assert train.class_names == test.class_names == ("cat", "dog", "dogs")
     assert test.labels.tolist() == [0, 0, 0, 2, 2, 2]
-    said = train.description()
-    assert "train 12 pictures of 2 classes, none of dogs; val 6 pictures of 2 classes" in said
+    message = train.description()
+    assert "train 12 pictures of 2 classes, none of dogs; val 6 pictures of 2 classes" in message
 
 
-def test_labels_of_a_test_split_with_fewer_classes_are_those_of_training(class_folder):
+def test_test_labels_use_all_classes(class_folder):
     bird = class_folder / "train" / "bird"
     shutil.copytree(class_folder / "train" / "cat", bird)
     test = data.make_source(config(class_folder), "test")

@@ -1,4 +1,4 @@
-"""Oxford and Paris as their archives lie: ground truth by hand, a pickle that may run nothing."""
+"""Oxford and Paris: ground truth worked out by hand, malicious pickles."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ NAMES = [f"all_souls_{i:06d}" for i in range(6)]
 
 
 def lay_out(root):
-    """Empty images: nothing is opened. The second query has two positives that are not there."""
+    """Writes empty images. The second query has two positives that are missing."""
     for folder, names in {
         "oxford5k/jpg": NAMES,
         "paris6k/jpg/paris/louvre": ["paris_louvre_000136", "paris_louvre_000001"],
@@ -45,24 +45,24 @@ def root(tmp_path):
 
 
 def test_original_ground_truth(root):
-    found = read_landmarks("oxford5k", root)
-    assert [p.stem for p in found.images] == NAMES
-    (query,) = found.queries
+    result = read_landmarks("oxford5k", root)
+    assert [p.stem for p in result.images] == NAMES
+    (query,) = result.queries
     assert query.path.name == "all_souls_000003.jpg"
     assert query.roi == (136.5, 34.1, 648.5, 955.7)
-    assert found.lists == {"positive": [[1, 3, 5]], "junk": [[0]]} and found.num_positive == [3]
+    assert result.lists == {"positive": [[1, 3, 5]], "junk": [[0]]} and result.num_positive == [3]
     # Whitening is learnt on Paris, without its corrupt image.
-    assert len(found.other_images) == 3 and found.corrupt == ()
+    assert len(result.other_images) == 3 and result.corrupt == ()
 
 
-def test_corrupt_images_of_paris_are_left_out_and_still_count_as_listed(root):
-    found = read_landmarks("paris6k", root)
-    assert [p.stem[6:] for p in found.images] == [
+def test_corrupt_images_are_left_out_but_counted_as_positives(root):
+    result = read_landmarks("paris6k", root)
+    assert [p.stem[6:] for p in result.images] == [
         "louvre_000001", "pantheon_000002", "pantheon_000003"
     ]  # fmt: skip
-    assert found.corrupt == ("paris_louvre_000136",) and len(CORRUPT) == 20
-    assert found.lists["positive"] == [[2]] and found.num_positive == [3]
-    assert found.fingerprint() != read_landmarks("oxford5k", root).fingerprint()
+    assert result.corrupt == ("paris_louvre_000136",) and len(CORRUPT) == 20
+    assert result.lists["positive"] == [[2]] and result.num_positive == [3]
+    assert result.fingerprint() != read_landmarks("oxford5k", root).fingerprint()
 
 
 def truth(**changes):
@@ -76,12 +76,12 @@ def truth(**changes):
 def test_revisited_ground_truth_of_any_pickle_protocol(root, protocol):
     path = root / "oxford5k" / "gnd_roxford5k.pkl"
     path.write_bytes(pickle.dumps(truth(), protocol=protocol))
-    found = read_landmarks("roxford5k", root)
-    assert [p.stem for p in found.images] == NAMES[:4]  # the query is not in the database
-    assert found.queries[0].path.stem == NAMES[5]
-    assert found.queries[0].roi == (1.0, 2.0, 30.0, 40.0)
-    assert found.lists == {"easy": [[0, 2]], "hard": [[1]], "junk": [[]]}
-    assert found.num_positive is None
+    result = read_landmarks("roxford5k", root)
+    assert [p.stem for p in result.images] == NAMES[:4]  # the query is not in the database
+    assert result.queries[0].path.stem == NAMES[5]
+    assert result.queries[0].roi == (1.0, 2.0, 30.0, 40.0)
+    assert result.lists == {"easy": [[0, 2]], "hard": [[1]], "junk": [[]]}
+    assert result.num_positive is None
 
 
 class Malicious:
@@ -103,7 +103,7 @@ class Malicious:
     ids=["system", "eval", "objects", "getattr"],
 )
 @pytest.mark.parametrize("protocol", [0, 4])
-def test_a_malicious_pickle_is_refused_and_runs_nothing(root, call, protocol):
+def test_malicious_pickles_are_refused_without_running(root, call, protocol):
     ran = root / "ran"
     function, values = call
     values = tuple(v.format(ran) if isinstance(v, str) else v for v in values)
@@ -124,13 +124,13 @@ def test_arrays_of_objects_and_damage_are_refused(tmp_path):
             read_plain_pickle(path)
     values = {"a": (1.5, [np.arange(6).reshape(2, 3), np.array(["x"])]), "b": {1: b"\xff", 2: None}}
     path.write_bytes(pickle.dumps(values, protocol=2))
-    found = read_plain_pickle(path)
-    np.testing.assert_array_equal(found["a"][1][0], values["a"][1][0])
-    assert found["b"] == values["b"] and found["a"][1][1].tolist() == ["x"]
+    result = read_plain_pickle(path)
+    np.testing.assert_array_equal(result["a"][1][0], values["a"][1][0])
+    assert result["b"] == values["b"] and result["a"][1][1].tolist() == ["x"]
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         ("oxford", None, "did you mean 'roxford5k'|did you mean 'oxford5k'"),
         ("roxford5k", None, r"gnd_roxford5k.pkl of http.*--source=roxford5k --data_dir=DIR"),
@@ -140,8 +140,8 @@ def test_arrays_of_objects_and_damage_are_refused(tmp_path):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_is_not_there_is_named(root, name, change, said):
+def test_missing_files_are_named(root, name, change, message):
     if change:
         (root / change).rename(root / "away")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_landmarks(name, root)

@@ -1,4 +1,4 @@
-"""Folders that can be read in more than one way, names of classes, and what is passed over."""
+"""Ambiguous folders, class names, and skipped entries."""
 
 import os
 import shutil
@@ -36,11 +36,11 @@ def fill_fixture(tmp_path, encode):
     return fill
 
 
-def names_of(found):
+def names_of(result):
     """The class of each picture by the name of its folder, and by its label."""
-    folders = [os.path.basename(os.path.dirname(found.encoded(i)["image"].name))
-               for i in range(len(found))]  # fmt: skip
-    labels = [found.class_names[int(found[i]["label"])] for i in range(len(found))]
+    folders = [os.path.basename(os.path.dirname(result.encoded(i)["image"].name))
+               for i in range(len(result))]  # fmt: skip
+    labels = [result.class_names[int(result[i]["label"])] for i in range(len(result))]
     return folders, labels
 
 
@@ -54,9 +54,9 @@ def test_classes_are_numbered_once_for_all_splits(fill):
     root = fill("train/bird", "train/cat", "train/dog", "labelled/cat", "labelled/dog",
                 "val/cat", "val/dog")  # fmt: skip
     for split in ("train", "probe", "test"):
-        found = source(root, split, probe_split="labelled")
-        assert found.class_names == ("bird", "cat", "dog") and found.num_classes == 3
-        folders, labels = names_of(found)
+        result = source(root, split, probe_split="labelled")
+        assert result.class_names == ("bird", "cat", "dog") and result.num_classes == 3
+        folders, labels = names_of(result)
         assert folders == labels
     # The numbers do not depend on which splits a config uses.
     assert source(root, train_split="labelled").class_names == ("bird", "cat", "dog")
@@ -94,9 +94,9 @@ def test_one_name_in_two_normal_forms_is_one_class(fill):
 
 def test_names_that_are_not_utf8(fill):
     root = fill("train/dog", "train/" + os.fsdecode(b"caf\xe9"), "val/dog", name="{}\n.png")
-    found = source(root)
-    assert len(found) == 4 and len(found.fingerprint()) == 16
-    found.description().encode()
+    result = source(root)
+    assert len(result) == 4 and len(result.fingerprint()) == 16
+    result.description().encode()
 
 
 def test_a_class_called_train(fill):
@@ -106,9 +106,9 @@ def test_a_class_called_train(fill):
     assert "train with 12 pictures and no labels" in message
     assert "or as 3 classes (bus, car, train) with 36 pictures" in message
     assert message.endswith("Type --config.data.layout=splits or --config.data.layout=classes.")
-    found = source(root, layout="classes")
-    assert found.class_names == ("bus", "car", "train") and len(found) == 36
-    folders, labels = names_of(found)
+    result = source(root, layout="classes")
+    assert result.class_names == ("bus", "car", "train") and len(result) == 36
+    folders, labels = names_of(result)
     assert folders == labels
     assert not data.has_split(config(root, layout="classes"), "test")
     assert "has no sub-folder val or test" in refused(root, "test", layout="classes")
@@ -128,7 +128,7 @@ def test_a_class_called_train(fill):
         ((".", "train/cat", "train/dog"), "splits or classes or flat"),
     ],
 )
-def test_two_readings_are_refused(fill, folders, kinds):
+def test_ambiguous_layouts_are_refused(fill, folders, kinds):
     root = fill(*folders)
     end = "Type " + " or ".join(f"--config.data.layout={k}" for k in kinds.split(" or ")) + "."
     for split in ("train", "probe", "test"):
@@ -140,7 +140,7 @@ def test_two_readings_are_refused(fill, folders, kinds):
         assert source(root, layout="flat").labels.tolist() == [-1, -1]
 
 
-def test_a_named_split_is_a_word_of_the_user(fill):
+def test_a_named_split_resolves_the_ambiguity(fill):
     root = fill("mine/cat", "mine/dog", "other/cat", "other/dog")
     assert len(source(root, train_split="mine")) == 4
     assert "data.layout=classes has no splits" in refused(
@@ -149,11 +149,11 @@ def test_a_named_split_is_a_word_of_the_user(fill):
     deep = fill("images/mine/cat", "images/mine/dog", "images/other/cat", "images/other/dog")
     shutil.rmtree(deep / "mine")
     shutil.rmtree(deep / "other")
-    found = source(deep, train_split="images/mine/", test_split="./images/other")
-    assert found.class_names == ("cat", "dog") and len(found) == 4
+    result = source(deep, train_split="images/mine/", test_split="./images/other")
+    assert result.class_names == ("cat", "dog") and len(result) == 4
 
 
-def test_an_unknown_layout_is_named(fill):
+def test_unknown_layouts_are_refused(fill):
     root = fill("cat", "dog")
     assert "data.layout='class': did you mean 'classes'?" in refused(root, layout="class")
     assert "Unknown data.layout='': Choices: auto, classes" in refused(root, layout="")
@@ -167,7 +167,7 @@ def test_an_unknown_layout_is_named(fill):
     )
 
 
-def test_what_is_passed_over_is_counted_by_kind(fill, tmp_path):
+def test_skipped_entries_are_counted_by_kind(fill, tmp_path):
     root = fill("train/cat", "train/dog", "val/cat", "val/dog", count=3)
     fill("__MACOSX/train/cat", "train/__MACOSX", "train/.cache", "train/cat/@eaDir")
     fill("train/cat", name="{}.jfif")
@@ -177,11 +177,11 @@ def test_what_is_passed_over_is_counted_by_kind(fill, tmp_path):
     (root / "train" / "cat" / ".DS_Store").write_text("x")
     (root / "README").write_text("x")
     os.mkfifo(root / "train" / "dog" / "pipe.jpg")
-    found = source(root)
-    assert len(found) == 6 and found.class_names == ("cat", "dog")
-    said = found.description()
-    assert "\n" not in said
-    assert said.startswith(
+    result = source(root)
+    assert len(result) == 6 and result.class_names == ("cat", "dog")
+    message = result.description()
+    assert "\n" not in message
+    assert message.startswith(
         "folder 'set' read as splits: train 6 pictures of 2 classes; val 6 pictures of 2 "
         "classes; 2 classes: cat, dog; passed over: "
     )
@@ -197,11 +197,11 @@ def test_what_is_passed_over_is_counted_by_kind(fill, tmp_path):
         "1 x folders without pictures ('train/fish')",
         "1 x pipes, sockets or devices ('train/dog/pipe.jpg')",
     ):
-        assert words in said
+        assert words in message
     assert source(root / "val").description().endswith("nothing passed over")
 
 
-def test_an_explicit_layout_says_what_it_leaves_out(fill):
+def test_an_explicit_layout_counts_skipped_entries(fill):
     root = fill(".", count=3)
     fill("cat", "dog")
     assert "3 x pictures beside the class folders" in source(root, layout="classes").description()
@@ -215,12 +215,12 @@ def test_links_to_folders_above_are_loops(fill):
         (cat / name).symlink_to(target)
     (root / "train" / "dog" / "up").symlink_to(root / "train")
     (cat / "other").symlink_to(root / "val")
-    found = source(root)
-    folders, labels = names_of(found)
-    assert folders == labels and len(found) == 12
-    said = found.description()
-    assert "5 x links to a folder above them (loops) ('train/cat/root')" in said
-    assert "1 x links to a whole split ('train/cat/other')" in said
+    result = source(root)
+    folders, labels = names_of(result)
+    assert folders == labels and len(result) == 12
+    message = result.description()
+    assert "5 x links to a folder above them (loops) ('train/cat/root')" in message
+    assert "1 x links to a whole split ('train/cat/other')" in message
 
 
 def test_a_real_path_is_read_once(fill, tmp_path):
@@ -236,14 +236,14 @@ def test_a_real_path_is_read_once(fill, tmp_path):
     message = refused(root)
     assert "'dog/new.png' in" in message and "linked into 'cat' too" in message
     (root / "dog" / "new.png").unlink()
-    found = source(root)
-    assert found.class_names == ("cat", "dog")
-    assert found.labels.tolist() == [0] * 6 + [1] * 3
-    assert "4 x links to what is read already ('kitten')" in found.description()
+    result = source(root)
+    assert result.class_names == ("cat", "dog")
+    assert result.labels.tolist() == [0] * 6 + [1] * 3
+    assert "4 x links to what is read already ('kitten')" in result.description()
 
 
-def test_links_that_hold_a_data_set_are_followed(fill, tmp_path):
-    """As of data sets that are made of links into a store: folders and single pictures."""
+def test_links_to_data_are_followed(fill, tmp_path):
+    """As in data sets that consist of links to another folder: folders and single pictures."""
     store = fill("cat", "dog", count=3)
     root = tmp_path / "links"
     (root / "train" / "dog").mkdir(parents=True)
@@ -261,22 +261,22 @@ def test_links_keep_the_order_of_files_and_folders(fill, tmp_path):
     root = fill("cat", "dog", "cat/b", count=1)
     (root / "cat" / "0.png").rename(tmp_path / "0.png")
     (root / "cat" / "0.png").symlink_to(tmp_path / "0.png")
-    found = source(root)
-    tails = ["/".join(found.encoded(i)["image"].name.split("/")[-2:]) for i in range(3)]
+    result = source(root)
+    tails = ["/".join(result.encoded(i)["image"].name.split("/")[-2:]) for i in range(3)]
     assert tails == ["cat/0.png", "b/0.png", "dog/0.png"]
 
 
-def test_broken_links_are_named(fill):
+def test_broken_links_are_counted(fill):
     root = fill("cat", "dog")
     (root / "cat" / "gone.png").symlink_to("nowhere.png")
     (root / "cat" / "x.png").symlink_to("y.png")
     (root / "cat" / "y.png").symlink_to("x.png")
-    found = source(root)
-    assert len(found) == 4
-    assert "3 x broken links ('cat/gone.png')" in found.description()
+    result = source(root)
+    assert len(result) == 4
+    assert "3 x broken links ('cat/gone.png')" in result.description()
 
 
-def test_the_fingerprint_tells_labels_apart(fill):
+def test_fingerprint_depends_on_labels(fill):
     root = fill("train/cat", "train/dog", "val/cat", "val/dog")
     before = source(root).fingerprint()
     fill("val/ant")  # cat and dog have other numbers now

@@ -60,7 +60,7 @@ def aircraft_fixture(encode):
 
 @pytest.fixture(name="bird_files")
 def bird_fixture(encode):
-    """Eight pictures in the lists, two of them for the test; one of each is not to be had."""
+    """Eight listed pictures, two of them for the test; one of each split is missing."""
     files, rows, test = {}, ["url\tmd5\tpath\tspecies_id\tbb_x1"], ["path"]
     species = ["id\tcommon\tscientific\tdir"]
     for i, common in enumerate(SPECIES):
@@ -95,11 +95,11 @@ def test_aircraft_without_its_banner(tmp_path, aircraft_files, capsys):
     assert [p.name for p in home.iterdir()] == ["fgvc_aircraft"]  # nothing left beside it
     first = 0
     for split, count in LEVELS.items():
-        found = source("fgvc_aircraft", home, split)
-        assert isinstance(found, data.Source)
-        assert (len(found), found.num_classes, found.class_names) == (count, 3, VARIANTS)
+        result = source("fgvc_aircraft", home, split)
+        assert isinstance(result, data.Source)
+        assert (len(result), result.num_classes, result.class_names) == (count, 3, VARIANTS)
         for i in range(count):
-            example = found[i]
+            example = result[i]
             assert example["image"].shape == (64, 90, 3) and example["image"].dtype == np.uint8
             np.testing.assert_allclose(example["image"], 10 * (first + i) + 20, atol=2)
             assert (example["label"], example["index"]) == (i % 3, i)
@@ -113,7 +113,7 @@ def test_aircraft_without_its_banner(tmp_path, aircraft_files, capsys):
     assert prepare("fgvc_aircraft", str(home)) == str(home / "fgvc_aircraft")
 
 
-def test_the_banner_is_in_no_crop(tmp_path, encode, aircraft_files):
+def test_crops_exclude_the_banner(tmp_path, encode, aircraft_files):
     """Also where a JPEG is decoded at a reduced size: 520 rows at an eighth are 65."""
     tall = np.full((500 + BANNER, 640, 3), 255, np.uint8)
     tall[:500] = 50
@@ -129,7 +129,7 @@ def test_the_banner_is_in_no_crop(tmp_path, encode, aircraft_files):
     assert square["image"].shape == (64, 64, 3) and square["image"].max() <= 53
 
 
-def test_birdsnap_leaves_out_what_is_lost_and_counts_it(tmp_path, bird_files, capsys):
+def test_birdsnap_counts_missing_pictures(tmp_path, bird_files, capsys):
     archive = pack(tmp_path / "b.tgz", bird_files)
     assert main(["birdsnap", f"--data_dir={tmp_path}", f"--archive={archive}"]) == 0
     out = capsys.readouterr().out
@@ -141,7 +141,7 @@ def test_birdsnap_leaves_out_what_is_lost_and_counts_it(tmp_path, bird_files, ca
     assert test[0]["image"].mean() == 30 and len(test) == 1
 
 
-def test_no_file_leaves_the_folder(tmp_path, aircraft_files):
+def test_archives_cannot_write_outside_the_folder(tmp_path, aircraft_files):
     """No absolute path, no '..', no link; see test_unpack.py."""
     for extra, links in (
         ({"../escaped.txt": b"x"}, ()),
@@ -154,7 +154,7 @@ def test_no_file_leaves_the_folder(tmp_path, aircraft_files):
         assert not list(home.iterdir()) and not list(tmp_path.rglob("escaped.txt"))
 
 
-def test_mistakes(tmp_path, aircraft_files, bird_files, encode):
+def test_user_errors(tmp_path, aircraft_files, bird_files, encode):
     command = f"Type python -m jssl.data.prepare birdsnap --data_dir={tmp_path} --archive=FILE"
     for make in (lambda: source("birdsnap", tmp_path, ""), lambda: prepare("birdsnap", tmp_path)):
         with pytest.raises(UserError) as caught:
@@ -186,9 +186,9 @@ def test_mistakes(tmp_path, aircraft_files, bird_files, encode):
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress, bytes])
-def test_an_archive_that_is_cut_short(tmp_path, compress, aircraft_files):
-    whole = gzip.decompress(pack(tmp_path / "a.tar.gz", aircraft_files).read_bytes())
-    content = compress(whole)
+def test_truncated_archives(tmp_path, compress, aircraft_files):
+    full = gzip.decompress(pack(tmp_path / "a.tar.gz", aircraft_files).read_bytes())
+    content = compress(full)
     for part in (0.2, 0.5, 0.9)[: 2 if compress is bytes else 3]:  # a tar's end is padding
         (tmp_path / "cut.tar").write_bytes(content[: int(part * len(content)) - 7])
         with pytest.raises(UserError) as caught:
@@ -198,14 +198,14 @@ def test_an_archive_that_is_cut_short(tmp_path, compress, aircraft_files):
         assert "\n" not in message and not list((tmp_path / "sets").glob(".*"))
 
 
-def test_a_tar_that_is_cut_between_two_files(tmp_path, bird_files):
-    """Nothing in it is damaged: pictures would be missing, and none could tell why."""
-    whole = gzip.decompress(pack(tmp_path / "b.tar.gz", bird_files).read_bytes())
-    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+def test_a_tar_cut_between_two_files(tmp_path, bird_files):
+    """Nothing else in it shows that pictures are missing."""
+    full = gzip.decompress(pack(tmp_path / "b.tar.gz", bird_files).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(full)) as tar:
         places = [member.offset for member in tar.getmembers()]
-    (tmp_path / "cut.tar").write_bytes(whole)
+    (tmp_path / "cut.tar").write_bytes(full)
     prepare("birdsnap", str(tmp_path / "whole"), str(tmp_path / "cut.tar"))
-    (tmp_path / "cut.tar").write_bytes(whole[: places[-1]])
+    (tmp_path / "cut.tar").write_bytes(full[: places[-1]])
     with pytest.raises(UserError, match="is cut short or damaged, as of a broken download: it has"):
         prepare("birdsnap", str(tmp_path / "sets"), str(tmp_path / "cut.tar"))
 
@@ -217,31 +217,31 @@ def test_lists_in_latin_1(tmp_path, aircraft_files, encode):
         for name, content in aircraft_files.items()
     }
     prepare("fgvc_aircraft", str(tmp_path), str(pack(tmp_path / "a.tgz", files)))
-    found = source("fgvc_aircraft", tmp_path, "train")
-    assert found.class_names == words and len(found) == 6
-    assert "lists in Latin-1: images_variant_test.txt, images_v" in data.describe(found)
+    result = source("fgvc_aircraft", tmp_path, "train")
+    assert result.class_names == words and len(result) == 6
+    assert "lists in Latin-1: images_variant_test.txt, images_v" in data.describe(result)
     # A picture whose name is Latin-1 on the disk too.
     folder = tmp_path / "fgvc_aircraft" / "data"
     old = os.fsdecode("é1.jpg".encode("latin-1"))
     (folder / "images" / old).write_bytes(encode(plane(1), "JPEG"))
     with open(folder / "images_variant_train.txt", "ab") as file:
         file.write("é1 An-12\n".encode("latin-1"))
-    found = source("fgvc_aircraft", tmp_path, "train")
-    assert len(found) == 7 and found[6]["label"] == 1 and found.fingerprint()
+    result = source("fgvc_aircraft", tmp_path, "train")
+    assert len(result) == 7 and result[6]["label"] == 1 and result.fingerprint()
 
 
-def test_lists_that_cannot_be_read(tmp_path, bird_files):
+def test_unreadable_lists(tmp_path, bird_files):
     prepare("birdsnap", str(tmp_path), str(pack(tmp_path / "b.tgz", bird_files)))
     path = tmp_path / "birdsnap" / "images.txt"
     good = path.read_bytes()
-    for content, said in (
+    for content, message in (
         (good.decode().encode("utf-16"), "is no text in UTF-8 or Latin-1: found a zero byte"),
         (good.replace(b"species_id", b"species"), "lacks the column species_id: found url, md5"),
         (b"", "lacks the column path: found nothing"),
         (good[:-12], "ends in the middle of line 9"),
     ):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             source("birdsnap", tmp_path, "")
     path.write_bytes(b"\xef\xbb\xbf" + good)
     assert len(source("birdsnap", tmp_path, "")) == 5

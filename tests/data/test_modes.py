@@ -1,4 +1,4 @@
-"""The table of `jssl.data.decode`: what goes in, what comes out, and what is said about it."""
+"""The table of `jssl.data.decode`: inputs, outputs, and what is reported."""
 
 import io
 import struct
@@ -299,7 +299,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_what_goes_in_and_what_comes_out(name):
+def test_decoded_values_of_every_kind(name):
     data, expected, kinds, tolerance, bits = TABLE[name]
     picture = Picture(data, "x", bits=bits)
     assert picture.size() == expected.shape[:2]
@@ -311,7 +311,7 @@ def test_what_goes_in_and_what_comes_out(name):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_jpeg_is_said_and_of_tiff_applied(orientation):
+def test_orientation_is_reported_for_jpeg_and_applied_for_tiff(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Picture(saved(RGB, "JPEG", exif=exif), "x")
@@ -354,9 +354,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_says_why(name):
-    data, said = REFUSED[name]
-    with pytest.raises(PictureError, match=f"^Picture 'odd.x' cannot be decoded: .*{said}"):
+def test_messages_for_refused_pictures(name):
+    data, message = REFUSED[name]
+    with pytest.raises(PictureError, match=f"^Picture 'odd.x' cannot be decoded: .*{message}"):
         decode(data, "odd.x")
 
 
@@ -371,14 +371,14 @@ def test_levels_above_the_bits_are_refused_and_never_wrap(data):
     assert decode(data, "x", bits=13).max() == 255
 
 
-def test_bits_of_12_as_tiff_packs_them():
-    """Two levels in three bytes, as the file itself declares."""
+def test_packed_12_bit_tiff():
+    """Two levels in three bytes, as the file declares."""
     levels = RNG.integers(0, 4096, (6, 8))
     pairs = levels.reshape(-1, 2)
     packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8,
                        pairs[:, 1] & 255], axis=1).astype(np.uint8)  # fmt: skip
-    whole = tiff(np.zeros((6, 12), np.uint8))  # 12 bytes a row
-    data = tagged(tagged(whole, 258, 12), 256, 8)
+    full = tiff(np.zeros((6, 12), np.uint8))  # 12 bytes a row
+    data = tagged(tagged(full, 258, 12), 256, 8)
     with Image.open(io.BytesIO(data)) as image:
         place = image.tag_v2[273][0]
     data = data[:place] + packed.tobytes() + data[place + packed.size :]
@@ -387,7 +387,7 @@ def test_bits_of_12_as_tiff_packs_them():
     assert set(picture.kinds) == {"16-bit", "grey"}
 
 
-def test_planes_of_16_bits_are_not_read_by_bits():
+def test_separate_16_bit_planes_are_refused():
     data = tiff(planes(DEEP), photometric="rgb", planarconfig="separate")
     with pytest.raises(PictureError, match="colours in planes of their own; expected interleaved"):
         decode(data, "x", bits=12)

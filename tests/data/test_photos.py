@@ -28,7 +28,7 @@ def raw_knn_error(tile):
 @pytest.mark.parametrize(
     ("tile", "train", "test"), [(32, 3200, 1200), (64, 3130, 1116), (96, 2932, 710)]
 )
-def test_counts_are_those_of_the_docstring(tile, train, test):
+def test_counts_match_the_docstring(tile, train, test):
     for split, count in (("train", train), ("test", test)):
         images, labels = photos.load(split, tile)
         assert images.shape == (count, tile, tile, 3) and images.dtype == np.uint8
@@ -69,13 +69,13 @@ def test_ten_photographs_have_colour_and_six_are_grey():
     assert grey == [False] * 10 + [True] * 6
 
 
-def test_difficulty_is_that_of_the_docstring():
+def test_difficulty_matches_the_docstring():
     error = raw_knn_error(32)
     assert 0.55 < error < 0.70
     assert f"{100 * error:.1f} % of the test tiles, {round(1200 * error)};" in photos.__doc__
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments():
     with pytest.raises(UserError, match="splits train and test; found 'val'"):
         photos.load("val", 32)
     with pytest.raises(UserError, match=r"32, 64, 96 pixels; found data.tile=48.*data.tile=32"):

@@ -1,4 +1,4 @@
-"""Determinism, sharding, restoring, and every mistake by its message."""
+"""Determinism, sharding, restoring and error messages."""
 
 import json
 import multiprocessing
@@ -29,9 +29,9 @@ def take(iterator, count):
         iterator.close()
 
 
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
+def assert_same(result, expected):
+    assert len(result) == len(expected)
+    for a, b in zip(result, expected, strict=True):
         assert set(a) == set(b) == {"image", "label", "index"}
         for key in a:
             assert a[key].dtype == b[key].dtype
@@ -39,9 +39,9 @@ def assert_same(found, expected):
 
 
 def test_order_is_the_permutation_of_seed_and_epoch():
-    """Worked without the pipeline: four whole batches of 12 in an epoch of 50, two dropped."""
-    found = take(batches(), 10)
-    for step, batch in enumerate(found):
+    """Without the pipeline: four batches of 12 in an epoch of 50, two examples dropped."""
+    result = take(batches(), 10)
+    for step, batch in enumerate(result):
         epoch, within = divmod(step, 4)
         bits = np.random.Philox(np.random.SeedSequence([3, epoch])).random_raw(50)
         expected = np.argsort(bits, kind="stable")[12 * within : 12 * within + 12]
@@ -51,9 +51,9 @@ def test_order_is_the_permutation_of_seed_and_epoch():
             key = np.random.SeedSequence([3, epoch, index])
             rng = np.random.Generator(np.random.Philox(key))
             np.testing.assert_array_equal(image, rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    for epoch in (found[:4], found[4:8]):
+    for epoch in (result[:4], result[4:8]):
         assert len({int(i) for batch in epoch for i in batch["index"]}) == 48
-    assert (found[0]["index"] != found[4]["index"]).any()
+    assert (result[0]["index"] != result[4]["index"]).any()
 
 
 def test_order_is_uniform():
@@ -109,7 +109,7 @@ def test_restore_in_the_middle_of_an_epoch(step):
     assert_same(take(batches(start_step=step), 2), expected[step : step + 2])
 
 
-def test_workers_give_the_same_batches_survive_sigterm_and_are_missed_when_killed():
+def test_workers_give_the_same_batches_survive_sigterm_and_report_sigkill():
     expected = take(batches(), 12)
     parallel = batches(workers=2, start_step=2)
     assert_same([next(parallel) for _ in range(3)], expected[2:5])
@@ -125,13 +125,13 @@ def test_workers_give_the_same_batches_survive_sigterm_and_are_missed_when_kille
     start = time.monotonic()
     parallel.close()
     assert time.monotonic() - start < 15
-    alone = batches()
-    alone.restore(state)
-    assert_same(take(alone, 3), expected[5:8])
+    single = batches()
+    single.restore(state)
+    assert_same(take(single, 3), expected[5:8])
 
 
 def test_slow_threads_may_ask_for_an_old_epoch():
-    """One batch an epoch and many threads: several epochs are under way at once."""
+    """With one batch an epoch and many threads, several epochs are read at once."""
     expected = take(batches(batch_size=50, threads=1), 40)
     assert_same(take(batches(batch_size=50, threads=8), 40), expected)
     shard = batches(batch_size=50)._shard
@@ -139,13 +139,13 @@ def test_slow_threads_may_ask_for_an_old_epoch():
         np.testing.assert_array_equal(shard.batch(step)["index"], expected[step]["index"])
 
 
-def test_another_order_is_used_and_checked():
+def test_custom_order():
     def only_even(seed, epoch, num_examples):
         return np.arange(num_examples) // 2 * 2
 
-    found = take(batches(order=only_even), 5)
-    np.testing.assert_array_equal(found[1]["index"], np.arange(12, 24) // 2 * 2)
-    np.testing.assert_array_equal(found[4]["index"], found[0]["index"])
+    result = take(batches(order=only_even), 5)
+    np.testing.assert_array_equal(result[1]["index"], np.arange(12, 24) // 2 * 2)
+    np.testing.assert_array_equal(result[4]["index"], result[0]["index"])
     for order, message in (
         (lambda s, e, m: np.arange(m - 1), r"\[M\] with M=50; found int64 \[49\]"),
         (lambda s, e, m: np.zeros(m), r"\[M\] with M=50; found float64 \[50\]"),
@@ -175,13 +175,13 @@ def test_another_order_is_used_and_checked():
         ),
     ],
 )
-def test_a_state_of_another_run_is_refused(change, message):
+def test_states_of_other_runs_are_refused(change, message):
     state = batches().state()
     with pytest.raises(UserError, match=message):
         batches(**change).restore(state)
 
 
-def test_mistakes_are_named_before_anything_is_read():
+def test_invalid_arguments_are_refused_before_reading():
     with pytest.raises(
         UserError, match=r"Batch size 12 is not divisible by the 5 processes.*=10\."
     ):
@@ -197,7 +197,7 @@ def test_mistakes_are_named_before_anything_is_read():
         data.eval_batches(empty, batch_size=4)
 
 
-def test_batches_are_made_while_the_consumer_is_busy():
+def test_batches_are_prefetched():
     made = threading.Semaphore(0)
 
     def count(example, rng):
@@ -215,13 +215,13 @@ def test_batches_are_made_while_the_consumer_is_busy():
 def test_eval_covers_each_example_once_in_order(size, sums):
     sweep = data.eval_batches(SOURCE, batch_size=size)
     for _ in range(2):  # may be iterated again
-        found = list(sweep)
-        assert len(found) == len(sweep) == len(sums)
-        assert [int(b["mask"].sum()) for b in found] == sums
-        assert all(b["image"].shape == (size, 8, 8, 3) for b in found)
-        masks = np.concatenate([b["mask"] for b in found])
+        result = list(sweep)
+        assert len(result) == len(sweep) == len(sums)
+        assert [int(b["mask"].sum()) for b in result] == sums
+        assert all(b["image"].shape == (size, 8, 8, 3) for b in result)
+        masks = np.concatenate([b["mask"] for b in result])
         images, labels, indices = (
-            np.concatenate([b[key] for b in found]) for key in ("image", "label", "index")
+            np.concatenate([b[key] for b in result]) for key in ("image", "label", "index")
         )
         np.testing.assert_array_equal(indices[masks], np.arange(50))
         np.testing.assert_array_equal(images[masks], SOURCE.images)

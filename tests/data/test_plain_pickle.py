@@ -1,4 +1,4 @@
-"""Plain pickles are read as pickle itself reads them, and no others."""
+"""Plain pickles are read as by pickle; all others are refused."""
 
 import io
 import pickle
@@ -41,29 +41,29 @@ def read(tmp_path, content):
     return read_plain_pickle(tmp_path / "x.pkl")
 
 
-def assert_same(found, expected):
-    assert type(found) is type(expected)
-    assert found.dtype == expected.dtype and found.shape == expected.shape
-    np.testing.assert_array_equal(found, expected)
+def assert_same(result, expected):
+    assert type(result) is type(expected)
+    assert result.dtype == expected.dtype and result.shape == expected.shape
+    np.testing.assert_array_equal(result, expected)
     if expected.ndim and expected.size:
-        assert found.strides == expected.strides
+        assert result.strides == expected.strides
 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_arrays_are_those_that_pickle_reads(tmp_path, dtype, protocol):
+def test_arrays_equal_those_of_pickle(tmp_path, dtype, protocol):
     arrays = layouts(dtype)
     content = pickle.dumps(arrays, protocol)
     expected = pickle.loads(content)
-    found = read(tmp_path, content)
-    assert found.keys() == expected.keys()
+    result = read(tmp_path, content)
+    assert result.keys() == expected.keys()
     for name, array in expected.items():
-        assert_same(found[name], array)
-        np.testing.assert_array_equal(found[name], arrays[name])
+        assert_same(result[name], array)
+        np.testing.assert_array_equal(result[name], arrays[name])
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_are_those_that_pickle_reads(tmp_path, protocol):
+def test_plain_values_equal_those_of_pickle(tmp_path, protocol):
     shared = [1, 2]
     values = {
         "text": ["a", "é", "\U0001f431", ""], "bytes": [b"", b"\xff\x00"], 3: (1, 2.5, -1j, None),
@@ -72,9 +72,9 @@ def test_plain_values_are_those_that_pickle_reads(tmp_path, protocol):
         "numpy": [np.float32(1.5), np.int64(-3), np.bool_(True), np.str_(""), np.bytes_(b"x")],
     }  # fmt: skip
     content = pickle.dumps({**values, "twice": (shared, shared)}, protocol)
-    found = read(tmp_path, content)
-    assert found == pickle.loads(content)
-    assert found["twice"][0] is found["twice"][1]
+    result = read(tmp_path, content)
+    assert result == pickle.loads(content)
+    assert result["twice"][0] is result["twice"][1]
     loop = [1]
     loop.append(loop)
     again = read(tmp_path, pickle.dumps(loop, protocol))
@@ -99,7 +99,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_read_right_is_refused(tmp_path, kind, protocol):
+def test_other_pickles_are_refused(tmp_path, kind, protocol):
     file = io.BytesIO()
     try:
         pickle.Pickler(file, protocol).dump(REFUSED[kind])
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_right_is_refused(tmp_path, kind, protocol):
 
 
 def dtype_state(*state):
-    """A pickle of a dtype f8 with a state of its own; numpy's would believe it."""
+    """A pickle of a dtype f8 with a given state, which numpy would accept."""
     tail = pickle.dumps(state, 2)[2:-1]
     return b"\x80\x02cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x88tR" + tail + b"b."
 
@@ -145,8 +145,8 @@ def test_small_files_take_little_memory(tmp_path, content):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-def test_the_memo_is_bounded_where_memory_is(tmp_path):
-    """What a reader that trusts the pickle would take here is more than the process may have."""
+def test_memo_is_bounded(tmp_path):
+    """A reader without the check would need more memory than the process may use."""
     (tmp_path / "x.pkl").write_bytes(b"\x80\x02Nr\xff\xff\xff\x0f.")
     program = (
         "import resource, sys; from jssl.data.plain_pickle import read_plain_pickle\n"
@@ -158,4 +158,4 @@ def test_the_memo_is_bounded_where_memory_is(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "x.pkl"], capture_output=True, text=True
     )
-    assert "found the number 268435455 of a value in 9 bytes" in done.stdout
+    assert "found the memo index 268435455 in 9 bytes" in done.stdout

@@ -14,8 +14,8 @@ from jssl.errors import UserError
 
 @pytest.fixture
 def with_tensorflow(monkeypatch):
-    found = importlib.util.find_spec
-    stub = lambda name, *a: object() if name == "tensorflow" else found(name, *a)  # noqa: E731
+    result = importlib.util.find_spec
+    stub = lambda name, *a: object() if name == "tensorflow" else result(name, *a)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", stub)
 
 
@@ -40,7 +40,7 @@ def test_catalogue_names_have_their_variant(tmp_path, with_tensorflow):
         assert prepare("imagenette", str(tmp_path)).endswith("imagenette/160px-v2/1.0.0")
 
 
-def test_what_is_prepared_is_left_alone(tmp_path, monkeypatch):
+def test_prepared_data_sets_are_not_changed(tmp_path, monkeypatch):
     builder = make_builder("cifar10", str(tmp_path))
     monkeypatch.setattr(type(builder), "is_prepared", lambda self: True)
     with fake_download("cifar10", tmp_path) as download:
@@ -48,12 +48,12 @@ def test_what_is_prepared_is_left_alone(tmp_path, monkeypatch):
     download.assert_not_called()
 
 
-def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch, capsys):
-    found = importlib.util.find_spec
+def test_missing_tensorflow_is_explained(tmp_path, monkeypatch, capsys):
+    result = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *a: None if name == "tensorflow" else found(name, *a),
+        lambda name, *a: None if name == "tensorflow" else result(name, *a),
     )
     assert main(["cifar10", f"--data_dir={tmp_path}"]) == 2
     assert "Type pip install 'jssl[prepare]'" in capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_embedded_data_sets_need_no_preparing():
             prepare(name)
 
 
-def test_files_behind_a_login_are_explained(tmp_path, with_tensorflow):
+def test_manual_downloads_are_explained(tmp_path, with_tensorflow):
     with fake_download("imagenet2012", tmp_path) as download:
         download.side_effect = AssertionError(
             "Manual directory ... does not exist: put files there"

@@ -1,4 +1,4 @@
-"""Pictures with arrays beside them: synthetic scenes and video, a user's .npz files, batches."""
+"""Pictures with further arrays: synthetic scenes and video, a user's .npz files, batches."""
 
 import contextlib
 
@@ -45,7 +45,7 @@ def test_shapes_dtypes_and_protocol(scenes, video):
     assert len(source("test", name="synthetic_video", num_examples=40)) == 10
 
 
-def test_the_same_draws_each_time_and_others_for_the_test_split(scenes):
+def test_draws_are_fixed_and_differ_between_splits(scenes):
     again = source(name="synthetic_scenes", num_examples=40)
     assert again.fingerprint() == scenes.fingerprint()
     np.testing.assert_array_equal(again.arrays["depth"], scenes.arrays["depth"])
@@ -53,7 +53,7 @@ def test_the_same_draws_each_time_and_others_for_the_test_split(scenes):
     assert np.abs(test.arrays["depth"] - scenes.arrays["depth"]).mean() > 0.1
 
 
-def test_the_fingerprint_sees_every_array(scenes):
+def test_fingerprint_depends_on_every_array(scenes):
     arrays = {k: v.copy() for k, v in scenes.arrays.items()}
     arrays["segmentation"][3, 4, 5] += 1
     images, labels = scenes.images, scenes.labels
@@ -61,8 +61,8 @@ def test_the_fingerprint_sees_every_array(scenes):
     assert changed.fingerprint() != scenes.fingerprint()
 
 
-def test_normals_are_those_of_the_depth(scenes):
-    """Across the surface (right, down, depth) a normal has no part along either tangent."""
+def test_normals_match_the_depth(scenes):
+    """A normal is orthogonal to both tangents of the surface (right, down, depth)."""
     depth = 2 * scenes.arrays["depth"][..., 0].astype(np.float64)  # half a unit of wave a metre
     normals = scenes.arrays["normals"].astype(np.float64)
     np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, rtol=1e-5)
@@ -113,9 +113,9 @@ def test_batches_carry_the_arrays(scenes):
     np.testing.assert_array_equal(swept["depth"], scenes.arrays["depth"][:3])
 
 
-def test_arrays_of_ones_own(tmp_path, scenes):
-    held = {"image": scenes.images, "label": scenes.labels, **scenes.arrays}
-    np.savez(tmp_path / "train.npz", **held)
+def test_arrays_source(tmp_path, scenes):
+    stored = {"image": scenes.images, "label": scenes.labels, **scenes.arrays}
+    np.savez(tmp_path / "train.npz", **stored)
     np.savez(tmp_path / "test.npz", image=scenes.images[:4])
     own = source(name="arrays", data_dir=str(tmp_path))
     assert (len(own), own.num_classes) == (40, 10)
@@ -124,7 +124,7 @@ def test_arrays_of_ones_own(tmp_path, scenes):
     assert (len(bare), bare.num_classes, int(bare[0]["label"])) == (4, 0, -1)
 
 
-def test_what_is_wrong_with_ones_own_arrays_is_said(tmp_path):
+def test_arrays_source_errors(tmp_path):
     with pytest.raises(UserError, match="train.npz and test.npz.*--config.data.data_dir=FOLDER"):
         source(name="arrays", data_dir=str(tmp_path))
     np.savez(tmp_path / "train.npz", picture=np.zeros((2, 4, 4, 3), np.uint8))

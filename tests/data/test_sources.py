@@ -34,7 +34,7 @@ def test_protocol(name, classes, sizes):
     assert train.fingerprint() == data.make_source(config(name=name), "train").fingerprint()
 
 
-def test_digits_are_scikit_learns():
+def test_digits_equal_scikit_learn():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -54,7 +54,7 @@ def test_synthetic_can_be_learned_but_not_from_raw_pixels():
         return np.mean(train.labels[near] != test.labels)
 
     def energy(images):
-        """The share of each direction in the power spectrum: what sets the class."""
+        """The share of each direction in the power spectrum, which determines the class."""
         grey = images.astype(np.float64).mean(axis=3)
         power = np.abs(np.fft.fft2(grey - grey.mean(axis=(1, 2), keepdims=True))) ** 2
         f = np.fft.fftfreq(32)
@@ -90,12 +90,12 @@ def test_array_source_refuses_other_shapes():
         ({"name": "imagenette/180px"}, "train", r"did you mean 'imagenette/160px'\?"),
     ],
 )
-def test_mistakes_in_the_config_are_named(values, split, message):
+def test_config_errors(values, split, message):
     with pytest.raises(UserError, match=message):
         data.make_source(config(**values), split)
 
 
-def test_a_wrong_host_crop_is_named():
+def test_unknown_host_crop():
     settings = config(host_crop="tff")
     with pytest.raises(UserError, match=r"host crop 'tff': did you mean 'tf'\?"):
         data.train_transform(settings, data.make_source(settings, "test"), size=16)

@@ -99,7 +99,7 @@ def test_splits_features_and_labels(prepared, name):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
-def test_pictures_are_those_that_were_written(prepared, name):
+def test_pictures_equal_the_written_ones(prepared, name):
     source = data.make_source(config(name, prepared), "train")
     numbers = by_file(source)
     assert sorted(numbers) == list(range(12))
@@ -136,7 +136,7 @@ def test_host_crops_of_encoded_pictures_in_batches(prepared):
     assert sizes == [(8, 64, 64, 3)] * 2
 
 
-def test_a_damaged_record_is_named(tmp_path, encode):
+def test_damaged_records_are_named(tmp_path, encode):
     write("imagenette", tmp_path, encode, damage=(3,))
     settings = config("imagenette", tmp_path)
     source = data.make_source(settings, "train")
@@ -155,7 +155,7 @@ def shard(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.99, 0.5, 0.0, None])
-def test_a_shard_that_is_cut_short_or_gone_stops_the_run_by_name(shard, share):
+def test_truncated_or_missing_shards_stop_the_run(shard, share):
     settings, file = shard
     source = data.make_source(settings, "train")
     if share is None:
@@ -174,9 +174,9 @@ def test_a_shard_that_is_cut_short_or_gone_stops_the_run_by_name(shard, share):
 def test_a_flipped_bit_in_a_shard_damages_one_record(shard):
     settings, file = shard
     record = data.make_source(settings, "train").encoded(7)["image"].data
-    whole = bytearray(file.read_bytes())
-    whole[whole.index(record[100:200])] ^= 16
-    file.write_bytes(whole)
+    full = bytearray(file.read_bytes())
+    full[full.index(record[100:200])] ^= 16
+    file.write_bytes(full)
     source = data.make_source(settings, "train")
     message = rf"'cifar10 train example 7' cannot be read from shard '{file.name}': .*mismatch"
     with pytest.raises(data.PictureError, match=message):
@@ -186,7 +186,7 @@ def test_a_flipped_bit_in_a_shard_damages_one_record(shard):
     batches.close()
 
 
-def test_not_prepared_names_the_exact_command(tmp_path, monkeypatch):
+def test_unprepared_data_sets_name_the_command(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         data.make_source(config("cifar10", tmp_path), "train")
     assert str(caught.value).endswith(
@@ -198,7 +198,7 @@ def test_not_prepared_names_the_exact_command(tmp_path, monkeypatch):
         data.make_source(config("imagenette", ""), "train")
 
 
-def test_another_file_format_is_named(tmp_path, encode):
+def test_other_file_formats_are_refused(tmp_path, encode):
     write("cifar10", tmp_path, encode)
     (info,) = tmp_path.glob("cifar10/*/dataset_info.json")
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
@@ -207,7 +207,7 @@ def test_another_file_format_is_named(tmp_path, encode):
         data.make_source(config("cifar10", tmp_path), "train")
 
 
-def test_an_unknown_split_is_named(prepared):
+def test_unknown_splits_are_refused(prepared):
     for split in ("trian", "train[:10%]+trian", "trian[:10%]"):
         with pytest.raises(UserError, match=r"has no split 'trian': did you mean 'train'\?"):
             data.make_source(config("cifar10", prepared, train_split=split), "train")
@@ -248,28 +248,28 @@ def test_splits_that_share_records_are_refused_for_semi_supervised_training(prep
 
 
 def test_a_name_with_a_version(prepared):
-    found = data.make_source(config("cifar10:3.0.2", prepared), "train")
-    assert len(found) == 12 and found.name == "cifar10:3.0.2"
+    result = data.make_source(config("cifar10:3.0.2", prepared), "train")
+    assert len(result) == 12 and result.name == "cifar10:3.0.2"
     assert (
-        found.fingerprint() == data.make_source(config("cifar10", prepared), "train").fingerprint()
+        result.fingerprint() == data.make_source(config("cifar10", prepared), "train").fingerprint()
     )
     assert len(data.make_source(config("cifar10:3.0.*", prepared), "test")) == 5
     assert len(data.make_source(config("imagenette:1.0.0", prepared), "test")) == 5
     assert len(data.make_source(config("imagenette/160px-v2:1.0.0", prepared), "train")) == 12
-    for name, said in (
+    for name, message in (
         ("cifar10:9.9.9", "not of a version that TFDS has: it has 3.0.2. Type cifar10 for"),
         ("cifar10:x", "is of version 'x': expected three numbers. Type cifar10:1.0.0"),
         ("cifar10:", "is of version ''"),
         ("cifr10:3.0.2", "did you mean 'cifar10'"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             data.make_source(config(name, prepared), "train")
 
 
-def test_names_of_classes_are_the_builders(prepared):
-    found = data.make_source(config("imagenet2012", prepared), "test")
-    assert len(found.class_names) == 1000 and found.class_names[0] == "n01440764"
-    assert data.describe(found) == "imagenet2012: 5 pictures of 1000 classes"
+def test_class_names_come_from_the_builder(prepared):
+    result = data.make_source(config("imagenet2012", prepared), "test")
+    assert len(result.class_names) == 1000 and result.class_names[0] == "n01440764"
+    assert data.describe(result) == "imagenet2012: 5 pictures of 1000 classes"
     # Those of CIFAR-10 come with its download, which has not taken place here.
     assert data.make_source(config("cifar10", prepared), "train").class_names is None
     assert data.make_source(config("stl10", prepared), "train").class_names == ()

@@ -1,4 +1,4 @@
-"""The sampler that is uniform over clusters, and the pipeline in an order that changes."""
+"""The sampler that is uniform over clusters, and a pipeline whose order changes."""
 
 import functools
 import json
@@ -49,14 +49,14 @@ def test_a_list_as_long_as_its_share_is_drawn_with_replacement():
     assert repeated > 30  # without: 0; five of five with: all but 5! / 5^5 = 4 %
 
 
-def test_the_share_is_one_more_than_the_quotient_also_without_a_remainder():
+def test_share_is_quotient_plus_one():
     """12 / 3 + 1 = 5 of each, and three of the fifteen cut off: not always one of each cluster."""
     clusters = np.repeat(np.arange(3), 4)
     counts = [tuple(sorted(np.bincount(clusters[drawn(clusters, epoch=e)]))) for e in range(50)]
     assert set(counts) == {(4, 4, 4), (3, 4, 5), (2, 5, 5)}
 
 
-def test_every_member_is_drawn_and_as_often():
+def test_members_are_drawn_equally_often():
     counts = np.zeros(14)
     for epoch in range(2000):
         counts += np.bincount(drawn(epoch=epoch), minlength=14)
@@ -84,7 +84,7 @@ def test_empty_clusters_and_unusable_pictures_are_never_drawn():
         uniform_over_clusters(clusters, 0, 0, 0, 3)
 
 
-def test_both_seeds_and_the_epoch_count():
+def test_order_depends_on_both_seeds_and_the_epoch():
     base = drawn()
     np.testing.assert_array_equal(drawn(), base)
     for other in ({"sampler_seed": 6}, {"seed": 1}, {"epoch": 1}):
@@ -111,8 +111,8 @@ def take(iterator, count):
     return [next(iterator)["index"].tolist() for _ in range(count)]
 
 
-def test_reorder_drops_what_was_read_ahead():
-    """Three batches an epoch: the second epoch is prefetched in the old order, and comes in the
+def test_reorder_drops_prefetched_batches():
+    """Three batches an epoch: the second epoch is prefetched in the old order, but read in the
     new one."""
     running = batches()
     first = take(running, 3)
@@ -126,7 +126,7 @@ def test_reorder_drops_what_was_read_ahead():
 
 
 @pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 4}, {"workers": 2}])
-def test_restored_in_mid_epoch_it_goes_on_in_the_same_order(options):
+def test_restore_in_mid_epoch_keeps_the_order(options):
     running = batches()
     running.reorder(order_of(5))
     expected = [next(running) for _ in range(6)]
@@ -140,14 +140,14 @@ def test_restored_in_mid_epoch_it_goes_on_in_the_same_order(options):
     again.restore(saved)
     again.reorder(order_of(5))
     for batch in expected[4:]:
-        found = next(again)
+        result = next(again)
         for key in batch:
-            np.testing.assert_array_equal(found[key], batch[key])
+            np.testing.assert_array_equal(result[key], batch[key])
     again.close()
 
 
-def test_an_example_that_comes_again_is_drawn_anew():
-    """Else its random crop, made on the host, would be the same each time it comes in an epoch."""
+def test_repeated_examples_get_new_draws():
+    """Otherwise the host crops of a repeated example would be equal within an epoch."""
     running = batches(transform=Noisy(), batch_size=14)
     running.reorder(order_of(5))
     batch = next(running)
@@ -164,12 +164,12 @@ def test_an_example_that_comes_again_is_drawn_anew():
 
 def test_processes_share_a_sweep():
     """14 examples in batches of 8, two processes of 4: the last has 2 and none."""
-    whole = list(data.eval_batches(SOURCE, batch_size=8))
+    full = list(data.eval_batches(SOURCE, batch_size=8))
     parts = [
         list(data.eval_batches(SOURCE, batch_size=8, process_index=p, process_count=2))
         for p in range(2)
     ]
-    for step, batch in enumerate(whole):
+    for step, batch in enumerate(full):
         for key in ("index", "label", "mask"):
             joined = np.concatenate([part[step][key] for part in parts])
             np.testing.assert_array_equal(joined, batch[key])

@@ -1,4 +1,4 @@
-"""Files that are called videos and are something else."""
+"""Files that are named as videos but are something else."""
 
 import os
 
@@ -19,8 +19,8 @@ def film(path, count):
         container.mux(stream.encode())
 
 
-def test_no_list_of_other_files_is_followed(tmp_path):
-    """ffmpeg knows a play list by its content, whatever it is called, and opens what it names."""
+def test_play_lists_are_not_followed(tmp_path):
+    """ffmpeg detects a play list by its content, not its name, and opens the files in it."""
     film(tmp_path / "secret.mp4", 2)
     assert read_video(tmp_path / "secret.mp4").shape == (2, 32, 48, 3)
     secret = tmp_path / "secret.mp4"
@@ -34,7 +34,7 @@ def test_no_list_of_other_files_is_followed(tmp_path):
             read_video(tmp_path / f"{name}.mp4")
 
 
-def test_only_regular_files_of_a_bounded_size(tmp_path, monkeypatch):
+def test_videos_must_be_regular_files_of_bounded_size(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(PictureError, match="pipe.mp4' is no regular file but a pipe"):
         read_video(tmp_path / "pipe.mp4")

@@ -1,4 +1,4 @@
-"""Files of which a part was never written: an error; without a code at least a word."""
+"""Partly unwritten files are errors; for raw data they are reported."""
 
 import io
 import struct
@@ -54,7 +54,7 @@ PLAIN = {kind: saved(PHOTO, kind) for kind in ("BMP", "PPM", "TIFF")}
 
 
 @pytest.mark.parametrize("name", CODED)
-def test_an_end_that_was_never_written_is_an_error(name):
+def test_unwritten_ends_are_errors(name):
     data = CODED[name]
     decode(data, "whole")
     for share in SHARES:
@@ -65,7 +65,7 @@ def test_an_end_that_was_never_written_is_an_error(name):
 
 
 @pytest.mark.parametrize("name", [n for n in CODED if not n.startswith(("webp", "tiff packbits"))])
-def test_a_block_that_was_never_written_is_an_error(name):
+def test_unwritten_blocks_are_errors(name):
     """4096 zeros inside; WebP and PackBits have no checksum and no forbidden code, and hide it."""
     data = CODED[name]
     for share in SHARES[:3]:
@@ -76,7 +76,7 @@ def test_a_block_that_was_never_written_is_an_error(name):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_data_is_an_error_if_short_and_said_if_it_ends_in_zeros(name):
+def test_raw_data_truncated_or_ending_in_zeros(name):
     data = PLAIN[name]
     n = len(data) // 2
     with pytest.raises(PictureError, match="^Picture 'x' cannot be decoded: .{5,}"):
@@ -94,8 +94,8 @@ def test_plain_data_is_an_error_if_short_and_said_if_it_ends_in_zeros(name):
     assert whole.kinds == ()
 
 
-def test_one_colour_in_a_row_is_no_damage():
-    """Pictures whose codes are zeros for long: of one colour, in half or in whole."""
+def test_runs_of_one_colour_are_not_damage():
+    """Pictures with long runs of zeros in their code: of one colour, partly or entirely."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     for level in (0, 255, 90):
         half, flat = noise.copy(), np.full((400, 400, 3), level, np.uint8)
@@ -125,23 +125,23 @@ def strips_of(compression, content, count=1):
     return struct.pack("<4sI", b"II*\0", more + len(lists)) + content + lists + directory
 
 
-def test_what_the_parts_of_a_tiff_hold_is_bounded(monkeypatch):
+def test_size_of_tiff_parts_is_bounded(monkeypatch):
     """Each would take much memory or time, of a picture of 64 x 64."""
     zeros = zlib.compress(bytes(2**20), 9)
     monkeypatch.setattr(whole, "MOST", 2**19)
     frame = saved(np.zeros((8, 8), np.uint8), "JPEG")
     place = frame.index(b"\xff\xc0") + 5
     huge = frame[:place] + b"\xff\x00\xff\x00" + frame[place + 4 :]
-    for data, said in (
+    for data, message in (
         (strips_of(8, zeros, 64), "its parts overlap"),
         (strips_of(8, zeros), "its parts hold more than"),
         (strips_of(7, huge), "its parts hold more than"),
     ):
-        with pytest.raises(PictureError, match=said):
+        with pytest.raises(PictureError, match=message):
             decode(data, "x")
 
 
-def test_levels_that_are_written_out_are_bounded(monkeypatch):
+def test_plain_text_levels_are_bounded(monkeypatch):
     with pytest.raises(PictureError, match="a level of -7, below 0"):
         decode(b"P2 2 2 4095 1 2 -7 4", "x")
     with pytest.raises(PictureError, match="a level of 1000000000000000000000, above the 4095"):

@@ -33,7 +33,7 @@ def unit(*shape, seed=0):
 
 @functools.partial(jax.jit, static_argnames=("form",))
 def both_directions(features, bank, index, normalizers, *, form):
-    """((sum of the directions' means, (each direction's mean, Z)), gradient of the features)."""
+    """Returns ((sum of the directions' means, (means, Z)), gradient of the features)."""
 
     def total(features):
         scores = losses.multiview_scores(features, lookup(bank, index), graph="core")
@@ -51,7 +51,7 @@ def both_directions(features, bank, index, normalizers, *, form):
 
 @pytest.mark.parametrize("form", ["nce", "softmax"])
 def test_two_steps_equal_the_official_code(golden, form):
-    """Losses, gradients, a Z that stays after the first batch, and the bank after the scores."""
+    """Losses, gradients, a Z fixed after the first batch, and the updated bank."""
     bank, z = jnp.float32(golden["memory"]), jnp.full((1, 2), -1.0)
     for step in range(2):
         features = jnp.float32(golden["features"][step])
@@ -68,8 +68,8 @@ def test_two_steps_equal_the_official_code(golden, form):
     np.testing.assert_array_equal(golden["nce_0_z"], golden["nce_1_z"])
 
 
-def test_z_of_the_second_batch_would_be_another(golden):
-    """Else the test above could not tell a frozen Z from one that moves."""
+def test_z_differs_between_batches(golden):
+    """Otherwise the test above could not distinguish a fixed Z from a changing one."""
     bank = jnp.float32(golden["nce_0_memory"])
     index = golden["index"][1].astype(np.int32)
     features = jnp.float32(golden["features"][1])
@@ -113,7 +113,7 @@ def test_bound_is_log_k_minus_the_loss_and_never_above_log_k():
     np.testing.assert_allclose(bound, math.log(100 / 101), atol=1e-6)
 
 
-def test_bound_is_below_the_mutual_information_of_a_joint_that_is_known():
+def test_bound_is_below_a_known_mutual_information():
     """Ten equally likely symbols seen alike in both views, scored by the optimal critic.
 
     I is ln 10. With drawn negatives -E log(h0 / (h0 + sum h)) has the bound below it.
@@ -154,7 +154,7 @@ def test_more_views_equal_the_loop_over_pairs_and_directions(graph):
     np.testing.assert_allclose(loss, total, rtol=1e-5)
 
 
-def test_an_anchor_is_scored_with_the_other_views_bank_alone():
+def test_anchors_are_scored_with_the_other_views_bank():
     """out_ab = memory_l . f_ab: by derivatives, of either direction in either argument."""
     f, rows = unit(2, 1, 4), unit(2, 1, 3, 4, seed=1)
     of_f, of_rows = jax.jacobian(
@@ -223,7 +223,7 @@ def test_in_batch_on_four_devices_equals_one():
         (lambda: losses.mutual_information_bound(0.0, num_negatives=0), "num_negatives=0"),
     ],
 )
-def test_misuse_raises_with_what_was_found(call, message):
+def test_invalid_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

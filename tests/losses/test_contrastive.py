@@ -1,4 +1,4 @@
-"""NT-Xent against the paper's loop, lightly's recorded values, closed forms, and itself sharded."""
+"""NT-Xent against the paper's loop, lightly's recorded values, closed forms, and when sharded."""
 
 import functools
 import math
@@ -138,7 +138,7 @@ def test_swapping_the_views_changes_nothing():
     np.testing.assert_allclose(nt_xent(z_b, z_a, temperature=0.1), loss, rtol=1e-5, atol=1e-6)
 
 
-def test_the_length_of_an_embedding_matters_only_unnormalised():
+def test_norm_has_no_effect_if_normalised():
     z_a, z_b = as_jax(*embeddings(6))
     scales = np.array([0.01, 0.5, 1.0, 3.0, 40.0, 1000.0], np.float32)[:, None]
     loss = nt_xent(z_a, z_b, temperature=0.5)
@@ -206,13 +206,13 @@ def step(params, batch, axis_name, loss_axis="same"):
 
 
 @functools.cache
-def run_whole():
-    """The step on one device that holds the whole batch."""
+def run_unsharded():
+    """The step on one device with the whole batch."""
     return jax.jit(functools.partial(step, axis_name=None))(*encoder_and_batch())
 
 
 def run_sharded(mode, devices, params, views, **options):
-    """The step with [2,SIZE,INPUT] cut in `devices` pieces of its second axis."""
+    """The step with [2,SIZE,INPUT] split over `devices` along the second axis."""
     local = functools.partial(step, axis_name=AXIS, **options)
     if mode == "shard_map":
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (AXIS,))
@@ -237,37 +237,35 @@ def run_sharded(mode, devices, params, views, **options):
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "vmap"])
 def test_sharded_equals_whole_through_an_encoder(mode, devices):
     params, views = encoder_and_batch()
-    whole = run_whole()
+    full = run_unsharded()
     sharded = run_sharded(mode, devices, params, views)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sharded, whole
-    )
-    kernel_grad = np.abs(whole[1]["kernel"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), sharded, full)
+    kernel_grad = np.abs(full[1]["kernel"])
     assert kernel_grad.max() > 0.01 and kernel_grad.min() > 1e-5  # far above the tolerance
 
 
-def test_the_equality_is_able_to_fail():
-    """With local negatives alone both the loss and the gradients are far from the whole's."""
+def test_local_negatives_would_differ():
+    """With local negatives only, loss and gradients differ from those of the whole batch."""
     params, views = encoder_and_batch()
-    (whole, _), grads = run_whole()
+    (full, _), grads = run_unsharded()
     (loss, _), local = run_sharded("pmap", 4, params, views, loss_axis=None)
-    assert abs(float(loss - whole)) > 0.1
+    assert abs(float(loss - full)) > 0.1
     assert np.abs(local["kernel"] - grads["kernel"]).max() > 0.01
 
 
 @pytest.mark.parametrize("form", ["paper", "official"])
 def test_sharded_gradient_of_the_embeddings_themselves(form):
-    """Without parameters: each device's rows receive what every device's loss asks of them."""
+    """Without parameters: each device's rows get the gradients of all devices' losses."""
     z_a, z_b = as_jax(*embeddings(8))
 
-    def whole(z_a, z_b):
+    def full(z_a, z_b):
         return jnp.mean(losses.nt_xent(z_a, z_b, temperature=0.1, form=form))
 
     def total(z_a, z_b):
         local = functools.partial(losses.nt_xent, temperature=0.1, form=form, axis_name=AXIS)
         return jnp.mean(jax.vmap(local, axis_name=AXIS)(z_a, z_b))
 
-    expected = jax.jit(jax.grad(whole, argnums=(0, 1)))(z_a, z_b)
+    expected = jax.jit(jax.grad(full, argnums=(0, 1)))(z_a, z_b)
     pieces = z_a.reshape(4, 2, -1), z_b.reshape(4, 2, -1)
     sharded = jax.jit(jax.grad(total, argnums=(0, 1)))(*pieces)
     for got, want in zip(sharded, expected, strict=True):

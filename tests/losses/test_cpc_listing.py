@@ -24,17 +24,17 @@ MIRRORED = ("up", "right")
 
 
 class Latents(nn.Module):
-    """An encoder whose patches of one pixel are the latents."""
+    """An encoder whose one-pixel patches are the latents."""
 
     def __call__(self, x, train):
         return x[:, 0, 0], {}
 
 
-def close(found, expected, what=""):
+def close(result, expected, what=""):
     """Within 1e-5 of the largest: the record is of float64, this is float32."""
-    assert np.shape(found) == expected.shape, what
+    assert np.shape(result) == expected.shape, what
     atol = 1e-5 * np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=atol, err_msg=what)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=atol, err_msg=what)
 
 
 def tree(read, case, i, *, mirror=False):
@@ -54,7 +54,7 @@ def tree(read, case, i, *, mirror=False):
 
 @functools.cache
 def work(case):
-    """The record of a case, and what jssl makes of its latents and weights, in one program."""
+    """Returns the record of a case, and jssl's results for its latents and weights."""
     with np.load(ROOT / "tests" / "golden" / "cpc_tf.npz") as archive:
         record = {k.removeprefix(case + "_"): archive[k] for k in archive if k.startswith(case)}
     pixelcnn = PixelCNN(BLOCKS[case], HIDDEN)
@@ -88,7 +88,7 @@ def aligned(recorded, direction):
 
 
 @pytest.mark.parametrize("case", OFFSETS)
-def test_the_context_is_the_listings(case):
+def test_context_equals_the_listing(case):
     w = work(case)
     for i, d in enumerate(DIRECTIONS[case]):
         close(w.contexts[d], aligned(w.record["context"][i], d), d)
@@ -96,7 +96,7 @@ def test_the_context_is_the_listings(case):
 
 
 @pytest.mark.parametrize("case", OFFSETS)
-def test_predictions_targets_labels_and_terms_are_the_listings(case):
+def test_predictions_targets_labels_and_terms_equal_the_listing(case):
     w = work(case)
     for i, d in enumerate(DIRECTIONS[case]):
         predictions, targets = w.found[d]
@@ -109,8 +109,8 @@ def test_predictions_targets_labels_and_terms_are_the_listings(case):
             close(0.1 * p, aligned(w.record[f"predictions{k}"][i], d), f"{d} {k}")
             labels = losses.patch_labels(0, batch=B, rows=h, columns=columns, offset=k)
             np.testing.assert_array_equal(labels, w.record[f"labels{k}"][i])
-            found = losses.patch_info_nce(p, targets, offset=k)
-            close(found, w.record[f"terms{k}"][i].mean(axis=(1, 2)), f"{d} {k}")
+            result = losses.patch_info_nce(p, targets, offset=k)
+            close(result, w.record[f"terms{k}"][i].mean(axis=(1, 2)), f"{d} {k}")
 
 
 @pytest.mark.parametrize("case", OFFSETS)
@@ -124,16 +124,16 @@ def test_offsets_are_summed_and_directions_averaged(case):
 
 
 @pytest.mark.parametrize("case", OFFSETS)
-def test_gradients_are_the_listings(case):
+def test_gradients_equal_the_listing(case):
     w = work(case)
     count = len(DIRECTIONS[case])  # the record's are of the sum over the directions
     close(count * np.asarray(w.latents), w.record["gradient_latents"], "latents")
     for i, d in enumerate(DIRECTIONS[case]):
         expected = tree(lambda k: w.record[f"gradient_{k}"], case, i, mirror=d in MIRRORED)
-        found = w.own[f"predictors_{d}"]
-        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        result = w.own[f"predictors_{d}"]
+        assert jax.tree.structure(result) == jax.tree.structure(expected)
         for (path, a), (_, b) in zip(
-            *(jax.tree_util.tree_leaves_with_path(x) for x in (found, expected)), strict=True
+            *(jax.tree_util.tree_leaves_with_path(x) for x in (result, expected)), strict=True
         ):
             close(count * np.asarray(a), b, d + jax.tree_util.keystr(path))
     # why jssl's targets need no bias

@@ -36,25 +36,25 @@ def arrays(B=4, h=5, w=3, d=6, offset=2):
 
 
 @pytest.mark.parametrize("offset", [1, 2, 4])
-def test_the_loss_is_the_equation(offset):
+def test_loss_equals_the_equation(offset):
     p, t = arrays(offset=offset)
-    found = losses.patch_info_nce(p, t, offset=offset)
-    np.testing.assert_allclose(found, naive(p, t, offset), rtol=2e-5)
+    result = losses.patch_info_nce(p, t, offset=offset)
+    np.testing.assert_allclose(result, naive(p, t, offset), rtol=2e-5)
 
 
-def test_labels_are_the_places_of_the_targets():
+def test_labels_are_the_indices_of_the_targets():
     B, h, w, offset = 3, 5, 4, 2
     flat = {}
     for b in range(B):
         for r in range(h):
             for c in range(w):
                 flat[b, r, c] = len(flat)
-    found = losses.patch_labels(0, batch=B, rows=h, columns=w, offset=offset)
-    assert found.shape == (B, h - offset, w)
-    for (b, r, c), label in np.ndenumerate(np.asarray(found)):
+    result = losses.patch_labels(0, batch=B, rows=h, columns=w, offset=offset)
+    assert result.shape == (B, h - offset, w)
+    for (b, r, c), label in np.ndenumerate(np.asarray(result)):
         assert label == flat[b, r + offset, c]
     later = losses.patch_labels(7, batch=1, rows=h, columns=w, offset=offset)
-    np.testing.assert_array_equal(later[0], found[0] + 7 * h * w)
+    np.testing.assert_array_equal(later[0], result[0] + 7 * h * w)
 
 
 def test_permuting_images_permutes_the_losses():
@@ -72,13 +72,13 @@ def test_every_position_of_every_image_is_a_negative():
     assert (np.abs(grad).max(axis=-1) > 0).all()  # image 1's loss, all images and rows
     grouped = jax.grad(lambda t: losses.patch_info_nce(p, t, offset=2, groups=2)[1])(jnp.asarray(t))
     assert (np.abs(grouped[:2]).max(axis=-1) > 0).all() and not np.any(grouped[2:])
-    halves = [naive(p[i : i + 2], t[i : i + 2], 2) for i in (0, 2)]
-    found = losses.patch_info_nce(p, t, offset=2, groups=2)
-    np.testing.assert_allclose(found, np.concatenate(halves), rtol=2e-5)
+    parts = [naive(p[i : i + 2], t[i : i + 2], 2) for i in (0, 2)]
+    result = losses.patch_info_nce(p, t, offset=2, groups=2)
+    np.testing.assert_allclose(result, np.concatenate(parts), rtol=2e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_devices_together_are_one_device(groups):
+def test_four_devices_equal_one(groups):
     p, t = (jnp.asarray(x) for x in arrays())
 
     def mean(p, t, axis_name=None):
@@ -92,13 +92,13 @@ def test_devices_together_are_one_device(groups):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_uniform_logits_cost_the_logarithm_of_their_number():
+def test_loss_at_uniform_logits():
     t = jnp.ones((16, 6, 6, 8))
-    found = losses.patch_info_nce(jnp.zeros((16, 3, 6, 8)), t, offset=3)
-    np.testing.assert_allclose(found, 6.3561, atol=1e-4)  # ln(16 * 36)
+    result = losses.patch_info_nce(jnp.zeros((16, 3, 6, 8)), t, offset=3)
+    np.testing.assert_allclose(result, 6.3561, atol=1e-4)  # ln(16 * 36)
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments():
     p, t = arrays()
     with pytest.raises(ValueError, match=r"offset 1"):
         losses.patch_info_nce(p, t, offset=1)
@@ -108,7 +108,7 @@ def test_mistakes_are_named():
         losses.patch_labels(0, batch=1, rows=3, columns=3, offset=3)
 
 
-def test_context_sees_its_row_and_those_above_and_nothing_else():
+def test_context_depends_on_its_row_and_those_above():
     net = PixelCNN(blocks=5, hidden=8)
     x = jax.random.normal(jax.random.key(0), (1, 6, 6, 4))
     params = net.init(jax.random.key(1), x)
@@ -149,14 +149,14 @@ def naive_block(x, p, i):
     return x + relu(down) @ k[0, 0] + b
 
 
-def test_context_is_the_equation_with_zeros_outside():
+def test_context_equals_the_equation_with_zero_padding():
     net = PixelCNN(blocks=2, hidden=5)
     x = jax.random.normal(jax.random.key(0), (2, 4, 3, 4))
     p = net.init(jax.random.key(1), x)["params"]
     # biases start at 0 and would hide what the border is filled with
     p = jax.tree.map(lambda a: a + 0.3 if a.ndim == 1 else a, p)
     p = jax.tree.map(np.asarray, p)
-    found = net.apply({"params": p}, x)
+    result = net.apply({"params": p}, x)
     for b in range(2):
         expected = np.maximum(naive_block(naive_block(np.asarray(x[b]), p, 0), p, 1), 0)
-        np.testing.assert_allclose(found[b], expected, atol=1e-5)
+        np.testing.assert_allclose(result[b], expected, atol=1e-5)

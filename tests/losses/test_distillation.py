@@ -15,21 +15,21 @@ STUDENT, TEACHER = GOLDEN["student"], GOLDEN["teacher"]
 
 @pytest.mark.parametrize("reduction", ["official", "batchmean"])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_soft_is_torchs(reduction, temperature):
-    found = losses.soft_distillation(
+def test_soft_distillation_equals_torch(reduction, temperature):
+    result = losses.soft_distillation(
         STUDENT, TEACHER, temperature=temperature, reduction=reduction
     ).mean()
-    np.testing.assert_allclose(found, GOLDEN[f"{reduction}_{temperature:g}"], rtol=2e-6)
+    np.testing.assert_allclose(result, GOLDEN[f"{reduction}_{temperature:g}"], rtol=2e-6)
 
 
-def test_the_official_divisor_is_exactly_k_times_larger():
-    whole, small = (
+def test_official_reduction_divides_by_k():
+    full, small = (
         losses.soft_distillation(STUDENT, TEACHER, reduction=r) for r in ("batchmean", "official")
     )
-    np.testing.assert_allclose(whole / small, 10, rtol=1e-6)
+    np.testing.assert_allclose(full / small, 10, rtol=1e-6)
 
 
-def test_hard_and_base_are_torchs():
+def test_hard_distillation_and_cross_entropy_equal_torch():
     hard = losses.hard_distillation(STUDENT, TEACHER)
     np.testing.assert_allclose(hard.mean(), GOLDEN["hard"], rtol=2e-6)
     one_hot = np.eye(10, dtype=np.float32)[:6]
@@ -51,7 +51,7 @@ def test_gradient_of_soft_by_hand():
     np.testing.assert_allclose(grad, [[2 * (0.5 - 0.75), 2 * (0.5 - 0.25)]], atol=1e-6)
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match=r"float \[B,K\]"):
         losses.hard_distillation(STUDENT, TEACHER[:3])
     with pytest.raises(ValueError, match="temperature > 0"):

@@ -14,13 +14,13 @@ def test_the_logit_laplace_density_integrates_to_one(mu, b):
     keep = (x > 1e-6) & (x < 1 - 1e-6)  # float32 keeps 1 - x to 6e-8
     full = np.full(keep.sum(), mu), np.full(keep.sum(), np.log(b))
     density = np.exp(-np.asarray(losses.logit_laplace_nll(x[keep], *full), np.float64))
-    found = np.sum(density * (x * (1 - x))[keep]) * (logit[1] - logit[0])
-    np.testing.assert_allclose(found, 1.0, atol=1e-3)
+    result = np.sum(density * (x * (1 - x))[keep]) * (logit[1] - logit[0])
+    np.testing.assert_allclose(result, 1.0, atol=1e-3)
 
 
-def test_the_logit_laplace_number_of_the_recipe_and_the_most_likely_place():
-    found = losses.logit_laplace_nll(*map(jnp.array, ([0.7], [0.5], [np.log(0.3)])))
-    np.testing.assert_allclose(found, [-0.91381], atol=1e-5)
+def test_logit_laplace_value_and_mode():
+    result = losses.logit_laplace_nll(*map(jnp.array, ([0.7], [0.5], [np.log(0.3)])))
+    np.testing.assert_allclose(result, [-0.91381], atol=1e-5)
     mus = jnp.linspace(-2.0, 2.0, 41)
     x = jnp.full(41, 1 / (1 + np.exp(-0.5)))
     nll = losses.logit_laplace_nll(x, mus, jnp.zeros(41))
@@ -37,14 +37,14 @@ def test_kl_to_uniform_in_closed_form():
     np.testing.assert_allclose(kl[1], 9.011, atol=5e-4)  # ln 8192
 
 
-def test_kl_is_of_every_token_for_a_naive_sum():
+def test_kl_per_token_equals_a_naive_sum():
     """Public trainers take the sum over batch and tokens: 196 times this mean for 4 x 49."""
     q = np.random.default_rng(0).dirichlet(np.ones(64), (4, 49))
     naive = np.zeros((4, 49))
     for i, j, k in np.ndindex(q.shape):
         naive[i, j] += q[i, j, k] * np.log(64 * q[i, j, k])
-    found = losses.kl_to_uniform(jnp.log(jnp.array(q)))
-    np.testing.assert_allclose(found, naive, rtol=1e-4, atol=1e-5)
+    result = losses.kl_to_uniform(jnp.log(jnp.array(q)))
+    np.testing.assert_allclose(result, naive, rtol=1e-4, atol=1e-5)
 
 
 def test_shapes_that_differ_are_refused():

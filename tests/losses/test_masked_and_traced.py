@@ -18,7 +18,7 @@ PLACE = np.array([0, 1, 2, 0, 1])  # of the labels among these
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_masked_class_is_as_one_that_is_not_there(smoothing):
+def test_masked_classes_equal_removed_classes(smoothing):
     def masked(z):
         return losses.cross_entropy(z, Y, label_smoothing=smoothing)
 
@@ -34,7 +34,7 @@ def test_a_masked_class_is_as_one_that_is_not_there(smoothing):
     np.testing.assert_allclose(soft, expected, rtol=1e-6)
 
 
-def test_a_masked_label_is_infinitely_unlikely():
+def test_masked_labels_have_infinite_loss():
     assert np.isposinf(losses.cross_entropy(MASKED, np.full(5, 2))).all()
 
 
@@ -43,15 +43,15 @@ def test_distillation_of_masked_classes():
     other[:, 2] = -np.inf
     expected = losses.soft_distillation(OTHER[:, KEPT], Z[:, KEPT], temperature=3.0)
     for student in (other, OTHER - 1e4 * (np.arange(4) == 2)):
-        found = losses.soft_distillation(student.astype(np.float32), MASKED, temperature=3.0)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        result = losses.soft_distillation(student.astype(np.float32), MASKED, temperature=3.0)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
     grad = jax.grad(lambda z: losses.soft_distillation(z, MASKED).sum())(jnp.asarray(other))
     assert np.isfinite(grad).all()
     hard = losses.hard_distillation(other, MASKED)
     np.testing.assert_allclose(hard, losses.hard_distillation(OTHER[:, KEPT], Z[:, KEPT]), 1e-6)
 
 
-def test_the_divergence_from_uniform_of_masked_codes():
+def test_kl_to_uniform_of_masked_codes():
     """ln 4 minus the entropy: a masked code adds nothing to the entropy."""
     p = np.exp(Z[:, KEPT]) / np.exp(Z[:, KEPT]).sum(1, keepdims=True)
     expected = np.log(4) + (p * np.log(p)).sum(1)
@@ -86,13 +86,13 @@ def test_a_temperature_may_be_traced_and_learnt(name):
             loss(wrong)
 
 
-def test_a_temperature_is_learnt_in_blocks_too(monkeypatch):
-    whole = jax.grad(lambda t: losses.nt_xent(Z, OTHER, temperature=t).sum())(0.5)
+def test_temperature_gradient_in_blocks(monkeypatch):
+    full = jax.grad(lambda t: losses.nt_xent(Z, OTHER, temperature=t).sum())(0.5)
     monkeypatch.setattr(contrastive, "_HELD", 0)
     blocks = jax.grad(lambda t: losses.nt_xent(Z, OTHER, temperature=t).sum())(0.5)
-    np.testing.assert_allclose(blocks, whole, rtol=1e-5)
+    np.testing.assert_allclose(blocks, full, rtol=1e-5)
 
 
 def test_label_smoothing_may_be_traced():
-    found = jax.jit(lambda e: losses.cross_entropy(Z, Y, label_smoothing=e))(0.1)
-    np.testing.assert_allclose(found, losses.cross_entropy(Z, Y, label_smoothing=0.1), rtol=1e-6)
+    result = jax.jit(lambda e: losses.cross_entropy(Z, Y, label_smoothing=e))(0.1)
+    np.testing.assert_allclose(result, losses.cross_entropy(Z, Y, label_smoothing=0.1), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""InfoNCE with a queue and MoCo v3's loss against recorded values, closed forms and themselves."""
+"""InfoNCE with a queue and MoCo v3's loss against recorded values and closed forms."""
 
 import functools
 import math
@@ -161,14 +161,14 @@ def test_v3_published_values():
     """N=4096: uniform at T=1 33.27; random 256-d features at T=0.2 6.69."""
     assert round(4 * math.log(4096), 2) == 33.27
     z = RNG.normal(size=(4, 1024, 256)).astype(np.float32)
-    found = float(jnp.mean(losses.symmetric_info_nce(*z, temperature=0.2)))
+    result = float(jnp.mean(losses.symmetric_info_nce(*z, temperature=0.2)))
     correction = 0.8 * (math.log(4096) - math.log(1024))
     # The mean of 2 x 1024 positives spreads by 2 T / (T sqrt(256 * 2048)) = 0.003 each way.
-    assert abs(found + correction - 6.69) < 0.02
+    assert abs(result + correction - 6.69) < 0.02
 
 
 def test_v3_pairs_each_view_with_the_other():
-    """Right only when q_a meets k_b and q_b meets k_a."""
+    """Correct only for the pairs (q_a, k_b) and (q_b, k_a)."""
     a, b = jnp.eye(4), jnp.roll(jnp.eye(4), 1, axis=0)
     _, right = losses.symmetric_info_nce_with_top1(a, b, b, a, temperature=1.0)
     _, wrong = losses.symmetric_info_nce_with_top1(a, b, a, b, temperature=1.0)

@@ -1,4 +1,4 @@
-"""The loss of DeepCluster v2, by a naive loop."""
+"""The loss of DeepCluster v2 against a naive loop."""
 
 import functools
 
@@ -37,7 +37,7 @@ def naive(z, prototypes, labels, temperature):
     return total / count, right / count
 
 
-def test_the_mean_is_over_the_crops_that_have_a_cluster(case):
+def test_mean_is_over_labelled_crops(case):
     loss, top1 = losses.prototype_cross_entropy_with_top1(*case, temperature=0.1)
     assert loss.shape == top1.shape == (V, B)
     expected = naive(*case, 0.1)
@@ -46,7 +46,7 @@ def test_the_mean_is_over_the_crops_that_have_a_cluster(case):
     assert np.all(np.asarray(loss)[:, case[2] < 0] == 0)
 
 
-def test_devices_with_different_numbers_of_labels_have_the_mean_of_all(case):
+def test_mean_over_devices_with_different_numbers_of_labels(case):
     z, prototypes, labels = case
     loss = functools.partial(losses.prototype_cross_entropy, temperature=0.1)
     shares = jax.vmap(
@@ -56,7 +56,7 @@ def test_devices_with_different_numbers_of_labels_have_the_mean_of_all(case):
     np.testing.assert_allclose(jnp.mean(shares), jnp.mean(loss(*case)), rtol=1e-6)
 
 
-def test_the_prototypes_are_frozen_and_examples_without_a_cluster_give_no_gradient(case):
+def test_prototypes_and_unlabelled_examples_have_no_gradient(case):
     def mean(z, prototypes):
         return jnp.mean(losses.prototype_cross_entropy(z, prototypes, case[2], temperature=0.1))
 

@@ -52,7 +52,7 @@ def test_range_and_closed_form(angle, expected):
     np.testing.assert_allclose(loss, [expected], atol=1e-5)
 
 
-def test_unrelated_vectors_cost_four():
+def test_loss_of_unrelated_vectors_is_four():
     z = np.random.default_rng(0).normal(size=(4, 512, 256)).astype(np.float32)
     loss = symmetric(*z)
     assert 0 <= loss.min() and loss.max() <= 8
@@ -60,7 +60,7 @@ def test_unrelated_vectors_cost_four():
     assert abs(float(jnp.mean(loss)) - 4) < 4 * 2 * np.sqrt(2) / 16 / np.sqrt(512)
 
 
-def test_lengths_do_not_matter():
+def test_norms_have_no_effect():
     lengths = np.geomspace(1e-3, 1e3, 10, dtype=np.float32)[:, None]
     loss = symmetric(q_a, q_b, z_a, z_b)
     np.testing.assert_allclose(symmetric(lengths * q_a, q_b, z_a, z_b), loss, rtol=1e-4)
@@ -79,15 +79,15 @@ def test_zeros_and_bfloat16_are_finite():
 
 
 @pytest.mark.parametrize(
-    ("shapes", "found"),
+    ("shapes", "result"),
     [
         (((4, 8), (5, 8)), r"\(4, 8\), target float32 \(5, 8\)"),
         (((8,), (8,)), r"one shape \[B,D\], found prediction float32 \(8,\)"),
         (((0, 8), (0, 8)), r"\(0, 8\)"),
     ],
 )
-def test_misuse_raises_with_the_shapes(shapes, found):
-    with pytest.raises(ValueError, match=found):
+def test_misuse_raises_with_the_shapes(shapes, result):
+    with pytest.raises(ValueError, match=result):
         losses.normalized_regression(*(jnp.ones(shape) for shape in shapes))
 
 

@@ -1,4 +1,4 @@
-"""NT-Xent in blocks: the dense form's numbers, in memory that does not grow with the square."""
+"""NT-Xent in blocks: equal to the dense form, in memory below quadratic."""
 
 import functools
 
@@ -36,24 +36,24 @@ def in_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("block", [7, 20])  # with padding, exact
-def test_values_and_gradients_are_the_dense_ones(in_blocks, block):
+def test_values_and_gradients_equal_the_dense_ones(in_blocks, block):
     a, b = embeddings(20)
     dense = loss_top1_and_grads(a, b)
     assert 0 < float(np.mean(dense[1])) < 1
     in_blocks(block, 20)
-    for found, expected in zip(loss_top1_and_grads(a, b), dense, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    for result, expected in zip(loss_top1_and_grads(a, b), dense, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
 
-def test_over_devices_it_is_the_dense_one_of_the_whole_batch(in_blocks):
-    """Values, and the gradients of the mean over devices, which reach what was gathered too."""
+def test_sharded_equals_dense_on_the_whole_batch(in_blocks):
+    """Values, and the gradients of the mean over devices, through gathered embeddings too."""
     a, b = embeddings(24, seed=1)
 
-    def whole(a, b):
+    def full(a, b):
         loss = contrastive.nt_xent(a, b, temperature=T)
         return jnp.mean(loss), loss
 
-    (_, expected), gradients = jax.value_and_grad(whole, (0, 1), has_aux=True)(a, b)
+    (_, expected), gradients = jax.value_and_grad(full, (0, 1), has_aux=True)(a, b)
     in_blocks(5, 6)
 
     def split(a, b):
@@ -61,14 +61,14 @@ def test_over_devices_it_is_the_dense_one_of_the_whole_batch(in_blocks):
         loss = jax.vmap(local, axis_name="i")(a.reshape(4, 6, 16), b.reshape(4, 6, 16))
         return jnp.mean(loss), loss
 
-    (_, found), found_gradients = jax.jit(jax.value_and_grad(split, (0, 1), has_aux=True))(a, b)
-    np.testing.assert_allclose(found.reshape(24), expected, rtol=0, atol=1e-5)
+    (_, result), found_gradients = jax.jit(jax.value_and_grad(split, (0, 1), has_aux=True))(a, b)
+    np.testing.assert_allclose(result.reshape(24), expected, rtol=0, atol=1e-5)
     for one, other in zip(found_gradients, gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
         assert np.abs(other).max() > 1e-2
 
 
-def test_collapsed_embeddings_have_the_closed_form_and_no_hits(in_blocks):
+def test_collapsed_embeddings_in_closed_form(in_blocks):
     in_blocks(3, 8)
     z = jnp.ones((8, 16))
     loss, top1, *grads = loss_top1_and_grads(z, z)
@@ -87,8 +87,8 @@ def temporaries(count):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_at_32768_does_not_grow_with_the_square():
+def test_memory_at_32768_is_below_quadratic():
     """One device holds the whole batch: its logits alone would be 4 N^2 float32, 16 GiB."""
-    half, whole = temporaries(16_384), temporaries(32_768)
-    assert whole < 1.5 * half + 2**20
-    assert whole < 2**30
+    half, full = temporaries(16_384), temporaries(32_768)
+    assert full < 1.5 * half + 2**20
+    assert full < 2**30

@@ -51,14 +51,14 @@ def test_equals_the_loop_of_the_official_code(size, dim):
     assert dim == 1 or min(expected_terms) > 1e-3  # else a term could be left out
 
 
-def test_each_weight_is_of_its_term():
+def test_weights_scale_their_terms():
     z = embeddings(6, 4)
     weights = dict(zip(WEIGHTS, (2.0, 3.0, 5.0), strict=True))
     loss, terms = vicreg(*as_jax(*z), **weights)
     np.testing.assert_allclose(loss, naive["official_vicreg"](*z, **weights)[0], rtol=1e-5)
     for name in WEIGHTS:
-        alone = {other: float(other == name) for other in WEIGHTS}
-        np.testing.assert_allclose(vicreg(*as_jax(*z), **alone)[0], terms[name], rtol=1e-6)
+        single = {other: float(other == name) for other in WEIGHTS}
+        np.testing.assert_allclose(vicreg(*as_jax(*z), **single)[0], terms[name], rtol=1e-6)
     traced = jax.jit(lambda w: losses.variance_invariance_covariance(*as_jax(*z), variance=w)[0])
     np.testing.assert_allclose(traced(7.0), vicreg(*as_jax(*z), variance=7.0)[0], rtol=1e-6)
 
@@ -76,7 +76,7 @@ def test_collapsed_embeddings():
     np.testing.assert_allclose(vicreg(z, other)[1]["variance"], 0.495, rtol=1e-6)
 
 
-def test_decorrelated_embeddings_of_unit_variance_cost_nothing():
+def test_decorrelated_embeddings_of_unit_variance_have_zero_loss():
     """Columns of a Hadamard matrix, but the constant one, have mean 0 and are orthogonal."""
     two = np.array([[1, 1], [1, -1]])
     columns = np.kron(np.kron(two, two), two)[:, 1:] * math.sqrt(7 / 8)  # N = 8: variance 8/7
@@ -97,7 +97,7 @@ def test_equal_dimensions_have_the_covariance_of_their_variance():
     assert float(terms["variance"]) == 0.0
 
 
-def test_a_shift_of_a_view_changes_the_invariance_alone():
+def test_shifting_a_view_only_changes_the_invariance():
     z_a, z_b = as_jax(*embeddings(9, 4))
     before, after = vicreg(z_a, z_a)[1], vicreg(z_a, z_a + np.float32(2.0))[1]
     np.testing.assert_allclose([before["invariance"], after["invariance"]], [0.0, 4.0], rtol=1e-5)
@@ -112,7 +112,7 @@ def test_a_shift_of_a_view_changes_the_invariance_alone():
 # Gradients and precision ------------------------------------------------------------------------
 
 
-def test_the_gradient_is_that_of_the_loop():
+def test_gradient_equals_the_loop():
     z = embeddings(5, 3)
 
     def mean(z):
@@ -185,7 +185,7 @@ def test_four_devices_equal_one(mode):
     if mode == "shard_map":
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (AXIS,))
         specs = {"in_specs": (P(), P(None, AXIS)), "out_specs": P(), "check_vma": False}
-        found = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(params, views)
+        result = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(params, views)
     else:
         pieces = np.stack(np.split(views, 4, axis=1))
         if mode == "pmap":
@@ -193,22 +193,22 @@ def test_four_devices_equal_one(mode):
         else:
             mapped = jax.jit(jax.vmap(local, in_axes=(None, 0), axis_name=AXIS))
         every = mapped(params, pieces)
-        found = jax.tree.map(lambda x: x[0], every)
+        result = jax.tree.map(lambda x: x[0], every)
         for device in range(1, 4):
             jax.tree.map(lambda x, d=device: np.testing.assert_array_equal(x[d], x[0]), every)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    jax.tree.map(close, found, expected)
+    jax.tree.map(close, result, expected)
     assert np.abs(expected[1]).max() > 0.1
 
 
-def test_the_equality_is_able_to_fail():
-    """With the statistics of each device's own examples both loss and gradients are far off."""
+def test_local_statistics_would_differ():
+    """With per-device statistics both loss and gradients differ."""
     params, views = encoder_and_views()
     (loss, _), grads = step(params, views, None)
     local = functools.partial(step, axis_name=AXIS, loss_axis=None)
     pieces = np.stack(np.split(views, 4, axis=1))
-    (alone, _), other = jax.vmap(local, in_axes=(None, 0), axis_name=AXIS)(params, pieces)
-    assert abs(float(alone[0] - loss)) > 0.1
+    (single, _), other = jax.vmap(local, in_axes=(None, 0), axis_name=AXIS)(params, pieces)
+    assert abs(float(single[0] - loss)) > 0.1
     assert np.abs(other[0] - grads).max() > 0.1
 
 

@@ -66,12 +66,12 @@ def test_maps_at_224_pixels_are_the_published_ones():
     assert named["pooled"].shape == (1, 7, 7, 512)
 
 
-def test_sobel_is_scipys():
+def test_sobel_equals_scipy():
     """Zeros around the grey image; scipy's kernels point the other way."""
     x = np.random.default_rng(0).standard_normal((2, 9, 7, 3)).astype(np.float32)
-    found = sobel(x)
-    assert found.shape == (2, 9, 7, 2)
-    for image, edges in zip(x, found, strict=True):
+    result = sobel(x)
+    assert result.shape == (2, 9, 7, 2)
+    for image, edges in zip(x, result, strict=True):
         grey = image.mean(-1)
         for channel, axis in ((0, 1), (1, 0)):
             expected = -scipy.ndimage.sobel(grey, axis=axis, mode="constant")
@@ -107,7 +107,7 @@ def torch_variables(net, name, side):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16"])
-def test_forward_passes_are_torchs(name):
+def test_forward_passes_equal_torch(name):
     golden = np.load(GOLDEN)
     side, width = recorder.PLAIN[name]
     net = models.build({"name": name, "width": width, "sobel": True, "dropout": 0.0})
@@ -139,7 +139,7 @@ def small():
     return net, variables, jnp.repeat(x, 4, axis=0)
 
 
-def test_dropout_is_per_example_and_in_training_alone(small):
+def test_dropout_is_per_example_and_only_in_training(small):
     net, variables, x = small
 
     @jax.jit

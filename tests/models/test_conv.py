@@ -1,4 +1,4 @@
-"""The CPU's convolution against flax's, and what accelerators are given."""
+"""The CPU's convolution against flax's, and the lowering for accelerators."""
 
 import flax.linen as nn
 import jax
@@ -45,7 +45,7 @@ def value_and_gradients(net, variables, x):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_values_and_gradients_are_those_of_flax(shape):
+def test_values_and_gradients_equal_flax(shape):
     own, stock, x, variables = problem(shape)
     for a, b in zip(
         value_and_gradients(own, variables, x),
@@ -55,7 +55,7 @@ def test_values_and_gradients_are_those_of_flax(shape):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-def test_kernels_start_as_flaxs_do():
+def test_initial_kernels_equal_flax():
     own, stock, x, variables = problem(SHAPES[3])
     theirs = stock.init(jax.random.split(jax.random.key(0), 2)[1], x)
     assert jax.tree.structure(variables) == jax.tree.structure(theirs)
@@ -93,20 +93,20 @@ def test_it_works_under_transformations(mode):
 
     expected = gradient(stock, x)["params"]["kernel"]
     if mode == "remat":
-        found = jax.grad(jax.checkpoint(lambda v: jnp.sum(jnp.sin(own.apply(v, x)))))(variables)[
+        result = jax.grad(jax.checkpoint(lambda v: jnp.sum(jnp.sin(own.apply(v, x)))))(variables)[
             "params"
         ]["kernel"]
     elif mode == "bfloat16":
         half = Conv(24, (3, 3), padding=SHAPES[3][-1], dtype=jnp.bfloat16)
-        found = gradient(half, x)["params"]["kernel"]
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+        result = gradient(half, x)["params"]["kernel"]
+        assert result.dtype == jnp.float32
+        np.testing.assert_allclose(result, expected, atol=0.05 * np.abs(expected).max())
         return
     else:
         spread = jax.vmap if mode == "vmap" else jax.pmap
         parts = spread(lambda x: gradient(own, x))(x.reshape(4, 2, *x.shape[1:]))
-        found = parts["params"]["kernel"].sum(0)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+        result = parts["params"]["kernel"].sum(0)
+    np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_one_pixel_by_hand():

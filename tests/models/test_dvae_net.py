@@ -9,7 +9,7 @@ from jssl.errors import UserError
 from jssl.models import dvae
 
 
-def test_parameter_counts_and_shapes_are_openais():
+def test_parameter_counts_and_shapes_equal_openai():
     """53,786,240 and 43,829,766 of dall_e; 112 px become 14 x 14 tokens."""
     images, key = jnp.zeros((1, 112, 112, 3)), jax.random.key(0)
     (logits, features), variables = jax.eval_shape(
@@ -65,13 +65,13 @@ def test_initialisers_and_the_gain_of_residual_branches():
     np.testing.assert_allclose(block.apply(variables, x) - x, branch / 64, atol=1e-5)
 
 
-def test_pixels_there_and_back():
+def test_map_and_unmap_pixels():
     x = jnp.linspace(0.0, 1.0, 11)
     np.testing.assert_allclose(dvae.map_pixels(x), 0.8 * x + 0.1, atol=1e-6)
     np.testing.assert_allclose(dvae.unmap_pixels(dvae.map_pixels(x)), x, atol=1e-6)
 
 
-def test_relaxed_samples_are_of_the_softmax():
+def test_relaxed_samples_have_the_softmax_distribution():
     logits = jnp.array([0.0, 1.0, 2.0])
     many = jnp.broadcast_to(logits[None], (20_000, 3))
     z = np.asarray(dvae.gumbel_softmax(jax.random.key(1), many, temperature=0.5))
@@ -86,6 +86,6 @@ def test_relaxed_samples_are_of_the_softmax():
     np.testing.assert_allclose(hot, 1 / 3, atol=1e-3)
 
 
-def test_a_picture_that_cannot_be_halved():
+def test_indivisible_pictures_are_refused():
     with pytest.raises(UserError, match="multiples of 8, found 20x24"):
         dvae.Encoder(hidden=4).init(jax.random.key(0), jnp.zeros((1, 20, 24, 3)))

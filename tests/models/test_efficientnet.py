@@ -135,7 +135,7 @@ def b0():
 
 
 @pytest.mark.parametrize("case", ["odd", "even"])
-def test_forward_passes_are_torchvisions(case, b0):
+def test_forward_passes_equal_torchvision(case, b0):
     """33 px: where every strided input is odd both paddings agree, and torchvision is untouched.
 
     32 px: torchvision with TensorFlow's padding, see the recorder.
@@ -152,7 +152,7 @@ def test_forward_passes_are_torchvisions(case, b0):
     np.testing.assert_allclose(features, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_training_statistics_are_torchvisions(b0):
+def test_training_statistics_equal_torchvision(b0):
     net, variables = b0
     golden = np.load(GOLDEN)
     images = recorder.images_of(33).transpose(0, 2, 3, 1)
@@ -169,11 +169,11 @@ def test_training_statistics_are_torchvisions(b0):
     np.testing.assert_allclose(features, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_rounding_is_the_official_one():
+def test_rounding_equals_the_official_one():
     """By hand: 32 * 1.1 = 35.2 -> 32; 16 * 1.1 = 17.6 -> 16; 24 * 1.2 = 28.8 -> 32; 10 -> 8 is
     below nine tenths -> 16."""
-    found = [eff.round_filters(*a) for a in ((32, 1.1), (16, 1.1), (24, 1.2), (10, 1.0), (3, 1.0))]
-    assert found == [32, 16, 32, 16, 8]
+    result = [eff.round_filters(*a) for a in ((32, 1.1), (16, 1.1), (24, 1.2), (10, 1.0), (3, 1.0))]
+    assert result == [32, 16, 32, 16, 8]
     assert [eff.round_repeats(n, 1.1) for n in (1, 2, 3, 4)] == [2, 3, 4, 5]
 
 
@@ -191,12 +191,12 @@ def test_survival_statistics_and_expectation(drop):
     y = np.asarray(drop(jax.random.key(0), x, rate=0.3, rows=rows))
     assert set(np.unique(y.astype(np.float32)).tolist()) == {0.0, np.float32(3.0 / 0.7)}
     kept = y != 0
-    whole = kept.reshape(5000, 4)
+    full = kept.reshape(5000, 4)
     if drop is stochastic_depth:
-        assert np.all(whole == whole[:, :1])
+        assert np.all(full == full[:, :1])
         draws = 5000
     else:
-        assert len(np.unique(whole.sum(1))) == 5
+        assert len(np.unique(full.sum(1))) == 5
         draws = 20_000
     assert abs(kept.mean() - 0.7) < 4 * np.sqrt(0.21 / draws)
     assert abs(y.mean() - 3.0) < 4 * 3.0 * np.sqrt(0.3 / 0.7 / draws)
@@ -243,7 +243,7 @@ def test_evaluation_draws_nothing(tiny):
         net.apply(variables, x, True, mutable=["batch_stats"])
 
 
-def test_four_devices_are_one(tiny):
+def test_four_devices_equal_one_device(tiny):
     """Features, statistics, gradients with stochastic depth on: each example keeps its draw."""
     net, variables, _ = tiny
     x = jax.random.normal(jax.random.key(2), (8, 16, 16, 3))
@@ -269,9 +269,9 @@ def test_four_devices_are_one(tiny):
     )(x.reshape(4, 2, 16, 16, 3))
     several = (several[0].reshape(8, -1), *several[1:])
     np.testing.assert_allclose(several[0], one[0], atol=1e-5 * float(jnp.abs(one[0]).max()))
-    for found, expected in zip(several[1:], one[1:], strict=True):
+    for result, expected in zip(several[1:], one[1:], strict=True):
         largest = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(expected))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5 * largest)
 
 
@@ -332,26 +332,26 @@ def test_bfloat16_keeps_float32_parameters_and_features(tiny):
     )
     assert h.dtype == jnp.float32 and {v.dtype for v in named.values()} == {jnp.dtype("bfloat16")}
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads))
-    exact, found = (evaluate(n, variables, x[:2])[0] for n in (net, low))
-    np.testing.assert_allclose(found, exact, atol=0.05 * np.abs(exact).max())
+    exact, result = (evaluate(n, variables, x[:2])[0] for n in (net, low))
+    np.testing.assert_allclose(result, exact, atol=0.05 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
-def test_depthwise_convolution_and_gradients_are_the_grouped_ones(kernel, stride):
+def test_depthwise_convolution_and_gradients_equal_the_grouped_ones(kernel, stride):
     """Against a loop in numpy, and the gradients against XLA's convolution of C groups."""
     rng = np.random.default_rng(kernel + stride)
     x = rng.standard_normal((2, 6, 7, 3)).astype(np.float32)
     k = rng.standard_normal((kernel, kernel, 1, 3)).astype(np.float32)
     pads = jax.lax.padtype_to_pads((6, 7), (kernel, kernel), (stride, stride), "SAME")
     pads = tuple((int(a), int(b)) for a, b in pads)
-    found = depthwise_conv2d(x, k, stride, pads)
+    result = depthwise_conv2d(x, k, stride, pads)
     padded = np.pad(np.float64(x), ((0, 0), *pads, (0, 0)))
-    for h in range(found.shape[1]):
-        for w in range(found.shape[2]):
+    for h in range(result.shape[1]):
+        for w in range(result.shape[2]):
             window = padded[:, stride * h : stride * h + kernel, stride * w : stride * w + kernel]
             expected = (window * k[None, :, :, 0]).sum((1, 2))
-            np.testing.assert_allclose(found[:, h, w], expected, atol=1e-5)
-    dy = rng.standard_normal(found.shape).astype(np.float32)
+            np.testing.assert_allclose(result[:, h, w], expected, atol=1e-5)
+    dy = rng.standard_normal(result.shape).astype(np.float32)
 
     def grouped(x, k):
         return jax.lax.conv_general_dilated(
@@ -390,7 +390,7 @@ def test_keys_that_the_network_does_not_read_are_refused():
         ("vgg16", "small_images", True),
         ("alexnet_half", "width", 2.0),
     ):
-        with pytest.raises(UserError, match=rf"model.{key}={value!r} says nothing about '{name}'"):
+        with pytest.raises(UserError, match=rf"model.{key}={value!r} has no effect on '{name}'"):
             models.build({**models.DEFAULTS, "name": name, key: value})
     with pytest.raises(UserError, match="'efficientnet_b9': did you mean 'efficientnet_b"):
         models.build({"name": "efficientnet_b9"})

@@ -1,4 +1,4 @@
-"""Four devices see what one sees, accelerators get no branch, and the switches of the build."""
+"""Networks on four devices equal those on one; accelerators get no branch; options of `build`."""
 
 import re
 
@@ -15,7 +15,7 @@ from jssl.models.norm import BatchNorm
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
-def test_a_network_on_four_devices_is_the_network_on_one(mode):
+def test_networks_on_four_devices_equal_one(mode):
     """Features, running statistics and gradients of the mean loss, with global statistics."""
     settings = {"name": "resnet10", "width": 0.25, "stem": "cifar", "shortcut": "always"}
     one, four = models.build(settings), models.build(settings, axis_name="d")
@@ -40,20 +40,20 @@ def test_a_network_on_four_devices_is_the_network_on_one(mode):
         by_device = (x.reshape(4, 4, 8, 8, 3), w.reshape(4, 4, 128))
         h4, stats4, grads4 = jax.pmap(device, axis_name="d", out_axes=(0, None, None))(*by_device)
     else:
-        mesh, split, whole = Mesh(jax.devices()[:4], "d"), PartitionSpec("d"), PartitionSpec()
+        mesh, split, full = Mesh(jax.devices()[:4], "d"), PartitionSpec("d"), PartitionSpec()
         h4, stats4, grads4 = jax.jit(
             jax.shard_map(
                 device,
                 mesh=mesh,
                 in_specs=(split, split),
-                out_specs=(split, whole, whole),
+                out_specs=(split, full, full),
                 check_vma=False,
             )
         )(x, w)
     np.testing.assert_allclose(h4.reshape(h.shape), h, atol=1e-5 * float(jnp.abs(h).max()))
-    for found, expected in ((stats4, stats), (grads4, grads)):
+    for result, expected in ((stats4, stats), (grads4, grads)):
         largest = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(expected))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5 * largest)
 
 
@@ -65,7 +65,7 @@ def gradient_of_convolution():
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_accelerators_get_no_choice(platform):
+def test_lowering_for_accelerators_has_no_conditional(platform):
     """`platform_dependent` leaves a `case` of ONE branch, around nothing but the convolution.
 
     The only other `case` picks the platform's number from scalar constants.
@@ -96,10 +96,8 @@ def test_groups_stay_on_their_device_and_running_statistics_agree(mode):
     y, moved = (jax.pmap if mode == "pmap" else jax.vmap)(
         lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"]), axis_name="d"
     )(x.reshape(4, 4, 3, 3, 5))
-    whole, moved_whole = BatchNorm(groups=8).apply(
-        variables, x, train=True, mutable=["batch_stats"]
-    )
-    np.testing.assert_allclose(y.reshape(x.shape), whole, atol=1e-5)
+    full, moved_whole = BatchNorm(groups=8).apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.reshape(x.shape), full, atol=1e-5)
     for name in ("mean", "var"):
         np.testing.assert_allclose(
             moved["batch_stats"][name][2], moved_whole["batch_stats"][name], rtol=1e-5
@@ -109,8 +107,8 @@ def test_groups_stay_on_their_device_and_running_statistics_agree(mode):
     expected = (parts - mean) / np.sqrt(var + 1e-5)
     np.testing.assert_allclose(y.reshape(parts.shape), expected, atol=1e-5)
     for device in range(4):
-        found = moved["batch_stats"]["var"][device]
-        np.testing.assert_allclose(found, 0.9 + 0.1 * var.mean(0).ravel(), rtol=1e-5)
+        result = moved["batch_stats"]["var"][device]
+        np.testing.assert_allclose(result, 0.9 + 0.1 * var.mean(0).ravel(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +120,7 @@ def test_groups_stay_on_their_device_and_running_statistics_agree(mode):
         (4, True, "interleaved groups=4 on 4 devices: such groups have members on every device"),
     ],
 )
-def test_groups_that_devices_cannot_share_are_refused(groups, interleaved, message):
+def test_indivisible_groups_are_refused(groups, interleaved, message):
     x = np.zeros((4, 4, 5), np.float32)
     norm = BatchNorm(axis_name="d", groups=groups, interleaved=interleaved)
     variables = norm.init(jax.random.key(0), x[0], train=True)  # of the state alone: no groups
@@ -131,7 +129,7 @@ def test_groups_that_devices_cannot_share_are_refused(groups, interleaved, messa
         jax.vmap(apply, axis_name="d")(x)
 
 
-def test_unbiased_running_variance_is_torchs():
+def test_unbiased_running_variance_equals_torch():
     x = np.random.default_rng(1).normal(size=(3, 2, 2, 4)).astype(np.float32)
     norm = BatchNorm(unbiased_running_var=True)
     variables = norm.init(jax.random.key(0), x, train=True)

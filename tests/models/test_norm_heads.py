@@ -35,7 +35,7 @@ def test_batch_statistics_and_running_ones():
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_groups_are_normalised_alone(interleaved):
+def test_groups_are_normalised_separately(interleaved):
     norm = BatchNorm(groups=4, interleaved=interleaved)
     y, moved = norm.apply(start(norm), X, train=True, mutable=["batch_stats"])
     expected, variances = np.empty_like(X), []
@@ -52,7 +52,7 @@ def test_groups_are_normalised_alone(interleaved):
 
 
 @pytest.mark.parametrize("mode", ["pmap", "vmap"])
-def test_four_devices_normalise_as_one(mode):
+def test_normalisation_on_four_devices_equals_one(mode):
     one, four = BatchNorm(), BatchNorm(axis_name="d")
     variables = start(one)
     weights = np.random.default_rng(1).standard_normal(X.shape).astype(np.float32)
@@ -65,15 +65,15 @@ def test_four_devices_normalise_as_one(mode):
         gradient, (y, moved) = jax.grad(loss, has_aux=True)(x)
         return gradient, y, moved["batch_stats"]
 
-    whole = run(one, X, weights)
+    full = run(one, X, weights)
     split = (jax.pmap if mode == "pmap" else jax.vmap)(lambda x, w: run(four, x, w), axis_name="d")(
         X.reshape(4, 2, *X.shape[1:]), weights.reshape(4, 2, *X.shape[1:])
     )
     # d(sum over devices)/dx reaches every device through the shared statistics.
-    np.testing.assert_allclose(split[1].reshape(X.shape), whole[1], atol=1e-5)
+    np.testing.assert_allclose(split[1].reshape(X.shape), full[1], atol=1e-5)
     for name in ("mean", "var"):
-        np.testing.assert_allclose(split[2][name][3], whole[2][name], atol=1e-5)
-    np.testing.assert_allclose(split[0].reshape(X.shape), whole[0], atol=1e-4)
+        np.testing.assert_allclose(split[2][name][3], full[2][name], atol=1e-5)
+    np.testing.assert_allclose(split[0].reshape(X.shape), full[0], atol=1e-4)
 
 
 def test_bfloat16_statistics_are_float32():
@@ -94,8 +94,8 @@ def shapes(head, D=16):
 
 
 def test_simclr_projector_has_no_biases_and_no_last_beta():
-    found = shapes(Projector((0,), 8))
-    assert found == {
+    result = shapes(Projector((0,), 8))
+    assert result == {
         "dense0.kernel": (16, 16),
         "bn0.scale": (16,),
         "bn0.bias": (16,),
@@ -104,7 +104,7 @@ def test_simclr_projector_has_no_biases_and_no_last_beta():
     }
 
 
-def test_other_methods_projectors_are_its_settings():
+def test_projectors_of_other_methods():
     moco_v2 = Projector((32,), 8, use_bias=True, hidden_bn=False, last_bn="none")
     assert set(shapes(moco_v2)) == {"dense0.kernel", "dense0.bias", "dense1.kernel", "dense1.bias"}
     byol = Projector((32,), 8, use_bias=True, last_bias=False, last_bn="none")

@@ -36,7 +36,7 @@ def test_golden_interpolation_of_the_recipe(method, golden):
 
 @pytest.mark.parametrize("method", position.METHODS)
 @pytest.mark.parametrize(("way", "size"), [("up", (9, 7)), ("down", (3, 4))])
-def test_interpolation_is_torchs(method, way, size):
+def test_interpolation_equals_torch(method, way, size):
     image = recorder.weights_of("pos_embed", (1, 3, 5, 6))
     pos = jnp.asarray(image.transpose(0, 2, 3, 1).reshape(1, 30, 3))
     new = position.resize_position_embedding(pos, grid=(5, 6), new_grid=size, method=method)
@@ -60,7 +60,7 @@ def test_the_two_interpolations_differ_and_the_same_grid_changes_nothing():
         position.resize_position_embedding(pos, grid=(15, 14), new_grid=(2, 2))
 
 
-def test_sincos_is_the_papers_for_a_grid_that_is_not_square():
+def test_sincos_for_a_rectangular_grid():
     table = position.sincos_position_embedding((3, 2), 8)
     for r in range(3):
         for c in range(2):
@@ -136,7 +136,7 @@ def test_relative_tables_are_splines_and_keep_symmetry():
         position.resize_relative_table(random_table((2, 2)), grid=(2, 2), new_grid=(4, 4))
 
 
-def test_a_net_at_another_resolution():
+def test_network_at_another_resolution():
     """A constant embedding and table are the same at 20 px: equal patches give equal features."""
     net = vit.ViT(dim=16, depth=1, heads=2, patch_size=4, pool="mean", relative_bias="shared")
     rng = np.random.default_rng(0)

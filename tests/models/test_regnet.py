@@ -32,7 +32,7 @@ def recorded():
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_parameter_counts_are_torchvisions(name, recorded):
+def test_parameter_counts_equal_torchvision(name, recorded):
     net, x = models.build({"name": name}), jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=True))["params"]
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
@@ -42,11 +42,11 @@ def test_parameter_counts_are_torchvisions(name, recorded):
 
 def test_stages_are_the_published_ones():
     """Table of the paper's models and of torchvision: RegNetY-400MF and 16GF."""
-    found = {name: stages_of(SIZES[name]) for name in ("regnety_400mf", "regnety_16gf")}
-    assert [s[1] for s in found["regnety_400mf"]] == [48, 104, 208, 440]
-    assert [s[0] for s in found["regnety_400mf"]] == [1, 3, 6, 6]
-    assert [s[1] for s in found["regnety_16gf"]] == [224, 448, 1232, 3024]
-    assert {s[2] for s in found["regnety_16gf"]} == {112}
+    result = {name: stages_of(SIZES[name]) for name in ("regnety_400mf", "regnety_16gf")}
+    assert [s[1] for s in result["regnety_400mf"]] == [48, 104, 208, 440]
+    assert [s[0] for s in result["regnety_400mf"]] == [1, 3, 6, 6]
+    assert [s[1] for s in result["regnety_16gf"]] == [224, 448, 1232, 3024]
+    assert {s[2] for s in result["regnety_16gf"]} == {112}
 
 
 def torch_name(module, leaf):
@@ -68,7 +68,7 @@ def torch_name(module, leaf):
     return f"trunk_output.block{group}.block{group}-{block}.{parts[part]}.{leaf}"
 
 
-def test_a_forward_pass_is_torchvisions(recorder, recorded):
+def test_forward_pass_equals_torchvision(recorder, recorded):
     net, used = RegNet(recorder.STAGES), []
     images = recorded["images"].transpose(0, 2, 3, 1)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), images, train=True))

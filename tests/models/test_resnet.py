@@ -97,7 +97,7 @@ def recorded():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_forward_passes_are_torchvisions(name, recorded):
+def test_forward_passes_equal_torchvision(name, recorded):
     net, variables = models.build({"name": name}), torchvision_variables(name)
     images = recorded["images"].transpose(0, 2, 3, 1)
     features, named = jax.jit(lambda v, x: net.apply(v, x, train=False))(variables, images)
@@ -122,7 +122,7 @@ def test_forward_passes_are_torchvisions(name, recorded):
     np.testing.assert_allclose(unbiased, recorded[f"{name}_bn1_var"], rtol=1e-4)
 
 
-def test_same_padding_is_tensorflows():
+def test_same_padding_equals_tensorflow():
     """At an even size TF pads strided windows (0,1) where torch pads (1,1): by hand on a ramp."""
     from jssl.models.conv import Conv, explicit_padding
 
@@ -197,7 +197,7 @@ def test_other_norms_have_no_batch_statistics(norm):
     assert "batch_stats" not in variables
 
 
-def test_unknown_words_name_the_nearest():
+def test_unknown_values_name_the_nearest():
     with pytest.raises(UserError, match="Unknown model.name 'resnet51': did you mean 'resnet50'"):
         models.build({"name": "resnet51"})
     with pytest.raises(UserError, match="model.stem 'cifr': did you mean 'cifar'"):

@@ -138,7 +138,7 @@ def head(x, name, classes=10):
         ),
     ],
 )
-def test_forward_passes_are_timms(case, name, switches):
+def test_forward_passes_equal_timm(case, name, switches):
     """Every block's tokens and the logits, of DeiT-Ti distilled and BEiT-B, whole, at 224 px."""
     net, golden = models.build({"name": name, **switches}), np.load(GOLDEN)
     prefix = case.split("_")[0]
@@ -147,11 +147,11 @@ def test_forward_passes_are_timms(case, name, switches):
     features, named = evaluate(net, timm_params(net, prefix), x)
     assert len(expected) == net.depth
     for i, tokens in enumerate(expected):
-        found = np.asarray(named[f"block{i}"])[:, recorder.TOKENS]
-        np.testing.assert_allclose(found, tokens, atol=1e-5 * np.abs(tokens).max())
+        result = np.asarray(named[f"block{i}"])[:, recorder.TOKENS]
+        np.testing.assert_allclose(result, tokens, atol=1e-5 * np.abs(tokens).max())
     total = golden[f"{case}_sum"]
-    found = np.asarray(named[f"block{net.depth - 1}"]).sum(1)
-    np.testing.assert_allclose(found, total, atol=1e-5 * np.abs(total).max())
+    result = np.asarray(named[f"block{net.depth - 1}"]).sum(1)
+    np.testing.assert_allclose(result, total, atol=1e-5 * np.abs(total).max())
     logits = head(features, f"{prefix}.head")
     if case == "deit":
         np.testing.assert_array_equal(features, named["class_token"])
@@ -232,13 +232,13 @@ def test_initial_values_of_moco_v3():
     assert "pos_embed" not in params
 
 
-def test_a_key_bias_is_not_there_in_beit():
+def test_beit_has_no_key_bias():
     params = shapes_of(TINY.clone(qkv_bias="no_key"))["block0"]
     assert set(params["qkv"]) == {"kernel"}
     assert params["q_bias"].shape == params["v_bias"].shape == (16,)
 
 
-def test_masked_patches_are_the_mask_token():
+def test_masked_patches_become_the_mask_token():
     """Replaced patches do not matter, the others do; the token stands where the mask says."""
     net = TINY.clone(mask_token=True, position="none", pool="mean", depth=1)
     params = random_params(net, 8)
@@ -261,10 +261,10 @@ def test_frozen_patches_get_no_gradient():
         return jax.jit(jax.grad(loss))(random_params(net))
 
     for frozen in (False, True):
-        found = grads(TINY.clone(freeze_patches=frozen, depth=1))
-        moves = [bool(jnp.any(g)) for g in jax.tree.leaves(found["patch_embed"])]
+        result = grads(TINY.clone(freeze_patches=frozen, depth=1))
+        moves = [bool(jnp.any(g)) for g in jax.tree.leaves(result["patch_embed"])]
         assert moves == [not frozen] * 2
-        assert np.any(found["cls_token"]) and np.any(found["block0"]["qkv"]["kernel"])
+        assert np.any(result["cls_token"]) and np.any(result["block0"]["qkv"]["kernel"])
 
 
 @pytest.mark.parametrize("pool", ["class", "mean"])
@@ -322,7 +322,7 @@ def test_stochastic_depth_is_per_image_and_branch_and_linear_in_the_block():
         net.apply({"params": params}, jnp.zeros((3, 4, 4, 3)), True)
 
 
-def test_dropout_is_where_timm_has_it(monkeypatch):
+def test_dropout_positions_equal_timm(monkeypatch):
     """After the positions, each attention and both layers of each perceptron, all drawn apart."""
     seen = []
 
@@ -348,7 +348,7 @@ def test_dropout_is_where_timm_has_it(monkeypatch):
         net.apply(params, x, True)
 
 
-def test_four_devices_are_one():
+def test_four_devices_equal_one_device():
     net = TINY.clone(stochastic_depth=0.5)
     four, params, x = net.clone(axis_name="d"), random_params(net), images(8)
     rngs = {"stochastic_depth": jax.random.key(4)}
@@ -404,27 +404,27 @@ def test_bfloat16_has_a_float32_softmax_and_float32_parameters():
                 yield from exponentials(inner)
 
     made = jax.make_jaxpr(lambda p: net.apply({"params": p}, x, False)[0])(params)
-    found = list(exponentials(made.jaxpr))
-    assert [v.shape[-4:] for v in found] == [(4, 2, 65, 65)] * 2  # a softmax a block
-    assert {v.dtype for v in found} == {jnp.dtype("float32")}
+    result = list(exponentials(made.jaxpr))
+    assert [v.shape[-4:] for v in result] == [(4, 2, 65, 65)] * 2  # a softmax a block
+    assert {v.dtype for v in result} == {jnp.dtype("float32")}
 
 
-def test_what_decays_is_as_in_the_official_code():
+def test_decayed_parameters_equal_the_official_code():
     """Not 1-D tensors, biases, the class token and positions; but the distillation and the mask
     token and relative tables do."""
     spared = {"scale", "bias", "q_bias", "v_bias", "gamma1", "gamma2", "cls_token", "pos_embed"}
     for recipe in ("deit_distilled", "beit", "beit_finetune"):
         params = shapes_of(models.build({"name": "vit_tiny", **vit.OFFICIAL[recipe], "depth": 2}))
         groups = optim.groups(params, rules=optim.TRANSFORMER)
-        found = {k.split("/")[-1] for k, v in groups.items() if v == "none"}
+        result = {k.split("/")[-1] for k, v in groups.items() if v == "none"}
         others = {k.split("/")[-1] for k, v in groups.items() if v == "decay+adapt"}
-        assert found <= spared and not others & spared
+        assert result <= spared and not others & spared
         assert others <= {"kernel", "dist_token", "mask_token", "relative_table"}
         assert ("dist_token" in others) == (recipe == "deit_distilled")
         assert ("mask_token" in others) == (recipe == "beit")
 
 
-def test_mistakes_say_what_to_type():
+def test_error_messages_say_what_to_type():
     cases = [
         ({"name": "vit_tiny", "relative_bias": "shard"}, "did you mean 'shared'"),
         ({"name": "vit_tiny", "vit_init": "beitt"}, "did you mean 'beit'"),
@@ -440,7 +440,7 @@ def test_mistakes_say_what_to_type():
             shapes_of(models.build(config))
     with pytest.raises(UserError, match="'vit_tny': did you mean 'vit_tiny'"):
         models.build({"name": "vit_tny"})
-    with pytest.raises(UserError, match="model.patch_size=8 says nothing about 'resnet18'"):
+    with pytest.raises(UserError, match="model.patch_size=8 has no effect on 'resnet18'"):
         models.build({"name": "resnet18", "patch_size": 8})
     with pytest.raises(UserError, match="model.zero_init_last_gamma=True says nothing"):
         models.build({"name": "vit_tiny", "zero_init_last_gamma": True})

@@ -1,4 +1,4 @@
-"""Each optimiser of the table against torch's recorded courses or numbers worked by hand."""
+"""Each optimiser against torch's recorded trajectories or numbers worked out by hand."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def build(**changes):
     return optim.build({**PLAIN, **changes}, **RUN)
 
 
-def course(tx, params, grads):
-    """The parameters after every step, jitted."""
+def trajectory(tx, params, grads):
+    """Yields the parameters after every step, jitted."""
 
     @jax.jit
     def step(params, state, grad):
@@ -57,7 +57,7 @@ def test_equals_torch_over_five_steps_with_a_step_schedule(recorded, config):
     np.testing.assert_allclose(
         [schedule(step) for step in range(5)], golden[f"{recorded}_lr"], rtol=1e-6
     )
-    for i, after in enumerate(course(tx, params, grads)):
+    for i, after in enumerate(trajectory(tx, params, grads)):
         for leaf in ("kernel", "bias"):
             np.testing.assert_allclose(
                 after[leaf], golden[f"{recorded}_{leaf}"][i], rtol=2e-6, atol=2e-6
@@ -72,7 +72,7 @@ def test_rmsprop_tf_by_hand():
     tx, _ = build(name="rmsprop_tf", lr=0.1)  # decay .9, momentum .9, eps 1e-3 by default
     grads = [{"kernel": jnp.array([g]), "bias": jnp.array([g])} for g in (0.5, -0.2, 0.1)]
     start = {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)}
-    points = [float(after["kernel"][0]) for after in course(tx, start, grads)]
+    points = [float(after["kernel"][0]) for after in trajectory(tx, start, grads)]
     np.testing.assert_allclose(points, [-0.0519594, -0.0768686, -0.1107967], atol=1e-7)
 
 
@@ -81,7 +81,7 @@ def test_rmsprop_tf_with_the_learning_rate_outside_would_differ():
     tx, _ = build(name="rmsprop_tf", lr=0.1, schedule="step", boundaries=(1.0,), warmup_epochs=0.0)
     grads = [{"kernel": jnp.array([g]), "bias": jnp.array([g])} for g in (0.5, -0.2)]
     start = {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)}
-    first, second = (float(after["kernel"][0]) for after in course(tx, start, grads))
+    first, second = (float(after["kernel"][0]) for after in trajectory(tx, start, grads))
     square = 0.9 * (0.9 + 0.1 * 0.25) + 0.1 * 0.04
     step = -0.2 / np.sqrt(square + 1e-3)
     inside = 0.9 * 0.0519594 + 0.01 * step
@@ -90,12 +90,12 @@ def test_rmsprop_tf_with_the_learning_rate_outside_would_differ():
     assert abs(inside - outside) > 0.03
 
 
-def test_rmsprop_tf_keeps_the_learning_rate_inside_and_decays_through_the_gradient():
+def test_rmsprop_tf_has_lr_inside_and_l2_decay():
     tx, schedule = build(
         name="rmsprop_tf", lr=0.1, weight_decay=0.2, schedule="cosine", warmup_epochs=2.0
     )
     grads = [{"kernel": jnp.array([g]), "bias": jnp.array([g])} for g in (0.5, -0.2, 0.1, 0.4)]
-    got = course(tx, {"kernel": jnp.ones(1), "bias": jnp.ones(1)}, grads)
+    got = trajectory(tx, {"kernel": jnp.ones(1), "bias": jnp.ones(1)}, grads)
     for leaf, decay in (("kernel", 0.2), ("bias", 0.0)):
         p, square, moment = 1.0, 1.0, 0.0
         for i, grad in enumerate(grads):
@@ -116,11 +116,11 @@ def gradients(seed=4, steps=4):
     return draws[0], draws[1:]
 
 
-def test_lamb_equals_the_recurrence_and_spares_the_excluded():
+def test_lamb_equals_the_recurrence_with_exclusions():
     """Algorithm 2 of LAMB for the kernel; for the bias Adam alone: no decay and ratio one."""
     start, grads = gradients()
     tx, _ = build(name="lamb", lr=0.1, weight_decay=0.3)
-    got = course(tx, start, grads)
+    got = trajectory(tx, start, grads)
     for leaf, excluded in (("kernel", False), ("bias", True)):
         p = start[leaf].astype(np.float64)
         m, v = np.zeros_like(p), np.zeros_like(p)
@@ -139,8 +139,8 @@ def test_lamb_equals_the_recurrence_and_spares_the_excluded():
 def test_lamb_without_exclusions_is_optax_lamb_bit_for_bit():
     start, grads = gradients()
     tx, _ = build(name="lamb", lr=0.1, weight_decay=0.3, rules=optim.EVERYTHING)
-    theirs = course(optax.lamb(0.1, weight_decay=0.3), start, grads)
-    jax.tree.map(np.testing.assert_array_equal, course(tx, start, grads), theirs)
+    theirs = trajectory(optax.lamb(0.1, weight_decay=0.3), start, grads)
+    jax.tree.map(np.testing.assert_array_equal, trajectory(tx, start, grads), theirs)
 
 
 @pytest.mark.parametrize("order", ["lr_inside", "lr_outside"])
@@ -151,7 +151,7 @@ def test_lars_is_built_with_its_order_rules_and_schedule(order):
     )
     mask = {"kernel": True, "bias": False}
     direct = optim.lars(schedule, order=order, weight_decay=0.1, decay_mask=mask, adapt_mask=mask)
-    ours, theirs = course(tx, start, grads), course(direct, start, grads)
+    ours, theirs = trajectory(tx, start, grads), trajectory(direct, start, grads)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -189,7 +189,7 @@ def test_the_schedule_is_scaled_and_equal_to_the_one_inside():
     tx, schedule = optim.build(config, batch_size=4096, steps_per_epoch=2, total_steps=12)
     assert float(schedule(4)) == pytest.approx(4.8)
     ones = {"kernel": jnp.ones(1), "bias": jnp.ones(1)}
-    points = [float(after["kernel"][0]) for after in course(tx, ones, [ones] * 12)]
+    points = [float(after["kernel"][0]) for after in trajectory(tx, ones, [ones] * 12)]
     moves = -np.diff([1.0, *points])
     np.testing.assert_allclose(moves, [float(schedule(i)) for i in range(12)], rtol=1e-4, atol=1e-5)
 

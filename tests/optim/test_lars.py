@@ -29,8 +29,8 @@ def problem():
 
 
 def naive_lars(p, grads, *, order, masked):
-    """The recurrence of one parameter array in float64; returns it after every step."""
-    p, v, course = p.astype(np.float64), np.zeros(p.shape), []
+    """Returns one parameter array in float64 after every step of the recurrence."""
+    p, v, trajectory = p.astype(np.float64), np.zeros(p.shape), []
     for lr, g in zip(LEARNING_RATES, grads, strict=True):
         if masked:
             u = g.astype(np.float64)
@@ -43,8 +43,8 @@ def naive_lars(p, grads, *, order, masked):
         else:
             v = MOMENTUM * v + u
             p = p - lr * v
-        course.append(p)
-    return course
+        trajectory.append(p)
+    return trajectory
 
 
 def schedule(step):
@@ -59,11 +59,11 @@ def run(tx, start, grads):
         updates, state = tx.update(grad, state, params)
         return optax.apply_updates(params, updates), state
 
-    params, state, course = start, tx.init(start), []
+    params, state, trajectory = start, tx.init(start), []
     for grad in grads:
         params, state = step(params, state, grad)
-        course.append(jax.device_get(params))
-    return course
+        trajectory.append(jax.device_get(params))
+    return trajectory
 
 
 def make(order, learning_rate=schedule):
@@ -81,12 +81,12 @@ def make(order, learning_rate=schedule):
 @pytest.mark.parametrize("order", ["lr_inside", "lr_outside"])
 def test_equals_the_recurrence_while_the_learning_rate_changes(order):
     start, grads = problem()
-    course = run(make(order), start, grads)
+    trajectory = run(make(order), start, grads)
     for path in (("conv", "kernel"), ("bn", "scale"), ("bn", "bias")):
         own = [grad[path[0]][path[1]] for grad in grads]
         first = start[path[0]][path[1]]
         expected = naive_lars(first, own, order=order, masked=path[0] == "bn")
-        for params, want in zip(course, expected, strict=True):
+        for params, want in zip(trajectory, expected, strict=True):
             np.testing.assert_allclose(params[path[0]][path[1]], want, rtol=2e-6, atol=2e-6)
         assert np.abs(expected[-1] - first).max() > 1e-2
 

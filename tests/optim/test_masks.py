@@ -85,7 +85,7 @@ def test_the_mask_has_the_structure_of_the_parameters_and_its_order():
     assert mask == {"b": {"kernel": True}, "a": [{"bias": False}, {"kernel": True}]}
 
 
-def test_the_first_rule_wins_and_groups_part_decay_from_adaptation():
+def test_first_rule_wins_and_groups_are_independent():
     rules = (("fc/bias", "adapt"), ("bias", "decay"), ("", "none"))
     params = tree(["conv/bias", "fc/bias", "fc/kernel"])
     assert list(optim.groups(params, rules=rules).values()) == ["decay", "adapt", "none"]
@@ -105,7 +105,7 @@ def test_a_rule_without_a_parameter_is_named_with_the_parameters():
         optim.groups(params, rules=(("batchnorm", "none"), ("", "decay+adapt")))
 
 
-def test_a_rule_behind_others_that_take_all_of_it_is_named():
+def test_shadowed_rules_are_named():
     with pytest.raises(UserError, match="'bias' .* earlier rules claim all"):
         optim.groups(tree(["bias", "kernel"]), rules=(("", "decay"), ("bias", "none")))
 
@@ -123,6 +123,6 @@ def test_a_long_list_of_names_is_cut():
         (("kernel(", "decay"), r"'kernel\(' of optim.rules is no regular expression"),
     ],
 )
-def test_broken_rules_are_refused_before_any_parameter_is_seen(rule, message):
+def test_invalid_rules_are_refused_without_parameters(rule, message):
     with pytest.raises(UserError, match=message):
         optim.mask([rule], what="decay")

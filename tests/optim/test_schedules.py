@@ -27,7 +27,7 @@ def test_peaks_at_batch_4096(lr, scaling, expected):
     assert optim.scale(lr, batch_size=4096, scaling=scaling) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_two_scalings_part_below_4096():
+def test_scalings_differ_below_4096():
     """Published: at B=256 SimCLR's square root gives four times the linear rate."""
     linear = optim.scale(0.3, batch_size=256, scaling="linear")
     root = optim.scale(0.075, batch_size=256, scaling="sqrt")
@@ -36,9 +36,9 @@ def test_the_two_scalings_part_below_4096():
 
 def test_steps_of_the_published_runs():
     for rule, extra in (("examples_and_one", 1), ("examples", 0)):
-        for epochs, whole in ((100, 31278), (1000, 312784)):
-            found = optim.count_updates(rule, examples=1281167, epochs=epochs, batch_size=4096)
-            assert found == whole + extra
+        for epochs, full in ((100, 31278), (1000, 312784)):
+            result = optim.count_updates(rule, examples=1281167, epochs=epochs, batch_size=4096)
+            assert result == full + extra
     dropped = optim.count_updates("whole_epochs", examples=1281167, epochs=1000, batch_size=4096)
     assert dropped == 312_000
 
@@ -96,7 +96,7 @@ def test_steps_fall_at_the_boundaries_counted_from_the_start():
         assert float(lr(step)) == pytest.approx(expected, rel=1e-5), step
 
 
-def test_stairs_of_efficientnet_are_counted_from_the_start():
+def test_exponential_schedule_is_counted_from_the_start():
     """0.97 every 2.4 epochs of 10 steps; the warm-up of 5 epochs hides the first two stairs."""
     lr = optim.make_schedule(
         "exponential", peak=0.128, warmup_epochs=5, steps_per_epoch=10, total_steps=3500,
@@ -132,12 +132,12 @@ def test_deits_schedule_by_hand():
     assert float(rates[299, 0]) == pytest.approx(last, rel=1e-5)
 
 
-def test_deits_schedule_is_timms():
+def test_deits_schedule_equals_timm():
     """The rates of timm's scheduler, stepped as DeiT's main.py does: tests/reference."""
     golden = np.load(ROOT / "tests" / "golden" / "schedule_timm.npz")
     for epochs, peak in ((300, 1e-3), (30, 2.5e-4)):
-        found = deit(peak=peak, total_steps=7 * epochs)(np.arange(epochs) * 7)
-        np.testing.assert_allclose(found, golden[f"e{epochs}"], rtol=1e-6)
+        result = deit(peak=peak, total_steps=7 * epochs)(np.arange(epochs) * 7)
+        np.testing.assert_allclose(result, golden[f"e{epochs}"], rtol=1e-6)
 
 
 def test_epochs_of_deits_schedule_need_not_be_whole():
@@ -156,9 +156,9 @@ def test_ends_of_warm_up_and_cosine():
             "cosine", peak=peak, warmup_epochs=1, steps_per_epoch=10, total_steps=110,
             start=1e-6, end=end,
         )  # fmt: skip
-        found = [float(lr(step)) for step in (0, 5, 10, 60, 110)]
+        result = [float(lr(step)) for step in (0, 5, 10, 60, 110)]
         expected = [1e-6, (1e-6 + peak) / 2, peak, (peak + end) / 2, end]
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
     for method in ("beit", "dvae"):
         c = config.base(method, preset="imagenet").optim
         assert c.end_lr == {"beit": 1e-5, "dvae": 1.25e-6}[method] and c.schedule == "cosine"

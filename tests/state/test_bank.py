@@ -1,4 +1,4 @@
-"""The memory bank: draws, where rows are written, and that all devices hold the same one."""
+"""The memory bank: draws, written rows, and equality over devices."""
 
 import functools
 import math
@@ -30,7 +30,7 @@ def draw(key, index, first, *, num_negatives, num_examples):
     )
 
 
-def test_first_rows_are_uniform_with_length_one_on_average():
+def test_initial_rows_are_uniform_with_mean_norm_one():
     bank = leaves.init_bank(jax.random.key(0), views=2, num_examples=1024, dim=128)
     bound = 1 / math.sqrt(128 / 3)
     assert bank.shape == (2, 1024, 128) and bank.dtype == jnp.float32
@@ -51,19 +51,19 @@ def test_draws_are_uniform_with_replacement_and_may_be_the_example_itself():
     assert 20 < own.min() and own.max() < 90
 
 
-def test_draws_are_keyed_by_step_and_global_place():
+def test_draws_are_keyed_by_step_and_global_index():
     y, key = jnp.arange(8, dtype=jnp.int32), jax.random.key(3)
     options = {"num_negatives": 6, "num_examples": 1000}
-    whole = draw(key, y, jnp.int32(0), **options)
-    halves = [draw(key, y[i : i + 4], jnp.int32(i), **options) for i in (0, 4)]
-    np.testing.assert_array_equal(whole, np.concatenate(halves))
-    assert len(np.unique(whole[:, 1:])) > 40  # of 48: each example draws its own
+    full = draw(key, y, jnp.int32(0), **options)
+    parts = [draw(key, y[i : i + 4], jnp.int32(i), **options) for i in (0, 4)]
+    np.testing.assert_array_equal(full, np.concatenate(parts))
+    assert len(np.unique(full[:, 1:])) > 40  # of 48: each example draws its own
     other = draw(jax.random.fold_in(key, 1), y, jnp.int32(0), **options)
-    assert np.mean(whole[:, 1:] == other[:, 1:]) < 0.1
+    assert np.mean(full[:, 1:] == other[:, 1:]) < 0.1
 
 
-def test_every_place_of_imagenet_can_be_drawn():
-    """A dtype with too few bits would leave out places, or the odd ones, of 1,281,167."""
+def test_every_index_of_imagenet_can_be_drawn():
+    """A dtype with too few bits would never draw some indices of 1,281,167."""
     M = 1_281_167
     y = jnp.full(64, M - 1, jnp.int32)
     drawn = np.asarray(draw(jax.random.key(1), y, jnp.int32(0), num_negatives=4096, num_examples=M))
@@ -74,7 +74,7 @@ def test_every_place_of_imagenet_can_be_drawn():
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.9])
-def test_update_moves_the_rows_of_the_batch_and_no_other(momentum):
+def test_update_only_changes_the_rows_of_the_batch(momentum):
     V, M, D = 2, 10, 4
     bank, f, y = unit(V, M, D), unit(V, 3, D, seed=1), np.int32([7, 0, 4])
     new = np.asarray(write(leaves.update_bank(bank, f, y, momentum=momentum)))
@@ -98,7 +98,7 @@ def test_update_takes_no_gradient():
     np.testing.assert_array_equal(grad, 0.0)
 
 
-def test_an_example_that_comes_twice_is_written_by_the_first():
+def test_first_duplicate_is_written():
     bank, f = unit(1, 4, 4), unit(1, 3, 4, seed=1)
     new = write(leaves.update_bank(bank, f, jnp.array([2, 1, 2]), momentum=0.5))
     once = write(leaves.update_bank(bank, f[:, :2], jnp.array([2, 1]), momentum=0.5))
@@ -106,7 +106,7 @@ def test_an_example_that_comes_twice_is_written_by_the_first():
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "vmap"])
-def test_every_device_ends_with_the_bank_of_one_device(mode):
+def test_banks_on_four_devices_equal_that_on_one(mode):
     bank, f, y = unit(2, 20, 4), unit(2, 8, 4, seed=1), np.int32([3, 19, 0, 7, 11, 2, 5, 13])
     expected = write(leaves.update_bank(bank, f, y, momentum=0.5))
 
@@ -149,8 +149,8 @@ def parts():
             def score(f, rows):
                 return jnp.einsum("vbd,vbkd->vbk", f, rows, precision="highest")[None]
 
-            found = leaves.score_candidates(score, bank, f, index, first=first, axis_name=AXIS)[0]
-            return jnp.sum(found * weights), found
+            result = leaves.score_candidates(score, bank, f, index, first=first, axis_name=AXIS)[0]
+            return jnp.sum(result * weights), result
 
         (_, scores), grad = jax.value_and_grad(scores_of, has_aux=True)(f)
         new = leaves.update_bank(bank, f, y, momentum=0.5, first=first, axis_name=AXIS)
@@ -168,7 +168,7 @@ def parts():
     return (bank, f, y, index, weights), jax.jit(mapped)(bank, f, y, index, weights)
 
 
-def test_anchors_find_their_candidates_on_other_devices(parts):
+def test_scores_with_candidates_on_other_devices(parts):
     (bank, f, _, index, weights), (scores, grad, _) = parts
     rows = bank[:, index].astype(np.float64)  # [V,B,K+1,D]
     np.testing.assert_allclose(scores, np.einsum("vbd,vbkd->vbk", f, rows), atol=1e-6)
@@ -186,12 +186,12 @@ def test_each_device_writes_its_own_rows(parts):
     np.testing.assert_array_equal(new[:, others], bank[:, others])
 
 
-def test_a_bank_that_is_no_equal_part_is_refused():
+def test_unequal_parts_of_a_bank_are_refused():
     with pytest.raises(ValueError, match=r"has 2048 rows, found 1024 on each of 1 device"):
         leaves.first_row(jnp.zeros((1, 1024, 2)), num_examples=1025)
 
 
-def test_a_leaf_that_devices_cannot_share_is_refused():
+def test_indivisible_leaves_are_refused():
     class State(NamedTuple):
         bank: jax.Array
 
@@ -201,7 +201,7 @@ def test_a_leaf_that_devices_cannot_share_is_refused():
         partition_specs(State(jnp.zeros((2, 1024, 4))), mesh)
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_inconsistent_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\) for index \(3,\), found \(3, 2, 4\)"):
         leaves.update_bank(
             jnp.ones((2, 9, 4)), jnp.ones((3, 2, 4)), jnp.zeros(3, int), momentum=0.5

@@ -1,4 +1,4 @@
-"""What becomes of empty clusters: the lecture's rule, faiss's, and keeping the centroid."""
+"""Empty clusters: the lecture's rule, faiss's, and keeping the centroid."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ LUMPS = np.array([[-2, 0.3], [-2, -0.3], [2, 0.2], [2, -0.2], [50, 1], [50, -1]]
 INIT = np.array([[0.0, 0.0], [50.0, 0.0], [0.0, 1000.0]], np.float32)
 
 
-def test_the_lectures_rule_gives_the_donors_points_to_the_two_centroids():
+def test_perturbed_copies_share_the_donors_points():
     """Eight keys, among them some for either donor: the two lumps' centroid, or the third's."""
     donors = set()
     for seed in range(8):
@@ -40,7 +40,7 @@ def test_the_lectures_rule_gives_the_donors_points_to_the_two_centroids():
     assert donors == {0, 1}
 
 
-def test_donors_of_the_lectures_rule_are_drawn_uniformly():
+def test_donors_of_perturbed_copies_are_uniform():
     """Sizes 7, 1, 2, 900 and 4000 empty ones: each of 7, 2, 900 a third of the time, 1 never."""
     sizes = jnp.zeros(4004, jnp.int32).at[:4].set(jnp.array([7, 1, 2, 900]))
     centroids = jnp.zeros((4004, 3)).at[:4].set(100.0 * jnp.arange(4)[:, None])
@@ -55,23 +55,23 @@ def test_donors_of_the_lectures_rule_are_drawn_uniformly():
     np.testing.assert_allclose(noise.mean(), 0, atol=5 * 0.04 / np.sqrt(noise.size))
 
 
-def test_single_points_are_copied_only_where_there_is_nothing_else():
+def test_single_points_are_only_copied_without_larger_clusters():
     sizes, centroids = jnp.array([1, 0, 1]), jnp.array([[1.0], [np.nan], [9.0]])
     new = perturb_copies(jax.random.key(0), centroids, sizes, scale=jnp.float32(0.0))
     assert float(new[1, 0]) in (1.0, 9.0)
 
 
-def test_the_noise_does_not_see_the_last_digits_of_the_objective():
-    """They are what depends on the number of devices."""
+def test_noise_ignores_the_last_digits_of_the_objective():
+    """These digits depend on the number of devices."""
     sizes, centroids = jnp.array([3, 0]), jnp.array([[1.0, 2.0], [0.0, 0.0]])
     near = [np.float32(0.3), np.nextafter(np.float32(0.3), np.float32(1))]
     one, other = (perturb_copies(jax.random.key(0), centroids, sizes, scale=s) for s in near)
     np.testing.assert_array_equal(one, other)
 
 
-def test_faisss_rule_where_the_donor_is_certain():
+def test_split_donors_with_one_possible_donor():
     """Recorded of faiss: sizes 1, 6, 0, 1 of 8 points, so cluster 1 is taken with p = 5/4."""
-    found = state.kmeans(
+    result = state.kmeans(
         jax.random.key(0),
         FAISS["split_points"],
         k=4,
@@ -79,18 +79,18 @@ def test_faisss_rule_where_the_donor_is_certain():
         init=FAISS["split_init"],
         empty="donor",
     )
-    np.testing.assert_allclose(found.centroids, FAISS["split_centroids"], rtol=1e-6)
-    np.testing.assert_allclose(found.objective[0], FAISS["split_objective"][0], rtol=1e-4)
-    assert int(found.empty[0]) == FAISS["split_splits"][0]
-    np.testing.assert_array_equal(found.assignments, FAISS["split_labels"])
+    np.testing.assert_allclose(result.centroids, FAISS["split_centroids"], rtol=1e-6)
+    np.testing.assert_allclose(result.objective[0], FAISS["split_objective"][0], rtol=1e-4)
+    assert int(result.empty[0]) == FAISS["split_splits"][0]
+    np.testing.assert_array_equal(result.assignments, FAISS["split_labels"])
     # The arithmetic: even coordinates of the copy times 1 + 1/1024, odd ones 1 - 1/1024.
     mean = FAISS["split_points"][1:7].mean(0)
     factors = np.where(np.arange(6) % 2, 1 - 1 / 1024, 1 + 1 / 1024)
-    np.testing.assert_allclose(found.centroids[2], mean * factors, rtol=1e-6)
-    np.testing.assert_allclose(found.centroids[1], mean * (2 - factors), rtol=1e-6)
+    np.testing.assert_allclose(result.centroids[2], mean * factors, rtol=1e-6)
+    np.testing.assert_allclose(result.centroids[1], mean * (2 - factors), rtol=1e-6)
 
 
-def test_faisss_donors_follow_the_cyclic_visits():
+def test_split_donors_follows_the_cyclic_visits():
     """Sizes 10, 1, 30, 5, 0: n - k = 41; visits stop with 9/41, 0, 29/41, 4/41 in this order."""
     sizes = jnp.array([10, 1, 30, 5, 0])
     centroids = jnp.array([[1.0], [2.0], [3.0], [4.0], [0.0]])
@@ -111,7 +111,7 @@ def test_faisss_donors_follow_the_cyclic_visits():
 
 
 def naive_split(draw, centroids, sizes, n):
-    """faiss's loop in its own order, given a function that answers each visit's draw."""
+    """faiss's loop in its own order, with a function for each visit's draw."""
     centroids, sizes = centroids.astype(np.float64).copy(), list(sizes)
     k = len(sizes)
     for e in range(k):
@@ -127,7 +127,7 @@ def naive_split(draw, centroids, sizes, n):
     return centroids, sizes
 
 
-def test_copies_of_copies_have_the_distribution_of_faisss_loop():
+def test_copies_of_copies_have_the_distribution_of_faiss():
     """8 points in one cluster of 4, all distinct clusters fewer than k: three empty ones."""
     centroids = np.array([[1000.0, 1000.0]] + [[0.0, 0.0]] * 3, np.float32)
     rng = np.random.default_rng(0)
@@ -157,32 +157,32 @@ def test_more_clusters_than_distinct_points():
     """Three places, eight clusters: the donor rule leaves no two centroids equal; all finite."""
     points = np.repeat(np.array([[1.0, 2.0], [3.0, 1.0], [-4.0, 2.0]], np.float32), 10, axis=0)
     for empty in ("donor", "perturb"):
-        found = state.kmeans(jax.random.key(0), points, k=8, iterations=3, empty=empty)
-        assert np.all(np.isfinite(found.centroids)) and np.sum(found.sizes) == 30
-        assert int(found.empty[-1]) == np.sum(np.asarray(found.sizes) == 0) >= 5
+        result = state.kmeans(jax.random.key(0), points, k=8, iterations=3, empty=empty)
+        assert np.all(np.isfinite(result.centroids)) and np.sum(result.sizes) == 30
+        assert int(result.empty[-1]) == np.sum(np.asarray(result.sizes) == 0) >= 5
         if empty == "donor":
-            assert len(np.unique(np.asarray(found.centroids), axis=0)) == 8
-            near = np.abs(found.centroids[:, None] / points[None, ::10] - 1).max(-1).min(1)
+            assert len(np.unique(np.asarray(result.centroids), axis=0)) == 8
+            near = np.abs(result.centroids[:, None] / points[None, ::10] - 1).max(-1).min(1)
             assert np.all(near < 1.01 * ((1 + 1 / 1024) ** 5 - 1))
 
 
 def test_keep_leaves_the_empty_clusters_centroid():
-    found = state.kmeans(jax.random.key(0), LUMPS, k=3, iterations=3, init=INIT, empty="keep")
-    np.testing.assert_array_equal(found.centroids, INIT)
-    np.testing.assert_array_equal(found.empty, 1)
+    result = state.kmeans(jax.random.key(0), LUMPS, k=3, iterations=3, init=INIT, empty="keep")
+    np.testing.assert_array_equal(result.centroids, INIT)
+    np.testing.assert_array_equal(result.empty, 1)
     # DeepCluster v2: on the sphere, the centroid that nobody chose stays, of length one.
     unit = np.asarray(state.unit_rows(LUMPS))
     init = np.array([[1.0, 0.0], [-1.0, 0.0], [0.6, -0.8]], np.float32)
-    found = state.kmeans(
+    result = state.kmeans(
         jax.random.key(0), unit, k=3, iterations=2, init=init, empty="keep", spherical=True
     )
-    assert int(found.sizes[2]) == 0
-    np.testing.assert_allclose(found.centroids[2], init[2], rtol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1.0, rtol=1e-6)
+    assert int(result.sizes[2]) == 0
+    np.testing.assert_allclose(result.centroids[2], init[2], rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(result.centroids, axis=1), 1.0, rtol=1e-6)
 
 
-def test_opposite_points_leave_a_spherical_centroid_where_it_was():
+def test_opposite_points_keep_a_spherical_centroid():
     points = np.array([[0.0, 1.0], [0.0, -1.0]], np.float32)
     init = np.array([[1.0, 0.0]], np.float32)
-    found = state.kmeans(jax.random.key(0), points, k=1, iterations=2, init=init, spherical=True)
-    np.testing.assert_array_equal(found.centroids, init)
+    result = state.kmeans(jax.random.key(0), points, k=1, iterations=2, init=init, spherical=True)
+    np.testing.assert_array_equal(result.centroids, init)

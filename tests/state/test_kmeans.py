@@ -1,4 +1,4 @@
-"""k-means: Lloyd's iterations, their blocks and devices, init, mask, memory, misuse."""
+"""k-means: Lloyd's iterations, blocks, devices, init, mask, memory, errors."""
 
 import functools
 from pathlib import Path
@@ -17,14 +17,14 @@ from jssl.state.kmeans import KMeansResult, _kmeans
 FAISS = np.load(Path(__file__).parents[1] / "golden" / "kmeans_faiss.npz")
 
 
-def lumps(N, D, count, seed=0):
+def clusters(N, D, count, seed=0):
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(count, D))
     return (centres[rng.integers(0, count, N)] + 0.4 * rng.normal(size=(N, D))).astype(np.float32)
 
 
 def lloyd(points, centroids, iterations, spherical=False):
-    """The definition, in float64, one cluster after the other; no cluster may become empty."""
+    """Lloyd's algorithm in float64, cluster by cluster; no cluster may become empty."""
     points, centroids, objective = points.astype(np.float64), centroids.astype(np.float64), []
     for t in range(iterations + 1):
         distances = ((points[:, None] - centroids[None]) ** 2).sum(-1)
@@ -42,31 +42,31 @@ def lloyd(points, centroids, iterations, spherical=False):
 )
 def test_lloyds_algorithm_in_blocks_of_any_size(block, spherical):
     """250 points: 37 and 64 leave a last block that shares points with the one before."""
-    points = lumps(250, 5, 12)
+    points = clusters(250, 5, 12)
     if spherical:
         points /= np.linalg.norm(points, axis=1, keepdims=True)
     options = dict(k=8, iterations=6, init=points[:8], spherical=spherical, block=block)
-    found = state.kmeans(jax.random.key(0), points, **options)
+    result = state.kmeans(jax.random.key(0), points, **options)
     centroids, labels, objective = lloyd(points, points[:8], 6, spherical)
-    np.testing.assert_array_equal(found.assignments, labels)
-    np.testing.assert_array_equal(found.sizes, np.bincount(labels, minlength=8))
-    np.testing.assert_array_equal(found.empty, 0)
-    np.testing.assert_allclose(found.centroids, centroids, atol=2e-6)
-    np.testing.assert_allclose(found.objective, objective, rtol=1e-5)
+    np.testing.assert_array_equal(result.assignments, labels)
+    np.testing.assert_array_equal(result.sizes, np.bincount(labels, minlength=8))
+    np.testing.assert_array_equal(result.empty, 0)
+    np.testing.assert_allclose(result.centroids, centroids, atol=2e-6)
+    np.testing.assert_allclose(result.objective, objective, rtol=1e-5)
     # Each half of an iteration can only lower the objective, where nothing was repaired.
-    assert np.all(np.diff(found.objective) <= 1e-5 * found.objective[0])
+    assert np.all(np.diff(result.objective) <= 1e-5 * result.objective[0])
     if spherical:
-        np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(result.centroids, axis=1), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["plain", "spherical"])
-def test_clustering_of_faiss_from_the_same_centroids(name):
+def test_equals_faiss_from_the_same_centroids(name):
     points, spherical = FAISS[f"{name}_points"], name == "spherical"
     options = dict(k=15, iterations=8, init=FAISS[f"{name}_init"], spherical=spherical, block=64)
-    found = state.kmeans(jax.random.key(0), points, **options)
-    np.testing.assert_array_equal(found.assignments, FAISS[f"{name}_labels"])
-    np.testing.assert_allclose(found.centroids, FAISS[f"{name}_centroids"], atol=3e-6)
-    objective = found.objective[:-1]
+    result = state.kmeans(jax.random.key(0), points, **options)
+    np.testing.assert_array_equal(result.assignments, FAISS[f"{name}_labels"])
+    np.testing.assert_allclose(result.centroids, FAISS[f"{name}_centroids"], atol=3e-6)
+    objective = result.objective[:-1]
     if spherical:  # faiss's is the sum of x.c, and |x - c|^2 = 2 - 2 x.c
         objective = len(points) - objective / 2
     np.testing.assert_allclose(objective, FAISS[f"{name}_objective"], rtol=1e-5)
@@ -77,19 +77,19 @@ def on_devices(n, mode, points, mask, **options):
     run = functools.partial(state.kmeans, jax.random.key(3), axis_name="share", **options)
     if mode == "shard_map":
         mesh = Mesh(np.array(jax.devices()[:n]), ("share",))
-        shared, whole = PartitionSpec("share"), PartitionSpec()
-        out = KMeansResult(whole, shared, whole, whole, whole)
+        shared, full = PartitionSpec("share"), PartitionSpec()
+        out = KMeansResult(full, shared, full, full, full)
         call = lambda points, mask: run(points, mask=mask)  # noqa: E731
         specs = dict(in_specs=(shared, shared), out_specs=out, check_vma=False)
         return jax.jit(jax.shard_map(call, mesh=mesh, **specs))(points, mask)
     call = jax.vmap if mode == "vmap" else functools.partial(jax.pmap, devices=jax.devices()[:n])
     split = lambda x: x.reshape(n, -1, *x.shape[1:])  # noqa: E731
-    found = call(lambda x, m: run(x, mask=m), axis_name="share")(split(points), split(mask))
-    for leaf in found:
-        if leaf is not found.assignments:
+    result = call(lambda x, m: run(x, mask=m), axis_name="share")(split(points), split(mask))
+    for leaf in result:
+        if leaf is not result.assignments:
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-    first = jax.tree.map(lambda leaf: leaf[0], found)
-    return first._replace(assignments=found.assignments.ravel())
+    first = jax.tree.map(lambda leaf: leaf[0], result)
+    return first._replace(assignments=result.assignments.ravel())
 
 
 @pytest.mark.parametrize(
@@ -100,40 +100,40 @@ def on_devices(n, mode, points, mask, **options):
         ("keep", [(4, "vmap")]),
     ],
 )
-def test_integers_cluster_alike_bit_for_bit_on_any_number_of_devices(empty, launches):
+def test_integer_points_give_identical_clusters_on_any_number_of_devices(empty, launches):
     """Small integers, with ties; random init; 206 points and padding to a multiple of n.
 
     Empty clusters come by themselves: 206 points stand in 49 places, and 40 of them are picked.
     """
     points = np.random.default_rng(0).integers(-3, 4, (206, 2)).astype(np.float32)
     options = dict(k=40, iterations=4, empty=empty, block=16)
-    alone = state.kmeans(jax.random.key(3), points, **options)
-    assert alone.empty[0] > 0
+    single = state.kmeans(jax.random.key(3), points, **options)
+    assert single.empty[0] > 0
     for n, mode in launches:
         padding = -len(points) % n
         mask = np.arange(len(points) + padding) < len(points)
         padded = np.concatenate([points, np.full((padding, 2), np.nan, np.float32)])
-        found = on_devices(n, mode, padded, mask, **options)
-        np.testing.assert_array_equal(found.centroids, alone.centroids)
-        np.testing.assert_array_equal(found.assignments[mask], alone.assignments)
-        np.testing.assert_array_equal(found.assignments[~mask], -1)
-        np.testing.assert_array_equal(found.sizes, alone.sizes)
-        np.testing.assert_array_equal(found.empty, alone.empty)
+        result = on_devices(n, mode, padded, mask, **options)
+        np.testing.assert_array_equal(result.centroids, single.centroids)
+        np.testing.assert_array_equal(result.assignments[mask], single.assignments)
+        np.testing.assert_array_equal(result.assignments[~mask], -1)
+        np.testing.assert_array_equal(result.sizes, single.sizes)
+        np.testing.assert_array_equal(result.empty, single.empty)
         # Distances are not integers once the centroids are not.
-        np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-6)
+        np.testing.assert_allclose(result.objective, single.objective, rtol=1e-6)
 
 
-def test_floats_cluster_alike_up_to_rounding_on_four_devices():
-    points = lumps(400, 6, 20)
+def test_float_points_give_equal_clusters_up_to_rounding_on_four_devices():
+    points = clusters(400, 6, 20)
     options = dict(k=16, iterations=5, empty="keep", block=32)
-    alone = state.kmeans(jax.random.key(3), points, **options)
-    found = on_devices(4, "pmap", points, np.ones(400, bool), **options)
-    np.testing.assert_array_equal(found.assignments, alone.assignments)
-    np.testing.assert_allclose(found.centroids, alone.centroids, atol=1e-6)
-    np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-6)
+    single = state.kmeans(jax.random.key(3), points, **options)
+    result = on_devices(4, "pmap", points, np.ones(400, bool), **options)
+    np.testing.assert_array_equal(result.assignments, single.assignments)
+    np.testing.assert_allclose(result.centroids, single.centroids, atol=1e-6)
+    np.testing.assert_allclose(result.objective, single.objective, rtol=1e-6)
 
 
-def test_the_first_centroids_are_distinct_points_each_as_likely_and_none_of_the_padding():
+def test_initial_centroids_are_distinct_uniform_unpadded_points():
     points = np.arange(12, dtype=np.float32)[:, None]
     mask = np.arange(12) < 10
     pick = lambda key: state.kmeans(key, points, k=4, iterations=0, mask=mask).centroids  # noqa: E731
@@ -146,8 +146,8 @@ def test_the_first_centroids_are_distinct_points_each_as_likely_and_none_of_the_
     np.testing.assert_allclose(np.bincount(picked[:, 0].astype(int))[:10], 300, atol=5 * 17)
 
 
-def test_the_key_alone_decides():
-    points = lumps(100, 3, 6)
+def test_result_depends_only_on_the_key():
+    points = clusters(100, 3, 6)
     run = lambda seed: state.kmeans(jax.random.key(seed), points, k=6, iterations=3)  # noqa: E731
     jax.tree.map(np.testing.assert_array_equal, run(0), run(0))
     assert not np.array_equal(run(0).centroids, run(1).centroids)
@@ -160,7 +160,7 @@ def temporary_bytes(N, k, block):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
-def test_memory_is_that_of_a_block():
+def test_memory_is_limited_by_the_block():
     """At k = 500, N x k floats would be 40 MB and 80 MB; a copy of the points 1.3 and 2.6 MB."""
     small, large = temporary_bytes(20_000, 500, 64), temporary_bytes(40_000, 500, 64)
     # Some floats for each point (labels, distances, random draws), and no row of k or of D.
@@ -170,15 +170,17 @@ def test_memory_is_that_of_a_block():
     assert temporary_bytes(20_000, 500, 2048) - small > 4 * 500 * (2048 - 64) * 0.9
 
 
-def test_both_ways_to_add_rows():
+def test_scatter_rows_and_multiply_rows():
     """CPUs scatter, other platforms multiply; label k is left out; integers add exactly."""
     rng = np.random.default_rng(0)
     sums, x = rng.integers(-9, 9, (5, 3)), rng.integers(-9, 9, (40, 3))
     label = rng.integers(0, 6, 40)
     expected = sums + np.stack([x[label == j].sum(0) for j in range(5)])
     for way in (scatter_rows, multiply_rows):
-        found = way(jnp.asarray(sums, jnp.float32), jnp.asarray(x, jnp.float32), jnp.asarray(label))
-        np.testing.assert_array_equal(found, expected)
+        result = way(
+            jnp.asarray(sums, jnp.float32), jnp.asarray(x, jnp.float32), jnp.asarray(label)
+        )
+        np.testing.assert_array_equal(result, expected)
 
 
 def test_assign_takes_the_first_of_equal_centroids():
@@ -196,7 +198,7 @@ def test_assign_takes_the_first_of_equal_centroids():
 
 
 def test_bfloat16_points_give_float32_centroids():
-    points = jnp.asarray(lumps(64, 4, 4), jnp.bfloat16)
+    points = jnp.asarray(clusters(64, 4, 4), jnp.bfloat16)
     options = dict(k=4, iterations=1, empty="keep", init=points[:4])
     low = state.kmeans(jax.random.key(0), points, **options)
     high = state.kmeans(jax.random.key(0), points.astype(jnp.float32), **options)
@@ -204,7 +206,7 @@ def test_bfloat16_points_give_float32_centroids():
     assert low.centroids.dtype == jnp.float32
 
 
-def test_users_mistakes():
+def test_user_errors():
     points = jnp.zeros((10, 2))
     key = jax.random.key(0)
     with pytest.raises(UserError, match="11 clusters of 10 examples: expected .*Type k=10 or less"):

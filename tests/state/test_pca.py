@@ -1,4 +1,4 @@
-"""Moments batch by batch, and the whitening that follows from them."""
+"""Moments over batches, and PCA whitening."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def moments_of(x, sizes):
 
 
 @pytest.mark.parametrize("sizes", [[300], [100, 200], [1, 149, 150]])
-def test_batches_add_up_to_numpys_covariance(sizes):
+def test_moments_equal_numpys_covariance(sizes):
     x = features()
     moments = moments_of(x, sizes)
     assert int(moments.count) == 300
@@ -39,7 +39,7 @@ def test_batches_add_up_to_numpys_covariance(sizes):
     np.testing.assert_allclose(moments.scatter / 299, covariance, atol=tolerance)
 
 
-def test_a_large_mean_takes_no_digits():
+def test_large_means_keep_precision():
     """Mean 1000, deviations about 3: a plain sum of x x^T in float32 keeps a digit at most."""
     x = features(mean=1000.0)
     covariance = np.cov(x.astype(np.float64).T)
@@ -49,42 +49,42 @@ def test_a_large_mean_takes_no_digits():
     assert np.abs(plain - covariance).max() > 100 * tolerance
 
 
-def test_masked_rows_do_not_count_whatever_they_hold():
+def test_masked_rows_are_ignored():
     x = features(60)
     padded = np.concatenate([x, np.full((4, 8), np.nan, np.float32)])
-    found = jax.jit(state.add)(state.init_moments(8), padded, np.arange(64) < 60)
-    assert int(found.count) == 60
-    whole = moments_of(x, [60])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, whole)
-    none = jax.jit(state.add)(found, padded, np.zeros(64, bool))
-    jax.tree.map(np.testing.assert_array_equal, none, found)
+    result = jax.jit(state.add)(state.init_moments(8), padded, np.arange(64) < 60)
+    assert int(result.count) == 60
+    full = moments_of(x, [60])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), result, full)
+    none = jax.jit(state.add)(result, padded, np.zeros(64, bool))
+    jax.tree.map(np.testing.assert_array_equal, none, result)
 
 
 @pytest.mark.parametrize("mode", ["pmap", "vmap"])
-def test_devices_add_up_to_one(mode):
+def test_moments_on_four_devices_equal_those_on_one(mode):
     x, mask = features(64), np.arange(64) < 61
     start = moments_of(features(10, seed=1), [10])
-    alone = jax.jit(state.add)(start, x, mask)
+    single = jax.jit(state.add)(start, x, mask)
     call = jax.pmap if mode == "pmap" else jax.vmap
     run = call(lambda x, mask: state.add(start, x, mask, axis_name="share"), axis_name="share")
-    found = run(x.reshape(4, 16, 8), mask.reshape(4, 16))
+    result = run(x.reshape(4, 16, 8), mask.reshape(4, 16))
     for device in range(4):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a[device], b, rtol=1e-5, atol=1e-4),  # noqa: B023
-            found,
-            alone,
+            result,
+            single,
         )
 
 
-def test_directions_and_variances_of_scikit_learn():
+def test_directions_and_variances_equal_scikit_learn():
     x = features()
     pca = fit(moments_of(x, [100, 200]), dim=5)
     reference = decomposition.PCA(5, whiten=True, svd_solver="full").fit(x.astype(np.float64))
     np.testing.assert_allclose(pca.variances, reference.explained_variance_, rtol=1e-5)
     expected = reference.transform(x.astype(np.float64))
-    found = np.asarray(state.apply_pca(pca, x))
-    signs = np.sign((expected * found).sum(0))
-    np.testing.assert_allclose(found * signs, expected, atol=2e-4)
+    result = np.asarray(state.apply_pca(pca, x))
+    signs = np.sign((expected * result).sum(0))
+    np.testing.assert_allclose(result * signs, expected, atol=2e-4)
     # The sign is fixed: the largest coordinate of a direction is positive.
     largest = np.abs(pca.components).argmax(0)
     assert np.all(np.asarray(pca.components)[largest, np.arange(5)] > 0)
@@ -92,31 +92,31 @@ def test_directions_and_variances_of_scikit_learn():
 
 def test_whitened_features_have_the_unit_covariance():
     x = features(2000, 12)
-    found = np.asarray(state.apply_pca(fit(moments_of(x, [2000]), dim=12), x))
-    np.testing.assert_allclose(np.cov(found.T), np.eye(12), atol=5e-4)
-    np.testing.assert_allclose(found.mean(0), 0.0, atol=1e-4)
+    result = np.asarray(state.apply_pca(fit(moments_of(x, [2000]), dim=12), x))
+    np.testing.assert_allclose(np.cov(result.T), np.eye(12), atol=5e-4)
+    np.testing.assert_allclose(result.mean(0), 0.0, atol=1e-4)
     plain = fit(moments_of(x, [2000]), dim=12, whiten=False)
     np.testing.assert_allclose(plain.components.T @ plain.components, np.eye(12), atol=1e-5)
     rotated = np.cov(np.asarray(state.apply_pca(plain, x)).T)
     np.testing.assert_allclose(rotated, np.diag(plain.variances), atol=1e-4 * rotated.max())
 
 
-def test_rows_of_length_one_after_whitening_are_those_of_faiss():
+def test_whitened_unit_rows_equal_faiss():
     """faiss whitens up to a common factor, which the length takes, and signs."""
     x = FAISS["pca_features"]
     pca = fit(moments_of(x, [300]), dim=5)
-    found = np.asarray(state.unit_rows(state.apply_pca(pca, x)))
+    result = np.asarray(state.unit_rows(state.apply_pca(pca, x)))
     expected = np.asarray(state.unit_rows(FAISS["pca_whitened"]))
-    signs = np.sign((expected * found).sum(0))
-    np.testing.assert_allclose(found * signs, expected, atol=2e-4)
+    signs = np.sign((expected * result).sum(0))
+    np.testing.assert_allclose(result * signs, expected, atol=2e-4)
 
 
 def test_directions_without_variance_become_zero():
     """Rank 3 of 6: whitened rounding errors would be features of full size."""
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(100, 3)) @ rng.normal(size=(3, 6)) + 2).astype(np.float32)
-    found = np.asarray(state.apply_pca(fit(moments_of(x, [100]), dim=6), x))
-    np.testing.assert_allclose(np.cov(found.T), np.diag([1, 1, 1, 0, 0, 0]), atol=1e-3)
+    result = np.asarray(state.apply_pca(fit(moments_of(x, [100]), dim=6), x))
+    np.testing.assert_allclose(np.cov(result.T), np.diag([1, 1, 1, 0, 0, 0]), atol=1e-3)
     same = fit(moments_of(np.ones((9, 6), np.float32), [9]), dim=2)
     np.testing.assert_array_equal(state.apply_pca(same, jnp.ones((1, 6))), 0.0)
 

@@ -1,4 +1,4 @@
-"""The queue of keys: order, wrap, misuse."""
+"""The queue of keys: order, wrap-around, errors."""
 
 import chex
 import jax
@@ -10,7 +10,7 @@ from jssl import state
 from jssl.errors import UserError
 
 
-def test_the_queue_holds_exactly_the_last_keys_in_order():
+def test_queue_holds_the_last_keys_in_order():
     """K=12, batches of 4: after K/N steps all of it, pointer 0; then the oldest go first."""
     queue, pointer = state.random_queue(jax.random.key(0), size=12, dim=3)
     batches = np.arange(5 * 4 * 3, dtype=np.float32).reshape(5, 4, 3)
@@ -27,7 +27,7 @@ def test_the_queue_holds_exactly_the_last_keys_in_order():
     np.testing.assert_array_equal(queue, batches[[3, 4, 2]].reshape(12, 3))
 
 
-def test_the_first_queue_is_uniform_on_the_sphere():
+def test_initial_queue_is_uniform_on_the_sphere():
     queue, pointer = state.random_queue(jax.random.key(1), size=4000, dim=8)
     assert queue.dtype == jnp.float32 and pointer.dtype == jnp.int32 and int(pointer) == 0
     np.testing.assert_allclose(jnp.linalg.norm(queue, axis=1), 1.0, rtol=1e-5)
@@ -36,7 +36,7 @@ def test_the_first_queue_is_uniform_on_the_sphere():
     np.testing.assert_allclose((queue**2).mean(0), 1 / 8, atol=5 * 0.16 / np.sqrt(4000))
 
 
-def test_a_bfloat16_key_does_not_change_the_queues_type():
+def test_bfloat16_keys_keep_the_queues_dtype():
     queue, _ = state.enqueue(jnp.zeros((4, 2)), jnp.int32(0), jnp.ones((2, 2), jnp.bfloat16))
     assert queue.dtype == jnp.float32
 
@@ -51,7 +51,7 @@ def test_unit_rows():
     ("size", "batch", "named"),
     [(1000, 256, "=768 or .*=1024"), (100, 256, "queue_size=256[.]"), (0, 8, "queue_size=8[.]")],
 )
-def test_sizes_that_do_not_fit_name_the_nearest(size, batch, named):
+def test_invalid_queue_sizes_name_the_nearest(size, batch, named):
     with pytest.raises(UserError, match=f"queue of {size} keys .* multiple of {batch}.*{named}"):
         state.check_queue_size(size, batch_size=batch)
 
@@ -63,7 +63,7 @@ def test_misuse_raises_with_the_shapes():
         state.enqueue(jnp.zeros((6, 2)), jnp.int32(0), jnp.zeros((3, 3)))
 
 
-def test_an_average_of_momentum_999_moves_in_float32_where_bfloat16_stands_still():
+def test_ema_is_float32_as_bfloat16_does_not_change():
     """1 - m = 1e-3 is below bfloat16's 2^-8: a bfloat16 average would never leave 1.0."""
     average, new = jnp.ones(4, jnp.bfloat16), jnp.full(4, 1.25, jnp.bfloat16)
     moved = jax.lax.fori_loop(
@@ -78,7 +78,7 @@ def test_an_average_of_momentum_999_moves_in_float32_where_bfloat16_stands_still
     np.testing.assert_array_equal(one_step.astype(jnp.bfloat16), average)
 
 
-def test_an_average_of_other_shapes_is_refused_and_does_not_broadcast():
+def test_ema_refuses_other_shapes():
     average = {"w": jnp.zeros((3, 2))}
     chex.assert_shape(state.ema(average, {"w": jnp.ones((3, 2))}, momentum=0.5)["w"], (3, 2))
     for other in ({"w": jnp.ones((1, 2))}, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}):

@@ -1,4 +1,4 @@
-"""Rows written where they lie: what is kept when a step fails, and no copy in the compiled text."""
+"""In-place row updates: failed steps change nothing, and the compiled text has no copy."""
 
 import re
 
@@ -42,7 +42,7 @@ def toy_step(axis_name):
     return step
 
 
-def test_write_is_numpys_assignment_of_rows():
+def test_write_equals_numpys_assignment():
     array = np.arange(24.0, dtype=np.float32).reshape(2, 4, 3)
     rows = -np.ones((2, 3), np.float32)
     expected = array.copy()
@@ -54,7 +54,7 @@ def test_write_is_numpys_assignment_of_rows():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_failed_step_writes_nothing_and_neither_do_those_behind_it(mode):
+def test_failed_and_following_steps_write_nothing(mode):
     launcher = make_launcher(mode)
     state = launcher.init(toy_state)
     step = launcher.compile_step(toy_step(launcher.axis_name))
@@ -70,7 +70,7 @@ def test_a_failed_step_writes_nothing_and_neither_do_those_behind_it(mode):
     assert seen == [(True, written), (False, written), (False, written)]
 
 
-def test_called_alone_a_step_gives_a_plain_state():
+def test_unguarded_steps_return_plain_states():
     batch = {"image": jnp.ones(2), "index": jnp.array([0, 11], jnp.int32)}
     state, _ = toy_step(None)(toy_state(), batch)
     assert isinstance(state, Remembers)
@@ -105,15 +105,15 @@ def bank_instructions(text, devices=1):
 
 
 @pytest.mark.parametrize("mode, share", [("pmap", 1), ("shard_map", 4), ("jit", 1)])
-def test_the_bank_is_written_where_it_lies(mode, share):
-    """Under shard_map each of the four devices has a quarter of it, and nobody the whole."""
+def test_banks_are_updated_in_place(mode, share):
+    """Under shard_map each of the four devices has only a quarter of it."""
     compiled = compiled_step(mode)
-    found = bank_instructions(compiled.as_text(), share)
+    result = bank_instructions(compiled.as_text(), share)
     if share > 1:
         assert not bank_instructions(compiled.as_text())
-    assert "scatter" in found or "dynamic-update-slice" in found
+    assert "scatter" in result or "dynamic-update-slice" in result
     assert not {"copy", "copy-start", "select", "transpose", "all-gather", "add", "slice"} & set(
-        found
+        result
     )
     bytes_of_bank = 4 * np.prod(BANK) / share
     memory = compiled.memory_analysis()
@@ -122,8 +122,8 @@ def test_the_bank_is_written_where_it_lies(mode, share):
     assert memory.alias_size_in_bytes >= bytes_of_bank  # the donated bank is the new one
 
 
-def test_a_choice_between_whole_banks_would_copy():
-    """The test above can fail: without `deferred` the guard chooses between two banks."""
+def test_selecting_between_banks_would_copy():
+    """Without `deferred` the guard selects between two banks, which copies."""
     compiled = compiled_step("jit", deferred=False)
     assert {"copy", "select"} & set(bank_instructions(compiled.as_text()))
     assert compiled.memory_analysis().temp_size_in_bytes > 4 * np.prod(BANK)
