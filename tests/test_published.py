@@ -171,7 +171,7 @@ def test_a_set_of_another_size_is_refused(judge, pictures, tmp_path):
 
 def test_an_image_of_another_class_is_refused(judge, pictures, small, tmp_path):
     write("imagenet_a", tmp_path, pictures, [6] * 5 + [0])
-    with pytest.raises(UserError, match="'imagenet_a' holds an image of class 0, which is none"):
+    with pytest.raises(UserError, match="'imagenet_a' has an image of class 0, which is none"):
         judge("imagenet_a", tmp_path)
 
 
@@ -217,10 +217,10 @@ def test_parts_that_do_not_fit_are_refused(judge, small, archives):
     path = folder / "imagenet_c" / "gaussian_noise" / "2"
     moved = path / SYNSETS[0] / "ILSVRC2012_val_00000002.JPEG"
     moved.rename(path / SYNSETS[1] / moved.name)
-    with pytest.raises(UserError, match="'gaussian_noise' of severity 2 holds other images"):
+    with pytest.raises(UserError, match="'gaussian_noise' of severity 2 has other images"):
         judge("imagenet_c", folder)
     (path / SYNSETS[0]).rename(path / "n00000001")
-    with pytest.raises(UserError, match="has the folder 'n00000001', which is no class of Image"):
+    with pytest.raises(UserError, match="has the folder 'n00000001', which is not a class of Image"):
         judge("imagenet_c", folder)
     path.rename(folder / "elsewhere")
     with pytest.raises(UserError, match=r"'gaussian_noise/2' too, the archives of .*2235448"):
@@ -251,7 +251,7 @@ def test_files_of_224_pixels_are_seen_as_they_are_and_others_refused(files):
     image = pixels(files[0])
     same = imagenet_variants.Whole(224, 224)({"image": image})["image"]
     np.testing.assert_array_equal(same, image)
-    with pytest.raises(UserError, match="is 200 x 224 pixels; those of this set are 224 x 224"):
+    with pytest.raises(UserError, match="is 200 x 224 pixels; expected 224 x 224"):
         imagenet_variants.Whole(224, 224)({"image": image[:200]})
 
 

@@ -216,7 +216,7 @@ class Context:
         return int(self.settings.epochs) or self.config.final.linear_epochs
 
     def compile(self, feature: str) -> Callable[..., Any]:
-        """Compiles `(state, images) ->` a feature, or all outputs of `embed`; for `embed_source`."""
+        """Compiles `(state, images) ->` a feature, or all of `embed`; for `embed_source`."""
         if self._compiled is not None:
             return self._compiled
         if feature not in self._programs:
