@@ -220,7 +220,9 @@ def test_parts_that_do_not_fit_are_refused(judge, small, archives):
     with pytest.raises(UserError, match="'gaussian_noise' of severity 2 has other images"):
         judge("imagenet_c", folder)
     (path / SYNSETS[0]).rename(path / "n00000001")
-    with pytest.raises(UserError, match="has the folder 'n00000001', which is not a class of Image"):
+    with pytest.raises(
+        UserError, match="has the folder 'n00000001', which is not a class of Image"
+    ):
         judge("imagenet_c", folder)
     path.rename(folder / "elsewhere")
     with pytest.raises(UserError, match=r"'gaussian_noise/2' too, the archives of .*2235448"):
