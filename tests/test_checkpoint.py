@@ -142,13 +142,13 @@ def test_the_sums_are_those_of_sha256sum_and_name_what_changed(folder):
     sums = place / checksums.SUMS
     lines = sums.read_text().splitlines(keepends=True)
     sums.write_text("".join(lines[:-1]))  # cut between two lines
-    assert checksums.damage(place) == [f"{lines[-1].split()[1]} has no sum"]
+    assert checksums.damage(place) == [f"{lines[-1].split()[1]} has no checksum"]
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(folder):
     flip(max(files_of(folder, 3), key=lambda p: p.stat().st_size))
     saved = checkpoint.Checkpoints(folder, method="toy")
-    with pytest.raises(UserError, match=r"checkpoints/3 is damaged: state/.*Whole are.* step 2\."):
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged: state/.*Undamaged steps: 2\."):
         saved.restore(state_of(0))
     step, (line,) = saved.newest_whole()
     assert step == 2
@@ -203,7 +203,7 @@ def test_an_empty_folder_is_named_and_passed_over(folder, below, capsys):
     (folder / "checkpoints" / "11" / below).mkdir(parents=True)
     saved = checkpoint.Checkpoints(folder, method="toy", read_only=True)
     same(saved.restore(state_of(0))[0], state_of(3))
-    assert "checkpoints/11 is an empty folder: passed over" in capsys.readouterr().out
+    assert "checkpoints/11 is an empty folder: skipped" in capsys.readouterr().out
     saved.close()
     saved = checkpoint.Checkpoints(folder, method="toy")
     step, (line,) = saved.newest_whole()

@@ -113,5 +113,5 @@ def test_each_number_of_a_method_is_bounded(method):
 def test_a_config_of_another_method_is_refused():
     c = small_config("simclr")
     c.method = "byol"
-    with pytest.raises(UserError, match="no section 'byol': it was made for another method"):
+    with pytest.raises(UserError, match="no section 'byol': it is for another method"):
         build.build(c)

@@ -18,7 +18,7 @@ def test_sums_that_name_other_files_are_not_followed(tmp_path):
     names = ("/dev/zero", "../secret", f"{tmp_path}/secret", "state/pipe", "state/../../secret")
     for name in names:
         (place / checksums.SUMS).write_text(f"{whole}{abc}  {name}\n")
-        said = [f"{name} cannot be read: it is no file of the checkpoint"]
+        said = [f"{name} cannot be read: it is not a file of the checkpoint"]
         assert checksums.damage(place) == said
     (place / checksums.SUMS).write_text(whole)
     assert checksums.damage(place) == []

@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused(run, tmp_path):
     assert "epochs: 1.0 -> 2.0" in said and "add --extend" in said
     for epochs in (1.0, 0.5):
         said = refused(config_of(epochs), run, longer=True)
-        assert "holds one of 1 epochs (4 steps)" in said and "N above 1." in said
+        assert "has one of 1 epochs (4 steps)" in said and "N above 1." in said
     config = config_of(2.0)
     config.optim.lr = 0.5
     said = refused(config, run, longer=True)
@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused(run, tmp_path):
     config.max_steps = STEPS
     assert "--extend would train nothing: the run is at step 4" in refused(config, run, longer=True)
     said = refused(config_of(2.0), tmp_path / "none", longer=True)
-    assert "holds no checkpoint" in said and not (tmp_path / "none").exists()
+    assert "has no checkpoint" in said and not (tmp_path / "none").exists()
     assert workdir.read_config(run).epochs == 1.0
 
 
