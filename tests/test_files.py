@@ -84,7 +84,7 @@ def test_a_report_on_a_full_disk_leaves_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "table", lambda records: "new")
     page = tmp_path / "README.md"
     page.write_text(PAGE)
-    with full_disk(), pytest.raises(WriteError, match="is as it was: .*No space left"):
+    with full_disk(), pytest.raises(WriteError, match="is unchanged: .*No space left"):
         results.report(tmp_path, readme=page)
     assert page.read_text() == PAGE
     results.report(tmp_path, readme=page)
@@ -125,7 +125,7 @@ def test_embed_refuses_an_output_before_it_computes(run, tmp_path, monkeypatch, 
 
 def test_evaluate_refuses_a_full_workdir_before_it_computes(run, monkeypatch):
     monkeypatch.setattr("jssl.evaluate.context.Context.load", lambda *a: pytest.fail("computed"))
-    with full_disk(), pytest.raises(UserError, match="belong into .*evaluation, which cannot be"):
+    with full_disk(), pytest.raises(UserError, match="go to .*evaluation, which cannot be"):
         evaluate.evaluate_run(run, protocols=["knn"])
 
 

@@ -181,7 +181,7 @@ def test_the_best_run_is_chosen_by_its_own_metric_and_never_by_the_test(tmp_path
     assert selection.main([a, b]) == 0
     assert "70.0  lr 0.01, weight decay 0.001" in capsys.readouterr().out
     tested = pets("c", "final", top1=1.0, mean_per_class=1.0)
-    with pytest.raises(UserError, match="was judged on the test split of 'pets'"):
+    with pytest.raises(UserError, match="was evaluated on the test split of 'pets'"):
         selection.validation_score(tested)
     with pytest.raises(UserError, match="differ in more than .* data.test_split"):
         selection.best_run([a, tested])

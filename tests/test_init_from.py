@@ -136,7 +136,7 @@ def test_weights_of_moco_begin_a_classifier(tmp_path, capsys):
     state = begun(config, tmp_path / "run", first)
     same(state.params["encoder"], source.params["encoder"])
     same(state.params["classifier"], first.params["classifier"])
-    assert "left out, as this run has no place for it: projector" in capsys.readouterr().out
+    assert "not used by this run: projector" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("other", [False, True])
