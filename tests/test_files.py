@@ -159,11 +159,11 @@ def test_a_workdir_may_have_any_name_that_its_checkpoints_can_have(tmp_path, nam
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (os.fsdecode(b"non\xffutf"), r"bytes that are no UTF-8.*non\\udcffutf"),
-        ("back\\slash", r"the sign \\"),
-        ("a[1]", r"the sign \["),
-        ("what?", r"the sign \?"),
-        ("all*", r"the sign \*"),
+        (os.fsdecode(b"non\xffutf"), r"bytes that are not UTF-8.*non\\udcffutf"),
+        ("back\\slash", r"the character \\"),
+        ("a[1]", r"the character \["),
+        ("what?", r"the character \?"),
+        ("all*", r"the character \*"),
         ("n" * 256, "File name too long"),
         ("/".join(["n" * 250] * 15), r"bytes, more than 3796"),
     ],

@@ -231,7 +231,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 def test_a_workdir_that_is_an_address(address):
     with pytest.raises(UserError, match="--workdir=/mnt/b/run"):
         workdir.open_workdir(address, small_config("simclr"))
-    with pytest.raises(UserError, match="is an address"):
+    with pytest.raises(UserError, match="is a URL"):
         workdir.read_config(address)
     assert not Path("gs:").exists()
 
@@ -240,7 +240,9 @@ def test_a_workdir_that_is_an_address(address):
 def test_a_disk_that_takes_no_more_is_said_with_the_last_whole_step(tmp_path, told_as):
     for name in ("20", "100", "120.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    message = rf"under {tmp_path}: No space left on device\. .* whole checkpoint is of step 100\."
+    message = (
+        rf"under {tmp_path}: No space left on device\. .* complete checkpoint is of step 100\."
+    )
     with pytest.raises(WriteError, match=message), workdir.write_errors(tmp_path):
         try:
             if told_as == "words":

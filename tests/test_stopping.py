@@ -39,21 +39,21 @@ jssl.run.build.make_launcher = lambda mode: make(mode)._replace(
 MONITORING = "jssl.run.train.make_monitor = lambda parts: hang"
 JUDGING = "jssl.run.judge.final_rows = hang"
 STEPPING = """
-finished = jssl.run.train._Run._finished
+finished = jssl.run.train._Run._log_step
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         print("HERE", flush=True)
         sys.stdin.readline()
-jssl.run.train._Run._finished = slow
+jssl.run.train._Run._log_step = slow
 """
 SAVING = """
-finished = jssl.run.train._Run._finished
+finished = jssl.run.train._Run._log_step
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         hang()
-jssl.run.train._Run._finished = slow
+jssl.run.train._Run._log_step = slow
 """
 REFRESHING = """
 build, count = jssl.run.build.build, []
@@ -218,14 +218,14 @@ CLOSING = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from jssl.run import stopping
-finished = jssl.run.train._Run._finished
+finished = jssl.run.train._Run._log_step
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         print("HERE", flush=True)
         while not stopping.asked():
             time.sleep(0.01)
-jssl.run.train._Run._finished = slow
+jssl.run.train._Run._log_step = slow
 """
 
 
@@ -276,7 +276,8 @@ def test_a_library_call_leaves_the_handlers_of_its_caller(tmp_path, monkeypatch)
     mine = {n: signal.getsignal(n) for n in numbers}
     seen = []
     monkeypatch.setattr(
-        "jssl.run.train._asked", lambda _: seen.append({n: signal.getsignal(n) for n in numbers})
+        "jssl.run.train._stop_requested",
+        lambda _: seen.append({n: signal.getsignal(n) for n in numbers}),
     )
     try:
         judge.train_and_judge(tiny(), tmp_path / "run")

@@ -82,7 +82,7 @@ def test_rows_of_metrics_that_are_none_are_set_aside(tmp_path):
     bad = [b"[1]", b"7", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff\xfe", b"\0\0", b'{"st']
     path.write_bytes(b"\n".join([good[0], *bad, good[1], good[2], b'{"step": 2, "lo']))
     (line,) = truncate_jsonl(path, 2)
-    assert line == f"8 lines of metrics.jsonl are no rows; moved to {path}.damaged"
+    assert line == f"8 lines of metrics.jsonl are damaged; moved to {path}.damaged"
     assert path.read_bytes() == b"".join(row + b"\n" for row in good[:2])
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == b"".join(b + b"\n" for b in bad)
     assert truncate_jsonl(path, 2) == []
@@ -91,7 +91,7 @@ def test_rows_of_metrics_that_are_none_are_set_aside(tmp_path):
     assert not has_row(path, 1, "monitor_seconds")
     writers = Writers(tmp_path, step=2, tensorboard=False)
     writers.close()
-    assert writers.warnings == [f"1 lines of metrics.jsonl are no rows; moved to {path}.damaged"]
+    assert writers.warnings == [f"1 lines of metrics.jsonl are damaged; moved to {path}.damaged"]
 
 
 @pytest.mark.parametrize(("content", "said"), DAMAGED, ids=IDS)
