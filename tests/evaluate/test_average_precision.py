@@ -112,7 +112,7 @@ def test_misuse_is_said():
         evaluate.average_precision(falling(7), TOY, definition="2007")
     with pytest.raises(ValueError, match="one M"):
         evaluate.average_precision(falling(6), TOY, definition="step")
-    with pytest.raises(ValueError, match="give ignore apart"):
+    with pytest.raises(ValueError, match="pass ignore separately"):
         evaluate.average_precision(falling(2), np.array([1, 255]), definition="step")
     with pytest.raises(ValueError, match="1 scores not a number"):
         evaluate.average_precision(np.array([1, np.nan]), np.array([1, 0]), definition="step")

@@ -179,11 +179,11 @@ def test_each_line_names_value_threshold_and_what_to_look_at():
     for words in (
         "std of normalised embeddings is 0.0523",
         "threshold 0.1",
-        "Look at the learning",
+        "Check the learning",
     ):
         assert words in line
     (line,) = collapse_warnings({**HEALTHY, "effective_rank": 1.5})
-    for words in ("effective rank (RankMe) is 1.5", "threshold 2", "Look at the strength"):
+    for words in ("effective rank (RankMe) is 1.5", "threshold 2", "Check the strength"):
         assert words in line
     (line,) = collapse_warnings({**HEALTHY, "uniformity": float("nan")})
     assert "uniformity is not a number" in line
