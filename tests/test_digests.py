@@ -5,7 +5,7 @@ import os
 from jssl.run import checksums
 
 
-def test_sums_that_name_other_files_are_not_followed(tmp_path):
+def test_checksums_of_other_files_are_not_followed(tmp_path):
     """/dev/zero would be read for ever, a pipe waited for."""
     place = tmp_path / "3"
     (place / "state").mkdir(parents=True)
@@ -24,7 +24,7 @@ def test_sums_that_name_other_files_are_not_followed(tmp_path):
     assert checksums.damage(place) == []
 
 
-def test_a_list_without_end_is_not_read(tmp_path):
+def test_a_huge_list_of_checksums_is_not_read(tmp_path):
     with open(tmp_path / checksums.SUMS, "wb") as file:
         file.truncate(2**35)
     said = f"{checksums.SUMS} has 34,359,738,368 bytes; expected at most 268,435,456"

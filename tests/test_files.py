@@ -24,7 +24,7 @@ def full_disk():
     return mock.patch.object(files.os, "fsync", side_effect=FULL)
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path):
     path = tmp_path / ("n" * 251 + ".npz")  # as long as a name may be
     files.write_bytes(path, b"old")
     os.chmod(path, 0o640)
@@ -61,7 +61,7 @@ NAMED = {
 }
 
 
-def test_nothing_writes_a_file_but_by_the_one_module():
+def test_all_files_are_written_by_jssl_files():
     found = set()
     for path in sorted((ROOT / "jssl").rglob("*.py")):
         if path.name == "files.py":
@@ -79,7 +79,7 @@ def test_nothing_writes_a_file_but_by_the_one_module():
 PAGE = f"head\n{results.BEGIN}\nold\n{results.END}\ntail\n"
 
 
-def test_a_report_on_a_full_disk_leaves_the_page(tmp_path, monkeypatch):
+def test_a_report_on_a_full_disk_leaves_the_page_unchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "load_records", lambda folder: [])
     monkeypatch.setattr(results, "table", lambda records: "new")
     page = tmp_path / "README.md"
@@ -129,7 +129,7 @@ def test_evaluate_refuses_a_full_workdir_before_it_computes(run, monkeypatch):
         evaluate.evaluate_run(run, protocols=["knn"])
 
 
-def test_a_disk_that_fills_during_an_evaluation_costs_no_number(run, capsys):
+def test_a_disk_that_fills_during_an_evaluation_loses_no_result(run, capsys):
     """The probe of the folders passes; the record is what does not fit any more."""
 
     def fill(path, text):
@@ -150,7 +150,7 @@ def test_a_disk_that_fills_during_an_evaluation_costs_no_number(run, capsys):
 @pytest.mark.parametrize(
     "name", ["a b", "50%", "{}", "{0}", "new\nline", "a=b", "a,b", "-dash", "dot.", "n" * 255, "12"]
 )
-def test_a_workdir_may_have_any_name_that_its_checkpoints_can_have(tmp_path, name):
+def test_a_workdir_may_have_any_name_valid_for_checkpoints(tmp_path, name):
     folder = finished_run(small_config("simclr"), workdir.make_folder(tmp_path / name))
     assert json.loads((folder / "config.json").read_text())["method"] == "simclr"
     assert [p.name for p in folder.glob("checkpoints/*")] == ["0"]

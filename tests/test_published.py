@@ -136,7 +136,7 @@ def write(name, folder, pictures, labels, split="test"):
     ("name", "classes"),
     [("imagenet_a", IMAGENET_A), ("imagenet_r", IMAGENET_R), ("imagenet_v2", tuple(range(1000)))],
 )
-def test_top1_is_among_the_sets_own_classes(
+def test_top1_is_among_the_classes_of_the_set(
     judge, logits_of, pictures, small, tmp_path, name, classes
 ):
     classes = np.array(classes)
@@ -212,7 +212,7 @@ def test_imagenet_c_of_the_authors_archives(judge, logits_of, files, pictures, s
     assert value["top-1 error"] == pytest.approx(1 / 6)  # the last of that name: clean
 
 
-def test_parts_that_do_not_fit_are_refused(judge, small, archives):
+def test_inconsistent_parts_are_refused(judge, small, archives):
     folder, _ = archives
     path = folder / "imagenet_c" / "gaussian_noise" / "2"
     moved = path / SYNSETS[0] / "ILSVRC2012_val_00000002.JPEG"
@@ -249,7 +249,7 @@ def test_rows_of_many_images_have_the_interval_of_their_means():
         assert low < row["numbers"]["trained"]["value"] < high
 
 
-def test_files_of_224_pixels_are_seen_as_they_are_and_others_refused(files):
+def test_files_of_224_pixels_are_used_unchanged_and_others_refused(files):
     image = pixels(files[0])
     same = imagenet_variants.Whole(224, 224)({"image": image})["image"]
     np.testing.assert_array_equal(same, image)
@@ -350,7 +350,7 @@ def test_imagenet_p_flips_and_distances(judge, logits_of, files, small, tmp_path
         judge("imagenet_p", tmp_path)
 
 
-def test_what_is_missing_is_said_with_the_command(judge, run, loaded, tmp_path, monkeypatch):
+def test_missing_data_is_reported_with_the_command(judge, run, loaded, tmp_path, monkeypatch):
     def needs(name):
         context = evaluate.Context.load(run, evaluate.Settings(data_dir=str(tmp_path)))
         context.__dict__.update(loaded)

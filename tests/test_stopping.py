@@ -136,7 +136,7 @@ QUIET = "--config.monitor.every_epochs=0"
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_a_signal_is_heard_in_every_part_of_a_run(
+def test_a_signal_is_handled_in_every_part_of_a_run(
     start, tmp_path, patch, number, words, saved, said
 ):
     folder = tmp_path / "run"
@@ -202,7 +202,7 @@ with stopping.signals(), stopping.ends_at_once("All is saved.", last=True):
 """
 
 
-def test_a_process_of_a_job_ends_while_it_judges():
+def test_a_process_of_a_job_exits_during_evaluation():
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen([sys.executable, "-c", JOB], cwd=ROOT, text=True, **pipes)
     try:
@@ -229,7 +229,7 @@ jssl.run.train._Run._log_step = slow
 """
 
 
-def test_a_terminal_that_is_closed_costs_nothing(start, tmp_path):
+def test_a_closed_terminal_loses_nothing(start, tmp_path):
     """The kernel sends SIGHUP, and whatever is written to the screen from then on fails."""
     ours, theirs = os.openpty()
     process = start(
@@ -306,7 +306,7 @@ def test_a_run_in_a_thread_works(tmp_path):
     assert errors == [] and (tmp_path / "run" / "result.json").exists()
 
 
-def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
+def test_wrong_monitor_settings_are_refused_before_training(tmp_path):
     for key, value, said in [
         ("knn_k", 33, "kNN with k=33 over 32 labelled examples"),
         ("knn_k", 0, "knn_k expects a whole number of at least 1, found 0"),
@@ -327,7 +327,7 @@ def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
         judge.train_and_judge(config, tmp_path / "run")
 
 
-def test_a_failing_monitor_loses_nothing_and_is_made_up_for(tmp_path, monkeypatch):
+def test_a_failing_monitor_loses_nothing_and_is_repeated(tmp_path, monkeypatch):
     def broken(parts):
         return lambda state: 1 / 0
 
