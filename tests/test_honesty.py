@@ -128,7 +128,7 @@ def test_a_record_describes_its_data(run, judged, halves, name):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_changed_test_labels_change_only_the_scores(judged, name):
+def test_poisoned_test_labels_change_only_the_scores(judged, name):
     (clean, heads), (poisoned, other) = judged[name, "clean"], judged[name, "poisoned"]
     assert clean["data"]["fingerprint"] != poisoned["data"]["fingerprint"]
     assert without_scores(clean) == without_scores(poisoned)

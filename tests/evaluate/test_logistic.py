@@ -223,7 +223,7 @@ def test_lambda_is_selected_on_validation_and_refitted_on_both():
     np.testing.assert_allclose(found.head.kernel, reference.fit(x, y).coef_.T, atol=1e-3)
 
 
-def test_changed_test_labels_change_the_score_and_not_the_selection():
+def test_poisoned_test_labels_change_the_score_and_not_the_selection():
     (x, y), (test_x, test_y) = noisy(300, 0), noisy(150, 1)
     wrong = (test_y + 1) % 3
     plain, poisoned = (

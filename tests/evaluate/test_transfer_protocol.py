@@ -116,7 +116,7 @@ def test_two_sets_end_to_end(run, prepared, monkeypatch, capsys):
     assert "mean per class" in shown and "one of 8 from 0.001 to 177.828" in shown
 
 
-def test_changed_test_labels_change_only_the_score(run, prepared, tmp_path, monkeypatch):
+def test_poisoned_test_labels_change_only_the_score(run, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "KINDS", ("trained",))
     train, _, test = SMALL["caltech101"]
     write("caltech101", tmp_path, (train, None, (test + 50) % 102))
