@@ -27,7 +27,7 @@ from jssl import augment, data, methods, models, optim
 from jssl.errors import UserError, nearest
 
 _HERE = Path(__file__).parent
-# A wheel has them inside the package, a checkout beside it.
+# Inside the package in a wheel, next to it in a checkout.
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 
 

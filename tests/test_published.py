@@ -251,10 +251,10 @@ def test_rows_of_many_images_have_the_interval_of_their_means():
 
 def test_files_of_224_pixels_are_used_unchanged_and_others_refused(files):
     image = pixels(files[0])
-    same = imagenet_variants.Whole(224, 224)({"image": image})["image"]
+    same = imagenet_variants.Resize(224, 224)({"image": image})["image"]
     np.testing.assert_array_equal(same, image)
     with pytest.raises(UserError, match="is 200 x 224 pixels; expected 224 x 224"):
-        imagenet_variants.Whole(224, 224)({"image": image[:200]})
+        imagenet_variants.Resize(224, 224)({"image": image[:200]})
 
 
 def test_cifar10_c_is_the_plain_mean(small, tmp_path, monkeypatch, tmp_path_factory):

@@ -305,7 +305,7 @@ def other_classes(folder: str | Path, config: ConfigDict, chosen: ConfigDict, so
     if source.num_classes and chosen != config.data and not (own and names):
         say(
             f"The classes of {source.name if own else config.data.name} have no names: the labels "
-            f"of {source.name} are compared with the run's classifier by number alone."
+            f"of {source.name} are compared with the run's classifier by number only."
         )
     return data.difference(names, own)
 

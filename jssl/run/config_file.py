@@ -123,7 +123,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     """Sets one key of a config from a flag, in place.
 
     Args:
-        config: the whole config.
+        config: the complete config.
         key: its path, as `optim.lr`.
         text: the value as typed. Read as the type of the key; tuples as `(1,2)`, `1,2` or `1`;
             None if the key may be None.

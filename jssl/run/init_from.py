@@ -240,11 +240,11 @@ def _networks(
     `embed` uses it), or the weights as the average.
     """
     weights = source.networks["params"]
-    judged = source.networks.get("average", weights)
-    first = weights if "average" in like else judged
+    average = source.networks.get("average", weights)
+    first = weights if "average" in like else average
     networks = {"params": first}
     if "average" in like:
-        networks["average"] = judged
+        networks["average"] = average
     if "target" in like:
         target = source.networks.get("target", ({}, {}))
         networks["target"] = {**first[0], **target[0]}, {**first[1], **target[1]}
@@ -252,19 +252,19 @@ def _networks(
 
 
 def _reason(
-    parts: build.Experiment, source: Source, name: str, found: PyTree, like: TrainState
+    parts: build.Experiment, source: Source, name: str, params: PyTree, like: TrainState
 ) -> str:
     """Returns why a module starts anew; '' if it is copied."""
     if _is_encoder(name):
         return ""
     if name in NOT_LEARNT:
         return "initialised after every clustering"
-    if name not in found:
+    if name not in params:
         return "absent there"
-    have, want = (checkpoint.flat_leaves(tree[name]) for tree in (found, like.params))
-    for key in sorted({*have, *want}):
+    old, new = (checkpoint.flat_leaves(tree[name]) for tree in (params, like.params))
+    for key in sorted({*old, *new}):
         shapes = [
-            list(x.shape) if x is not None else "absent" for x in (have.get(key), want.get(key))
+            list(x.shape) if x is not None else "absent" for x in (old.get(key), new.get(key))
         ]
         if shapes[0] != shapes[1]:
             return f"{key}: {shapes[0]} there, {shapes[1]} here"
@@ -297,28 +297,28 @@ def _codes(config: ConfigDict, state: TrainState) -> dict[str, PyTree]:
     return {module: vars(state)[run.field] for run in runs for module in run.codes}
 
 
-def _other_codes(found: PyTree | None, own: PyTree | None) -> str:
-    if not found or not own:
+def _other_codes(source: PyTree | None, own: PyTree | None) -> str:
+    if not source or not own:
         return "codes of a tokenizer on one side only"
     leaves = jax.tree.leaves(own)
     if isinstance(leaves[0], jax.ShapeDtypeStruct):
         return ""  # only the shapes are known
-    pairs = zip(jax.tree.leaves(found), leaves, strict=True)
+    pairs = zip(jax.tree.leaves(source), leaves, strict=True)
     same = all(np.array_equal(a, np.asarray(b)) for a, b in pairs)
     return "" if same else "codes of another tokenizer"
 
 
 def _module(
-    config: ConfigDict, source: Source, field: str, module: str, found: PyTree, like: PyTree
+    config: ConfigDict, source: Source, field: str, module: str, network: PyTree, like: PyTree
 ) -> PyTree:
     """Returns a module of one field in the structure of `like`."""
     if _is_encoder(module) and field in ("params", "target", "average"):
         return pretrained.encoder_for(
-            config, source.config, found.get(module, {}), like, path=f"{module}."
+            config, source.config, network.get(module, {}), like, path=f"{module}."
         )
-    have, want = checkpoint.describe(found.get(module, {})), checkpoint.describe(like)
+    old, new = checkpoint.describe(network.get(module, {})), checkpoint.describe(like)
     if _is_encoder(module):
-        pretrained.check_same_leaves(have, want, config, source.config, f"{field}.{module}.")
-    elif have != want:
+        pretrained.check_same_leaves(old, new, config, source.config, f"{field}.{module}.")
+    elif old != new:
         return like
-    return found[module]
+    return network[module]

@@ -56,18 +56,18 @@ def fitted(
         found = expand_shared_table(found)
     if grid != new_grid:
         found = at_resolution(found, grid=(grid, grid), new_grid=(new_grid, new_grid))
-    have, want = checkpoint.flat_leaves(found), checkpoint.flat_leaves(like)
+    old, new = checkpoint.flat_leaves(found), checkpoint.flat_leaves(like)
     rows = []
-    for name in [*want, *(name for name in have if name not in want)]:
+    for name in [*new, *(name for name in old if name not in new)]:
         top = name.split(".")[0]
-        if top in (NEW if name not in have else LEFT_OUT if name not in want else ()):
+        if top in (NEW if name not in old else LEFT_OUT if name not in new else ()):
             continue
-        shapes = [list(np.shape(x[name])) if name in x else "absent" for x in (have, want)]
+        shapes = [list(np.shape(x[name])) if name in x else "absent" for x in (old, new)]
         if shapes[0] != shapes[1]:
             rows.append(f"  {path}{name}: {shapes[0]}, expected {shapes[1]}")
     if rows:
         raise UserError(_misfit(rows, advice))
-    leaves = [have.get(name, leaf) for name, leaf in want.items()]
+    leaves = [old.get(name, leaf) for name, leaf in new.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

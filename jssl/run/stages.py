@@ -221,17 +221,17 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
     config, settings = stage.config, stage.config[stage.config.method]
     assert stage.network is not None  # see `plan`
     place.mkdir(exist_ok=True)
-    halves = semi_supervised.split(config, data.make_source(config.data, "train"))
-    if not len(halves.rows):
+    split = semi_supervised.split(config, data.make_source(config.data, "train"))
+    if not len(split.rows):
         raise UserError(
-            f"Stage {stage.name}: every example of '{halves.labelled.name}' is labelled, none is "
+            f"Stage {stage.name}: every example of '{split.labelled.name}' is labelled, none is "
             "left to label. Type --config.noisy_student.label_fraction=0.1, or use other "
             "images: --config.noisy_student.unlabeled_name=NAME."
         )
     data.check_same(
         workdir.read_classes(stage.network),
-        data.class_names(halves.labelled),
-        what=f"The teacher in '{stage.network}' and data set '{halves.labelled.name}'",
+        data.class_names(split.labelled),
+        what=f"The teacher in '{stage.network}' and data set '{split.labelled.name}'",
         advice="Use a teacher that was trained on this data set.",
     )
     launcher = make_launcher(config.launch)
@@ -242,19 +242,19 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
         "teacher_step": str(int(state.step)),
         "teacher_sha256": _hash(state),
         "config_hash": config_lib.config_hash(teacher),
-        "data": halves.unlabelled.name,
-        "fingerprint": halves.unlabelled.fingerprint(),
+        "data": split.unlabelled.name,
+        "fingerprint": split.unlabelled.fingerprint(),
     }
     compiled = launcher.compile_embed(probabilities(embed))
     transform = data.eval_transform(
-        semi_supervised.unlabelled_data(config), halves.unlabelled, size=teacher.augment.size
+        semi_supervised.unlabelled_data(config), split.unlabelled, size=teacher.augment.size
     )
     parts = []
-    for first in range(0, len(halves.rows), PART):
-        rows = halves.rows[first : first + PART]
+    for first in range(0, len(split.rows), PART):
+        rows = split.rows[first : first + PART]
         path = place / f"part-{first}.npz"
         if not path.exists():
-            source = data.Part(halves.unlabelled, rows)
+            source = data.Part(split.unlabelled, rows)
             probs, _, indices = embed_source(
                 compiled, state, source, batch_size=BATCH, transform=transform
             )
@@ -273,7 +273,7 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
         seed=config.seed,
     )
     indices = np.concatenate([part.indices for part in parts])
-    if names := data.class_names(halves.labelled):
+    if names := data.class_names(split.labelled):
         provenance["classes"] = json.dumps(names)
     labels = pseudo_labels.PseudoLabels(indices, probs, copies, provenance)
     _only_first(lambda: pseudo_labels.save(place / LABELS, labels))

@@ -301,10 +301,10 @@ def _remember(memory: _Memory, s: Array, y: Array) -> _Memory:
 
 
 def _line_search(residual_of, z, moves, M, slope_of_penalty, curvature_of_penalty) -> Array:
-    """A step at which the slope along the direction is small: a bracket, then regula falsi.
+    """Finds a step where the slope along the direction is small: a bracket, then regula falsi.
 
-    The objective is convex: its slope rises along the line, and one change of sign holds the
-    minimum. Slopes are compared, not values: near the optimum float32 values are all the same.
+    The objective is convex: its slope increases along the line, and changes sign at the minimum.
+    Slopes are compared, not values: near the optimum float32 values are all equal.
     """
 
     def slope(t: Array) -> Array:

@@ -79,12 +79,12 @@ def _names(folder: Path) -> list[str]:
 def _evaluate(context: Context, folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Computes the flip rate and top-5 distance of each sequence of a perturbation: [S], [S]."""
     noise = NOISE in folder.name
-    whole = imagenet_variants.Whole(context.size, imagenet_variants.SIDE)
+    resize = imagenet_variants.Resize(context.size, imagenet_variants.SIDE)
     flips, distances = [], []
     for videos in video.video_batches(folder, names, batch_size=AT_ONCE):
         B, T = videos.shape[:2]
         frames = np.stack(
-            [whole({"image": x})["image"] for x in videos.reshape(-1, *videos.shape[2:])]
+            [resize({"image": x})["image"] for x in videos.reshape(-1, *videos.shape[2:])]
         )
         padding = (AT_ONCE - B) * T  # batches of one shape: compiled once
         frames = np.concatenate([frames, np.repeat(frames[:1], padding, axis=0)])

@@ -166,7 +166,7 @@ def subset(context: Context, name: str) -> list[Row]:
 def imagenet_c(context: Context, name: str = "imagenet_c") -> list[Row]:
     """Computes mCE over 15 corruptions, and relative mCE if the clean set is prepared."""
     about, folder = _needed(context, name), directory(context)
-    wrong = _mistakes(context, name, Whole(context.size, SIDE))
+    wrong = _mistakes(context, name, Resize(context.size, SIDE))
     origin = "the published files" if _archive(folder).is_dir() else "as TFDS regenerates them"
     size = "as they are" if context.size == SIDE else f"resized to {context.size} px"
     protocol = f"own classifier, {about.examples:,} images of ImageNet-C, {origin}, 224 px {size}"
@@ -189,7 +189,7 @@ def imagenet_c(context: Context, name: str = "imagenet_c") -> list[Row]:
 def cifar10_c(context: Context, name: str = "cifar10_c") -> list[Row]:
     """Computes the mean error over 15 corruptions and five severities."""
     about = _needed(context, name)
-    wrong = _mistakes(context, name, Whole(context.size, 32))
+    wrong = _mistakes(context, name, Resize(context.size, 32))
     protocol = f"own classifier, {about.examples:,} images of CIFAR-10-C, {context.size} px"
     return [error_row(wrong, protocol=protocol, seed=context.settings.seed)]
 
@@ -311,7 +311,7 @@ def _cropped(context: Context) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole:
+class Resize:
     """Keeps whole images of a given side, resized to the network's size if it differs."""
 
     size: int
@@ -326,8 +326,8 @@ class Whole:
                 f"Picture{name} is {pixels.shape[0]} x {pixels.shape[1]} pixels; expected "
                 f"{self.side} x {self.side}. Unpack the archives of {self.side} px."
             )
-        whole = data.CentreCrop(self.size, resize=self.size)
-        return whole({**example, "image": pixels})
+        resize = data.CentreCrop(self.size, resize=self.size)
+        return resize({**example, "image": pixels})
 
 
 def protocol(name: str, run: Callable[[Context, str], list[Row]]) -> Protocol:

@@ -116,5 +116,5 @@ def check_sizes(name: str, found: tuple[int, ...], num_classes: int) -> tuple[in
         )
     if len(found) == 3:
         return found
-    held = round(found[0] * validation / (train + validation))
-    return found[0] - held, held, found[1]
+    held_out = round(found[0] * validation / (train + validation))
+    return found[0] - held_out, held_out, found[1]
