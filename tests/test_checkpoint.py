@@ -192,7 +192,7 @@ def test_the_suggested_command_writes_missing_checksums(folder):
     saved = checkpoint.Checkpoints(folder, method="toy")
     with pytest.raises(UserError, match="Every checkpoint in .* is damaged") as error:
         saved.newest_whole()
-    command = str(error.value).rpartition("make the sums in its folder: ")[2]
+    command = str(error.value).rpartition("write the checksums in its folder: ")[2]
     subprocess.run(command, shell=True, check=True, cwd=folder / "checkpoints" / "3")
     assert saved.newest_whole() == (3, [])
     saved.close()

@@ -62,7 +62,7 @@ def same_bits(a, b):
         (
             [TEACHER, STUDENT[0], {"stage": "student", "model": {"width": 0.06}}],
             {},
-            "equal or larger, as it learns from more",
+            "equal or larger, as it has more training data",
         ),
     ],
     ids=lambda value: str(value)[:40],

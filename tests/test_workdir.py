@@ -70,7 +70,7 @@ def test_damaged_lists_of_stages_give_a_one_sentence_error(tmp_path, content, sa
 def test_a_damaged_record_of_a_stage_is_reported_and_recreated(tmp_path, content, said, capsys):
     (tmp_path / stages.DONE).write_bytes(content)
     assert stages._finished(stages.Stage("1_teacher", "teacher", None, None), tmp_path) is None
-    assert "done.json is damaged: the stage goes on" in capsys.readouterr().out
+    assert "done.json is damaged: the stage resumes" in capsys.readouterr().out
 
 
 def test_damaged_rows_of_metrics_are_moved(tmp_path):

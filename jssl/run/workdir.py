@@ -147,7 +147,7 @@ def open_workdir(
     if schema is not None and schema < 3 and any(folder.glob("checkpoints/*")):
         say(
             f"NOTE {folder} was started by an earlier version of jssl: from here on its "
-            "augmentation uses different random numbers, of the same distribution"
+            "augmentation draws other random numbers, of the same distribution"
         )
     if jax.process_index() == 0:
         if classes:
