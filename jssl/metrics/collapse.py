@@ -53,7 +53,7 @@ def effective_rank(z: Array, *, eps: float = 1e-7) -> Array:
         eps: as in the paper, for float32.
 
     Returns:
-        float32 [], 1 if one singular value is not 0, min(M,D) if all are equal.
+        float32 [], 1 if only one singular value is not 0, min(M,D) if all are equal.
 
     Example:
         >>> print(round(float(effective_rank(jnp.eye(4))), 3))

@@ -84,8 +84,8 @@ def evaluate_linear(
         train_transform: on the host, see `jssl.data.train_transform` (views=1).
         test_transform: on the host, see `jssl.data.eval_transform`.
         workers: processes that read training images; 0 for threads.
-        devices: that share each batch, the local ones by default; their number must divide it,
-            others stay unused.
+        devices: that share each batch, the local ones by default; gcd(batch size, number of
+            devices) of them are used.
         progress: called after each epoch with its entry of `history`.
 
     Returns:
@@ -210,7 +210,7 @@ def _classes(train_source: Any, test_source: Any) -> int:
 
 
 def _mesh(batch_size: int, devices: list[Any]) -> Mesh:
-    """Returns a mesh of one axis, with the largest number of devices that divides the batch."""
+    """Returns a mesh of one axis, with gcd(batch size, number of devices) devices."""
     return Mesh(np.array(devices[: math.gcd(batch_size, len(devices))]), (AXIS_NAME,))
 
 
