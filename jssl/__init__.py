@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jssl.types import RunLengths as RunLengths
     from jssl.types import TrainState as TrainState
 
-# Imported when they are asked for: `from jssl import losses` loads jax and the losses alone.
+# Imported on first use: `from jssl import losses` loads only jax and the losses.
 _HOMES = {
     "UserError": "errors",
     "load_encoder": "run.build",

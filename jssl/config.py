@@ -1,4 +1,4 @@
-"""The tree of settings: every key that code reads, its default, and how a config file fills it.
+"""The tree of settings: every key with its default, and how a config file sets them.
 
 A config file is Python with `get_config(arg)`; it starts from `base(method, preset=...)`, whose
 tree is locked, so that a key which no code reads cannot be set by mistake:
@@ -27,19 +27,19 @@ from jssl import augment, data, methods, models, optim
 from jssl.errors import UserError, nearest
 
 _HERE = Path(__file__).parent
-# A wheel has them inside the package, a checkout beside it.
+# Inside the package in a wheel, next to it in a checkout.
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 
 
 def common() -> dict[str, Any]:
-    """The settings that every method has, with their defaults."""
+    """Returns the settings that every method has, with their defaults."""
     return {
         "seed": 0,
         "epochs": 100.0,  # may be a fraction
-        "updates": "whole_epochs",  # how they are counted, see jssl.optim.count_updates
+        "updates": "whole_epochs",  # how updates are counted, see jssl.optim.count_updates
         "max_steps": 0,  # stop after this many updates; 0: `epochs` decides
         "batch_size": 256,  # global, over all devices of all processes
-        "init_from": "",  # WORKDIR[:step] of a run of the same net that this one begins with
+        "init_from": "",  # WORKDIR[:step] of a run with the same encoder, to start from
         "launch": "pmap",  # pmap | shard_map | jit | vmap:N
         "dtype": "float32",  # compute; parameters, statistics and losses stay float32
         "model": {},  # jssl.models.DEFAULTS
@@ -53,8 +53,8 @@ def common() -> dict[str, Any]:
         "optim": {},  # jssl.optim.DEFAULTS
         "checkpoint": {
             "every_steps": 1000,
-            "keep": 2,  # the newest so many
-            "keep_every_steps": 0,  # and every so many steps for good; 0: none
+            "keep": 2,  # number of newest checkpoints
+            "keep_every_steps": 0,  # also keep every N-th step permanently; 0: none
         },
         "log": {
             "every_steps": 10,
@@ -67,7 +67,7 @@ def common() -> dict[str, Any]:
             "knn_k": 20,
             "knn_temperature": 0.1,
             "knn_feature": "backbone",
-            "max_examples": 5000,  # of each split; the protocol says how many were used
+            "max_examples": 5000,  # of each split; the protocol text has the number used
             "std_threshold": 0.1,
             "rank_threshold": 2.0,
         },
@@ -75,21 +75,21 @@ def common() -> dict[str, Any]:
             "enabled": True,
             "linear_epochs": 100,
         },
-        # Filled in from the data when a run is built, for schedules and for state whose size is
-        # that of the data set; a workdir keeps them, so that its state can be restored.
+        # Set from the data when a run is built, for schedules and for state of the size of the
+        # data set; stored in the workdir, so that its state can be restored.
         "run": {"num_examples": 0, "steps_per_epoch": 0, "total_steps": 0},
     }
 
 
 def base(method: str, *, preset: str) -> ConfigDict:
-    """The whole locked tree of a method, with one of its presets applied.
+    """Returns the complete, locked config of a method, with one of its presets applied.
 
     Args:
         method: name of a file in jssl/methods.
         preset: key of `presets(method)`.
 
     Returns:
-        ConfigDict; assigning a key that it lacks raises.
+        ConfigDict; assigning an unknown key raises.
 
     Raises:
         UserError: unknown method or preset, naming the nearest.
@@ -110,7 +110,7 @@ def base(method: str, *, preset: str) -> ConfigDict:
     config.optim = ConfigDict(optim.DEFAULTS)
     config.optim.eps = placeholder(float)
     for name, value in augment.OPTIONS.items():
-        # A chance is one number, or one for each view.
+        # A probability is one number, or one for each view.
         kind = object if name.endswith("_p") else int if value is None else type(value)
         config.augment.options[name] = placeholder(kind)
     config[method] = ConfigDict(spec.defaults)
@@ -121,7 +121,7 @@ def base(method: str, *, preset: str) -> ConfigDict:
 
 @functools.cache
 def presets(method: str) -> Mapping[str, Mapping[str, Any]]:
-    """The presets of a method: named updates of its whole config, from configs/bases/METHOD.py.
+    """Returns the presets of a method: named updates of its config, from configs/bases/METHOD.py.
 
     Args:
         method: name of a file in jssl/methods.
@@ -138,12 +138,12 @@ def presets(method: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def optional(key: str) -> bool:
-    """Whether a flat key may be None: the recipe's or the optimiser's own value."""
+    """Whether a flat key may be None, for the default of the recipe or the optimiser."""
     return key == "optim.eps" or key.startswith("augment.options.")
 
 
 def keys_named(name: str) -> list[str]:
-    """The flat keys whose last part is a name, or begins with it: what a wrong flag may have meant.
+    """Returns flat keys whose last part is `name` or starts with it: suggestions for a wrong flag.
 
     Example:
         >>> keys_named('lr'), keys_named('batch'), keys_named('nothing')
@@ -171,7 +171,7 @@ def apply(config: ConfigDict, updates: Mapping[str, Any], path: str = "config") 
 
 
 def smoke(config: ConfigDict) -> None:
-    """Shrinks a config in place to a run of seconds that still passes every part of the loop."""
+    """Shrinks a config in place to a run of seconds that still covers every part of the loop."""
     net = {"name": "resnet8", "stage_sizes": (1, 1), "width": 0.25}
     if config.model.name.startswith("vit"):
         net = {"depth": 2, "width": 0.25, "patch_size": 8}
@@ -186,7 +186,7 @@ def smoke(config: ConfigDict) -> None:
         "data": {"workers": 0},
         "checkpoint": {"every_steps": 2},
         "log": {"every_steps": 1},
-        # Four steps say nothing of a collapse: no warning.
+        # Four steps are too few to detect a collapse: no warning.
         "monitor": {
             "max_examples": 32,
             "every_epochs": 1e-6,
@@ -209,7 +209,7 @@ def switches(arg: str | None, **defaults: Any) -> Any:
         ConfigDict of the values, read as attributes.
 
     Raises:
-        UserError: a switch that the file lacks, or a value of another type.
+        UserError: unknown switch, or a value of another type.
 
     Example:
         >>> s = switches('smoke,size=64', smoke=False, size=32)
@@ -242,7 +242,7 @@ def _parse(text: str, kind: type) -> Any:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens a config to `{'optim.lr': 0.3, ...}` in the order of its keys' names."""
+    """Flattens a config to `{'optim.lr': 0.3, ...}`, sorted by key."""
     flat: dict[str, Any] = {}
     for key in sorted(config.keys()):
         value = config[key]
@@ -254,17 +254,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_json(config: Mapping[str, Any]) -> str:
-    """The resolved config as JSON text, one flat key a line."""
+    """Returns the resolved config as JSON, one flat key per line."""
     return json.dumps(flatten(config), indent=1, default=list)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """First 12 hexadecimal digits of the SHA-256 of the resolved config."""
+    """Returns the first 12 hexadecimal digits of the SHA-256 of the resolved config."""
     return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lines `key: old -> new` for each flat key in which two configs differ.
+    """Returns a line `key: old -> new` for each flat key in which two configs differ.
 
     Example:
         >>> diff({'a': 1, 'b': 2}, {'a': 1, 'b': 3})

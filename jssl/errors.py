@@ -1,11 +1,11 @@
-"""What jssl raises when the user, and not the library, can mend it."""
+"""Errors that the user can correct."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake at the edge: says what was found, what was expected and what to type.
+    """A mistake in the input: says what was found, what was expected and what to type.
 
     The commands print its message without a traceback and exit with status 2.
     """
@@ -25,14 +25,14 @@ class NotFiniteError(UserError):
 
 
 class WriteError(UserError):
-    """The disk did not take what a run wrote: it is full, read-only or failing."""
+    """A run could not write to the disk: it is full, read-only or failing."""
 
 
 class NotWrittenError(SystemExit):
-    """What was computed is shown, but files of it could not be written: the status is 1.
+    """The results were printed, but some files could not be written: exit status 1.
 
     Args:
-        files: each with the reason.
+        files: the files, each with the reason.
     """
 
     def __init__(self, files: Iterable[str]):
@@ -41,14 +41,14 @@ class NotWrittenError(SystemExit):
 
 
 def nearest(found: str, choices: Iterable[str]) -> str:
-    """Names the choice most like `found`, for the end of an error message.
+    """Names the choice most similar to `found`, for the end of an error message.
 
     Args:
         found: what the user typed.
-        choices: what would have been accepted.
+        choices: the accepted values.
 
     Returns:
-        `"did you mean 'x'? Choices: a, x"`, or only the choices when nothing is near.
+        `"did you mean 'x'? Choices: a, x"`, or only the choices when none is similar.
 
     Example:
         >>> nearest('simlcr', ['byol', 'simclr'])

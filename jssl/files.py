@@ -1,7 +1,7 @@
-"""Files that are written whole: beside their place first, then renamed.
+"""Atomic writes: to a temporary file in the same folder, which is then renamed.
 
-A kill, a full disk or a power cut leaves the old file or the new one, and never a part. Everything
-that jssl writes and replaces is written here.
+A kill, a full disk or a power cut leaves the old file or the new one, never a part. jssl writes
+all files that it may replace here.
 """
 
 import contextlib
@@ -18,33 +18,33 @@ import numpy as np
 from jssl.errors import UserError
 
 _count = itertools.count()
-PROBE = bytes(65536)  # of a folder that is to be written: a full disk may take an empty file
+PROBE = bytes(65536)  # a test write: a full disk may still accept an empty file
 
 
 def replace(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file beside its place, and renames it when it is whole and on the disk.
+    """Writes a temporary file, and renames it when it is complete and on the disk.
 
-    A link is followed, and the permissions of a file that is replaced stay.
+    A link is followed, and a file that is replaced keeps its permissions.
 
     Args:
         path: of the file; its folder exists.
         write: called with the open file.
 
     Raises:
-        OSError: the file is as it was.
+        OSError: the old file is unchanged.
     """
     path = Path(os.path.realpath(path))
-    beside = _beside(path)
+    temporary = _temporary(path)
     try:
-        with open(beside, "xb") as file:
-            with contextlib.suppress(OSError):  # where there is none, or it is another user's
-                os.chmod(beside, path.stat().st_mode & 0o7777)
+        with open(temporary, "xb") as file:
+            with contextlib.suppress(OSError):  # no such file, or another user's
+                os.chmod(temporary, path.stat().st_mode & 0o7777)
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -64,7 +64,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Writes arrays as .npz, see `replace`."""
-    named: dict[str, Any] = {**arrays}  # savez has a flag, too, among its names
+    named: dict[str, Any] = {**arrays}  # typed Any, as savez also has a flag among its keywords
     replace(path, lambda file: np.savez(file, **named))
 
 
@@ -81,15 +81,15 @@ def move(path: Path, place: Path) -> None:
 
 
 def create(path: Path, text: str) -> bool:
-    """Writes a file where there is none; it is whole from its first moment on.
+    """Creates a file atomically, if there is none.
 
     Returns:
-        Whether it was written; False where there is one already.
+        Whether it was written; False if the file exists.
     """
-    beside = _beside(path)
+    temporary = _temporary(path)
     try:
-        beside.write_text(text)
-        os.link(beside, path)
+        temporary.write_text(text)
+        os.link(temporary, path)
     except FileExistsError:
         return False
     except OSError:  # a file system without links, such as a mounted bucket
@@ -99,31 +99,31 @@ def create(path: Path, text: str) -> bool:
         except FileExistsError:
             return False
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True
 
 
 def check_folder(folder: Path) -> None:
-    """Raises OSError when a folder takes no file, or the disk under it has no room at all."""
-    beside = _beside(folder / "probe")
+    """Raises OSError if a folder cannot be written, or its disk is full."""
+    temporary = _temporary(folder / "probe")
     try:
-        with open(beside, "xb") as file:
+        with open(temporary, "xb") as file:
             file.write(PROBE)
             file.flush()
             os.fsync(file.fileno())
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check_output(path: str | Path, *, ending: str) -> Path:
-    """Refuses a file that could not be written at the end, before anything is computed for it.
+    """Checks that an output file can be written, before anything is computed for it.
 
     Args:
-        path: of the file that --output names.
-        ending: that it must have, such as '.npz'; '' for any.
+        path: value of --output.
+        ending: required suffix, such as '.npz'; '' for any.
 
     Raises:
-        UserError: another ending, no such folder, one that takes no file, or a folder of that name.
+        UserError: another suffix, no such folder, a read-only folder, or `path` is a folder.
     """
     path = Path(path)
     if ending and path.suffix != ending:
@@ -142,6 +142,6 @@ def check_output(path: str | Path, *, ending: str) -> Path:
     return path
 
 
-def _beside(path: Path) -> Path:
-    # Short, as the name itself may have all the length that there is.
+def _temporary(path: Path) -> Path:
+    # Short, as the name of the file itself may have the maximal length.
     return path.with_name(f".{os.getpid()}-{next(_count)}.part")

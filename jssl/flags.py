@@ -1,4 +1,4 @@
-"""The flags of every command, and how the words of a command line are read."""
+"""The flags of every command, and the parser of the command line."""
 
 import argparse
 import re
@@ -11,7 +11,7 @@ Flags = argparse.Namespace
 
 
 class Command(NamedTuple):
-    """A command: what it does, its flags as for `argparse`, and whether it takes `--config`."""
+    """A command: its purpose, its flags as for `argparse`, and whether it takes `--config`."""
 
     purpose: str
     flags: dict[str, dict[str, Any]]
@@ -22,7 +22,7 @@ _WORKDIR: dict[str, dict[str, Any]] = {"workdir": {"metavar": "DIR", "help": "fo
 _CHECKPOINT: dict[str, dict[str, Any]] = {
     "step": {"type": int, "metavar": "N", "help": "checkpoint; the newest by default"},
     "source": {"metavar": "NAME", "help": "data set; that of the run by default"},
-    "data_dir": {"metavar": "DIR", "help": "where the data set lies"},
+    "data_dir": {"metavar": "DIR", "help": "folder of the data set"},
 }
 _WEIGHTS: dict[str, dict[str, Any]] = {
     "weights": {"metavar": "FILE", "help": "published weights; imported into --workdir first"},
@@ -33,28 +33,28 @@ COMMANDS: dict[str, Command] = {
         "trains a config, or resumes its run",
         {
             **_WORKDIR,
-            "extend": {"type": bool, "help": "go on with a run for more --config.epochs"},
+            "extend": {"type": bool, "help": "train the run for more --config.epochs"},
             "distributed": {"type": bool, "help": "join the job that the cluster describes"},
-            "coordinator": {"metavar": "HOST:PORT", "help": "process 0, for a job by hand"},
+            "coordinator": {"metavar": "HOST:PORT", "help": "process 0, without a cluster manager"},
             "processes": {"type": int, "metavar": "N", "help": "number of processes of that job"},
-            "process": {"type": int, "metavar": "N", "help": "which of them this is"},
+            "process": {"type": int, "metavar": "N", "help": "index of this process"},
             "init_timeout": {
                 "type": int,
                 "default": 300,
                 "metavar": "SECONDS",
-                "help": "wait so long for the others to start",
+                "help": "longest wait for the others to start",
             },
             "heartbeat_timeout": {
                 "type": int,
                 "default": 30,
                 "metavar": "SECONDS",
-                "help": "a process that is silent so long is dead",
+                "help": "a process that is silent for longer is dead",
             },
             "shutdown_timeout": {
                 "type": int,
                 "default": 60,
                 "metavar": "SECONDS",
-                "help": "wait so long for the others to end",
+                "help": "longest wait for the others to exit",
             },
         },
         config=True,
@@ -65,17 +65,17 @@ COMMANDS: dict[str, Command] = {
         {**_WORKDIR, **_WEIGHTS},
     ),
     "evaluate": Command(
-        "judges a run by protocols",
+        "evaluates a run by protocols",
         {
             **_WORKDIR,
             **_WEIGHTS,
-            "protocol": {"default": "knn,linear", "help": "names with commas, or all"},
+            "protocol": {"default": "knn,linear", "help": "comma-separated names, or all"},
             "k": {"type": int, "metavar": "N", "help": "neighbours of kNN"},
             "temperature": {"type": float, "help": "of kNN's weights exp(similarity/temperature)"},
             "feature": {"metavar": "NAME", "help": "backbone or an intermediate"},
-            "preset": {"metavar": "NAME", "help": "of the linear protocol; the method's own"},
+            "preset": {"metavar": "NAME", "help": "of linear; the method's own by default"},
             "epochs": {"type": float, "help": "of linear and voc_*; the preset's by default"},
-            "seed": {"type": int, "help": "of what a protocol draws; the run's own stays"},
+            "seed": {"type": int, "help": "of the protocols; the run keeps its own"},
             **_CHECKPOINT,
         },
     ),
@@ -95,7 +95,7 @@ COMMANDS: dict[str, Command] = {
         {
             **_WORKDIR,
             "output": {"metavar": "FILE.pkl", "help": "the file to write"},
-            "format": {"default": "detectron2", "help": "whose file; a recipe lies beside it"},
+            "format": {"default": "detectron2", "help": "the library; also writes its config"},
         },
     ),
     "report": Command(
@@ -106,15 +106,18 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "compile": Command(
-        "compiles a config for hardware that is not there: memory, time, traffic",
+        "compiles a config for hardware that you do not have: memory, time, traffic",
         {
             "topology": {"metavar": "CHIP:SHAPE", "help": "v5e:16x16, v5p:4x4x4, h100:8"},
-            "batch": {"default": "", "help": "examples a device, or auto; the config's"},
+            "batch": {
+                "default": "",
+                "help": "examples per device, or auto; the config's by default",
+            },
             "examples": {
                 "type": int,
                 "default": 0,
                 "metavar": "N",
-                "help": "in the train split, where the data are not here",
+                "help": "in the train split, if the data are not on this machine",
             },
             "output": {"metavar": "FILE.json", "help": "the record to write"},
         },
@@ -125,7 +128,7 @@ ALIASES = {"fit": "compile"}  # older names
 
 
 def usage() -> str:
-    """The text of `jssl --help`."""
+    """Returns the text of `jssl --help`."""
     rows = "\n".join(f"  jssl {name:<10}{c.purpose}" for name, c in COMMANDS.items())
     return f"""jssl: self-supervised vision training in JAX
 
@@ -133,7 +136,7 @@ def usage() -> str:
 
   jssl train --config=configs/NAME.py[:switches] --workdir=DIR [--config.KEY=VALUE ...]
 
-Every run leaves its config, versions, parameter table, metrics and checkpoints in the workdir;
+Every run writes its config, versions, parameter table, metrics and checkpoints to the workdir;
 the same command resumes it. `jssl COMMAND --help` lists the flags of a command."""
 
 
@@ -149,37 +152,37 @@ def _boolean(text: str) -> bool:
 
 
 def parser(name: str) -> argparse.ArgumentParser:
-    """The parser of a command's own flags."""
+    """Returns the parser of a command's flags."""
     command = COMMANDS[name]
-    made = _Parser(
+    result = _Parser(
         prog=f"jssl {name}",
         description=f"{command.purpose.capitalize()}.",
         allow_abbrev=False,
         epilog="Any key of the config: --config.KEY=VALUE." if command.config else None,
     )
     if command.config:
-        made.add_argument("--config", metavar="FILE.py[:switches]", help="the config file")
+        result.add_argument("--config", metavar="FILE.py[:switches]", help="the config file")
     for flag, options in command.flags.items():
         if options.get("type") is bool:
             options = {**options, "type": _boolean, "nargs": "?", "const": True, "default": False}
-            made.add_argument(f"--{flag}", **options, metavar="BOOL")
-            made.add_argument(
+            result.add_argument(f"--{flag}", **options, metavar="BOOL")
+            result.add_argument(
                 f"--no{flag}", dest=flag, action="store_false", help=argparse.SUPPRESS
             )
         else:
-            made.add_argument(f"--{flag}", **options)
-    made.add_argument(
-        "--verbosity", type=int, default=-1, metavar="N", help="0: what libraries tell as well"
+            result.add_argument(f"--{flag}", **options)
+    result.add_argument(
+        "--verbosity", type=int, default=-1, metavar="N", help="0: also the logs of libraries"
     )
-    return made
+    return result
 
 
-def parse(name: str, words: Sequence[str]) -> Flags:
+def parse(name: str, args: Sequence[str]) -> Flags:
     """Reads the flags of a command.
 
     Args:
         name: of the command.
-        words: what follows it on the command line.
+        args: the rest of the command line.
 
     Returns:
         A value for each flag; `settings` holds the (key, value) of each `--config.KEY=VALUE`.
@@ -187,20 +190,20 @@ def parse(name: str, words: Sequence[str]) -> Flags:
     Raises:
         UserError: a flag that this command does not have, saying what to type.
     """
-    own, settings, words = [], [], _double_dashes(words)
-    while words:
-        word = words.pop(0)
-        if word.startswith(("--config.", "--noconfig.")):
-            key, given, value = word.partition("=")
-            if word.startswith("--noconfig."):  # as absl's flags had it
+    own, settings, args = [], [], _double_dashes(args)
+    while args:
+        arg = args.pop(0)
+        if arg.startswith(("--config.", "--noconfig.")):
+            key, given, value = arg.partition("=")
+            if arg.startswith("--noconfig."):  # as absl's flags had it
                 key, given, value = key.replace("--noconfig.", "--config.", 1), "=", "False"
             elif not given:
-                given, value = ("=", words.pop(0)) if words and words[0][:2] != "--" else ("", "")
+                given, value = ("=", args.pop(0)) if args and args[0][:2] != "--" else ("", "")
             if not given:  # a bool may stand alone
                 value = "True"
             settings.append((key.removeprefix("--config."), value))
         else:
-            own.append(word)
+            own.append(arg)
     if settings and not COMMANDS[name].config:
         raise UserError(
             f"jssl {name} takes no --config.{settings[0][0]}: a run keeps the settings that it was "
@@ -208,23 +211,23 @@ def parse(name: str, words: Sequence[str]) -> Flags:
         )
     flags, rest = parser(name).parse_known_args(own)
     if rest:
-        raise UserError("\n".join(_unknown(name, word) for word in rest))
+        raise UserError("\n".join(_unknown(name, arg) for arg in rest))
     flags.settings = settings
     return flags
 
 
-def _double_dashes(words: Sequence[str]) -> list[str]:
-    """Flags with one dash, as absl takes them, get two."""
-    one = [w.startswith("-") and w[1:2].isalpha() and len(w.partition("=")[0]) > 2 for w in words]
-    return [f"-{w}" if single else w for w, single in zip(words, one, strict=True)]
+def _double_dashes(args: Sequence[str]) -> list[str]:
+    """Changes flags with one dash, which absl accepted, to two."""
+    one = [w.startswith("-") and w[1:2].isalpha() and len(w.partition("=")[0]) > 2 for w in args]
+    return [f"-{w}" if single else w for w, single in zip(args, one, strict=True)]
 
 
-def _unknown(name: str, word: str) -> str:
-    """What to type instead of a flag that a command does not have."""
-    if not word.startswith("-"):
-        return f"Unexpected word '{word}' after 'jssl {name}'. Flags begin with --."
-    flag = word.lstrip("-").partition("=")[0]
-    value = word.partition("=")[2] or "VALUE"
+def _unknown(name: str, arg: str) -> str:
+    """Returns the message for an unknown flag: what to type instead."""
+    if not arg.startswith("-"):
+        return f"Unexpected word '{arg}' after 'jssl {name}'. Flags begin with --."
+    flag = arg.lstrip("-").partition("=")[0]
+    value = arg.partition("=")[2] or "VALUE"
     command = COMMANDS[name]
     message = f"jssl {name} has no flag --{flag}"
     same = flag.replace("-", "_")
@@ -242,8 +245,8 @@ def _unknown(name: str, word: str) -> str:
     return f"{message}: {nearest(flag, command.flags)}."
 
 
-# What one command calls by another name than the message of a library function does.
-_JUDGING = {"--config.data.data_dir": "--data_dir", "--config.data.name": "--source"}
+# Flags in error messages of the library, and their names for the given commands.
+_EVALUATING = {"--config.data.data_dir": "--data_dir", "--config.data.name": "--source"}
 _TRAINING = {
     "--feature": "--config.monitor.knn_feature",
     "--k": "--config.monitor.knn_k",
@@ -254,11 +257,11 @@ _TRAINING = {
 
 
 def advice_for(name: str, message: str) -> str:
-    """A message whose advice names only flags that the command takes.
+    """Translates the flags in an error message to those that the command takes.
 
     Args:
         name: of the command.
-        message: of an error of the library, whose advice is for `jssl train` or for none.
+        message: of an error of the library, with flags of `jssl train` or of no command.
 
     Example:
         >>> advice_for('embed', 'There is no folder. Type --config.data.data_dir=DIR.')
@@ -268,12 +271,12 @@ def advice_for(name: str, message: str) -> str:
     """
     command = COMMANDS[name]
     own = {f"--{flag}" for flag in command.flags}
-    names = _TRAINING if command.config else _JUDGING
+    names = _TRAINING if command.config else _EVALUATING
     if not command.config:
         names = {old: new for old, new in names.items() if new in own}
 
-    def translated(found: re.Match[str]) -> str:
-        return found[0] if found[0] in own else names.get(found[0], found[0])
+    def translated(match: re.Match[str]) -> str:
+        return match[0] if match[0] in own else names.get(match[0], match[0])
 
     message = re.sub(r"(?<![\w-])--[a-z_]+(?:\.[a-z_0-9]+)*", translated, message)
     if not command.config and "--config." in message:
@@ -285,7 +288,7 @@ def advice_for(name: str, message: str) -> str:
 
 
 def need(flags: Flags, name: str, example: str) -> str:
-    """The value of a flag that must be given."""
+    """Returns the value of a required flag."""
     value = getattr(flags, name)
     if not value:
         raise UserError(f"--{name} is missing. Type --{name}={example}.")

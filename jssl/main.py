@@ -145,7 +145,7 @@ RUN: dict[str, Callable[[Flags], None]] = {
 
 
 def read_config(flags: Flags) -> Any:
-    """The config of `--config` with every `--config.KEY=VALUE` set."""
+    """Reads the config of `--config` and sets every `--config.KEY=VALUE`."""
     from jssl.run import checks, config_file
 
     config = config_file.load(flags.config)
@@ -156,42 +156,42 @@ def read_config(flags: Flags) -> Any:
 
 
 def version() -> str:
-    """`jssl VERSION (commit COMMIT)`."""
+    """Returns `jssl VERSION (commit COMMIT)`."""
     from jssl.run import versions
 
     return f"jssl {versions.jssl_version()} (commit {versions.jssl_commit()})"
 
 
-def main(words: Sequence[str]) -> None:
-    """Runs the command named by the first word.
+def main(args: Sequence[str]) -> None:
+    """Runs the command named by the first argument.
 
     Raises:
         UserError: a mistake on the command line or in what it names.
     """
-    words = list(words)
-    if not words or words[0] in ("--help", "-h", "--helpfull", "-help", "help"):
+    args = list(args)
+    if not args or args[0] in ("--help", "-h", "--helpfull", "-help", "help"):
         print(usage())
         return
-    if words[0] in ("--version", "-version"):
+    if args[0] in ("--version", "-version"):
         print(version())
         return
-    if words[0].startswith("-"):  # flags before the command, as absl allowed
-        place = next((i for i, w in enumerate(words) if w in {*COMMANDS, *ALIASES}), None)
+    if args[0].startswith("-"):  # flags before the command, as absl allowed
+        place = next((i for i, w in enumerate(args) if w in {*COMMANDS, *ALIASES}), None)
         if place is None:
             raise UserError(
-                f"Found '{words[0]}' where a command is expected: {nearest('', COMMANDS)}."
+                f"Found '{args[0]}' where a command is expected: {nearest('', COMMANDS)}."
             )
-        words.insert(0, words.pop(place))
-    name = ALIASES.get(words[0], words[0])
+        args.insert(0, args.pop(place))
+    name = ALIASES.get(args[0], args[0])
     if name not in COMMANDS:
         raise UserError(f"Unknown command '{name}': {nearest(name, COMMANDS)}.")
-    flags = parse(name, ["--help" if w in ("-help", "--helpfull") else w for w in words[1:]])
+    flags = parse(name, ["--help" if w in ("-help", "--helpfull") else w for w in args[1:]])
     _quiet(flags.verbosity)
     RUN[name](flags)
 
 
 def _quiet(verbosity: int) -> None:
-    """Orbax and grain tell every step of theirs at INFO; --verbosity=0 brings it back."""
+    """Hides the INFO logs of Orbax and grain; --verbosity=0 shows them."""
     from absl import flags, logging
 
     if not flags.FLAGS.is_parsed():
@@ -209,11 +209,11 @@ def run() -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        words = [ALIASES.get(word, word) for word in sys.argv[1:]]
-        name = next((word for word in words if word in COMMANDS), None)
+        args = [ALIASES.get(word, word) for word in sys.argv[1:]]
+        name = next((word for word in args if word in COMMANDS), None)
         print(f"jssl: {advice_for(name, str(error)) if name else error}", file=sys.stderr)
         if isinstance(error, WriteError):
-            os._exit(2)  # at exit libraries would try to write the same again, and bury the message
+            os._exit(2)  # at exit libraries would retry the write, and hide the message
         sys.exit(2)
     except KeyboardInterrupt:
         print("jssl: stopped by Ctrl-C", file=sys.stderr)

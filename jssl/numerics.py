@@ -7,9 +7,9 @@ from jssl.types import Array
 
 
 def unit_rows(x: Array) -> Array:
-    """Scales the last axis to length one: float [...,D] -> float32 [...,D].
+    """Scales the last axis to unit norm: float [...,D] -> float32 [...,D].
 
-    A floor of 1e-12 under the squared norm, as TensorFlow's `l2_normalize`: a row of zeros stays.
+    The squared norm is at least 1e-12, as in TensorFlow's `l2_normalize`: zero rows stay zero.
 
     Example:
         >>> print(unit_rows(jnp.array([[3.0, 4.0], [0.0, 0.0]])))

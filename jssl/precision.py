@@ -1,4 +1,4 @@
-"""Keeps jssl's computations in 32 bits, whatever JAX is told to do elsewhere in the process."""
+"""Keeps jssl's computations in 32 bits, whatever the process sets in JAX."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 
 
 def narrow(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that is traced and run with 64-bit types off."""
+    """Wraps a function so that it is traced and run with 64-bit types off."""
 
     @functools.wraps(function)
     def narrowed(*args: Any, **kwargs: Any) -> Any:

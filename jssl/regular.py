@@ -1,7 +1,7 @@
-"""Reads files of unknown origin: regular ones only, and none of more than a stated size.
+"""Reads untrusted files: only regular ones, up to a given size.
 
-A pipe or a device with the name of a picture would be waited for or read without end, and a file
-with holes can be larger than the memory although it takes no room on the disk.
+Reading a pipe or a device may never end, and a sparse file can be larger than the memory although
+it takes no room on the disk.
 """
 
 import os
@@ -15,10 +15,10 @@ MAX_LIST = 256 * 2**20  # bytes of a list
 
 
 class FileError(UserError):
-    """A file that cannot be read, or must not be: its text is what comes after its name.
+    """A file that cannot be read, or must not be: the text continues after the file's name.
 
     Attributes:
-        large: whether it is too large, and nothing else.
+        large: whether the only fault is its size.
     """
 
     def __init__(self, text: str, *, large: bool = False):
@@ -31,10 +31,10 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
 
     Args:
         path: of the file.
-        max_bytes: the largest size that is read.
+        max_bytes: largest size.
 
     Raises:
-        FileError: it cannot be read, is no regular file, or is larger.
+        FileError: the file cannot be read, is not regular, or is larger.
 
     Example:
         >>> read_file('/dev/zero', 9)
@@ -43,8 +43,8 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
         jssl.regular.FileError: is no regular file but a device
     """
     try:
-        # Opening can act on a device: it is looked at first. What is at the name may change
-        # until it is open: it is looked at again, and opened without waiting for a writer.
+        # Opening a device can have effects, so check first. The file may be replaced before it
+        # is open, so check again, and open it without waiting for a writer.
         check_regular(os.stat(path), max_bytes)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
@@ -60,10 +60,10 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
 
 
 def check_regular(found: os.stat_result, max_bytes: int) -> int:
-    """The size of a regular file in bytes.
+    """Returns the size of a regular file in bytes.
 
     Raises:
-        FileError: it is something else, or larger.
+        FileError: the file is not regular, or larger.
     """
     if not stat.S_ISREG(found.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}

@@ -1,7 +1,7 @@
-"""Imports libraries that change the process when they are imported, and undoes what they change.
+"""Imports libraries that change global state when they are imported, and restores that state.
 
 Some add a handler to the root logger, set environment variables, draw from `random` or change the
-filters of warnings. A program that imports jssl must not notice: `unchanged` puts all of that back.
+warning filters. A program that imports jssl must not be affected: `unchanged` restores all of it.
 flax is imported here, because nearly every module needs it; packages import this module first.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def same_handlers() -> Iterator[None]:
-    """Puts the root logger back: absl gives it a handler at the first line that a library logs."""
+    """Restores the root logger: absl adds a handler at the first line that a library logs."""
     handlers, level = list(logging.root.handlers), logging.root.level
     try:
         yield
@@ -28,7 +28,7 @@ def same_handlers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanged() -> Iterator[None]:
-    """Puts logging, environment, random states and warning filters back at the end.
+    """Restores logging, environment, random states and warning filters at the end.
 
     Example:
         >>> before = list(logging.root.handlers)
@@ -37,7 +37,7 @@ def unchanged() -> Iterator[None]:
         >>> logging.root.handlers == before
         True
     """
-    environment, state, drawn = dict(os.environ), random.getstate(), np.random.get_state()
+    environment, state, numpy_state = dict(os.environ), random.getstate(), np.random.get_state()
     filters = list(warnings.filters)
     try:
         with same_handlers():
@@ -47,7 +47,7 @@ def unchanged() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         random.setstate(state)
-        np.random.set_state(drawn)
+        np.random.set_state(numpy_state)
         warnings.filters[:] = filters  # type: ignore[index]  # typeshed: a Sequence; it is a list
 
 

@@ -1,4 +1,4 @@
-"""The central types, and the letters with which every shape in jssl is written.
+"""The central types, and the axis letters of all shapes in jssl.
 
 Axis letters used in docstrings:
 
@@ -33,7 +33,7 @@ class TrainState:
     Attributes:
         step: int32 [], the number of updates already made.
         key: typed PRNG key []. Never advanced: a step uses `fold_in(key, step)`.
-        params: what the gradient is taken of.
+        params: the trained parameters.
         batch_stats: the linen collection of running statistics, `{}` when unused.
         opt_state: the state of the optax transformation.
     """
@@ -50,7 +50,7 @@ class TrainState:
 
 
 class RunLengths(NamedTuple):
-    """The lengths of a run, which schedules and the sizes of banks are made of.
+    """The lengths of a run, from which schedules and sizes of memory banks follow.
 
     Attributes:
         num_examples: in the train split.
@@ -81,10 +81,10 @@ class Method(NamedTuple):
         refresh: `(state, batches) -> (state, metrics)`, or None. The loop calls it before the first
             step of every epoch, the first one too. `batches()` is a new pass over the whole train
             split in its order, see `jssl.run.build.sweep`; the metrics are numbers for the log.
-            It is a function of the state and the data alone: a run that was killed in it, or
-            between two checkpoints, comes to the same state again.
-        order: `(state) -> order`, or None: the order in which the examples of an epoch come, as
-            `jssl.data.train_batches` takes it, after a refresh or from a state of mid-epoch.
+            It depends on the state and the data alone: a run that was killed in it, or between
+            two checkpoints, reaches the same state again.
+        order: `(state) -> order`, or None: the order of the examples in an epoch, as
+            `jssl.data.train_batches` takes it, after a refresh or from a mid-epoch state.
     """
 
     init: Callable[..., TrainState]

@@ -95,7 +95,7 @@ def test_another_shape_is_refused_naming_the_first_leaves(folder):
     saved.close()
 
 
-def test_a_save_that_was_cut_short_is_not_there(folder):
+def test_an_incomplete_save_is_no_checkpoint(folder):
     torn = folder / "checkpoints" / "9.orbax-checkpoint-tmp"
     torn.mkdir()
     (torn / "half").write_text("x")
@@ -105,7 +105,7 @@ def test_a_save_that_was_cut_short_is_not_there(folder):
     saved.close()
 
 
-def test_no_checkpoint_is_said(tmp_path):
+def test_no_checkpoint_is_an_error(tmp_path):
     saved = checkpoint.Checkpoints(tmp_path, method="toy")
     with pytest.raises(UserError, match="No checkpoint in"):
         saved.restore(state_of(0))
@@ -123,7 +123,7 @@ def flip(path, place=0):
     path.write_bytes(data)
 
 
-def test_the_sums_are_those_of_sha256sum_and_name_what_changed(folder):
+def test_checksums_are_those_of_sha256sum_and_name_changed_files(folder):
     place = folder / "checkpoints" / "3"
     check = ["sha256sum", "--check", "--strict", "--quiet", checksums.SUMS]
     assert subprocess.run(check, cwd=place).returncode == 0
@@ -142,13 +142,13 @@ def test_the_sums_are_those_of_sha256sum_and_name_what_changed(folder):
     sums = place / checksums.SUMS
     lines = sums.read_text().splitlines(keepends=True)
     sums.write_text("".join(lines[:-1]))  # cut between two lines
-    assert checksums.damage(place) == [f"{lines[-1].split()[1]} has no sum"]
+    assert checksums.damage(place) == [f"{lines[-1].split()[1]} has no checksum"]
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(folder):
+def test_a_damaged_checkpoint_is_moved_and_the_one_before_is_used(folder):
     flip(max(files_of(folder, 3), key=lambda p: p.stat().st_size))
     saved = checkpoint.Checkpoints(folder, method="toy")
-    with pytest.raises(UserError, match=r"checkpoints/3 is damaged: state/.*Whole are.* step 2\."):
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged: state/.*Undamaged steps: 2\."):
         saved.restore(state_of(0))
     step, (line,) = saved.newest_whole()
     assert step == 2
@@ -174,7 +174,7 @@ def test_when_all_are_damaged_none_is_moved(folder):
     assert not (folder / "damaged").exists()
 
 
-def test_a_checkpoint_without_sums_is_not_called_whole(folder):
+def test_a_checkpoint_without_checksums_counts_as_damaged(folder):
     """An interrupted copy: everything is there but what is copied last."""
     (folder / "checkpoints" / "3" / checksums.SUMS).unlink()
     saved = checkpoint.Checkpoints(folder, method="toy")
@@ -186,24 +186,24 @@ def test_a_checkpoint_without_sums_is_not_called_whole(folder):
     saved.close()
 
 
-def test_the_sums_of_a_checkpoint_without_them_are_made_by_the_command_that_is_named(folder):
+def test_the_suggested_command_writes_missing_checksums(folder):
     for step in (2, 3):
         (folder / "checkpoints" / str(step) / checksums.SUMS).unlink()
     saved = checkpoint.Checkpoints(folder, method="toy")
     with pytest.raises(UserError, match="Every checkpoint in .* is damaged") as error:
         saved.newest_whole()
-    command = str(error.value).rpartition("make the sums in its folder: ")[2]
+    command = str(error.value).rpartition("write the checksums in its folder: ")[2]
     subprocess.run(command, shell=True, check=True, cwd=folder / "checkpoints" / "3")
     assert saved.newest_whole() == (3, [])
     saved.close()
 
 
 @pytest.mark.parametrize("below", ["", "state/d"])
-def test_an_empty_folder_is_named_and_passed_over(folder, below, capsys):
+def test_an_empty_checkpoint_is_skipped_with_a_warning(folder, below, capsys):
     (folder / "checkpoints" / "11" / below).mkdir(parents=True)
     saved = checkpoint.Checkpoints(folder, method="toy", read_only=True)
     same(saved.restore(state_of(0))[0], state_of(3))
-    assert "checkpoints/11 is an empty folder: passed over" in capsys.readouterr().out
+    assert "checkpoints/11 is an empty folder: skipped" in capsys.readouterr().out
     saved.close()
     saved = checkpoint.Checkpoints(folder, method="toy")
     step, (line,) = saved.newest_whole()

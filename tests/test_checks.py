@@ -55,7 +55,7 @@ def test_every_key_has_a_rule_and_every_shipped_value_follows_it(name):
         ("simclr.proj_dim", [0]),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_by_name(key, values):
+def test_an_invalid_value_is_refused_and_its_key_is_named(key, values):
     for value in values:
         c = get_config("simclr_photos")
         section, _, name = key.rpartition(".")
@@ -83,13 +83,13 @@ def test_a_value_that_cannot_be_is_refused_by_name(key, values):
         ("simclr.proj_hidden", "0"),
     ],
 )
-def test_values_at_the_border_that_mean_something(key, text):
+def test_values_at_the_bounds_are_accepted(key, text):
     c = get_config("simclr_photos")
     config_file.override(c, key, text)
     checks.check(c)
 
 
-def test_all_wrong_values_are_said_at_once_with_the_nearest_word():
+def test_all_wrong_values_are_reported_with_the_nearest_choice():
     c = small_config("simclr", seed=-1, dtype="bfloat")
     with pytest.raises(UserError) as error:
         build.build(c)
@@ -113,5 +113,5 @@ def test_each_number_of_a_method_is_bounded(method):
 def test_a_config_of_another_method_is_refused():
     c = small_config("simclr")
     c.method = "byol"
-    with pytest.raises(UserError, match="no section 'byol': it was made for another method"):
+    with pytest.raises(UserError, match="no section 'byol': it is for another method"):
         build.build(c)

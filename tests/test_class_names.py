@@ -57,7 +57,7 @@ def unlabelled_run(pictures, tmp_path_factory):
     return folder, said
 
 
-def test_unlabelled_training_is_judged_by_the_labelled_splits(unlabelled_run):
+def test_unlabelled_training_is_evaluated_on_the_labelled_splits(unlabelled_run):
     folder, said = unlabelled_run
     rows = json.loads((folder / "result.json").read_text())["rows"]
     assert [row["probe"] for row in rows] == ["kNN", "softmax_regression"]
@@ -85,7 +85,7 @@ def test_embed_writes_the_names(unlabelled_run, tmp_path, capsys):
     assert np.load(tmp_path / "y.npz")["class_names"].shape == (0,)
 
 
-def test_a_run_goes_on_with_the_same_classes_only(unlabelled_run, pictures, tmp_path):
+def test_a_run_resumes_with_the_same_classes_only(unlabelled_run, pictures, tmp_path):
     folder, _ = unlabelled_run
     config = folder_config("simclr", pictures, probe_split="labelled")
     parts = build.build(config)
@@ -118,7 +118,7 @@ def classifier(pictures, tmp_path):
     return folder, other
 
 
-def test_a_classifier_is_not_judged_on_other_classes(classifier, tmp_path, capsys):
+def test_a_classifier_is_not_evaluated_on_other_classes(classifier, tmp_path, capsys):
     folder, other = classifier
     words = "class 0 is 'ant' in one and 'cat' in the other"
     settings = evaluate.Settings(data_dir=str(other))

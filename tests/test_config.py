@@ -32,7 +32,7 @@ def test_golden_config(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_says_what_it_is(name):
+def test_docstrings_of_configs(name):
     source = (ROOT / "configs" / f"{name}.py").read_text()
     for word in ("Paper:", "Data:", "Hardware:", "Command:", "Switches:"):
         assert word in source, f"{name} lacks '{word}'"

@@ -32,7 +32,7 @@ def test_a_file_with_a_blank_in_its_name_and_switches_with_a_colon(tmp_path):
         config_file.load(path + ":init=a:b,x")
 
 
-def test_a_config_imports_a_file_beside_it(tmp_path):
+def test_a_config_imports_a_file_in_its_folder(tmp_path):
     before = list(sys.path)
     for folder, lr in (("a", 0.25), ("b", 0.75)):
         (tmp_path / folder).mkdir()
@@ -71,7 +71,7 @@ def test_a_copy_of_a_config_works_in_another_folder(tmp_path):
         ("raise SystemExit(0)", "raises SystemExit"),
     ],
 )
-def test_a_mistake_in_a_config_file_is_said_with_its_cause(text, said, tmp_path):
+def test_an_error_in_a_config_file_is_reported_with_its_cause(text, said, tmp_path):
     with pytest.raises(UserError) as error:
         config_file.load(write(tmp_path, text))
     assert said in str(error.value)
@@ -123,18 +123,18 @@ def test_values_that_the_documentation_allows(key, text, value):
 
 
 @pytest.mark.parametrize("text", ["(1,", "a b", "{}{}", "(" * 300])
-def test_a_value_that_is_no_tuple(text):
+def test_a_value_that_is_not_a_tuple(text):
     c = get_config("simclr_photos")
     with pytest.raises(UserError, match="--config.model.stage_sizes expects values such as"):
         config_file.override(c, "model.stage_sizes", text)
 
 
-def test_a_switch_of_a_shipped_config_that_it_does_not_know():
+def test_an_unknown_switch_of_a_shipped_config():
     with pytest.raises(UserError, match="Switch ':data' has no 'imagenett': did you mean"):
         get_config("simclr_imagenette", "data=imagenett")
 
 
-def test_words_make_a_tuple():
+def test_comma_separated_words_are_a_tuple():
     c = get_config("cmc_photos")
     config_file.override(c, "cmc.views", "l,ab")
     assert c.cmc.views == ("l", "ab")

@@ -52,12 +52,12 @@ def test_collectives_live_in_one_file_and_axis_names_in_one_place(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_is_one_room(path):
+def test_files_have_at_most_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_public_names_say_what_they_are(name):
+def test_public_names_have_docstrings(name):
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} has no docstring"
     for function_name, function in public_functions(module):

@@ -5,7 +5,7 @@ import os
 from jssl.run import checksums
 
 
-def test_sums_that_name_other_files_are_not_followed(tmp_path):
+def test_checksums_of_other_files_are_not_followed(tmp_path):
     """/dev/zero would be read for ever, a pipe waited for."""
     place = tmp_path / "3"
     (place / "state").mkdir(parents=True)
@@ -18,13 +18,13 @@ def test_sums_that_name_other_files_are_not_followed(tmp_path):
     names = ("/dev/zero", "../secret", f"{tmp_path}/secret", "state/pipe", "state/../../secret")
     for name in names:
         (place / checksums.SUMS).write_text(f"{whole}{abc}  {name}\n")
-        said = [f"{name} cannot be read: it is no file of the checkpoint"]
+        said = [f"{name} cannot be read: it is not a file of the checkpoint"]
         assert checksums.damage(place) == said
     (place / checksums.SUMS).write_text(whole)
     assert checksums.damage(place) == []
 
 
-def test_a_list_without_end_is_not_read(tmp_path):
+def test_a_huge_list_of_checksums_is_not_read(tmp_path):
     with open(tmp_path / checksums.SUMS, "wb") as file:
         file.truncate(2**35)
     said = f"{checksums.SUMS} has 34,359,738,368 bytes; expected at most 268,435,456"

@@ -14,7 +14,7 @@ UPDATE = "run `JSSL_UPDATE_GOLDEN=1 pytest tests/test_docs.py` and commit the ne
 
 
 @pytest.mark.parametrize("name, make", [("rooms.txt", rooms.text), ("rooms.svg", rooms.svg)])
-def test_the_picture_of_the_rooms_is_that_of_the_code(name, make):
+def test_the_picture_of_the_imports_is_up_to_date(name, make):
     path = DOCS / name
     if os.environ.get("JSSL_UPDATE_GOLDEN"):
         path.write_text(make())
@@ -22,7 +22,7 @@ def test_the_picture_of_the_rooms_is_that_of_the_code(name, make):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_files_that_a_page_names_are_there(page):
+def test_files_named_in_a_page_exist(page):
     """`jssl/run/train.py` and [text](architecture.md); NAME and FILE stand for new ones."""
     text = page.read_text()
     named = re.findall(r"`((?:jssl|tests|configs|docs|launch)/[\w./-]+)`", text)
@@ -34,7 +34,7 @@ def test_files_that_a_page_names_are_there(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_names_that_a_page_takes_from_a_file_are_in_it(page):
+def test_names_cited_in_a_page_are_in_the_cited_file(page):
     """`name` (`jssl/file.py`): the file has the name."""
     pairs = re.findall(r"`([\w.]+)`\s+\(`((?:jssl|tests)/[\w./]+\.py)`\)", page.read_text())
     for name, path in pairs:
@@ -43,7 +43,7 @@ def test_names_that_a_page_takes_from_a_file_are_in_it(page):
         assert found, f"{page.name}: {path} has no '{name}'"
 
 
-def test_modules_of_the_changelogs_table_are_there():
+def test_modules_in_the_changelogs_table_exist():
     text = (ROOT / "CHANGELOG.md").read_text()
     rows = re.findall(r"^\| (`jssl.*) \| `(jssl\.[^`]+)`.*\|$", text, re.M)
     assert len(rows) > 70

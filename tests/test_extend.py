@@ -46,7 +46,7 @@ def run(finished, tmp_path):
     return tmp_path / "run"
 
 
-def test_from_the_resume_on_it_is_the_longer_run(run, capsys):
+def test_an_extended_run_follows_the_longer_schedule(run, capsys):
     """Learning rate and EMA momentum step by step; it ends at the right step with a new table."""
     before = json.loads((run / "result.json").read_text())
     capsys.readouterr()
@@ -120,12 +120,12 @@ def refused(config, folder, **how):
     return str(error.value)
 
 
-def test_what_cannot_be_is_refused(run, tmp_path):
+def test_invalid_extensions_are_refused(run, tmp_path):
     said = refused(config_of(2.0), run)
     assert "epochs: 1.0 -> 2.0" in said and "add --extend" in said
     for epochs in (1.0, 0.5):
         said = refused(config_of(epochs), run, longer=True)
-        assert "holds one of 1 epochs (4 steps)" in said and "N above 1." in said
+        assert "has one of 1 epochs (4 steps)" in said and "N above 1." in said
     config = config_of(2.0)
     config.optim.lr = 0.5
     said = refused(config, run, longer=True)
@@ -134,11 +134,11 @@ def test_what_cannot_be_is_refused(run, tmp_path):
     config.max_steps = STEPS
     assert "--extend would train nothing: the run is at step 4" in refused(config, run, longer=True)
     said = refused(config_of(2.0), tmp_path / "none", longer=True)
-    assert "holds no checkpoint" in said and not (tmp_path / "none").exists()
+    assert "has no checkpoint" in said and not (tmp_path / "none").exists()
     assert workdir.read_config(run).epochs == 1.0
 
 
-def test_stages_refuse_it(tmp_path, monkeypatch):
+def test_stages_refuse_extend(tmp_path, monkeypatch):
     from helpers import ROOT
 
     monkeypatch.chdir(tmp_path)
@@ -148,7 +148,7 @@ def test_stages_refuse_it(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_method_without_a_length_of_its_own_says_its_rate():
+def test_a_method_without_its_own_schedules_reports_the_rate():
     config = config_of(1.0, "simclr")
     config.run.update({"num_examples": 64, "steps_per_epoch": 4, "total_steps": 4})
     assert list(extend._schedules(config)) == ["learning rate"]

@@ -24,7 +24,7 @@ def full_disk():
     return mock.patch.object(files.os, "fsync", side_effect=FULL)
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path):
     path = tmp_path / ("n" * 251 + ".npz")  # as long as a name may be
     files.write_bytes(path, b"old")
     os.chmod(path, 0o640)
@@ -61,7 +61,7 @@ NAMED = {
 }
 
 
-def test_nothing_writes_a_file_but_by_the_one_module():
+def test_all_files_are_written_by_jssl_files():
     found = set()
     for path in sorted((ROOT / "jssl").rglob("*.py")):
         if path.name == "files.py":
@@ -79,12 +79,12 @@ def test_nothing_writes_a_file_but_by_the_one_module():
 PAGE = f"head\n{results.BEGIN}\nold\n{results.END}\ntail\n"
 
 
-def test_a_report_on_a_full_disk_leaves_the_page(tmp_path, monkeypatch):
+def test_a_report_on_a_full_disk_leaves_the_page_unchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "load_records", lambda folder: [])
     monkeypatch.setattr(results, "table", lambda records: "new")
     page = tmp_path / "README.md"
     page.write_text(PAGE)
-    with full_disk(), pytest.raises(WriteError, match="is as it was: .*No space left"):
+    with full_disk(), pytest.raises(WriteError, match="is unchanged: .*No space left"):
         results.report(tmp_path, readme=page)
     assert page.read_text() == PAGE
     results.report(tmp_path, readme=page)
@@ -125,11 +125,11 @@ def test_embed_refuses_an_output_before_it_computes(run, tmp_path, monkeypatch, 
 
 def test_evaluate_refuses_a_full_workdir_before_it_computes(run, monkeypatch):
     monkeypatch.setattr("jssl.evaluate.context.Context.load", lambda *a: pytest.fail("computed"))
-    with full_disk(), pytest.raises(UserError, match="belong into .*evaluation, which cannot be"):
+    with full_disk(), pytest.raises(UserError, match="go to .*evaluation, which cannot be"):
         evaluate.evaluate_run(run, protocols=["knn"])
 
 
-def test_a_disk_that_fills_during_an_evaluation_costs_no_number(run, capsys):
+def test_a_disk_that_fills_during_an_evaluation_loses_no_result(run, capsys):
     """The probe of the folders passes; the record is what does not fit any more."""
 
     def fill(path, text):
@@ -150,7 +150,7 @@ def test_a_disk_that_fills_during_an_evaluation_costs_no_number(run, capsys):
 @pytest.mark.parametrize(
     "name", ["a b", "50%", "{}", "{0}", "new\nline", "a=b", "a,b", "-dash", "dot.", "n" * 255, "12"]
 )
-def test_a_workdir_may_have_any_name_that_its_checkpoints_can_have(tmp_path, name):
+def test_a_workdir_may_have_any_name_valid_for_checkpoints(tmp_path, name):
     folder = finished_run(small_config("simclr"), workdir.make_folder(tmp_path / name))
     assert json.loads((folder / "config.json").read_text())["method"] == "simclr"
     assert [p.name for p in folder.glob("checkpoints/*")] == ["0"]
@@ -159,11 +159,11 @@ def test_a_workdir_may_have_any_name_that_its_checkpoints_can_have(tmp_path, nam
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (os.fsdecode(b"non\xffutf"), r"bytes that are no UTF-8.*non\\udcffutf"),
-        ("back\\slash", r"the sign \\"),
-        ("a[1]", r"the sign \["),
-        ("what?", r"the sign \?"),
-        ("all*", r"the sign \*"),
+        (os.fsdecode(b"non\xffutf"), r"bytes that are not UTF-8.*non\\udcffutf"),
+        ("back\\slash", r"the character \\"),
+        ("a[1]", r"the character \["),
+        ("what?", r"the character \?"),
+        ("all*", r"the character \*"),
         ("n" * 256, "File name too long"),
         ("/".join(["n" * 250] * 15), r"bytes, more than 3796"),
     ],

@@ -71,7 +71,7 @@ def test_ten_per_cent_of_the_labels_end_to_end(pretrained, tmp_path, monkeypatch
     assert selection.validation_score(tmp_path) == own["numbers"]["trained"]["top1"]
 
 
-def test_held_out_examples_are_of_train_and_not_trained_with():
+def test_held_out_examples_are_from_train_and_not_trained_on():
     config = small_config("supervised")
     config.supervised.held_out, config.supervised.label_fraction = 64, 0.5
     parts = build.build(config)
@@ -83,7 +83,7 @@ def test_held_out_examples_are_of_train_and_not_trained_with():
     np.testing.assert_array_equal(held, split_validation(labels, count=64)[1])
 
 
-def test_a_head_with_a_rate_of_its_own_is_two_optimisers():
+def test_a_head_with_its_own_rate_equals_two_optimisers():
     """By hand: v <- 0.9 v + g, p <- p - lr v, with lr .02 for the trunk and 5 for the head."""
     config = get_config("semi_imagenet", "preset=swav,labels=1")
     assert (config.optim.lr, config.supervised.head_lr) == (0.02, 250.0)
@@ -140,7 +140,7 @@ def test_the_presets_are_the_papers():
         get_config("semi_imagenet", "labels=5")
 
 
-def test_transfer_is_kornbliths_and_leaves_the_test_split_for_the_end():
+def test_transfer_uses_kornbliths_splits_and_tests_at_the_end():
     config = get_config("finetune_transfer", "source=food101,lr=0.1,wd=1e-4")
     assert config.model.bn_momentum == pytest.approx(1 - 10 / 266)  # 68,175 examples by 256
     assert config.optim.weight_decay == pytest.approx(1e-3)
@@ -170,7 +170,7 @@ def finished(folder, config, **scores):
     return folder
 
 
-def test_the_best_run_is_chosen_by_its_own_metric_and_never_by_the_test(tmp_path, capsys):
+def test_the_best_run_is_selected_by_its_metric_and_never_by_test(tmp_path, capsys):
     def pets(name, *switches, **scores):
         config = get_config("finetune_transfer", ",".join(("source=pets", *switches)))
         return str(finished(tmp_path / name, config, **scores))
@@ -181,7 +181,7 @@ def test_the_best_run_is_chosen_by_its_own_metric_and_never_by_the_test(tmp_path
     assert selection.main([a, b]) == 0
     assert "70.0  lr 0.01, weight decay 0.001" in capsys.readouterr().out
     tested = pets("c", "final", top1=1.0, mean_per_class=1.0)
-    with pytest.raises(UserError, match="was judged on the test split of 'pets'"):
+    with pytest.raises(UserError, match="was evaluated on the test split of 'pets'"):
         selection.validation_score(tested)
     with pytest.raises(UserError, match="differ in more than .* data.test_split"):
         selection.best_run([a, tested])
@@ -195,7 +195,7 @@ def test_the_best_run_is_chosen_by_its_own_metric_and_never_by_the_test(tmp_path
         selection.validation_score(folder)
 
 
-def test_a_network_is_used_as_it_was_trained(tmp_path):
+def test_a_network_keeps_its_training_settings(tmp_path):
     """Padding and normalisation do not show in the shapes of parameters."""
     before = get_config("byol_imagenet")
     workdir.open_workdir(tmp_path, before)

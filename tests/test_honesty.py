@@ -106,7 +106,7 @@ def numbers(record):
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_a_record_says_what_its_numbers_are_of(run, judged, halves, name):
+def test_a_record_describes_its_data(run, judged, halves, name):
     record, _ = judged[name, "clean"]
     train, test = halves["clean"]
     context = evaluate.Context.load(run, SETTINGS)
@@ -126,7 +126,7 @@ def test_a_record_says_what_its_numbers_are_of(run, judged, halves, name):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_poisoned_test_labels_change_the_scores_and_nothing_else(judged, name):
+def test_poisoned_test_labels_change_only_the_scores(judged, name):
     (clean, heads), (poisoned, other) = judged[name, "clean"], judged[name, "poisoned"]
     assert clean["data"]["fingerprint"] != poisoned["data"]["fingerprint"]
     assert without_scores(clean) == without_scores(poisoned)
@@ -168,7 +168,7 @@ def test_each_protocol_that_selects_is_poisoned_somewhere():
         ({"count": 11}, "a number of 11 examples, but the data say 4 or 10"),
     ],
 )
-def test_a_number_that_does_not_say_what_it_is_is_not_written(change, said):
+def test_an_incomplete_record_is_not_written(change, said):
     number = {"top1": 0.5, "ci95": [0.2, 0.8], "count": 10, "protocol": "words"}
     record = {"protocol": "x", "data": {"name": "a", "parts": {"one": 10, "two": [4]}}}
     changed = {**number, **change}

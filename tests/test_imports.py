@@ -58,7 +58,7 @@ GRAPH = {name: imports(path) for name, path in MODULES.items()}
 
 
 @pytest.mark.parametrize("module", GRAPH)
-def test_nothing_imports_upward(module):
+def test_no_module_imports_from_a_higher_layer(module):
     upward = {target for target in GRAPH[module] if floor(target) > floor(module)}
     assert not upward, f"{module} imports {sorted(upward)}, which lie above it"
 
@@ -70,7 +70,7 @@ def test_methods_import_what_the_design_lists():
             assert rooms <= {*METHODS, "methods"}, module
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_there_are_no_import_cycles():
     done, open_ = set(), []
 
     def visit(module):

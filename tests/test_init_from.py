@@ -48,7 +48,7 @@ def differs(found, other):
     assert all(not np.array_equal(a, b) for a, b in pairs)
 
 
-def test_simclr_begins_a_byol_with_its_encoder_in_both_networks(tmp_path, capsys):
+def test_simclr_starts_a_byol_with_its_encoder_in_both_networks(tmp_path, capsys):
     """Sharding, dtype and step are those of the new run; the heads are its own."""
     source = made_up_run(tiny("simclr"), tmp_path / "simclr", steps=(3, 7))
     config = tiny("byol", launch="pmap", init_from=f"{tmp_path / 'simclr'}:7")
@@ -84,7 +84,7 @@ def _buffers(*trees):
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "jit", "vmap:2"])
-def test_every_leaf_lies_where_the_launcher_wants_it(mode, tmp_path):
+def test_every_leaf_has_the_launchers_sharding(mode, tmp_path):
     """A bank that `shard_map` splits over devices stays split."""
     made_up_run(tiny("moco"), tmp_path / "moco", 0.0)
     method = "deepcluster_v2" if mode == "shard_map" else "moco"
@@ -95,7 +95,7 @@ def test_every_leaf_lies_where_the_launcher_wants_it(mode, tmp_path):
     assert [x.sharding for x in jax.tree.leaves(state)] == wanted
 
 
-def test_the_same_method_goes_on_with_target_and_average(tmp_path, capsys):
+def test_the_same_method_copies_target_and_average(tmp_path, capsys):
     for method, field in (("moco", "target"), ("cpc", "average"), ("noisy_student", "average")):
         config = tiny(method)
         if method == "cpc":
@@ -117,7 +117,7 @@ def test_the_same_method_goes_on_with_target_and_average(tmp_path, capsys):
             same(state.average_stats, source.average_stats)
 
 
-def test_a_tokenizer_goes_on(tmp_path):
+def test_a_tokenizer_is_copied(tmp_path):
     config = small_config("dvae", launch="jit")
     source = made_up_run(config, tmp_path / "dvae")
     config.init_from = str(tmp_path / "dvae")
@@ -129,18 +129,18 @@ def test_a_tokenizer_goes_on(tmp_path):
     same(state.params["decoder"], first.params["decoder"])
 
 
-def test_weights_of_moco_begin_a_classifier(tmp_path, capsys):
+def test_weights_of_moco_start_a_classifier(tmp_path, capsys):
     source = made_up_run(tiny("moco"), tmp_path / "moco")
     config = tiny("supervised", init_from=str(tmp_path / "moco"))
     first = made_up(config, 0.0)
     state = begun(config, tmp_path / "run", first)
     same(state.params["encoder"], source.params["encoder"])
     same(state.params["classifier"], first.params["classifier"])
-    assert "left out, as this run has no place for it: projector" in capsys.readouterr().out
+    assert "not used by this run: projector" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("other", [False, True])
-def test_a_classifier_is_that_of_its_classes(other, tmp_path, capsys):
+def test_a_classifier_is_copied_for_the_same_classes_only(other, tmp_path, capsys):
     """Of the same shape and other names it starts anew; the first name that differs is said."""
     names = (CLASSES[1], CLASSES[0], *CLASSES[2:]) if other else CLASSES
     config = tiny("supervised")
@@ -158,7 +158,7 @@ def test_a_classifier_is_that_of_its_classes(other, tmp_path, capsys):
     assert ("class 0 is 'class 1' in one and 'class 0' in the other" in said) == other
 
 
-def test_a_classifier_of_unknown_names_is_that_of_its_data_set(tmp_path, capsys):
+def test_a_classifier_without_names_is_copied_for_the_same_data_only(tmp_path, capsys):
     config = tiny("supervised")
     config.data.name = "photos"
     made_up_run(config, tmp_path / "source")
@@ -239,7 +239,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     assert "params.encoder." in said and "not finite. Type an earlier step" in said
 
 
-def test_settings_that_fit_the_shapes_and_change_the_numbers_are_said(tmp_path, capsys):
+def test_settings_that_keep_shapes_and_change_outputs_give_warnings(tmp_path, capsys):
     made_up_run(tiny("simclr"), tmp_path / "source")
     config = tiny("simclr", init_from=str(tmp_path / "source"))
     config.model.padding, config.augment.normalize = "same", "imagenet"
@@ -249,7 +249,7 @@ def test_settings_that_fit_the_shapes_and_change_the_numbers_are_said(tmp_path, 
     assert "trained with augment.normalize=none, this one has imagenet" in said
 
 
-def test_a_run_resumes_and_is_judged_without_its_source(tmp_path, monkeypatch):
+def test_a_run_resumes_and_is_evaluated_without_its_source(tmp_path, monkeypatch):
     """The switch `init=` too, which takes the model section of the source."""
     from jssl.run import pretrained
 
@@ -314,7 +314,7 @@ def test_older_names_of_the_key(tmp_path):
         versioned.move_old_keys(found)
 
 
-def test_stages_begin_with_it_once():
+def test_only_the_first_stage_uses_init_from():
     from jssl.run import stage_plan
 
     config = get_config("noisy_student_photos", "smoke")

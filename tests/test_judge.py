@@ -108,12 +108,12 @@ def test_evaluate_probes_every_layer(run, capsys):
     assert "2 epochs" in rows[0]["protocol"] and "; the last layer" in capsys.readouterr().out
 
 
-def test_a_run_without_a_classifier_is_told_so(run):
+def test_a_run_without_a_classifier_is_refused(run):
     with pytest.raises(UserError, match="needs a classifier of its own: a run of supervised"):
         evaluate.evaluate_run(run, protocols=["classifier"])
 
 
-def test_all_makes_the_card_with_every_number_and_what_is_lacking(run, monkeypatch):
+def test_all_writes_the_card_with_all_numbers_and_what_is_missing(run, monkeypatch):
     def quick(subject):
         return evaluate.protocols.knn.run(subject, ("raw pixels",))
 
@@ -131,7 +131,7 @@ def test_all_makes_the_card_with_every_number_and_what_is_lacking(run, monkeypat
     assert len(rows) == 2 and not (run / "evaluation" / "robustness.json").exists()
 
 
-def test_logistic_stands_beside_the_untrained_net_and_raw_pixels(run, monkeypatch, capsys):
+def test_logistic_includes_the_untrained_net_and_raw_pixels(run, monkeypatch, capsys):
     import json
 
     monkeypatch.setattr(logistic_table, "RAW_SIDE", 4)  # 48 raw pixels and not 3072: seconds
@@ -161,7 +161,7 @@ def test_logistic_stands_beside_the_untrained_net_and_raw_pixels(run, monkeypatc
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_mistakes_are_named(run, change, said):
+def test_mistakes_are_refused(run, change, said):
     change = dict(change)
     names = change.pop("protocols", ["knn", "linear"])
     with pytest.raises(UserError, match=said):

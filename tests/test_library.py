@@ -65,7 +65,7 @@ print("OBSERVED", json.dumps([first, after_import, last]))
 """
 
 
-def test_the_process_is_as_it_was(tmp_path):
+def test_the_process_is_unchanged(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, f"{ROOT}/configs/supervised_photos.py:smoke"],
         capture_output=True,

@@ -52,7 +52,9 @@ def written(folder, **changes):
     (folder / lock.NAME).write_text(json.dumps({**found, **changes}))
 
 
-def test_a_second_run_is_refused_and_a_killed_one_is_taken_over(tmp_path, holder, capsys):
+def test_a_second_run_is_refused_and_the_lock_of_a_killed_one_is_taken_over(
+    tmp_path, holder, capsys
+):
     process = holder()
     before = (tmp_path / lock.NAME).read_bytes()
     config = small_config("simclr", max_steps=1, launch="jit")
@@ -70,7 +72,7 @@ def test_a_second_run_is_refused_and_a_killed_one_is_taken_over(tmp_path, holder
 
 
 @pytest.mark.parametrize("then", ["pass", "1 / 0", "import signal; signal.raise_signal(15)"])
-def test_it_is_given_back_at_every_end(tmp_path, holder, then, capsys):
+def test_the_lock_is_released_at_every_exit(tmp_path, holder, then, capsys):
     process = holder(then)
     process.communicate("\n")
     assert process.returncode in (0, 1, 75)
@@ -80,14 +82,14 @@ def test_it_is_given_back_at_every_end(tmp_path, holder, then, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_process_id_that_is_anothers_by_now_is_not_mistaken(tmp_path, capsys):
+def test_a_reused_process_id_is_detected(tmp_path, capsys):
     written(tmp_path, started="1", token="other")
     with lock.held(tmp_path):
         pass
     assert "whose process is dead" in capsys.readouterr().out
 
 
-def test_the_same_thread_takes_it_again_and_another_one_does_not(tmp_path):
+def test_only_the_same_thread_takes_the_lock_again(tmp_path):
     errors = []
 
     def second():
@@ -135,7 +137,7 @@ def test_another_hosts_lock_is_taken_over_when_it_gives_no_sign_of_life(
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"pid": "x"', "\xff"])
-def test_a_lock_that_cannot_be_read_is_waited_for_and_taken_over(tmp_path, monkeypatch, content):
+def test_an_unreadable_lock_is_taken_over_after_waiting(tmp_path, monkeypatch, content):
     (tmp_path / lock.NAME).write_bytes(content.encode("latin-1"))
     os.utime(tmp_path / lock.NAME, (0, 0))
     with lock.held(tmp_path):
@@ -143,7 +145,7 @@ def test_a_lock_that_cannot_be_read_is_waited_for_and_taken_over(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_whose_lock_was_taken_over_writes_no_more(tmp_path, monkeypatch):
+def test_a_run_that_lost_its_lock_stops_writing(tmp_path, monkeypatch):
     with lock.held(tmp_path):
         (tmp_path / lock.NAME).write_text(json.dumps({"pid": 7, "host": "h", "token": "other"}))
         held = lock._held[tmp_path.resolve() / lock.NAME]

@@ -58,8 +58,8 @@ MISTAKES = [
     (["evaluate", "--workdir=w", "--split=test"], "no flag --split; it belongs to jssl embed"),
     (["evaluate", "--workdir=w", "--config.seed=1"], "takes no --config.seed: a run keeps"),
     (["evaluate", "--workdir=w", "--protocol=kn"], "Unknown protocol 'kn': did you mean 'knn'?"),
-    (["evaluate", "--workdir=w", "--protocol=logistic", "--k=3"], "--k says nothing about"),
-    (["evaluate", "--workdir=w", "--protocol=knn", "--epochs=3"], "--epochs says nothing about"),
+    (["evaluate", "--workdir=w", "--protocol=logistic", "--k=3"], "--k has no effect on"),
+    (["evaluate", "--workdir=w", "--protocol=knn", "--epochs=3"], "--epochs has no effect on"),
     (["evaluate", "--workdir=w", "--k=0"], "--k expects 1 or more, found 0"),
     (["evaluate", "--workdir=w", "--seed=-1"], "--seed expects 0 or more, found -1"),
     (["evaluate", "--workdir=w", "--temperature=0"], "--temperature expects a number above 0"),
@@ -117,7 +117,7 @@ def test_the_commands_are_listed(capsys):
 
 
 @pytest.mark.parametrize("command", flags.COMMANDS)
-def test_a_command_has_a_help_of_its_own(command, capsys):
+def test_each_command_has_its_own_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main.main([command, "--help"])
     assert end.value.code == 0
@@ -149,7 +149,7 @@ def test_config_prints_every_setting_and_where_it_comes_from(capsys):
     assert len(lines) == len(config_lib.flatten(config))
 
 
-def test_older_spellings_of_flags():
+def test_old_spellings_of_flags():
     """As absl took them: one dash, a value after a blank, a negated bool, `fit`."""
     made = flags.parse("train", ["-workdir=w", "--config", "a b.py", "--nodistributed"])
     assert (made.workdir, made.config, made.distributed) == ("w", "a b.py", False)
@@ -203,7 +203,7 @@ def test_supervised_needs_labels(tmp_path):
     assert "needs labels" in refused(config)
 
 
-def test_labels_that_are_no_class_are_refused_with_their_example():
+def test_labels_outside_the_classes_are_refused_with_their_example():
     batch = {"label": np.array([0, 3, -1]), "index": np.array([7, 8, 9])}
     with pytest.raises(UserError, match="'mine', example 9: label -1, expected 0 to 3"):
         build.check_labels(batch, 4, name="mine")
@@ -228,19 +228,21 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize("address", ["gs://b/run", Path("gs://b/run"), "s3://b/run"])
-def test_a_workdir_that_is_an_address(address):
+def test_a_workdir_that_is_a_url(address):
     with pytest.raises(UserError, match="--workdir=/mnt/b/run"):
         workdir.open_workdir(address, small_config("simclr"))
-    with pytest.raises(UserError, match="is an address"):
+    with pytest.raises(UserError, match="is a URL"):
         workdir.read_config(address)
     assert not Path("gs:").exists()
 
 
 @pytest.mark.parametrize("told_as", ["an errno", "words"])
-def test_a_disk_that_takes_no_more_is_said_with_the_last_whole_step(tmp_path, told_as):
+def test_a_full_disk_is_reported_with_the_last_complete_step(tmp_path, told_as):
     for name in ("20", "100", "120.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    message = rf"under {tmp_path}: No space left on device\. .* whole checkpoint is of step 100\."
+    message = (
+        rf"under {tmp_path}: No space left on device\. .* complete checkpoint is of step 100\."
+    )
     with pytest.raises(WriteError, match=message), workdir.write_errors(tmp_path):
         try:
             if told_as == "words":
@@ -277,7 +279,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
     assert "launch" not in message
 
 
-def test_every_run_leaves_its_records(tmp_path):
+def test_every_run_writes_its_records(tmp_path):
     config = small_config("simclr", launch="jit", max_steps=2)
     train(config, tmp_path)
     found = {p.name for p in tmp_path.iterdir()}

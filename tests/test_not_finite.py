@@ -58,7 +58,7 @@ def test_it_stops_and_keeps_the_last_good_state(stopped):
     assert int(build.load_encoder(folder)[1].step) == 1
 
 
-def test_the_command_to_go_on_is_named_and_works(stopped, tmp_path):
+def test_the_suggested_command_works(stopped, tmp_path):
     folder, message = stopped
     (line,) = [line.strip() for line in message.splitlines() if line.startswith("  jssl")]
     assert line == (
@@ -74,7 +74,7 @@ def test_the_command_to_go_on_is_named_and_works(stopped, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
-def test_the_same_command_says_the_same_at_once(run, stopped, monkeypatch):
+def test_the_same_command_stops_at_once_with_the_same_message(run, stopped, monkeypatch):
     monkeypatch.setattr(build, "init_state", None)
     monkeypatch.setattr(checkpoint.Checkpoints, "restore", None)  # nothing is read or trained
     with pytest.raises(NotFiniteError) as error:
@@ -87,7 +87,7 @@ def test_the_same_command_says_the_same_at_once(run, stopped, monkeypatch):
         train(config, run)
 
 
-def test_a_change_that_is_allowed_goes_on(run):
+def test_an_allowed_change_continues_the_run(run):
     """A picture that is passed over, fewer steps, a deleted marker: none is kept from trying."""
     for key, value in (("data.on_error", "skip"), ("max_steps", 1), ("launch", "pmap")):
         config = config_of()
@@ -100,7 +100,7 @@ def test_a_change_that_is_allowed_goes_on(run):
     assert not (run / "not_finite.json").exists()
 
 
-def test_another_learning_rate_in_the_same_workdir_is_refused_as_ever(run):
+def test_another_learning_rate_in_the_same_workdir_is_refused(run):
     config = config_of()
     config.optim.lr = 0.1
     with pytest.raises(UserError, match="optim.lr: 1e.30 -> 0.1"):
@@ -108,7 +108,7 @@ def test_another_learning_rate_in_the_same_workdir_is_refused_as_ever(run):
     assert (run / "not_finite.json").exists()
 
 
-def test_a_monitor_that_meets_broken_features_says_how_to_go_on(tmp_path):
+def test_a_monitor_with_broken_features_tells_how_to_continue(tmp_path):
     """The step that was monitored is broken: the state before it is the good one."""
     config = config_of()
     config.optim.lr = 0.0

@@ -38,12 +38,12 @@ def by_the_script(probs, per_class, lowest, upsample=True):
     return kept, times
 
 
-def test_fifty_kept_of_a_hundred_are_two_copies_each():
+def test_fifty_selected_of_a_hundred_are_copied_twice():
     copies = select(probs_of([(0, 0.9, 50), (1, 0.8, 100)]), per_class=100)
     np.testing.assert_array_equal(copies, [2] * 50 + [1] * 100)
 
 
-def test_150_kept_for_a_hundred_are_thinned_by_chance():
+def test_150_candidates_for_a_hundred_are_subsampled():
     """Binomial of 150 at 2/3: mean 100, deviation 5.8."""
     totals = [
         select(probs_of([(0, 0.9, 150), (1, 0.9, 100)]), per_class=100, seed=s)[:150].sum()
@@ -99,7 +99,7 @@ def test_a_naive_loop_agrees_on_random_predictions(upsample):
     assert np.all(np.abs(copies - times) <= 5 * deviation + 1e-9)
 
 
-def test_a_class_that_nobody_is_predicted_to_be():
+def test_a_class_without_predictions():
     probs = probs_of([(0, 0.9, 5), (1, 0.28, 0), (2, 0.25, 0)], classes=4)
     with pytest.raises(UserError) as error:
         select(probs, per_class=5)
@@ -166,7 +166,7 @@ def test_labels_of_other_data_or_another_teacher_are_refused(tmp_path, labels):
     assert "photos" not in message
 
 
-def test_no_file_and_another_file(tmp_path):
+def test_missing_and_wrong_files(tmp_path):
     with pytest.raises(UserError, match="There are no pseudo-labels .*a teacher has to label"):
         pseudo_labels.load(tmp_path / "p.npz", expected={})
     np.savez(tmp_path / "q.npz", x=np.zeros(2))

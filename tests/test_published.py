@@ -136,7 +136,7 @@ def write(name, folder, pictures, labels, split="test"):
     ("name", "classes"),
     [("imagenet_a", IMAGENET_A), ("imagenet_r", IMAGENET_R), ("imagenet_v2", tuple(range(1000)))],
 )
-def test_top1_is_among_the_sets_own_classes(
+def test_top1_is_among_the_classes_of_the_set(
     judge, logits_of, pictures, small, tmp_path, name, classes
 ):
     classes = np.array(classes)
@@ -171,7 +171,7 @@ def test_a_set_of_another_size_is_refused(judge, pictures, tmp_path):
 
 def test_an_image_of_another_class_is_refused(judge, pictures, small, tmp_path):
     write("imagenet_a", tmp_path, pictures, [6] * 5 + [0])
-    with pytest.raises(UserError, match="'imagenet_a' holds an image of class 0, which is none"):
+    with pytest.raises(UserError, match="'imagenet_a' has an image of class 0, which is none"):
         judge("imagenet_a", tmp_path)
 
 
@@ -212,15 +212,17 @@ def test_imagenet_c_of_the_authors_archives(judge, logits_of, files, pictures, s
     assert value["top-1 error"] == pytest.approx(1 / 6)  # the last of that name: clean
 
 
-def test_parts_that_do_not_fit_are_refused(judge, small, archives):
+def test_inconsistent_parts_are_refused(judge, small, archives):
     folder, _ = archives
     path = folder / "imagenet_c" / "gaussian_noise" / "2"
     moved = path / SYNSETS[0] / "ILSVRC2012_val_00000002.JPEG"
     moved.rename(path / SYNSETS[1] / moved.name)
-    with pytest.raises(UserError, match="'gaussian_noise' of severity 2 holds other images"):
+    with pytest.raises(UserError, match="'gaussian_noise' of severity 2 has other images"):
         judge("imagenet_c", folder)
     (path / SYNSETS[0]).rename(path / "n00000001")
-    with pytest.raises(UserError, match="has the folder 'n00000001', which is no class of Image"):
+    with pytest.raises(
+        UserError, match="has the folder 'n00000001', which is not a class of Image"
+    ):
         judge("imagenet_c", folder)
     path.rename(folder / "elsewhere")
     with pytest.raises(UserError, match=r"'gaussian_noise/2' too, the archives of .*2235448"):
@@ -247,12 +249,12 @@ def test_rows_of_many_images_have_the_interval_of_their_means():
         assert low < row["numbers"]["trained"]["value"] < high
 
 
-def test_files_of_224_pixels_are_seen_as_they_are_and_others_refused(files):
+def test_files_of_224_pixels_are_used_unchanged_and_others_refused(files):
     image = pixels(files[0])
-    same = imagenet_variants.Whole(224, 224)({"image": image})["image"]
+    same = imagenet_variants.Resize(224, 224)({"image": image})["image"]
     np.testing.assert_array_equal(same, image)
-    with pytest.raises(UserError, match="is 200 x 224 pixels; those of this set are 224 x 224"):
-        imagenet_variants.Whole(224, 224)({"image": image[:200]})
+    with pytest.raises(UserError, match="is 200 x 224 pixels; expected 224 x 224"):
+        imagenet_variants.Resize(224, 224)({"image": image[:200]})
 
 
 def test_cifar10_c_is_the_plain_mean(small, tmp_path, monkeypatch, tmp_path_factory):
@@ -348,7 +350,7 @@ def test_imagenet_p_flips_and_distances(judge, logits_of, files, small, tmp_path
         judge("imagenet_p", tmp_path)
 
 
-def test_what_is_missing_is_said_with_the_command(judge, run, loaded, tmp_path, monkeypatch):
+def test_missing_data_is_reported_with_the_command(judge, run, loaded, tmp_path, monkeypatch):
     def needs(name):
         context = evaluate.Context.load(run, evaluate.Settings(data_dir=str(tmp_path)))
         context.__dict__.update(loaded)

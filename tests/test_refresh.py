@@ -57,7 +57,7 @@ def uninterrupted(tmp_path_factory):
     return folder
 
 
-def test_it_is_called_before_the_first_step_of_every_epoch(uninterrupted):
+def test_refresh_runs_before_the_first_step_of_every_epoch(uninterrupted):
     """Its numbers stand with that step's; the previous assignments are there from the second on."""
     found = [row for row in rows(uninterrupted) if "cluster/entropy" in row]
     assert [row["step"] for row in found] == [1, 5, 9]
@@ -72,7 +72,7 @@ class KilledError(Exception):
     """What stands for the end of the process."""
 
 
-def test_stopped_at_any_moment_it_comes_to_the_same_state(tmp_path, uninterrupted, monkeypatch):
+def test_a_stopped_refresh_reaches_the_same_state(tmp_path, uninterrupted, monkeypatch):
     """In clustering, in mid-epoch, and at an epoch's boundary with its checkpoint written."""
     folder, cluster = tmp_path / "run", _clusters.cluster
 

@@ -49,7 +49,7 @@ def test_another_config_is_another_row():
     assert sum(line.startswith("| simclr") for line in text.splitlines()) == 2
 
 
-def test_only_what_stands_between_the_marks_is_replaced(tmp_path, capsys):
+def test_only_text_between_the_markers_is_replaced(tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(record(0, 0.8)))
     page = tmp_path / "README.md"
     page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")

@@ -129,7 +129,7 @@ def test_sets_that_overlap_by_index_are_refused(source):
         semi_supervised.split(config_of(unlabeled_name="photos"), source)
 
 
-def test_another_data_set_as_the_unlabelled_one(source):
+def test_unlabelled_images_from_another_data_set(source):
     config = config_of(label_fraction=1.0, unlabeled_name="digits")
     halves = semi_supervised.split(config, source)
     assert (len(halves.labelled), len(halves.rows), halves.unlabelled.name) == (
@@ -139,7 +139,7 @@ def test_another_data_set_as_the_unlabelled_one(source):
     )
 
 
-def test_labels_that_do_not_fit(source):
+def test_labels_that_do_not_match(source):
     halves = semi_supervised.split(config_of(), source)
     with pytest.raises(UserError, match="are of 7 classes, data set 'photos' has 16"):
         semi_supervised.with_labels(halves, labels_for([halves.rows[0]], [1], 7), num_classes=16)

@@ -62,12 +62,12 @@ def same_bits(a, b):
         (
             [TEACHER, STUDENT[0], {"stage": "student", "model": {"width": 0.06}}],
             {},
-            "equal or larger, as it learns from more",
+            "equal or larger, as it has more training data",
         ),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_lists_that_cannot_work(listed, settings, said, tmp_path):
+def test_invalid_lists_of_stages(listed, settings, said, tmp_path):
     with pytest.raises(UserError, match=said):
         stages.plan(config_of(*listed, **settings), tmp_path)
 
@@ -90,7 +90,7 @@ def test_a_smaller_student_needs_a_switch_and_an_equal_one_does_not(tmp_path):
         stages.plan(config_of(*larger, *STUDENT), tmp_path)
 
 
-def test_stages_are_wired_through_their_folders(tmp_path):
+def test_stages_use_the_folders_of_earlier_stages(tmp_path):
     listed = [TEACHER, *STUDENT, *STUDENT, {"stage": "fixres", "augment": {"size": 40}}]
     found = stages.plan(config_of(*listed), tmp_path)
     assert [s.name for s in found] == [
@@ -134,7 +134,7 @@ def run(tmp_path_factory):
     return folder, record
 
 
-def test_every_stage_leaves_its_files_and_the_record_its_rows(run):
+def test_every_stage_writes_its_files_and_the_record_has_its_rows(run):
     folder, record = run
     assert [row["probe"] for row in record["rows"]] == [
         "1_teacher", "3_student", "3_student minus 1_teacher", "4_fixres",
@@ -175,7 +175,7 @@ def test_labels_are_the_teachers_at_its_own_resolution_with_provenance(run):
     ]  # fmt: skip
 
 
-def test_a_second_start_does_nothing_twice(run, monkeypatch):
+def test_a_restart_skips_finished_stages(run, monkeypatch):
     folder, record = run
     for name in ("_train", "_label", "_fixres"):
         monkeypatch.setattr(stages, name, lambda *a: pytest.fail("a finished stage ran again"))
@@ -189,7 +189,7 @@ def test_another_config_is_refused(run):
         stages.run(config, run[0])
 
 
-def test_a_killed_student_goes_on_exactly(run, tmp_path, monkeypatch):
+def test_a_killed_student_resumes_exactly(run, tmp_path, monkeypatch):
     """Everything up to the labels is there; the student is cut off after its first step."""
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
@@ -209,7 +209,7 @@ def test_a_killed_student_goes_on_exactly(run, tmp_path, monkeypatch):
     same_bits(leaves(folder / "3_student"), leaves(run[0] / "3_student"))
 
 
-def test_labelling_goes_on_where_it_was_cut_off(run, tmp_path, monkeypatch):
+def test_labelling_resumes_where_it_stopped(run, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
     for name in ("2_labels", "3_student", "4_fixres"):
@@ -245,7 +245,7 @@ def test_labels_of_another_teacher_are_refused(run, tmp_path):
         stages.run(config_of(*LISTED), folder)
 
 
-def test_a_student_of_labels_that_it_holds_as_labelled_is_refused(run):
+def test_pseudo_labels_of_labelled_examples_are_refused(run):
     """Other shares of labels than those the pseudo-labels were made with."""
     config = config_of(label_fraction=0.1, pseudo_labels=str(run[0] / "2_labels" / stages.LABELS))
     with pytest.raises(UserError, match="are labelled and unlabelled at once"):
@@ -270,7 +270,7 @@ def test_a_workdir_of_stages_names_those_of_its_networks(run):
     assert workdir.read_config(run[0] / "3_student").augment.size == 20
 
 
-def test_nothing_to_label_is_said(run, tmp_path):
+def test_no_unlabelled_examples_are_refused(run, tmp_path):
     stage = stages.plan(config_of(*LISTED, label_fraction=1.0), run[0])[1]
     with pytest.raises(UserError, match="every example of 'photos' is labelled"):
         stages._label(stage, tmp_path / "labels")

@@ -39,21 +39,21 @@ jssl.run.build.make_launcher = lambda mode: make(mode)._replace(
 MONITORING = "jssl.run.train.make_monitor = lambda parts: hang"
 JUDGING = "jssl.run.judge.final_rows = hang"
 STEPPING = """
-finished = jssl.run.train._Run._finished
+finished = jssl.run.train._Run._log_step
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         print("HERE", flush=True)
         sys.stdin.readline()
-jssl.run.train._Run._finished = slow
+jssl.run.train._Run._log_step = slow
 """
 SAVING = """
-finished = jssl.run.train._Run._finished
+finished = jssl.run.train._Run._log_step
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         hang()
-jssl.run.train._Run._finished = slow
+jssl.run.train._Run._log_step = slow
 """
 REFRESHING = """
 build, count = jssl.run.build.build, []
@@ -136,7 +136,7 @@ QUIET = "--config.monitor.every_epochs=0"
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_a_signal_is_heard_in_every_part_of_a_run(
+def test_a_signal_is_handled_in_every_part_of_a_run(
     start, tmp_path, patch, number, words, saved, said
 ):
     folder = tmp_path / "run"
@@ -202,7 +202,7 @@ with stopping.signals(), stopping.ends_at_once("All is saved.", last=True):
 """
 
 
-def test_a_process_of_a_job_ends_while_it_judges():
+def test_a_process_of_a_job_exits_during_evaluation():
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen([sys.executable, "-c", JOB], cwd=ROOT, text=True, **pipes)
     try:
@@ -218,18 +218,18 @@ CLOSING = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from jssl.run import stopping
-finished = jssl.run.train._Run._finished
+finished = jssl.run.train._Run._log_step
 def slow(self, step, *rest):
     finished(self, step, *rest)
     if step == 1:
         print("HERE", flush=True)
         while not stopping.asked():
             time.sleep(0.01)
-jssl.run.train._Run._finished = slow
+jssl.run.train._Run._log_step = slow
 """
 
 
-def test_a_terminal_that_is_closed_costs_nothing(start, tmp_path):
+def test_a_closed_terminal_loses_nothing(start, tmp_path):
     """The kernel sends SIGHUP, and whatever is written to the screen from then on fails."""
     ours, theirs = os.openpty()
     process = start(
@@ -276,7 +276,8 @@ def test_a_library_call_leaves_the_handlers_of_its_caller(tmp_path, monkeypatch)
     mine = {n: signal.getsignal(n) for n in numbers}
     seen = []
     monkeypatch.setattr(
-        "jssl.run.train._asked", lambda _: seen.append({n: signal.getsignal(n) for n in numbers})
+        "jssl.run.train._stop_requested",
+        lambda _: seen.append({n: signal.getsignal(n) for n in numbers}),
     )
     try:
         judge.train_and_judge(tiny(), tmp_path / "run")
@@ -305,7 +306,7 @@ def test_a_run_in_a_thread_works(tmp_path):
     assert errors == [] and (tmp_path / "run" / "result.json").exists()
 
 
-def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
+def test_wrong_monitor_settings_are_refused_before_training(tmp_path):
     for key, value, said in [
         ("knn_k", 33, "kNN with k=33 over 32 labelled examples"),
         ("knn_k", 0, "knn_k expects a whole number of at least 1, found 0"),
@@ -326,7 +327,7 @@ def test_what_the_monitor_would_refuse_is_refused_before_training(tmp_path):
         judge.train_and_judge(config, tmp_path / "run")
 
 
-def test_a_failing_monitor_loses_nothing_and_is_made_up_for(tmp_path, monkeypatch):
+def test_a_failing_monitor_loses_nothing_and_is_repeated(tmp_path, monkeypatch):
     def broken(parts):
         return lambda state: 1 / 0
 

@@ -143,7 +143,7 @@ def test_the_public_surface_is_the_golden_one():
     assert not new, f"New public names:\n{lines}\nType {UPDATE} and commit tests/golden/surface.txt"
 
 
-def test_the_text_holds_no_address():
+def test_the_surface_has_no_memory_address():
     assert " at 0x" not in GOLDEN.read_text()
 
 

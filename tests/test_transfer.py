@@ -116,7 +116,7 @@ def test_a_run_that_averages_its_weights_starts_with_the_average(tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_runs_of_a_table_are_told_apart():
+def test_runs_in_a_table_have_different_names():
     config = small_config("supervised")
     config.supervised.label_fraction = 0.1
     assert judge.run_name(config) == "supervised on photos, 10 % labels, from scratch"
@@ -143,7 +143,7 @@ def test_an_encoder_that_does_not_fit_names_what_differs():
         pretrained.fitted({"patch_embed": {"bias": jnp.zeros(3)}}, like, grid=4, new_grid=4)
 
 
-def test_a_share_of_the_labels_is_the_same_of_every_class():
+def test_a_label_fraction_is_equal_in_every_class():
     config = small_config("supervised")
     config.supervised.label_fraction = 0.1
     parts = build.build(config)

@@ -25,7 +25,7 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_the_commit_is_asked_of_the_folder_of_the_package():
+def test_the_commit_is_read_in_the_folder_of_the_package():
     """That of a checkout, and the file that the build hook puts into a wheel."""
     assert versions.PACKAGE == Path(jssl.__file__).parent
     place = versions.COMMIT_FILE.relative_to(versions.PACKAGE.parent).as_posix()
@@ -45,7 +45,7 @@ def test_the_users_repository_is_not_taken_for_jssls(repository, monkeypatch):
     assert versions.jssl_commit() == "0123456789ab"
 
 
-def test_a_checkout_is_asked_itself(repository, monkeypatch):
+def test_the_commit_of_a_checkout(repository, monkeypatch):
     (repository / "jssl").mkdir()
     monkeypatch.setattr(versions, "PACKAGE", repository / "jssl")
     monkeypatch.setattr(versions, "COMMIT_FILE", repository / "jssl" / "COMMIT")

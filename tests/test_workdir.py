@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("content", "said"), DAMAGED, ids=IDS)
-def test_a_damaged_config_ends_in_one_sentence(run, content, said):
+def test_a_damaged_config_gives_a_one_sentence_error(run, content, said):
     path = run / "config.json"
     whole = path.read_bytes()
     path.write_bytes(content)
@@ -43,9 +43,7 @@ def test_a_damaged_config_ends_in_one_sentence(run, content, said):
 
 
 @pytest.mark.parametrize(("content", "said"), DAMAGED, ids=IDS)
-def test_a_damaged_config_of_a_run_that_trained_nothing_is_set_aside(
-    tmp_path, content, said, capsys
-):
+def test_a_damaged_config_of_an_untrained_run_is_moved(tmp_path, content, said, capsys):
     (tmp_path / "config.json").write_bytes(content)
     for count in (1, 2):
         workdir.open_workdir(tmp_path, small_config("simclr"))
@@ -59,7 +57,7 @@ def test_a_damaged_config_of_a_run_that_trained_nothing_is_set_aside(
 @pytest.mark.parametrize(
     ("content", "said"), [(c, s) for c, s in DAMAGED if c != b"[1]"], ids=lambda v: repr(v)[:20]
 )
-def test_damaged_lists_of_stages_end_in_one_sentence(tmp_path, content, said):
+def test_damaged_lists_of_stages_give_a_one_sentence_error(tmp_path, content, said):
     (tmp_path / "stages.json").write_bytes(content)
     with pytest.raises(UserError, match=f"stages.json is damaged .it {said}"):
         workdir.read_config(tmp_path)
@@ -69,20 +67,20 @@ def test_damaged_lists_of_stages_end_in_one_sentence(tmp_path, content, said):
 
 
 @pytest.mark.parametrize(("content", "said"), DAMAGED, ids=IDS)
-def test_a_damaged_record_of_a_stage_is_said_and_made_again(tmp_path, content, said, capsys):
+def test_a_damaged_record_of_a_stage_is_reported_and_recreated(tmp_path, content, said, capsys):
     (tmp_path / stages.DONE).write_bytes(content)
     assert stages._finished(stages.Stage("1_teacher", "teacher", None, None), tmp_path) is None
-    assert "done.json is damaged: the stage goes on" in capsys.readouterr().out
+    assert "done.json is damaged: the stage resumes" in capsys.readouterr().out
 
 
-def test_rows_of_metrics_that_are_none_are_set_aside(tmp_path):
+def test_damaged_rows_of_metrics_are_moved(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": 1, "loss": 1.0}, {"step": 2, "monitor_seconds": 1.0}, {"step": 9}]
     good = [json.dumps(row).encode() for row in rows]
     bad = [b"[1]", b"7", b"null", b'{"loss": 1}', b'{"step": "1"}', b"\xff\xfe", b"\0\0", b'{"st']
     path.write_bytes(b"\n".join([good[0], *bad, good[1], good[2], b'{"step": 2, "lo']))
     (line,) = truncate_jsonl(path, 2)
-    assert line == f"8 lines of metrics.jsonl are no rows; moved to {path}.damaged"
+    assert line == f"8 lines of metrics.jsonl are damaged; moved to {path}.damaged"
     assert path.read_bytes() == b"".join(row + b"\n" for row in good[:2])
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == b"".join(b + b"\n" for b in bad)
     assert truncate_jsonl(path, 2) == []
@@ -91,7 +89,7 @@ def test_rows_of_metrics_that_are_none_are_set_aside(tmp_path):
     assert not has_row(path, 1, "monitor_seconds")
     writers = Writers(tmp_path, step=2, tensorboard=False)
     writers.close()
-    assert writers.warnings == [f"1 lines of metrics.jsonl are no rows; moved to {path}.damaged"]
+    assert writers.warnings == [f"1 lines of metrics.jsonl are damaged; moved to {path}.damaged"]
 
 
 @pytest.mark.parametrize(("content", "said"), DAMAGED, ids=IDS)
@@ -101,7 +99,7 @@ def test_a_damaged_versions_file_stops_nothing(run, content, said):
     assert "libraries" in json.loads((run / "versions.json").read_text())
 
 
-def test_records_that_are_no_json_are_passed_over_and_named(tmp_path, capsys):
+def test_records_that_are_not_json_are_skipped_and_named(tmp_path, capsys):
     record = {"rows": [], "run_hash": "a"}
     (tmp_path / "a.json").write_text(json.dumps(record))
     (tmp_path / "b.json").write_text("")

@@ -1,4 +1,4 @@
-"""Evaluation of frozen features: kNN, linear probes, signs of collapse, and the table of a run."""
+"""Evaluation of frozen features: kNN, linear probes, collapse metrics, and the results table."""
 
 from jssl import third_party as third_party  # before anything imports flax
 from jssl.augment.corruptions import regenerate as regenerate

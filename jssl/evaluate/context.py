@@ -1,4 +1,4 @@
-"""What a protocol evaluates: the network of a run, and the data set that it is evaluated on."""
+"""The input of a protocol: the network of a run, and the data set that it is evaluated on."""
 
 import functools
 from collections.abc import Callable
@@ -21,21 +21,21 @@ from jssl.types import TrainState
 
 RAW = "raw pixels"
 KINDS = ("trained", "untrained", RAW)
-BATCH = 256  # images that are embedded at a time
+BATCH = 256  # images per batch of `embed`
 
 
 class Settings(NamedTuple):
-    """What the flags of `jssl evaluate` say.
+    """The flags of `jssl evaluate`.
 
     Attributes:
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
-        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' takes the method's own.
-        epochs: of the linear protocols and of VOC's fine-tuning; 0 takes the preset's, or the final
-            table's.
-        step: which checkpoint, the newest by default.
-        source, data_dir: another data set than the run's.
-        seed: of whatever a protocol draws: held-out examples, corruptions, classifiers.
+        preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' for the method's own.
+        epochs: of the linear protocols and of VOC's fine-tuning; 0 for those of the preset, or of
+            the final table.
+        step: of the checkpoint; the newest by default.
+        source, data_dir: data set; the run's by default.
+        seed: of the protocol's random numbers: held-out examples, corruptions, classifiers.
     """
 
     k: int = 20
@@ -50,15 +50,15 @@ class Settings(NamedTuple):
 
 
 class Context:
-    """A network and the data that it is evaluated on; what several protocols need is made once.
+    """A network and the data that it is evaluated on; what protocols share is computed once.
 
-    Made by `load` of a workdir, or by `running` of a run in this process.
+    Created by `load` from a workdir, or by `running` from a run in this process.
 
     Attributes:
         settings: of the protocols.
         config: of the run.
         size: side of the images in pixels.
-        batch_size: images that are embedded at a time.
+        batch_size: images per batch of `embed`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Context:
 
     @classmethod
     def load(cls, folder: str | Path, settings: Settings) -> "Context":
-        """Of a finished run: its checkpoint and its data are read when they are asked for."""
+        """Creates the context of a finished run; checkpoint and data are read on first use."""
         config = workdir.read_config(folder)
         section = data_config(config, settings.source, settings.data_dir)
         return cls(
@@ -105,25 +105,25 @@ class Context:
         sources: tuple[Any, Any] | None = None,
         batch_size: int = BATCH,
     ) -> "Context":
-        """Of a run in this process.
+        """Creates the context of a run in this process.
 
         Args:
             parts: of the run.
             state: to evaluate, global.
             compiled: `parts.launcher.compile_embed(parts.method.embed)`.
             sources: (train, test) examples; those of the run by default.
-            batch_size: images that are embedded at a time.
+            batch_size: images per batch of `embed`.
         """
         monitor = parts.config.monitor
         settings = Settings(monitor.knn_k, monitor.knn_temperature, monitor.knn_feature)
-        both = sources or (parts.probe_source, parts.test_source)
+        splits = sources or (parts.probe_source, parts.test_source)
         return cls(
             parts.config,
             settings,
             parts.config.data,
             network=lambda: (parts.method.embed, state),
             untrained=lambda: build.init_state(parts, begin=False),
-            sources=lambda: both,
+            sources=lambda: splits,
             compiled=compiled,
             batch_size=batch_size,
         )
@@ -146,12 +146,12 @@ class Context:
 
     @property
     def state(self) -> TrainState:
-        """Of the network; never written to."""
+        """The state of the network; read only."""
         return self._loaded[1]
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the network, see `jssl.evaluate.backbone_hash`."""
+        """Hash of the network, see `jssl.evaluate.backbone_hash`."""
         return backbone_hash(self.state)
 
     @functools.cached_property
@@ -161,7 +161,7 @@ class Context:
 
     @property
     def data(self) -> ConfigDict:
-        """The `data` section of what is judged on."""
+        """The `data` section of the evaluated data set."""
         return self._data
 
     @functools.cached_property
@@ -170,13 +170,13 @@ class Context:
         return self._sources()
 
     def other_classes(self, source: Any) -> str:
-        """How the classes of the run's own classifier differ from those of a source, in words.
+        """Describes how the classes of the run's own classifier differ from those of a source.
 
         Args:
-            source: what the classifier is to judge.
+            source: examples to classify.
 
         Returns:
-            '' where they are the same, as far as that is known.
+            Text; '' if they are the same, as far as is known.
         """
         return other_classes(self.folder, self.config, self._data, source)
 
@@ -185,7 +185,7 @@ class Context:
         return self.sources[0].num_classes
 
     def transform(self, source: Any) -> Any:
-        """On the host: how images of a source are cropped for evaluation."""
+        """Returns the evaluation crop for the images of a source, on the host."""
         return data.eval_transform(self._data, source, size=self.size)
 
     @functools.cached_property
@@ -201,22 +201,22 @@ class Context:
 
     @property
     def probed(self) -> Callable[..., Any]:
-        """`embed` as probes of single layers see it: AlexNet's maps pooled as DeepCluster does."""
+        """`embed` for probes of single layers: AlexNet's maps pooled as in DeepCluster."""
         alexnet = self.config.model.name == "alexnet"
         return pooled_maps(self.embed) if alexnet else self.embed
 
     @property
     def grid_feature(self) -> str | None:
-        """The intermediate that is a grid of patches, where the method has one."""
+        """The intermediate that is a grid of patches; None if the method has none."""
         return methods.get(self.config.method).grid_feature
 
     @property
     def cached_epochs(self) -> int:
-        """Epochs of the classifiers on cached features: --epochs, or those of the final table."""
+        """Epochs of classifiers on cached features: --epochs, or those of the final table."""
         return int(self.settings.epochs) or self.config.final.linear_epochs
 
     def compile(self, feature: str) -> Callable[..., Any]:
-        """`(state, images) ->` a feature, or the whole output of `embed`; for `embed_source`."""
+        """Compiles `(state, images) ->` a feature, or all of `embed`; for `embed_source`."""
         if self._compiled is not None:
             return self._compiled
         if feature not in self._programs:
@@ -224,17 +224,17 @@ class Context:
         return self._programs[feature]
 
     def owner(self, kind: str) -> TrainState | None:
-        """The state of a kind of KINDS; raw pixels have none."""
+        """Returns the state of a kind in KINDS; None for raw pixels."""
         if kind == RAW:
             return None
         return self.state if kind == "trained" else self.untrained
 
     def features(self, kind: str) -> tuple[Any, Any, Any, Any]:
-        """Train features [M,D], train labels [M], test features [Q,D], test labels [Q].
+        """Returns train features [M,D], train labels [M], test features [Q,D], test labels [Q].
 
         Args:
-            kind: of KINDS: the checkpoint's, the untrained net's, or raw pixels, which are averaged
-                to 32 px a side where there are more.
+            kind: in KINDS: of the checkpoint, the untrained network, or raw pixels, which are
+                averaged to a side of 32 px if there are more.
         """
         if kind not in self._features:
             feature = BACKBONE if kind == RAW else self.settings.feature
@@ -265,7 +265,7 @@ def _first_state(config: ConfigDict) -> TrainState:
 
 
 def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:
-    """The train and test split; refused where their numbers mean other classes."""
+    """Returns the train and test split; raises if their labels mean different classes."""
     train, test = data.make_source(section, "probe"), data.make_source(section, "test")
     data.check_same(
         data.class_names(test),
@@ -279,39 +279,39 @@ def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:
 
 
 def data_config(config: ConfigDict, source: str | None, data_dir: str | None) -> ConfigDict:
-    """The `data` section of a run, or that of another data set."""
-    chosen = ConfigDict(config.data.to_dict())
+    """Returns the `data` section of a run, or of another data set."""
+    section = ConfigDict(config.data.to_dict())
     if source is not None and source != config.data.name:
-        chosen = ConfigDict(data.DEFAULTS)
-        chosen.name = source
+        section = ConfigDict(data.DEFAULTS)
+        section.name = source
     if data_dir is not None:
-        chosen.data_dir = data_dir
-    return chosen
+        section.data_dir = data_dir
+    return section
 
 
 def other_classes(folder: str | Path, config: ConfigDict, chosen: ConfigDict, source: Any) -> str:
-    """How the classes that a run was trained on differ from those of a source, in words.
+    """Describes how the classes that a run was trained on differ from those of a source.
 
     Args:
         folder: the workdir of the run.
         config: of the run.
-        chosen: the `data` section that the source is of.
+        chosen: the `data` section of the source.
         source: labelled examples.
 
     Returns:
-        '' where they are the same, or cannot be compared; then that is said.
+        Text; '' if they are the same, or cannot be compared (which is printed).
     """
     own, names = workdir.read_classes(folder) or _names_of_data(config), data.class_names(source)
     if source.num_classes and chosen != config.data and not (own and names):
         say(
             f"The classes of {source.name if own else config.data.name} have no names: the labels "
-            f"of {source.name} are compared with the run's classifier by number alone."
+            f"of {source.name} are compared with the run's classifier by number only."
         )
     return data.difference(names, own)
 
 
 def _names_of_data(config: ConfigDict) -> tuple[str, ...] | None:
-    """Of a run that an older version left: the names in its data, where they are here."""
+    """Returns the class names in the data of a run of an older version, if the data are here."""
     try:
         return data.class_names(data.make_source(config.data, "train"))
     except (UserError, AttributeError, KeyError):
@@ -319,6 +319,6 @@ def _names_of_data(config: ConfigDict) -> tuple[str, ...] | None:
 
 
 def check_preset(name: str) -> None:
-    """Raises UserError for a linear preset that there is not; '' is the method's own."""
+    """Raises UserError for an unknown linear preset; '' is the method's own."""
     if name and name not in PRESETS:
         raise UserError(f"Unknown linear preset '{name}': {nearest(name, PRESETS)}.")

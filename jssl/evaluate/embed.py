@@ -1,4 +1,4 @@
-"""Features of a whole data set: every example once, as numpy arrays and as a file."""
+"""Features of a data set: every example once, as numpy arrays and as a file."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from jssl.data.fetch import in_words
 from jssl.errors import NotFiniteError, UserError, nearest
 from jssl.types import Array, PyTree, TrainState
 
-BACKBONE = "backbone"  # the name of what `embed` returns first
+BACKBONE = "backbone"  # name of the first output of `embed`
 Features = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def select_feature(embed_fn: Callable[..., Any], feature: str) -> Callable[[Any, Array], Array]:
-    """Makes of `embed` a function of one output, so that what is not asked for is not computed.
+    """Restricts `embed` to one output, so that the others are not computed.
 
     Args:
         embed_fn: `(state, images) -> (features [B,D], intermediates)`, pure.
@@ -27,7 +27,7 @@ def select_feature(embed_fn: Callable[..., Any], feature: str) -> Callable[[Any,
 
     Returns:
         `(state, images [B,H,W,C]) -> float32 [B,D]`, to be jitted; an intermediate with more axes
-        is flattened. Raises UserError for a name that there is not, listing those there are.
+        is flattened. It raises UserError for an unknown name, listing the choices.
 
     Example:
         >>> fn = select_feature(raw_pixels, 'backbone')
@@ -54,9 +54,9 @@ def _pick(output: Any, feature: str) -> Array:
 
 
 def raw_pixels(state: Any, images: Array) -> tuple[Array, Mapping[str, Array]]:
-    """The embedding that learnt nothing: pixels in [0, 1], flattened to [B, H W C].
+    """Returns the pixels in [0, 1], flattened to [B, H W C]: a baseline without a network.
 
-    It has the signature of `Method.embed`; the state is not looked at.
+    It has the signature of `Method.embed`; the state is ignored.
 
     Example:
         >>> features, _ = raw_pixels(None, jnp.full((1, 1, 2, 3), 255, jnp.uint8))
@@ -82,12 +82,12 @@ def embed_source(
 
     Args:
         embed_fn: `(state, images) -> (features [B,D], intermediates)`, compiled by the caller:
-            `jax.jit(method.embed)` or `launcher.compile_embed(method.embed)`. It sees batches of
-            one shape, so that it compiles once. `jax.jit(select_feature(embed, feature))`, whose
-            output is the feature alone, will do as well and leaves out what is not asked for.
-        state: the state of the method; only read.
+            `jax.jit(method.embed)` or `launcher.compile_embed(method.embed)`. All batches have
+            one shape, so that it compiles once. Or `jax.jit(select_feature(embed, feature))`,
+            which returns the feature only, and does not compute the others.
+        state: the state of the method; read only.
         source: M examples, see `jssl.data.Source`.
-        batch_size: images at a time, more than M counts as M.
+        batch_size: images per batch, at most M.
         feature: 'backbone', or the name of an intermediate (flattened when it has more axes).
         transform: on the host, see `jssl.data.eval_transform`.
         progress: called with (examples done, M) after each batch.
@@ -95,11 +95,11 @@ def embed_source(
 
     Returns:
         features: float32 [M,D], labels: int32 [M] (-1 without labels), indices: int32 [M]. Under
-        `on_error='skip'` the pictures that cannot be used are absent, and their indices too.
+        `on_error='skip'` unreadable pictures and their indices are left out.
 
     Raises:
-        UserError: no such feature, an empty data set, a network that is not finite, or examples
-            that came twice or not at all.
+        UserError: unknown feature, empty data set, non-finite network, or examples that were read
+            twice or never.
 
     Example:
         >>> source = data.synthetic_source('test', size=8, num_examples=40)
@@ -127,7 +127,7 @@ def embed_source(
         for batch in running:
             output = embed_fn(state, batch["image"])
             output = _pick(output, feature) if isinstance(output, tuple) else output
-            # The host reads one batch while the device is at work on the next.
+            # The host reads one batch while the device computes the next.
             if pending is not None:
                 take(*pending)
             pending = output, batch
@@ -147,14 +147,14 @@ def embed_source(
 
 
 def check_finite(state: Any) -> None:
-    """Raises UserError when the `params` or `batch_stats` of a state hold NaN or infinity.
+    """Raises UserError if the `params` or `batch_stats` of a state have NaN or infinity.
 
-    The features do not always show it: where XLA fuses a ReLU, its CPU code may turn NaN into 0.
+    The features do not always show it: if XLA fuses a ReLU, its CPU code may turn NaN into 0.
     """
-    held = {}
+    variables = {}
     if isinstance(state, TrainState):
-        held = {"params": state.params, "batch_stats": state.batch_stats}
-    flags = jax.tree_util.tree_flatten_with_path(_finite(held))[0]
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+    flags = jax.tree_util.tree_flatten_with_path(_finite(variables))[0]
     bad = [jax.tree_util.keystr(p, simple=True, separator=".") for p, ok in flags if not ok]
     if bad:
         raise NotFiniteError(
@@ -180,18 +180,18 @@ def save_npz(
     step: int = -1,
     backbone_sha256: str = "",
 ) -> None:
-    """Writes features and what they are of, as plain arrays that need no pickle to be read.
+    """Writes features and their description, as plain arrays that are read without pickle.
 
-    The file is written beside its place and renamed when it is whole.
+    The write is atomic: to a temporary file, which is then renamed.
 
     Args:
         path: ends with .npz.
         features: float [M,D].
         labels: int [M].
         indices: int [M].
-        source: what was embedded; its name, fingerprint and `class_names` (str [K], none where
-            they are not known) are kept.
-        feature: which feature it is.
+        source: the data set; its name, fingerprint and `class_names` (str [K], empty if unknown)
+            are stored.
+        feature: name of the feature.
         step: of the checkpoint.
         backbone_sha256: from `backbone_hash`.
 
@@ -208,7 +208,7 @@ def save_npz(
         raise UserError(f"Features are saved as .npz, found '{path}'. Type {path}.npz.")
     if not len(features) == len(labels) == len(indices):
         raise ValueError(
-            f"features, labels and indices must be as many, found {np.shape(features)}, "
+            f"features, labels and indices must have the same length, found {np.shape(features)}, "
             f"{np.shape(labels)} and {np.shape(indices)}."
         )
     arrays = {

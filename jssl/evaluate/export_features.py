@@ -1,4 +1,4 @@
-"""`jssl embed`: the features of a data set as a file."""
+"""`jssl embed`: writes the features of a data set to a file."""
 
 from pathlib import Path
 
@@ -34,31 +34,31 @@ def embed_run(
         folder: the workdir of the run.
         output: the file; ends with .npz.
         feature: 'backbone' or the name of an intermediate.
-        step: which checkpoint, the newest by default.
-        source, data_dir: another data set than the run's.
+        step: of the checkpoint; the newest by default.
+        source, data_dir: data set; the run's by default.
         split: 'train' or 'test'.
     """
     config = workdir.read_config(folder)
     files.check_output(output, ending=".npz")
-    chosen = data_config(config, source, data_dir)
-    found = data.make_source(chosen, split)
-    words = other_classes(folder, config, chosen, found) if feature == "logits" else ""
-    if words:
+    section = data_config(config, source, data_dir)
+    examples = data.make_source(section, split)
+    difference = other_classes(folder, config, section, examples) if feature == "logits" else ""
+    if difference:
         raise UserError(
-            f"The logits of the run in '{folder}' and the labels of '{found.name}' are of other "
-            f"classes: found {words}; expected the same names in the same order. Type "
-            "--feature=backbone, or another --source."
+            f"The logits of the run in '{folder}' and the labels of '{examples.name}' have "
+            f"different classes: found {difference}; expected the same names in the same order. "
+            "Type --feature=backbone, or another --source."
         )
-    say(f"{split} data: {data.describe(found)}")
+    say(f"{split} data: {data.describe(examples)}")
     embed, state = build.load_encoder(folder, step=step)
     lines: list[str] = []
-    with tqdm(total=len(found), unit="image", disable=None) as bar:
+    with tqdm(total=len(examples), unit="image", disable=None) as bar:
         features, labels, indices = embed_source(
             jax.jit(select_feature(embed, feature)),
             state,
-            found,
+            examples,
             batch_size=256,
-            transform=data.eval_transform(chosen, found, size=config.augment.size),
+            transform=data.eval_transform(section, examples, size=config.augment.size),
             progress=lambda done, total: bar.update(done - bar.n),
             tell=lines.append,
         )
@@ -69,9 +69,9 @@ def embed_run(
         features,
         labels,
         indices,
-        source=found,
+        source=examples,
         feature=feature,
         step=int(state.step),
         backbone_sha256=backbone_hash(state),
     )
-    print(f"{output}: {feature} features {list(features.shape)} of {found.name} ({split}).")
+    print(f"{output}: {feature} features {list(features.shape)} of {examples.name} ({split}).")

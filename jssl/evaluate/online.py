@@ -1,4 +1,4 @@
-"""What is watched while a run trains: kNN accuracy and signs of collapse."""
+"""The monitor of a run during training: kNN accuracy and collapse metrics."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from jssl.metrics.collapse import collapse_report, collapse_warnings
 from jssl.run.build import Experiment, abstract_state, host_transform
 from jssl.types import TrainState
 
-COLLAPSE_EXAMPLES = 512  # enough for a spectrum of 128-512 dimensions, little enough for a CPU
+COLLAPSE_EXAMPLES = 512  # enough for a spectrum of 128-512 dimensions, few enough for a CPU
 
 
 def check_monitor(experiment: Experiment, *, judged: bool) -> None:
-    """Refuses what the monitor, or the table at the end, would refuse after training.
+    """Checks the settings of the monitor and of the final table before training.
 
-    Nothing is compiled: the outputs of `embed` are known by their shapes alone.
+    Nothing is compiled: only the shapes of `embed`'s outputs are used.
 
     Args:
         experiment: the parts of the run.
-        judged: whether the table is made at the end.
+        judged: whether the final table is computed.
 
     Raises:
-        UserError: a feature that the net's `embed` does not give, k larger than its bank, too few
+        UserError: a feature that `embed` does not return, k larger than the bank, too few
             examples, or test labels outside the classes of the bank.
     """
     config, settings = experiment.config, experiment.config.monitor
@@ -62,10 +62,10 @@ def check_monitor(experiment: Experiment, *, judged: bool) -> None:
     size = config.augment.size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     outputs = jax.eval_shape(experiment.method.embed, abstract_state(experiment), images)
-    names, wanted = [BACKBONE, *outputs[1]], settings.knn_feature
-    if wanted not in names:
+    names, feature = [BACKBONE, *outputs[1]], settings.knn_feature
+    if feature not in names:
         raise UserError(
-            f"Method '{config.method}' gives no feature '{wanted}': {nearest(wanted, names)}. "
+            f"Method '{config.method}' has no feature '{feature}': {nearest(feature, names)}. "
             "Type --config.monitor.knn_feature=NAME."
         )
     for key, count in banks:
@@ -88,7 +88,7 @@ def make_monitor(
     """Makes the online monitor of a run.
 
     Returns:
-        `state -> (scalars, warnings)`: kNN top-1 when the data has labels, and the collapse
+        `state -> (scalars, warnings)`: kNN top-1 if the data has labels, and the collapse
         report of two views of the same training images; warnings are lines for the terminal.
     """
     config, method = experiment.config, experiment.method
@@ -147,13 +147,11 @@ def make_monitor(
 def make_inspection(
     experiment: Experiment,
 ) -> Callable[[TrainState], tuple[dict[str, float], list[str], dict[str, np.ndarray]]] | None:
-    """Makes what a method has to say and to show of its own, beside the monitor.
-
-    See `jssl.methods.spec.Inspect`.
+    """Makes the method's own monitor, see `jssl.methods.spec.Inspect`.
 
     Returns:
         `state -> (scalars, warnings, pictures)` for examples of the test split (of the train split
-        without one), pictures as uint8 [H,W,3]; None where the method has no such function.
+        without one), pictures as uint8 [H,W,3]; None if the method has no `inspect`.
     """
     config = experiment.config
     inspect = methods.get(config.method).inspect
@@ -167,26 +165,26 @@ def make_inspection(
 
     def inspection(state: TrainState) -> tuple[dict[str, float], list[str], dict[str, np.ndarray]]:
         outputs: dict[str, list[np.ndarray]] = {name: [] for name in inspect.outputs}
-        seen: dict[str, list[np.ndarray]] = {"image": [], "label": []}
+        inputs: dict[str, list[np.ndarray]] = {"image": [], "label": []}
         batches = iter(data.eval_batches(source, batch_size=size, transform=transform))
         with contextlib.closing(batches):
             for batch in batches:
                 _, named = compiled(state, batch["image"])
                 for name, parts in outputs.items():
                     parts.append(np.asarray(named[name])[batch["mask"]])
-                for name, parts in seen.items():
+                for name, parts in inputs.items():
                     parts.append(batch[name][batch["mask"]])
-        found, batch = (
-            {name: np.concatenate(parts) for name, parts in held.items()}
-            for held in (outputs, seen)
+        results, batch = (
+            {name: np.concatenate(parts) for name, parts in arrays.items()}
+            for arrays in (outputs, inputs)
         )
-        return inspect.report(config, found, batch)
+        return inspect.report(config, results, batch)
 
     return inspection
 
 
 def _images(experiment: Experiment, source: Any) -> np.ndarray:
-    """The images of a source as the training step gets them, uint8 [B,H,W,3] or [B,V,H,W,3]."""
+    """Returns the images of a source as in training, uint8 [B,H,W,3] or [B,V,H,W,3]."""
     batches = data.train_batches(
         source,
         batch_size=len(source),
@@ -198,10 +196,10 @@ def _images(experiment: Experiment, source: Any) -> np.ndarray:
 
 
 def monitor_protocol(experiment: Experiment) -> str:
-    """One line that names the online kNN's protocol."""
+    """Returns the protocol of the online kNN, one line."""
     s = experiment.config.monitor
     if experiment.test_source is None or experiment.probe_source.num_classes < 2:
-        return "no labelled test split: collapse is watched, kNN is not"
+        return "no labelled test split: collapse metrics only, no kNN"
     bank = min(s.max_examples, len(experiment.probe_source))
     test = min(s.max_examples, len(experiment.test_source))
     return (

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def labelled_data(context: Context) -> dict[str, Any]:
-    """What a record says of the run's own data, or of another --source."""
+    """Describes the data of the run, or of another --source, for the record."""
     train, test = context.sources
     return {
         "name": test.name,
@@ -27,15 +27,15 @@ class Protocol:
     """One way to evaluate a run.
 
     Attributes:
-        name: of `--protocol`.
-        run: `(context) -> rows` of the table; each number says its whole protocol.
-        needs: `(context) -> str`: what the run or its data lack for it, in words; '' where they
-            lack nothing. `all` runs the protocols that lack nothing, and the card names the others.
-        uses: the settings that it reads, besides `step`; another one is refused.
-        baseline: whether kNN of the untrained net and of raw pixels is shown beside it.
-        data: `(context) -> dict`, what the record says of the examples.
-        selects: what is chosen by labels, and of which examples, in words; '' where nothing is. It
-            is never the test split: a test poisons its labels, and nothing else may change.
+        name: value of `--protocol`.
+        run: `(context) -> rows` of the table; each number has its full protocol.
+        needs: `(context) -> str`: text of what the run or its data lack; '' if nothing. `all` runs
+            the protocols that lack nothing, and the model card lists the others.
+        uses: the settings that it reads, besides `step`; others are refused.
+        baseline: whether to add kNN of the untrained network and of raw pixels.
+        data: `(context) -> dict`, the description of the examples for the record.
+        selects: text of what is chosen by labels, and on which examples; '' if nothing is. Never
+            the test split: a test changes its labels, and only the scores may change.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Protocol:
 
 
 DATA = ("source", "data_dir")
-KNN = ("k", "temperature")  # with a baseline too: it is kNN of the untrained net
+KNN = ("k", "temperature")  # also for a baseline, which is kNN of the untrained network
 
 
 def need_labels(context: Context) -> str:
-    """What the data lack for a probe that is fitted on labels."""
+    """Returns what the data lack for a probe that is fitted on labels; '' if nothing."""
     if context.settings.source in SETS:  # Oxford and Paris have queries and no classes
         return "a labelled data set: another --source"
     train, test = context.sources
@@ -62,10 +62,10 @@ def need_labels(context: Context) -> str:
 
 
 def need_classifier(context: Context) -> str:
-    """What a run lacks whose own classifier is to be judged on labelled data."""
+    """Returns what a run lacks to evaluate its own classifier on labels; '' if nothing."""
     if "logits" not in context.outputs:
         return "a classifier of its own: a run of supervised, noisy_student or deit"
-    if lacking := need_labels(context):
-        return lacking
+    if missing := need_labels(context):
+        return missing
     other = context.other_classes(context.sources[1])
     return f"a data set of the classifier's own classes, found {other}" if other else ""

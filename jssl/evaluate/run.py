@@ -1,4 +1,4 @@
-"""`jssl evaluate`: the protocols by name, the record that each leaves, and the model's card."""
+"""`jssl evaluate`: runs protocols, and writes their records and the model card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -55,12 +55,13 @@ PROTOCOLS: dict[str, Protocol] = {
 def check_settings(
     protocols: Sequence[str], given: Mapping[str, Any], *, typed: bool = True
 ) -> None:
-    """Checks the protocols and the flags that were typed, before anything is read.
+    """Checks the names of protocols and the flags, before anything is read.
 
     Args:
         protocols: names of `PROTOCOLS`, or 'all'.
-        given: of the fields of `Settings`, those that are not at their default.
-        typed: whether they are flags; one `Settings` of a program may serve several protocols.
+        given: the fields of `Settings` that are not at their default.
+        typed: whether they are flags; `Settings` from a program may have fields that no protocol
+            reads.
 
     Raises:
         UserError: an unknown protocol; a flag that none of the protocols reads; a value out of its
@@ -74,7 +75,7 @@ def check_settings(
         if typed and ALL not in protocols and name not in used:
             readers = [n for n, p in PROTOCOLS.items() if name in p.uses]
             raise UserError(
-                f"--{name} says nothing about --protocol={','.join(protocols)}: it is read by "
+                f"--{name} has no effect on --protocol={','.join(protocols)}: it is read by "
                 f"{', '.join(readers)}. Leave it out."
             )
     for name, lowest in (("k", 1), ("epochs", 0), ("seed", 0), ("step", 0)):
@@ -94,17 +95,17 @@ def check_settings(
 def evaluate_run(
     folder: str | Path, *, protocols: Sequence[str], settings: Settings | None = None
 ) -> list[Row]:
-    """Judges a checkpoint by the named protocols; the network is never written to.
+    """Evaluates a checkpoint by the named protocols; the network is not changed.
 
     Args:
         folder: the workdir of the run.
         protocols: of `PROTOCOLS`; 'all' runs those that this run and its data allow, and writes
-            the model's card, `card.md` in the workdir, which says what the others lack.
+            the model card, `card.md` in the workdir, which lists what the others lack.
         settings: of the protocols; the defaults of `Settings` when None.
 
     Returns:
-        The rows that were printed. Each protocol's are also in `evaluation/NAME.json` in the
-        workdir, with the data set, the split, the seed and the hash of the network.
+        The rows that were printed. Those of each protocol are also in `evaluation/NAME.json` in
+        the workdir, with the data set, the split, the seed and the hash of the network.
 
     Raises:
         UserError: unknown protocol, preset or feature, no labels, no checkpoint, or a workdir that
@@ -123,38 +124,38 @@ def evaluate_run(
     def write(path: Path, text: str) -> bool:
         try:
             files.write_text(path, text)
-        except OSError as error:  # what was computed is shown all the same
+        except OSError as error:  # the results are still printed
             unwritten.append(f"{path} ({error.strerror})")
             return False
         return True
 
-    lacking: dict[str, str] = {}
+    missing: dict[str, str] = {}
     if ALL in protocols:
-        lacking = {name: words for name, p in PROTOCOLS.items() if (words := p.needs(context))}
-        protocols = [name for name in PROTOCOLS if name not in lacking]
+        missing = {name: needed for name, p in PROTOCOLS.items() if (needed := p.needs(context))}
+        protocols = [name for name in PROTOCOLS if name not in missing]
     rows: list[Row] = []
     baselines: list[Row] = []
     for name in protocols:
-        found = PROTOCOLS[name].run(context)
+        result = PROTOCOLS[name].run(context)
         if PROTOCOLS[name].baseline and not baselines:
             baselines = knn.baselines(context)
-        record = _record(context, name, found + (baselines if PROTOCOLS[name].baseline else []))
+        record = _record(context, name, result + (baselines if PROTOCOLS[name].baseline else []))
         write(context.folder / FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
-        rows += found
+        rows += result
     if "knn" not in protocols:
         rows += baselines
     print(format_table(rows))
-    if lacking:
+    if missing:
         path = context.folder / "card.md"
-        if write(path, card(context, rows, lacking)):
-            print(f"The card: {path}")
+        if write(path, card(context, rows, missing)):
+            print(f"Model card: {path}")
     if unwritten:
         raise NotWrittenError(unwritten)
     return rows
 
 
 def _check_records(folder: str | Path) -> None:
-    """Raises UserError when the records cannot be written, before anything is computed."""
+    """Raises UserError if the records cannot be written, before anything is computed."""
     workdir.read_config(folder)
     records = Path(folder) / FOLDER
     try:
@@ -163,7 +164,7 @@ def _check_records(folder: str | Path) -> None:
             files.check_folder(place)
     except OSError as error:
         raise UserError(
-            f"The records of an evaluation belong into {records}, which cannot be written "
+            f"The records of an evaluation go to {records}, which cannot be written "
             f"({error.strerror}). Copy the workdir to a disk with room, and type its --workdir."
         ) from None
 
@@ -189,16 +190,16 @@ def _record(context: Context, name: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def check_record(record: dict[str, Any]) -> None:
-    """Raises unless a record says what its numbers are of: a mistake in a protocol, not a user's.
+    """Raises if a record is incomplete: an error in a protocol, not of the user.
 
-    Every number has a value, its 95 % interval and its protocol in words, and is of as many
-    examples as the record's `data` say that there are.
+    Every number has a value, its 95 % interval and its protocol as text, and its number of
+    examples is in the record's `data`.
 
     Args:
-        record: as it is written; `data` may hold sets within sets.
+        record: as it is written; `data` may be nested.
 
     Raises:
-        ValueError: naming the protocol, the row and what it lacks.
+        ValueError: naming the protocol, the row and the missing key.
 
     Example:
         >>> number = {'top1': 0.5, 'ci95': [0.1, 0.9], 'count': 2, 'protocol': 'toy'}
@@ -216,11 +217,11 @@ def check_record(record: dict[str, Any]) -> None:
         raise ValueError(f"{where} has no rows.")
     for row in record["rows"]:
         for number in row["numbers"].values():
-            lacking = [key for key in ("ci95", "count", "protocol") if not number.get(key)]
+            missing = [key for key in ("ci95", "count", "protocol") if not number.get(key)]
             if "top1" not in number and "value" not in number:
-                lacking.append("value")
-            if lacking or len(number["ci95"]) != 2:
-                raise ValueError(f"{where}, row {row['probe']}: no {', '.join(lacking)}.")
+                missing.append("value")
+            if missing or len(number["ci95"]) != 2:
+                raise ValueError(f"{where}, row {row['probe']}: no {', '.join(missing)}.")
             if number["count"] not in sizes:
                 raise ValueError(
                     f"{where}, row {row['probe']}: a number of {number['count']:,} examples, but "
@@ -229,7 +230,7 @@ def check_record(record: dict[str, Any]) -> None:
 
 
 def _integers(data: Any) -> set[int]:
-    """All the numbers of examples in what a record says of its data."""
+    """Returns all integers in the `data` of a record."""
     if isinstance(data, dict):
         return set().union(*map(_integers, data.values()))
     if isinstance(data, list | tuple):
@@ -237,32 +238,32 @@ def _integers(data: Any) -> set[int]:
     return {data} if isinstance(data, int) else set()
 
 
-def card(context: Context, rows: Sequence[Row], lacking: dict[str, str]) -> str:
-    """The model's card in Markdown: what it is, every number with its protocol, what is absent."""
-    config, made = context.config, versions.collect()
+def card(context: Context, rows: Sequence[Row], missing: dict[str, str]) -> str:
+    """Returns the model card in Markdown: the model, all numbers, the missing protocols."""
+    config, software = context.config, versions.collect()
     lines = [
         f"# {config.method} trained on {config.data.name}",
         "",
         f"Step {int(context.state.step):,}, seed {config.seed}, images of {context.size} px. "
         f"Network sha256 `{context.sha256}`.",
-        f"Judged with jssl of git {made['git']}, jax {made['libraries']['jax']}, on "
-        f"{made['devices']}. The records are in `{FOLDER}/`.",
+        f"Evaluated with jssl of git {software['git']}, jax {software['libraries']['jax']}, on "
+        f"{software['devices']}. The records are in `{FOLDER}/`.",
         "",
         "| probe | features | metric | % | 95 % interval | protocol |",
         "|---|---|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(cells) + " |" for row in rows for cells in table_lines(row)]
-    lines += ["", "The intervals are for independent examples and say nothing of how training "
-              "differs between seeds.", "", "Not judged:", ""]  # fmt: skip
-    lines += [f"* {name}: it needs {words}." for name, words in lacking.items()]
+    lines += ["", "The intervals assume independent examples and do not include the variation "
+              "between training seeds.", "", "Not evaluated:", ""]  # fmt: skip
+    lines += [f"* {name}: it needs {needed}." for name, needed in missing.items()]
     return "\n".join(lines) + "\n"
 
 
 def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
-    """The table at the end of a run: its features by kNN and softmax regression, and what it has.
+    """Computes the table at the end of a run: kNN, softmax regression, own classifier and grid.
 
-    Beside the trained network stand the untrained one (the state before the first step, from the
-    same seed) and raw pixels.
+    The same for the untrained network (the state before the first step, from the same seed) and
+    raw pixels.
     """
     spec = methods.get(parts.config.method)
     context = Context.running(

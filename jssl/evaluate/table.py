@@ -1,4 +1,4 @@
-"""The table at the end of a run: each number with its interval and its whole protocol."""
+"""The table at the end of a run: each number with its interval and its full protocol."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ with unchanged():
     from sklearn.metrics import recall_score
 
 LINEAR_BATCH = 256
-# The row of cached features. `linear` is the papers' protocol: augmented images, SGD by a preset.
+# On cached features. `linear` is the papers' protocol: augmented images, SGD by a preset.
 SOFTMAX_REGRESSION = "softmax_regression"
 
 
@@ -30,16 +30,16 @@ def metric_row(
     protocol: str,
     kind: str = "trained",
 ) -> dict[str, Any]:
-    """A row of the table whose number is not a top-1 accuracy.
+    """Returns a row of the table for a metric other than top-1 accuracy.
 
     Args:
-        probe: what looked at the features, as 'retrieval'.
-        metric: name of the number, as 'mAP'.
-        value: in [0, 1]; of a normalised error such as mCE it may be above 1.
+        probe: name of the probe, as 'retrieval'.
+        metric: name of the metric, as 'mAP'.
+        value: in [0, 1]; a normalised error such as mCE may be above 1.
         ci95: (low, high) of the same kind.
-        count: of the examples, queries or sequences behind it.
-        feature: what was looked at, in words.
-        protocol: all the rest, in words.
+        count: number of examples, queries or sequences.
+        feature: text that names the feature.
+        protocol: text with everything else.
         kind: of the network.
 
     Returns:
@@ -53,13 +53,13 @@ def metric_row(
         probe      features     metric     %  95 % interval  protocol
         retrieval  trained map  mAP     50.0    40.0 - 60.0  toy
     """
-    found = {"value": float(value), "ci95": [float(edge) for edge in ci95], "count": int(count)}
-    found |= {"feature": feature, "protocol": protocol}
-    return {"probe": probe, "metric": metric, "protocol": protocol, "numbers": {kind: found}}
+    entry = {"value": float(value), "ci95": [float(edge) for edge in ci95], "count": int(count)}
+    entry |= {"feature": feature, "protocol": protocol}
+    return {"probe": probe, "metric": metric, "protocol": protocol, "numbers": {kind: entry}}
 
 
 def knn_protocol(*, k: int, temperature: float, bank: int, queries: int, name: str) -> str:
-    """The words for a kNN number, all but the feature.
+    """Returns the protocol text of kNN, without the feature.
 
     Example:
         >>> knn_protocol(k=20, temperature=0.1, bank=3200, queries=1200, name='photos')
@@ -72,7 +72,7 @@ def knn_protocol(*, k: int, temperature: float, bank: int, queries: int, name: s
 
 
 def linear_protocol(*, epochs: int, bank: int, queries: int, name: str) -> str:
-    """The words for a number of `fit_linear` with its defaults, all but feature and rate.
+    """Returns the protocol text of `fit_linear` with its defaults, without feature and rate.
 
     Example:
         >>> linear_protocol(epochs=100, bank=3200, queries=1200, name='photos').split(', ')[-3:]
@@ -97,14 +97,14 @@ def probe_rows(
     linear_epochs: int = 100,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Runs the same two probes, kNN and linear, on several feature sets of the same examples.
+    """Runs two probes, kNN and linear, on several feature sets of the same examples.
 
     Args:
         sets: kind -> (train features [M,D], train labels [M], test features [Q,D], test labels
-            [Q]); kinds are most often 'trained', 'untrained' and 'raw pixels'.
+            [Q]); kinds are usually 'trained', 'untrained' and 'raw pixels'.
         num_classes: K.
         name: of the data set.
-        feature: what was taken of the networks; the words for every kind but 'raw pixels'.
+        feature: name of the feature, for every kind but 'raw pixels'.
         k: neighbours of kNN.
         temperature: of kNN's weights.
         linear_epochs: of `fit_linear`.
@@ -112,8 +112,8 @@ def probe_rows(
 
     Returns:
         Two JSON-serialisable rows. Each has `probe` ('kNN' or 'softmax_regression'), `protocol`
-        (what is common to its numbers), `top1` {kind: in [0, 1]} and `numbers` {kind: {`top1`,
-        `top5` when K >= 5, `correct`, `count`, `ci95` [low, high], `feature`, `dim`,
+        (the part common to its numbers), `top1` {kind: in [0, 1]} and `numbers` {kind: {`top1`,
+        `top5` if K >= 5, `correct`, `count`, `ci95` [low, high], `feature`, `dim`,
         `protocol`}}, where that `protocol` is complete.
 
     Raises:
@@ -174,7 +174,7 @@ def softmax_row(
         )
         scores = linear_accuracy(fit.head, test_x, test_y)
         rate = common.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
-        numbers[kind] = number(scores, _feature_words(kind, feature), train_x.shape[1], rate)
+        numbers[kind] = number(scores, _feature_text(kind, feature), train_x.shape[1], rate)
     return _row(SOFTMAX_REGRESSION, common, numbers)
 
 
@@ -191,19 +191,19 @@ def knn_row(
     temperature: float = 0.1,
     kind: str = "trained",
 ) -> dict[str, Any]:
-    """kNN on one feature set, a row of the form that `probe_rows` describes."""
+    """Runs kNN on one feature set; returns a row as `probe_rows` describes."""
     protocol = knn_protocol(
         k=k, temperature=temperature, bank=len(train_x), queries=len(test_x), name=name
     )
     scores = knn_accuracy(
         train_x, train_y, test_x, test_y, num_classes=num_classes, k=k, temperature=temperature
     )
-    found = number(scores, _feature_words(kind, feature), train_x.shape[1], protocol)
-    return _row("kNN", protocol, {kind: found})
+    entry = number(scores, _feature_text(kind, feature), train_x.shape[1], protocol)
+    return _row("kNN", protocol, {kind: entry})
 
 
 def number(scores: Mapping[str, Any], feature: str, dim: int, protocol: str) -> dict[str, Any]:
-    """One number of a row: scores, interval, and the complete protocol."""
+    """Returns one number of a row: scores, interval, and the complete protocol."""
     low, high = binomial_interval(scores["correct"], scores["count"])
     return {
         **scores,
@@ -215,7 +215,7 @@ def number(scores: Mapping[str, Any], feature: str, dim: int, protocol: str) -> 
 
 
 def linear_row(record: Mapping[str, Any], *, kind: str = "trained") -> dict[str, Any]:
-    """A row of the same form from the record of `evaluate_linear`, whose protocol says it all.
+    """Returns a row as `probe_rows` describes, from the record of `evaluate_linear`.
 
     Args:
         record: `LinearResult.record`.
@@ -225,25 +225,25 @@ def linear_row(record: Mapping[str, Any], *, kind: str = "trained") -> dict[str,
         A row; its number also has `best_top1` and `best_epoch`.
     """
     scores = {key: record[key] for key in ("top1", "top5", "correct", "count") if key in record}
-    found = number(scores, _feature_words(kind, record["feature"]), record["dim"], "")
-    found |= {"protocol": record["protocol"]}
-    found |= {"best_top1": record["best_top1"], "best_epoch": record["best_epoch"]}
-    return _row("linear", record["protocol"], {kind: found})
+    entry = number(scores, _feature_text(kind, record["feature"]), record["dim"], "")
+    entry |= {"protocol": record["protocol"]}
+    entry |= {"best_top1": record["best_top1"], "best_epoch": record["best_epoch"]}
+    return _row("linear", record["protocol"], {kind: entry})
 
 
 def classifier_row(
     logits: np.ndarray, labels: np.ndarray, *, name: str, how: str = ""
 ) -> dict[str, Any]:
-    """A row of what a network's own classifier says, without a probe.
+    """Returns a row for the network's own classifier, without a probe.
 
     Args:
         logits: float [M,K] of the test split.
         labels: int [M].
         name: of the data set.
-        how: more words, such as of the crop.
+        how: more protocol text, such as the crop.
 
     Returns:
-        A row of the same form; its number also has `mean_per_class`.
+        A row as of `probe_rows`; its number also has `mean_per_class`.
 
     Example:
         >>> row = classifier_row(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), name='toy')
@@ -255,12 +255,12 @@ def classifier_row(
     scores["mean_per_class"] = mean_per_class(np.argmax(logits, axis=1), labels)
     protocol = f"own classifier, {len(labels):,} test examples of {name}"
     protocol += f", {how}" if how else ""
-    found = number(scores, "trained logits", logits.shape[1], protocol)
-    return _row("own classifier", protocol, {"trained": found})
+    entry = number(scores, "trained logits", logits.shape[1], protocol)
+    return _row("own classifier", protocol, {"trained": entry})
 
 
 def mean_per_class(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over the classes of the share of their examples that is right.
+    """Computes the mean over classes of the accuracy within each class.
 
     Example:
         >>> mean_per_class(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
@@ -269,23 +269,23 @@ def mean_per_class(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
-def _feature_words(kind: str, feature: str) -> str:
+def _feature_text(kind: str, feature: str) -> str:
     return "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
 
 
 def _row(probe: str, protocol: str, numbers: dict[str, Any]) -> dict[str, Any]:
-    top1 = {kind: found["top1"] for kind, found in numbers.items()}
+    top1 = {kind: entry["top1"] for kind, entry in numbers.items()}
     return {"probe": probe, "protocol": protocol, "top1": top1, "numbers": numbers}
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as aligned plain text, a line a number: its value, 95 % interval, whole protocol.
+    """Formats rows as aligned plain text, a line per number: value, 95 % interval, protocol.
 
     Args:
         rows: from `probe_rows`, `linear_row` or `metric_row`.
 
     Returns:
-        Lines without a final newline. A number with a better epoch behind it says so.
+        Lines without a final newline. A number also shows its best epoch, if it has one.
 
     Example:
         >>> row = _row('kNN', 'k=1', {'raw pixels': number(
@@ -305,21 +305,21 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table_lines(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
-    """The cells of a row's numbers: probe, features, metric, per cent, interval, protocol."""
+    """Returns the cells of a row's numbers: probe, features, metric, %, interval, protocol."""
     lines = []
-    for found in row["numbers"].values():
-        low, high = (100 * edge for edge in found["ci95"])
-        value, protocol = found.get("value", found.get("top1")), found["protocol"]
-        if "best_top1" in found:
+    for entry in row["numbers"].values():
+        low, high = (100 * edge for edge in entry["ci95"])
+        value, protocol = entry.get("value", entry.get("top1")), entry["protocol"]
+        if "best_top1" in entry:
             protocol += (
-                f" (best: {100 * found['best_top1']:.1f} after epoch "
-                f"{found['best_epoch']:g}, not chosen)"
+                f" (best: {100 * entry['best_top1']:.1f} after epoch "
+                f"{entry['best_epoch']:g}, not chosen)"
             )
         metric = row.get("metric", "top-1")
         lines.append(
             (
                 row["probe"],
-                found["feature"],
+                entry["feature"],
                 metric,
                 f"{100 * value:.1f}",
                 f"{low:.1f} - {high:.1f}",

@@ -1,4 +1,4 @@
-"""What every probe does to its arrays first: unit length, and a look at what came in."""
+"""Checks and normalisation of the arrays of all probes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from jssl.types import Array
 
 
 def unit(x: Array) -> Array:
-    """Rows of [M,D] scaled to length 1, float32; a row of zeros stays one.
+    """Scales the rows of [M,D] to unit norm, float32; zero rows stay zero.
 
     Example:
         >>> print(unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])))
@@ -19,7 +19,7 @@ def unit(x: Array) -> Array:
          [0.  0. ]]
     """
     x = jnp.asarray(x, jnp.float32)
-    # By the largest entry first, so that squares neither overflow nor vanish.
+    # Divide by the largest entry first, so that squares neither overflow nor underflow.
     scale = jnp.max(jnp.abs(x), axis=1, keepdims=True)
     x = x / jnp.where(scale > 0, scale, 1.0)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
@@ -28,7 +28,7 @@ def unit(x: Array) -> Array:
 def check_examples(name: str, features: Any, labels: Any, num_classes: int) -> None:
     """Raises unless features are [M,D] with M > 0, finite, and labels are [M] in [0, num_classes).
 
-    Under a transformation only the shapes can be looked at.
+    Under a JAX transformation only the shapes are checked.
     """
     shapes = np.shape(features), np.shape(labels)
     if len(shapes[0]) != 2 or 0 in shapes[0] or shapes[1] != shapes[0][:1]:

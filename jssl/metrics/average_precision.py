@@ -1,4 +1,4 @@
-"""Average precision as PASCAL VOC has it: 11 points (2007) and area (2010), and their mean."""
+"""Average precision as in PASCAL VOC: 11 points (2007) and area (2010), and mean AP."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def average_precision(
     definition: str,
     num_positive: int | None = None,
 ) -> float:
-    """Average precision of one ranking.
+    """Computes the average precision of one ranking.
 
     With precision p_k and recall r_k after the k best examples:
 
@@ -21,26 +21,26 @@ def average_precision(
         voc2010:  sum_k (r_k - r_{k-1}) max_{j >= k} p_j, the area below the envelope
         step:     sum_k (r_k - r_{k-1}) p_k, scikit-learn's `average_precision_score`
 
-    The eleven t are those of py-faster-rcnn, to the last bit: 3, 6 and 7 tenths are a rounding
-    error above, so that a recall of exactly 3/5 does not reach t = .6.
+    The eleven t are bit-equal to those of py-faster-rcnn: .3, .6 and .7 are a rounding error
+    larger, so that a recall of exactly 3/5 does not reach t = .6.
 
-    VOC's definitions take examples of one score in the order they come in, so shuffle or break
-    ties before; `step` takes them at once.
+    VOC's definitions rank examples of equal score in the given order, so shuffle or break ties
+    before; `step` treats them together.
 
     Args:
         scores: float [M], high for positive.
         positive: bool [M].
         ignore: bool [M], examples that are left out, such as the difficult ones of VOC, or None.
         definition: voc2007, voc2010 or step.
-        num_positive: what recall is a share of, when some positives are not in the list, as
-            in detection; those in the list when None.
+        num_positive: denominator of recall, if some positives are not in the list, as in
+            detection; None for the number in the list.
 
     Returns:
-        In [0, 1]; not a number when there are no positives.
+        In [0, 1]; NaN if there are no positives.
 
     Raises:
-        ValueError: other shapes, an unknown definition, scores that are no numbers, or fewer
-            `num_positive` than the list has.
+        ValueError: wrong shapes, an unknown definition, NaN scores, or fewer `num_positive` than
+            in the list.
 
     Example:
         >>> hits = np.array([1, 0, 1, 1, 0, 0, 1], bool)
@@ -55,8 +55,8 @@ def average_precision(
     Reference:
         Everingham et al., The PASCAL Visual Object Classes challenge, IJCV 2010, section 4.2, and
         the development kits of 2007 and 2010 (VOCevalcls.m); py-faster-rcnn's `voc_eval.py`.
-        DeepCluster's number on VOC07 is `step` of the scores less 1e-5 for the positives, which
-        ranks them last among equals.
+        DeepCluster's result on VOC07 is `step` with 1e-5 subtracted from the scores of positives,
+        which ranks them last among equals.
     """
     if definition not in DEFINITIONS:
         raise ValueError(
@@ -68,7 +68,7 @@ def average_precision(
     if scores.ndim != 1 or len({*shapes}) > 1:
         raise ValueError(f"average_precision expects arrays [M] of one M, found {shapes}.")
     if not np.all(np.isin(positive, (0, 1))):
-        raise ValueError("average_precision expects positives of 0 and 1: give ignore apart.")
+        raise ValueError("average_precision expects positives of 0 and 1: pass ignore separately.")
     positive = positive.astype(bool)
     if ignore is not None:
         keep = ~np.asarray(ignore, bool)
@@ -83,12 +83,12 @@ def average_precision(
     if not total:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(positive[order])
+    hits = np.cumsum(positive[order])
     rank = np.arange(1, len(order) + 1)
     if definition == "step" and len(order):
-        last = np.append(np.diff(scores[order]) != 0, True)  # of the examples of one score
-        found, rank = found[last], rank[last]
-    recall, precision = found / total, found / rank
+        last = np.append(np.diff(scores[order]) != 0, True)  # the last example of each score
+        hits, rank = hits[last], rank[last]
+    recall, precision = hits / total, hits / rank
     if definition == "voc2007":
         reached = recall[None, :] >= np.arange(0.0, 1.1, 0.1)[:, None]
         best = np.max(np.where(reached, precision[None, :], 0.0), axis=1, initial=0.0)
@@ -105,18 +105,18 @@ def mean_average_precision(
     *,
     definition: str,
 ) -> tuple[float, np.ndarray]:
-    """Mean over classes of the average precision, for images that have many labels each.
+    """Computes the mean over classes of the average precision, for multi-label images.
 
     Args:
         scores: float [M,K].
-        labels: [M,K], 1 where the image shows the class.
-        ignore: bool [M,K], True where the image is left out of the class's ranking: in VOC, where
-            all its objects of the class are difficult. None for nowhere.
+        labels: [M,K], 1 if the image shows the class.
+        ignore: bool [M,K], True if the image is left out of the class's ranking: in VOC, if all
+            its objects of the class are difficult. None for no image.
         definition: as in `average_precision`.
 
     Returns:
         The mean over the classes that have positives, and float64 [K], the average precision of
-        each class, not a number where it has none.
+        each class, NaN for a class without positives.
 
     Raises:
         ValueError: as `average_precision`, or no class has a positive.

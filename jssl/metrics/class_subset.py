@@ -37,13 +37,13 @@ IMAGENET_R = (
 
 
 def subset_accuracy(logits: np.ndarray, labels: np.ndarray, *, classes: Sequence[int]) -> float:
-    """Top-1 accuracy among a subset of the classes a net was trained on.
+    """Computes top-1 accuracy among a subset of the classes that a network was trained on.
 
-    The largest logit of the subset is the prediction: a net is not wrong for preferring one of
-    the other classes. The numbers published on ImageNet-A and ImageNet-R are of this kind.
+    The prediction is the largest logit of the subset; other classes are ignored. The numbers
+    published on ImageNet-A and ImageNet-R are of this kind.
 
     Args:
-        logits: float [M,K] of the whole classifier.
+        logits: float [M,K] of all classes.
         labels: int [M], the position of the true class in `classes`: the number of its folder,
             in the folders' sorted order.
         classes: the subset, such as `IMAGENET_A` or `IMAGENET_R`, each once.
@@ -52,12 +52,12 @@ def subset_accuracy(logits: np.ndarray, labels: np.ndarray, *, classes: Sequence
         In [0, 1].
 
     Raises:
-        ValueError: other shapes, no examples, labels outside the subset, classes outside 0 ... K-1
-            or twice.
+        ValueError: wrong shapes, no examples, labels outside the subset, classes outside 0 ... K-1
+            or repeated.
 
     Example:
         >>> logits = np.array([[5.0, 1.0, 2.0], [0.0, 9.0, 8.0]])
-        >>> subset_accuracy(logits, np.array([1, 1]), classes=(1, 2))  # class 0 does not count
+        >>> subset_accuracy(logits, np.array([1, 1]), classes=(1, 2))  # class 0 is ignored
         0.5
 
     Reference:

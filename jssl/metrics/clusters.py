@@ -1,26 +1,26 @@
-"""How good a clustering is: its agreement with another one or with labels, and its balance."""
+"""Quality of a clustering: agreement with another one or with labels, and balance."""
 
 import numpy as np
 
 
 def nmi(a: np.ndarray, b: np.ndarray) -> float:
-    """Normalised mutual information of two partitions of the same examples.
+    """Computes the normalised mutual information of two partitions of the same examples.
 
         NMI(a; b) = 2 I(a; b) / (H(a) + H(b))
 
-    the arithmetic mean of the entropies below, as DeepCluster's code has it; its paper's equation
-    3 has the geometric one.
+    The denominator is the arithmetic mean of the entropies, as in DeepCluster's code; equation 3
+    of the paper has the geometric mean.
 
     Args:
         a: int [M], the group of each example.
         b: int [M].
 
     Returns:
-        In [0, 1]: 0 for independent partitions, 1 for equal ones whatever the groups' names. By
-        chance alone it is above 0, the more so the more groups there are.
+        In [0, 1]: 0 for independent partitions, 1 for equal ones up to the names of groups. It is
+        above 0 by chance, more so with more groups.
 
     Raises:
-        ValueError: other shapes, or no examples.
+        ValueError: wrong shapes, or no examples.
 
     Example:
         >>> round(nmi(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])), 4)
@@ -43,19 +43,19 @@ def cluster_report(
     previous: np.ndarray | None = None,
     labels: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """What DeepCluster watches: is the clustering balanced, does it settle, does it mean anything?
+    """Computes DeepCluster's statistics: balance, stability, and agreement with labels.
 
     Args:
-        assignments: int [M], the cluster of each example; below 0 for one that has none, which
-            is left out.
+        assignments: int [M], the cluster of each example; examples below 0 have none and are left
+            out.
         num_clusters: k.
-        previous: int [M], the assignments before.
+        previous: int [M], the previous assignments.
         labels: int [M].
 
     Returns:
-        `entropy` of the sizes in nats, ln k when all are equal; `empty`, how many clusters have
-        no member; `largest_share`, of the examples in the largest one, 1 / k when all are equal;
-        `nmi_previous` and `nmi_labels`, each where it was given and some example has both.
+        `entropy` of the sizes in nats, ln k if all are equal; `empty`, the number of clusters
+        without members; `largest_share`, the fraction of examples in the largest one, 1 / k if all
+        are equal; `nmi_previous` and `nmi_labels`, each if given and some example has both.
 
     Raises:
         ValueError: no example has a cluster.
@@ -66,10 +66,10 @@ def cluster_report(
         {'entropy': 0.6931, 'empty': 1.0, 'largest_share': 0.5, 'nmi_labels': 0.8}
     """
     assignments = np.asarray(assignments)
-    has = assignments >= 0
-    if not has.any():
+    assigned = assignments >= 0
+    if not assigned.any():
         raise ValueError("cluster_report expects some assignments of 0 or more, found none.")
-    sizes = np.bincount(assignments[has], minlength=num_clusters)
+    sizes = np.bincount(assignments[assigned], minlength=num_clusters)
     shares = sizes[sizes > 0] / sizes.sum()
     report = {
         "entropy": float(-np.sum(shares * np.log(shares))),
@@ -79,7 +79,7 @@ def cluster_report(
     for name, other in (("nmi_previous", previous), ("nmi_labels", labels)):
         if other is None:
             continue
-        both = has & (np.asarray(other) >= 0)
+        both = assigned & (np.asarray(other) >= 0)
         if both.any():
             report[name] = nmi(assignments[both], np.asarray(other)[both])
     return report

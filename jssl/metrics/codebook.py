@@ -1,4 +1,4 @@
-"""How many codes of a tokenizer are in use: the collapse alarm of a discrete VAE."""
+"""Usage of a tokenizer's codes, to detect the collapse of a discrete VAE."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from jssl.errors import UserError
 
 
 def codebook_report(tokens: np.ndarray, *, vocabulary: int) -> dict[str, float]:
-    """How even the use of the codes is.
+    """Computes statistics of code usage.
 
     Args:
         tokens: int [...] in [0, vocabulary).
         vocabulary: K.
 
     Returns:
-        `used`, how many codes there are among the tokens; `perplexity`, exp of the entropy of
-        their shares, from 1 (one code) to K (all alike); `top_share`, the share of the most
+        `used`, the number of different codes; `perplexity`, exp of the entropy of their
+        frequencies, from 1 (one code) to K (uniform); `top_share`, the frequency of the most
         frequent code.
 
     Raises:
@@ -40,11 +40,11 @@ def codebook_report(tokens: np.ndarray, *, vocabulary: int) -> dict[str, float]:
 
 
 def codebook_warnings(report: Mapping[str, float], *, min_perplexity: float) -> list[str]:
-    """A line when the codes have collapsed, [] otherwise.
+    """Returns a warning if the codes have collapsed, [] otherwise.
 
     Args:
         report: from `codebook_report`.
-        min_perplexity: warn below.
+        min_perplexity: threshold.
 
     Example:
         >>> report = codebook_report(np.zeros(9, int), vocabulary=8)
@@ -56,6 +56,6 @@ def codebook_warnings(report: Mapping[str, float], *, min_perplexity: float) -> 
     return [
         f"collapse: the codes have a perplexity of {report['perplexity']:.3g}, below the threshold "
         f"{min_perplexity:g}: {report['used']:.0f} are in use, one of them in "
-        f"{100 * report['top_share']:.0f} % of all places. Look at dvae.beta (a KL that is too "
-        "heavy), the temperature, the learning rate and the batch size."
+        f"{100 * report['top_share']:.0f} % of all positions. Check dvae.beta (its KL may be "
+        "too large), the temperature, the learning rate and the batch size."
     ]

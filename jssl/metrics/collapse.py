@@ -1,7 +1,7 @@
-"""Numbers that make a collapse of the representation visible while there is time to stop.
+"""Metrics that show a collapse of the representation during training.
 
-Total collapse maps every image to one point; dimensional collapse uses few directions of many.
-All four measures see the embeddings' directions only, as contrastive losses do.
+Total collapse maps every image to one point; dimensional collapse uses few of many directions.
+All four metrics depend only on the directions of the embeddings, as contrastive losses do.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ RANK_THRESHOLD = 2.0
 
 
 def std_of_normalized(z: Array) -> Array:
-    """sqrt(D) times the mean over dimensions of the standard deviation of z / |z|.
+    """Computes sqrt(D) times the mean over dimensions of the standard deviation of z / |z|.
 
-    0 when all embeddings have one direction, about 1 when they are spread over the whole sphere;
-    never above 1. With mean cosine c over all pairs (each with itself included) it is at most
-    sqrt(1 - c), with equality when every dimension varies equally.
+    0 if all embeddings have one direction, about 1 if they are uniform on the sphere; at most 1.
+    With mean cosine c over all pairs (including each with itself) it is at most sqrt(1 - c), with
+    equality if every dimension varies equally.
 
     Args:
         z: float [M,D].
@@ -44,16 +44,16 @@ def std_of_normalized(z: Array) -> Array:
 
 
 def effective_rank(z: Array, *, eps: float = 1e-7) -> Array:
-    """RankMe: exp of the entropy of the singular values of z, as it is, not centred.
+    """Computes RankMe: exp of the entropy of the singular values of z, which is not centred.
 
         p_k = sigma_k / sum_j sigma_j + eps,    rank = exp(-sum_k p_k ln p_k)
 
     Args:
-        z: float [M,D]; for a rank of up to D give M >= D.
+        z: float [M,D]; for a rank of up to D, M >= D is needed.
         eps: as in the paper, for float32.
 
     Returns:
-        float32 [], 1 when one direction holds everything, min(M,D) when all hold equally much.
+        float32 [], 1 if only one singular value is not 0, min(M,D) if all are equal.
 
     Example:
         >>> print(round(float(effective_rank(jnp.eye(4))), 3))
@@ -71,13 +71,13 @@ def effective_rank(z: Array, *, eps: float = 1e-7) -> Array:
 
 
 def alignment(z_a: Array, z_b: Array) -> Array:
-    """Mean squared distance of normalised positive pairs: E |z_a/|z_a| - z_b/|z_b||^2.
+    """Computes the mean squared distance of normalised positive pairs: E |z_a/|z_a| - z_b/|z_b||^2.
 
     Args:
         z_a, z_b: float [M,D], embeddings of two views of the same M images.
 
     Returns:
-        float32 [] in [0, 4]; 0 when both views always agree, about 2 for unrelated directions.
+        float32 [] in [0, 4]; 0 if both views always agree, about 2 for unrelated directions.
 
     Example:
         >>> print(alignment(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 3.0]])))
@@ -90,14 +90,14 @@ def alignment(z_a: Array, z_b: Array) -> Array:
 
 
 def uniformity(z: Array) -> Array:
-    """ln of the mean over pairs i < j of exp(-2 d_ij^2), d the distance of normalised embeddings.
+    """Computes ln of the mean over i < j of exp(-2 d_ij^2), d the distance of unit embeddings.
 
     Args:
         z: float [M,D], M >= 2.
 
     Returns:
-        float32 [] in [-8, 0]; 0 when all embeddings have one direction, about -4 when many are
-        uniform on a sphere of many dimensions (every pair at d^2 = 2).
+        float32 [] in [-8, 0]; 0 if all embeddings have one direction, about -4 if many are uniform
+        on a sphere of many dimensions (every pair at d^2 = 2).
 
     Example:
         >>> print(uniformity(jnp.array([[1.0, 0.0], [0.0, 5.0]])))  # one pair, d^2 = 2
@@ -108,8 +108,8 @@ def uniformity(z: Array) -> Array:
     _check(z)
     u, M = unit(z), z.shape[0]
     cosine = jnp.matmul(u, u.T, precision=jax.lax.Precision.HIGHEST)
-    length = jnp.sum(u * u, axis=1)  # 1, but 0 for an embedding of zeros
-    squared = jnp.maximum(length[:, None] + length[None, :] - 2.0 * cosine, 0.0)  # |u_i - u_j|^2
+    norm = jnp.sum(u * u, axis=1)  # 1, but 0 for an embedding of zeros
+    squared = jnp.maximum(norm[:, None] + norm[None, :] - 2.0 * cosine, 0.0)  # |u_i - u_j|^2
     pairs = jnp.triu(jnp.ones((M, M), bool), k=1)
     total = jax.nn.logsumexp(jnp.where(pairs, -2.0 * squared, -jnp.inf))
     return total - jnp.log(M * (M - 1) / 2.0)
@@ -129,14 +129,14 @@ def _measure(z_a: Array, z_b: Array) -> dict[str, Array]:
 
 
 def collapse_report(z_a: Array, z_b: Array) -> dict[str, float]:
-    """The four measures for embeddings of two views of the same images.
+    """Computes the four metrics for embeddings of two views of the same images.
 
     Args:
         z_a, z_b: float [M,D], M >= 2.
 
     Returns:
         `std` (see `std_of_normalized`), `effective_rank`, `uniformity`: each the mean of both
-        views' values; and `alignment`. Not a number where an embedding is none.
+        views' values; and `alignment`. NaN if an embedding is NaN.
 
     Raises:
         ValueError: shapes that are not [M,D] and equal, or fewer than two images.
@@ -157,20 +157,19 @@ def collapse_warnings(
     std_threshold: float = STD_THRESHOLD,
     rank_threshold: float = RANK_THRESHOLD,
 ) -> list[str]:
-    """One line for each sign of collapse in a report: value, threshold, and what to look at.
+    """Returns a line for each sign of collapse in a report: value, threshold, and what to check.
 
-    A `std` below 0.1 is what a mean cosine of .99 between different images gives (sqrt(1 - c)),
-    or variation along a hundredth of the dimensions (sqrt(1 / 100)). An `effective_rank` below 2
-    says that less than two directions hold the spectrum: not even two classes could lie at right
-    angles.
+    A `std` below 0.1 corresponds to a mean cosine of .99 between different images (sqrt(1 - c)),
+    or variation along a hundredth of the dimensions (sqrt(1 / 100)). With an `effective_rank`
+    below 2 the embeddings use fewer than two directions: not even two classes can be orthogonal.
 
     Args:
         report: from `collapse_report`.
-        std_threshold: warn when `std` is below; 0 never.
-        rank_threshold: warn when `effective_rank` is below; 0 never.
+        std_threshold: warn if `std` is below; 0 for never.
+        rank_threshold: warn if `effective_rank` is below; 0 for never.
 
     Returns:
-        The lines, [] when there is nothing to say.
+        The lines, [] if there are none.
 
     Example:
         >>> z = jnp.ones((8, 4))
@@ -183,20 +182,20 @@ def collapse_warnings(
     lost = [name for name, value in report.items() if value != value]
     if lost:
         lines.append(
-            f"collapse: {', '.join(lost)} is not a number, expected finite embeddings: look at "
+            f"collapse: {', '.join(lost)} is not a number, expected finite embeddings: check "
             "the loss, the learning rate and the dtype."
         )
     if report["std"] < std_threshold:
         lines.append(
             f"collapse: std of normalised embeddings is {report['std']:.3g}, below the threshold "
-            f"{std_threshold:g} (1 is uniform, 0 one point): different images have nearly one "
-            "embedding. Look at the learning rate and warm-up, BN statistics, stop-gradient and "
+            f"{std_threshold:g} (1 is uniform, 0 one point): different images have nearly the same "
+            "embedding. Check the learning rate and warm-up, BN statistics, stop-gradient and "
             "EMA momentum, and the temperature."
         )
     if report["effective_rank"] < rank_threshold:
         lines.append(
             f"collapse: effective rank (RankMe) is {report['effective_rank']:.3g}, below the "
-            f"threshold {rank_threshold:g}: few directions hold the embeddings. Look at the "
+            f"threshold {rank_threshold:g}: few directions are used by the embeddings. Check the "
             "strength of the augmentation, weight decay, the projection head and the batch size."
         )
     return lines
@@ -205,7 +204,7 @@ def collapse_warnings(
 def _check(*arrays: Array) -> None:
     shapes = [jnp.shape(z) for z in arrays]
     if len({*shapes}) > 1 or len(shapes[0]) != 2 or shapes[0][0] < (2 if len(arrays) == 1 else 1):
-        words = " and ".join(str(shape) for shape in shapes)
+        found = " and ".join(str(shape) for shape in shapes)
         raise ValueError(
-            f"Collapse is measured on embeddings [M,D] of one shape with M >= 2, found {words}."
+            f"Collapse is measured on embeddings [M,D] of one shape with M >= 2, found {found}."
         )

@@ -11,14 +11,14 @@ with unchanged():
 
 
 def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a proportion, for `count` independent examples.
+    """Computes Wilson's interval of a proportion, for `count` independent examples.
 
-    Tiles that overlap are not independent: for them it is too narrow. It says nothing of how
-    training differs between seeds.
+    For overlapping tiles, which are not independent, it is too narrow. It does not include the
+    variation between training seeds.
 
     Args:
-        correct: how many were right.
-        count: of how many.
+        correct: number of correct examples.
+        count: number of examples.
         level: confidence.
 
     Returns:
@@ -29,23 +29,23 @@ def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple
         >>> round(low, 4), round(high, 4)
         (0.4902, 0.9433)
     """
-    found = binomtest(correct, count).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(correct, count).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mean_interval(
     values: Any, *, level: float = 0.95, seed: int = 0, resamples: int = 2000
 ) -> tuple[float, float]:
-    """The percentile bootstrap's interval of a mean over examples, queries or sequences.
+    """Computes the percentile bootstrap interval of a mean over examples, queries or sequences.
 
     Args:
-        values: float [M], one of each.
+        values: float [M].
         level: confidence.
-        seed: of the resamples.
-        resamples: how many.
+        seed: of the bootstrap.
+        resamples: number of bootstrap samples.
 
     Returns:
-        (low, high); twice the value where there is no spread.
+        (low, high); both are the value if all values are equal.
 
     Example:
         >>> mean_interval([0.5, 0.5, 0.5])
@@ -56,7 +56,7 @@ def mean_interval(
     values = np.asarray(values, np.float64)
     if len(values) < 2 or not values.std():
         return float(values.mean()), float(values.mean())
-    found = bootstrap(
+    interval = bootstrap(
         (values,),
         np.mean,
         n_resamples=resamples,
@@ -65,4 +65,4 @@ def mean_interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

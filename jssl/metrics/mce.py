@@ -24,9 +24,9 @@ ALEXNET_C = {
     "pixelate": (0.52218, 0.54620, 0.73728, 0.87092, 0.91262),
     "jpeg_compression": (0.51002, 0.54718, 0.57294, 0.65458, 0.74778),
 }
-# Published beside the 15, for validation; they do not enter the mCE.
+# Published with the 15, for validation; not part of the mCE.
 EXTRA_C = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-# Top-1 error of AlexNet on the clean validation set, of the weights torchvision publishes.
+# Top-1 error of AlexNet on the clean validation set, with the weights of torchvision.
 ALEXNET_CLEAN = 0.43478
 
 # Flip probabilities of AlexNet on ImageNet-P, difficulty 1.
@@ -46,20 +46,20 @@ EXTRA_P = ("spatter", "speckle_noise", "gaussian_blur", "shear")
 
 
 def mce(errors: Mapping[str, float | np.ndarray]) -> float:
-    """Mean corruption error on ImageNet-C, in percent of AlexNet's.
+    """Computes the mean corruption error on ImageNet-C, in percent of AlexNet's.
 
         CE_c = sum_s E_sc / sum_s E^AlexNet_sc,    mCE = 100 mean_c CE_c
 
     Args:
-        errors: the corruption's name -> top-1 errors in [0, 1], float [5] of severity 1 to 5 or
-            their mean. All 15 corruptions; the four extra ones may be there, and are left out.
+        errors: name of the corruption -> top-1 errors in [0, 1], float [5] of severity 1 to 5 or
+            their mean. All 15 corruptions; the four extra ones are allowed and ignored.
 
     Returns:
         The mCE: 100 is as good as AlexNet, lower is better.
 
     Raises:
         UserError: an unknown corruption.
-        ValueError: a corruption without errors, errors in percent, other shapes.
+        ValueError: a corruption without errors, errors in percent, wrong shapes.
 
     Example:
         >>> mce(ALEXNET_C)
@@ -82,17 +82,17 @@ def relative_mce(
     clean_error: float,
     alexnet_clean_error: float = ALEXNET_CLEAN,
 ) -> float:
-    """How much a net loses by corruption, in percent of what AlexNet loses.
+    """Computes the relative mCE: the increase of the error, in percent of AlexNet's increase.
 
         Relative CE_c = sum_s (E_sc - E_clean) / sum_s (E^AlexNet_sc - E^AlexNet_clean)
 
     Args:
         errors: as in `mce`.
-        clean_error: top-1 error in [0, 1] of the same net on the clean validation set.
-        alexnet_clean_error: the same of AlexNet.
+        clean_error: top-1 error in [0, 1] of the same network on the clean validation set.
+        alexnet_clean_error: the same for AlexNet.
 
     Returns:
-        The mean over the 15 corruptions: below 100 for a net that loses less than AlexNet.
+        The mean over the 15 corruptions: below 100 if the increase is smaller than AlexNet's.
 
     Raises:
         UserError: an unknown corruption.
@@ -116,14 +116,14 @@ def relative_mce(
 
 
 def flip_rate(predictions: np.ndarray, *, noise: bool, difficulty: int = 1) -> float:
-    """How often the predicted class changes along the sequences of ImageNet-P.
+    """Computes how often the predicted class changes within the sequences of ImageNet-P.
 
     Args:
-        predictions: int [S,T], the class predicted for each of T frames of S sequences.
+        predictions: int [S,T], the predicted class of each of T frames of S sequences.
         noise: compares every frame with the first one, as for gaussian, shot and speckle noise,
-            whose frames do not follow each other; otherwise with the one `difficulty` before.
-        difficulty: 1 (the standard), 2 or 3 frames apart. It is a folder of its own for noise,
-            where it changes nothing here.
+            whose frames have no order; otherwise with the one `difficulty` before.
+        difficulty: 1 (the standard), 2 or 3 frames apart. For noise it has no effect here, as each
+            difficulty is another folder.
 
     Returns:
         The flip probability in [0, 1].
@@ -144,7 +144,7 @@ def flip_rate(predictions: np.ndarray, *, noise: bool, difficulty: int = 1) -> f
 
 
 def sequence_flips(predictions: np.ndarray, *, noise: bool, difficulty: int = 1) -> np.ndarray:
-    """`flip_rate` of each sequence: float64 [S].
+    """Computes the `flip_rate` of each sequence: float64 [S].
 
     Example:
         >>> sequence_flips(np.array([[0, 1, 1], [2, 2, 2]]), noise=False)
@@ -158,12 +158,12 @@ def sequence_flips(predictions: np.ndarray, *, noise: bool, difficulty: int = 1)
 
 
 def top5_distance(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> float:
-    """How far the five most likely classes move along the sequences of ImageNet-P.
+    """Computes how far the five most likely classes move within the sequences of ImageNet-P.
 
         d = sum_{i=1}^5 |min(sigma_i, 6) - i|
 
-    where sigma_i is the rank in the later frame of the class ranked i in the earlier one. It is
-    the paper's double sum, which counts the ranks crossed at or above the fifth.
+    where sigma_i is the rank in the later frame of the class ranked i in the earlier one. It
+    equals the paper's double sum, which counts the ranks crossed at or above the fifth.
 
     Args:
         logits: float [S,T,K], K > 5.
@@ -171,7 +171,7 @@ def top5_distance(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> fl
         difficulty: as in `flip_rate`.
 
     Returns:
-        The mean distance: 0 when the top five stay in order, 15 when all five leave.
+        The mean distance: 0 if the top five keep their order, 15 if all five leave.
 
     Raises:
         ValueError: not [S,T,K], K < 6, or too few frames.
@@ -188,7 +188,7 @@ def top5_distance(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> fl
 
 
 def sequence_distances(logits: np.ndarray, *, noise: bool, difficulty: int = 1) -> np.ndarray:
-    """`top5_distance` of each sequence: float64 [S].
+    """Computes the `top5_distance` of each sequence: float64 [S].
 
     Example:
         >>> still, swapped = [9, 8, 7, 6, 5, 4, 3], [8, 9, 7, 6, 5, 4, 3]
@@ -207,14 +207,14 @@ def sequence_distances(logits: np.ndarray, *, noise: bool, difficulty: int = 1) 
 
 
 def mfr(flip_rates: Mapping[str, float]) -> float:
-    """Mean flip rate on ImageNet-P, in percent of AlexNet's: 100 mean_p FP_p / FP^AlexNet_p.
+    """Computes mFR on ImageNet-P, in percent of AlexNet's: 100 mean_p FP_p / FP^AlexNet_p.
 
     Args:
-        flip_rates: the perturbation's name -> its flip probability in [0, 1], see `flip_rate`.
-            All 10; the four extra ones may be there, and are left out.
+        flip_rates: name of the perturbation -> flip probability in [0, 1], see `flip_rate`.
+            All 10; the four extra ones are allowed and ignored.
 
     Returns:
-        The mFR: 100 is as steady as AlexNet, lower is better.
+        The mFR: 100 is as stable as AlexNet, lower is better.
 
     Raises:
         UserError: an unknown perturbation.
@@ -235,7 +235,7 @@ def mfr(flip_rates: Mapping[str, float]) -> float:
 def _means(
     name: str, values: Mapping, needed: Mapping, extra: Iterable[str], shape: tuple | None
 ) -> dict[str, float]:
-    """The mean of every value, once all are there and are fractions."""
+    """Checks that all values exist and are fractions, and returns their means."""
     for key in values:
         if key not in needed and key not in extra:
             raise UserError(f"{name} does not know {key!r}: {nearest(key, [*needed, *extra])}")
@@ -245,7 +245,9 @@ def _means(
     for key in needed:
         value = np.asarray(values[key], np.float64)
         if value.shape not in ((), shape):
-            raise ValueError(f"{name} expects {shape or 'one number'} a name, found {value.shape}.")
+            raise ValueError(
+                f"{name} expects {shape or 'one number'} per name, found {value.shape}."
+            )
         if not (np.all(value >= 0.0) and np.all(value <= 1.0)):
             raise ValueError(f"{name} expects fractions in [0, 1], found {value} for {key}.")
     return {key: float(np.mean(values[key])) for key in needed}
@@ -258,7 +260,7 @@ def _percent(ratios: Iterable[float]) -> float:
 def _transitions(
     name: str, frames: np.ndarray, noise: bool, difficulty: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The earlier and the later frames of the pairs to compare, out of [S,T,...]."""
+    """Returns the earlier and the later frames of the pairs to compare, from [S,T,...]."""
     step = 1 if noise else difficulty
     if not len(frames) or not 1 <= step < frames.shape[1]:
         raise ValueError(f"{name} expects more than {step} frames [S,T,...], found {frames.shape}.")

@@ -1,10 +1,10 @@
-"""What an autoencoder makes of pictures: what to compare its error with, and a look at it."""
+"""Reconstructions of an autoencoder: a baseline for its error, and pictures."""
 
 import numpy as np
 
 
 def constant_patch_error(images: np.ndarray, *, patch: int) -> float:
-    """Mean squared error when every patch becomes its mean colour, the best constant one.
+    """Computes the mean squared error if every patch is replaced by its mean colour.
 
     Args:
         images: float [M,H,W,3].
@@ -21,11 +21,11 @@ def constant_patch_error(images: np.ndarray, *, patch: int) -> float:
 
 
 def picture_grid(above: np.ndarray, below: np.ndarray, *, columns: int = 8) -> np.ndarray:
-    """Rows of images, each with a row of what belongs to them below it.
+    """Arranges images in rows, each followed by a row of the second images.
 
     Args:
         above, below: float [M,H,W,3] in [0, 1].
-        columns: images in a row; what does not fill a row is left out.
+        columns: images per row; an incomplete last row is left out.
 
     Returns:
         uint8 [2 r H, columns W, 3].

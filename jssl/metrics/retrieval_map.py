@@ -7,22 +7,22 @@ from PIL import Image
 
 
 def trapezoid_ap(ranks: np.ndarray, *, num_positive: int) -> float:
-    """Area below the precision-recall curve by trapezoids, as Oxford's `compute_ap` has it.
+    """Computes the area below the precision-recall curve by trapezoids, as Oxford's `compute_ap`.
 
         AP = sum_j (p_before_j + p_at_j) / 2 / num_positive
 
-    with the precision of the list up to each positive, without it and with it; 1 before rank 0.
+    with the precision of the list up to each positive, without and with it; 1 before rank 0.
 
     Args:
-        ranks: int [P], positions of the positives that were found, from 0, in any order, with
-            the junk taken out of the list before.
+        ranks: int [P], positions of the retrieved positives, from 0, in any order, after removing
+            junk from the list.
         num_positive: of the query, at least P.
 
     Returns:
         In [0, 1].
 
     Raises:
-        ValueError: ranks that are not [P], below 0 or twice, fewer `num_positive`, or none.
+        ValueError: ranks that are not [P], below 0 or repeated; `num_positive` below P or 0.
 
     Example:
         >>> round(trapezoid_ap(np.array([0, 2]), num_positive=2), 6)  # 1/2 (1 + (1/2 + 2/3) / 2)
@@ -39,9 +39,9 @@ def trapezoid_ap(ranks: np.ndarray, *, num_positive: int) -> float:
         raise ValueError(
             f"trapezoid_ap expects at least {max(len(ranks), 1)} positives, found {num_positive}."
         )
-    found = np.arange(len(ranks))
-    before = np.where(ranks == 0, 1.0, found / np.maximum(ranks, 1))
-    return float(np.sum(before + (found + 1) / (ranks + 1)) / 2 / num_positive)
+    hits = np.arange(len(ranks))
+    before = np.where(ranks == 0, 1.0, hits / np.maximum(ranks, 1))
+    return float(np.sum(before + (hits + 1) / (ranks + 1)) / 2 / num_positive)
 
 
 def retrieval_map(
@@ -51,27 +51,27 @@ def retrieval_map(
     *,
     num_positive: Sequence[int] | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Mean average precision of queries on a database, as Oxford5k and Paris6k define it.
+    """Computes the mean average precision of queries on a database, as for Oxford5k and Paris6k.
 
-    Junk is taken out of the ranking before: it neither helps nor harms. In the original protocol
-    the positives are the images listed as good and as ok, and the query's own image stays in the
-    database.
+    Junk is removed from the ranking. In the original protocol the positives are the images listed
+    as good and as ok, and the query's own image stays in the database.
 
     Args:
-        similarity: float [Q,M] of each query with each image of the database, high for alike;
-            equal ones rank in the database's order.
+        similarity: float [Q,M] of each query with each image of the database, high for similar;
+            ties rank in the database's order.
         positives: for each query, the columns of its positives.
         junk: for each query, the columns of its junk, or None.
-        num_positive: for each query, how many positives its ground truth lists, where the database
-            lacks some: they count as never found, as in `compute_ap`. None: those of `positives`.
+        num_positive: for each query, the number of positives in its ground truth, if the database
+            lacks some: they count as never retrieved, as in `compute_ap`. None: those of
+            `positives`.
 
     Returns:
         The mean over the queries that have positives, and float64 [Q], the average precision of
-        each query, not a number where it has none.
+        each query, NaN for a query without positives.
 
     Raises:
-        ValueError: other lengths, columns outside the database, an image both positive and junk,
-            similarities that are no numbers, or no query has a positive.
+        ValueError: wrong lengths, columns outside the database, an image both positive and junk,
+            NaN similarities, or no query has a positive.
 
     Example:
         >>> similarity = np.array([[0.9, 0.8, 0.7, 0.6]])
@@ -118,11 +118,11 @@ def revisited_map(
     hard: Sequence[Sequence[int]],
     junk: Sequence[Sequence[int]],
 ) -> dict[str, float]:
-    """Mean average precision of revisited Oxford and Paris at the three difficulties.
+    """Computes the mean average precision of revisited Oxford and Paris at three difficulties.
 
-    `easy` takes the easy images for positives and leaves out hard and junk; `medium` takes easy
-    and hard, and leaves out junk; `hard` takes the hard ones and leaves out easy and junk. Queries
-    without positives do not count. The query's images are not in the database.
+    `easy`: positives are easy images, hard and junk are left out; `medium`: positives are easy and
+    hard, junk is left out; `hard`: positives are hard, easy and junk are left out. Queries without
+    positives are ignored. The query images are not in the database.
 
     Args:
         similarity: float [Q,M], see `retrieval_map`.
@@ -137,8 +137,8 @@ def revisited_map(
 
     Example:
         >>> similarity = np.array([[0.9, 0.8, 0.7, 0.6]])
-        >>> found = revisited_map(similarity, easy=[[1]], hard=[[3]], junk=[[0]])
-        >>> {name: round(value, 4) for name, value in found.items()}
+        >>> result = revisited_map(similarity, easy=[[1]], hard=[[3]], junk=[[0]])
+        >>> {name: round(value, 4) for name, value in result.items()}
         {'easy': 1.0, 'medium': 0.7917, 'hard': 0.25}
 
     Reference:
@@ -156,7 +156,7 @@ def revisited_map(
 def revisited_roles(
     easy: Sequence[Sequence[int]], hard: Sequence[Sequence[int]], junk: Sequence[Sequence[int]]
 ) -> dict[str, tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]]:
-    """What counts as positive and what is left out at each difficulty, see `revisited_map`.
+    """Returns the positives and the left-out images at each difficulty, see `revisited_map`.
 
     Example:
         >>> revisited_roles(easy=[[1]], hard=[[3]], junk=[[0]])["medium"]
@@ -172,9 +172,9 @@ def revisited_roles(
 def query_image(
     image: np.ndarray, *, size: int, roi: tuple[float, float, float, float] | None = None
 ) -> np.ndarray:
-    """An image at the scale of the protocol: the longer side is `size`, the aspect ratio stays.
+    """Resizes an image so that the longer side is `size`, keeping the aspect ratio.
 
-    A query's region is cut out after that, without another change of scale.
+    The query's region is cropped after that, without resizing again.
 
     Args:
         image: uint8 [H,W,3].
@@ -185,7 +185,7 @@ def query_image(
         uint8 [h,w,3].
 
     Raises:
-        ValueError: not uint8 [H,W,3], or a region of nothing.
+        ValueError: not uint8 [H,W,3], or an empty region.
 
     Example:
         >>> image = np.zeros((60, 80, 3), np.uint8)

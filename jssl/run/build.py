@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: data, launcher, optimiser, method and first state."""
+"""Builds the parts of a run from a config: data, launcher, optimiser, method and first state."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,11 +26,10 @@ class Experiment(NamedTuple):
 
     Attributes:
         config: the resolved config.
-        train_source: what the method learns from.
-        probe_source: the labelled examples that kNN and linear probes are fitted on; most often
-            the same.
-        test_source: what is judged on; None for a folder without such a split.
-        launcher: how the step is spread over devices.
+        train_source: examples to train on.
+        probe_source: labelled examples on which kNN and linear probes are fitted; usually the same.
+        test_source: examples to evaluate on; None for a folder without such a split.
+        launcher: runs the step on the devices.
         method: the method's pure functions.
         schedule: step -> learning rate.
         steps_per_epoch, total_steps: in updates.
@@ -48,23 +47,23 @@ class Experiment(NamedTuple):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes of the data; None where not known, () where there are no labels."""
+        """Class names of the data; None if unknown, () if there are no labels."""
         names = data.class_names(self.train_source)
         return data.class_names(self.probe_source) if names == () else names
 
 
 def build(config: ConfigDict) -> Experiment:
-    """Checks a config at every edge, and makes the parts of its run.
+    """Checks a config, and builds the parts of its run.
 
     Args:
-        config: from a config file; `run` is filled in from the data, and so is a method's
-            `num_classes` when it is 0.
+        config: from a config file; `run` is set from the data, and so is a method's
+            `num_classes` if it is 0.
 
     Returns:
         An `Experiment`; nothing is compiled yet.
 
     Raises:
-        UserError: what cannot work, before any compilation.
+        UserError: an invalid config, before any compilation.
     """
     versioned.move_old_keys(config)
     checks.check(config)
@@ -80,7 +79,7 @@ def build(config: ConfigDict) -> Experiment:
     test_source: data.Source | None = None
     if part.held_out:
         test_source = data.held_out_part(train_source, count=part.held_out)
-    if part != LabelledPart():  # labels that it does not have are not probed with either
+    if part != LabelledPart():  # the probes use the same labels as the method
         train_source = probe_source = data.labelled_part(
             train_source, **part._asdict(), seed=config.seed
         )
@@ -95,15 +94,15 @@ def build(config: ConfigDict) -> Experiment:
         if not labelled and spec.labels == "required":
             raise UserError(
                 f"Method '{config.method}' needs labels, but data set '{train_source.name}' has "
-                f"{train_source.num_classes} classes: expected a folder with one sub-folder a "
+                f"{train_source.num_classes} classes: expected a folder with one sub-folder per "
                 "class, or a labelled data set. Type --config.data.name=NAME."
             )
         section.num_classes = train_source.num_classes if labelled else 0
     if needs_labels(config) and section.num_classes < train_source.num_classes:
         raise UserError(
             f"--config.{config.method}.num_classes={section.num_classes}, but data set "
-            f"'{train_source.name}' has {train_source.num_classes} classes: expected that many, or "
-            "0 to have them counted."
+            f"'{train_source.name}' has {train_source.num_classes} classes: expected at least that "
+            "many, or 0 to count them."
         )
     steps_per_epoch = len(train_source) // config.batch_size
     if steps_per_epoch == 0:
@@ -135,10 +134,10 @@ def build(config: ConfigDict) -> Experiment:
 
 
 def resolve(config: ConfigDict) -> None:
-    """Fills in, in place, what a method has to know of the runs that it starts with.
+    """Sets, in place, what a method needs from other runs, such as its teacher.
 
     Raises:
-        UserError: a run that is needed and not named, is not there, or does not fit.
+        UserError: a required run is not named, does not exist, or does not fit.
     """
     for other in methods.get(config.method).other_runs:
         if not other.wanted(config):
@@ -154,7 +153,7 @@ def resolve(config: ConfigDict) -> None:
 
 
 def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
-    """Refuses splits, and another run's classifier, whose numbers mean other classes."""
+    """Refuses splits, and a teacher, whose labels mean other classes."""
     names = data.class_names(train) or data.class_names(probe)
     for other, split in ((probe, "probe"), (test, "test")):
         data.check_same(
@@ -169,27 +168,27 @@ def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
             workdir.read_classes(teacher),
             names,
             what=f"The teacher in '{teacher}' and data set '{train.name}'",
-            advice="Give a teacher that was trained on this data set.",
+            advice="Use a teacher that was trained on this data set.",
         )
 
 
 def needs_labels(config: ConfigDict) -> bool:
-    """Whether a method learns from labels and cannot do without."""
+    """Whether a method requires labels."""
     return methods.get(config.method).labels == "required"
 
 
 def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
-    """Refuses a batch whose labels are not one number in [0, K) for each example.
+    """Refuses a batch whose labels are not one number in [0, K) per example.
 
     Raises:
-        UserError: several labels a picture, or the -1 of an unlabelled one, with its index.
+        UserError: several labels per picture, or the -1 of an unlabelled one, with its index.
     """
     labels = np.asarray(batch["label"])
     if labels.ndim != 1:
         raise UserError(
             f"Data set '{name}' has labels of shape {list(labels.shape[1:])} for each picture; "
-            "expected one number. Several labels a picture are judged by --protocol=voc, and "
-            "trained with by no method."
+            "expected one number. Several labels per picture are supported by --protocol=voc "
+            "only, not by any method."
         )
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
@@ -201,7 +200,7 @@ def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
 
 
 def host_transform(parts: Experiment) -> Any:
-    """What the host does to a training example before the device augments it, or None."""
+    """Returns the transform of training examples on the host, before the device, or None."""
     config, spec = parts.config, methods.get(parts.config.method)
     transform = data.train_transform(
         config.data,
@@ -216,7 +215,7 @@ def host_transform(parts: Experiment) -> Any:
 
 
 def data_order(config: ConfigDict) -> Any:
-    """The order in which the examples of an epoch come, as `jssl.data.train_batches` takes it."""
+    """Returns the order of the examples in an epoch, as `jssl.data.train_batches` takes it."""
     order = methods.get(config.method).data.order(config)
     if order is None:
         return data.shuffled
@@ -224,15 +223,15 @@ def data_order(config: ConfigDict) -> Any:
 
 
 def sweep(parts: Experiment) -> Iterator[Batch]:
-    """One pass over the train split for `Method.refresh`: every example once, not augmented.
+    """Iterates once over the train split for `Method.refresh`, without augmentation.
 
     Every process reads its part of each batch, and all must take every batch, in lockstep.
 
     Yields:
         `{'image': uint8 [N,size,size,3], 'label': int32 [N], 'index': int32 [N], 'valid': bool
         [N]}` in the order of the data set, N = config.batch_size, split over the devices. The
-        images are cropped as those that are judged. `valid` is False for what fills up the last
-        batch, and for a picture that cannot be used.
+        images are cropped as for evaluation. `valid` is False for the padding of the last batch,
+        and for a picture that cannot be used.
     """
     config, source = parts.config, parts.train_source
     batches = data.eval_batches(
@@ -250,7 +249,7 @@ def sweep(parts: Experiment) -> Iterator[Batch]:
 
 
 def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
-    """The recipe's areas and ratios for crops on the host, where the device makes none."""
+    """Returns the recipe's areas and ratios for crops on the host, if crops are made there."""
     recipe = augment.RECIPES.get(config.augment.name, {})
     given = {k: v for k, v in config.augment.options.items() if v is not None}
     settings = {**augment.OPTIONS, **recipe, **given}
@@ -260,7 +259,7 @@ def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
 
 
 def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, Any]:
-    """The method and its learning-rate schedule, for the lengths in `config.run`."""
+    """Returns the method and its learning-rate schedule, for the lengths in `config.run`."""
     steps_per_epoch = config.run.steps_per_epoch
     if config.updates != "whole_epochs":
         steps_per_epoch = config.run.num_examples / config.batch_size
@@ -275,38 +274,40 @@ def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, A
 
 
 def extra_fields(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], str]]:
-    """The arrays that a method needs beside the picture: {name: (shape after [B,H,W], dtype)}."""
+    """Returns the arrays that a method needs: {name: (shape after [B,H,W], dtype)}."""
     return dict(methods.get(config.method).data.extra_fields(config))
 
 
 def _check_fields(config: ConfigDict, source: Any) -> None:
     needed = extra_fields(config)
-    found = source[0] if needed else {}
-    shapes = {k: (*np.shape(found["image"])[:2], *shape) for k, (shape, _) in needed.items()}
-    wrong = [k for k in needed if k not in found or np.shape(found[k]) != shapes[k]]
+    example = source[0] if needed else {}
+    shapes = {k: (*np.shape(example["image"])[:2], *shape) for k, (shape, _) in needed.items()}
+    wrong = [k for k in needed if k not in example or np.shape(example[k]) != shapes[k]]
     if wrong:
-        held = ", ".join(f"{k} {np.asarray(v).dtype} {list(np.shape(v))}" for k, v in found.items())
+        found = ", ".join(
+            f"{k} {np.asarray(v).dtype} {list(np.shape(v))}" for k, v in example.items()
+        )
         raise UserError(
-            f"Data set '{source.name}' does not hold what the views of config.{config.method} are "
-            f"made of. Found in an example: {held}. Expected: "
+            f"Data set '{source.name}' lacks the arrays for the views of config.{config.method}. "
+            f"Found in an example: {found}. Expected: "
             + "; ".join(f"{k} {needed[k][1]} {list(shapes[k])}" for k in wrong)
-            + ". See jssl/augment/modalities.py for units and directions. To bring your own "
+            + ". See jssl/augment/modalities.py for units and directions. To use your own "
             "arrays type --config.data.name=arrays --config.data.data_dir=FOLDER, with train.npz "
             "and test.npz in it."
         )
 
 
 def first_state(config: ConfigDict, method: Method, size: int) -> TrainState:
-    """The state before training, from the config's seed alone; call it under jit."""
+    """Returns the state before training, from the config's seed only; call it under jit."""
     return method.init(jax.random.key(config.seed), blank_batch(config, size))
 
 
 def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
-    """The state before training, born with the launcher's sharding.
+    """Returns the state before training, with the launcher's sharding.
 
-    A state that holds a network of another run (a teacher, a tokenizer) gets it here; `begin=False`
-    leaves it out. What `init_from` names is put in
-    by `jssl.run.train` (see `jssl.run.init_from`): the net here never learnt.
+    Networks of other runs that the state holds (a teacher, a tokenizer) are loaded here, unless
+    `begin=False`. The network of `init_from` is loaded by `jssl.run.train`, see
+    `jssl.run.init_from`: here it is untrained.
     """
     config, launcher = experiment.config, experiment.launcher
     size = config.batch_size // launcher.size
@@ -315,18 +316,18 @@ def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
 
 
 def put_other_runs(config: ConfigDict, state: TrainState) -> TrainState:
-    """Puts the networks of the runs that a method starts with into its first state."""
+    """Puts the networks of other runs, such as a teacher, into the first state of a method."""
     sharding = jax.tree.leaves(state.params)[0].sharding
     for other in methods.get(config.method).other_runs:
         if other.wanted(config):
             folder = config[config.method][other.key]
-            _, found = load_encoder(folder, sharding=sharding)
-            state = other.put(config, state, found)
+            _, other_state = load_encoder(folder, sharding=sharding)
+            state = other.put(config, state, other_state)
     return state
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing it."""
+    """Returns shapes, dtypes and shardings of the state, without computing it."""
     size = experiment.config.batch_size // experiment.launcher.size
     shapes = jax.eval_shape(lambda: first_state(experiment.config, experiment.method, size))
     return jax.tree.map(
@@ -342,8 +343,8 @@ def load_encoder(folder: str | Path, *, step: int | None = None, sharding: Any =
 
     Args:
         folder: the workdir of `jssl train`.
-        step: which checkpoint, the newest by default.
-        sharding: where the state is to lie; one device of this process by default.
+        step: of the checkpoint; the newest by default.
+        sharding: of the state; one device of this process by default.
 
     Returns:
         `(embed, state)`: `embed(state, images [B,H,W,C]) -> (features float32 [B,D],
@@ -351,7 +352,7 @@ def load_encoder(folder: str | Path, *, step: int | None = None, sharding: Any =
         or float in [0, 1].
 
     Raises:
-        UserError: not a workdir, no checkpoint, or one of another shape.
+        UserError: not a workdir, no checkpoint, or one with other shapes.
 
     Example (after a run):
         embed, state = jssl.load_encoder('runs/simclr')

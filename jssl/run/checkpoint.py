@@ -1,9 +1,9 @@
-"""Checkpoints of the state and of the data iterator, by orbax behind one thin module.
+"""Checkpoints of the state and of the data iterator, written by orbax.
 
 A checkpoint is the flat dict of the state's leaves by path, the iterator's JSON, and a description
-of both; orbax writes it beside its place and renames it when it is whole, so that it is either
-there or not. It holds no device axis and restores onto any number of devices. Its files are
-compared with their sums before they are read.
+of both. Orbax writes it atomically: to a temporary folder, which is then renamed. It has no device
+axis and restores onto any number of devices. Its files are compared with their checksums before
+they are read.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ with unchanged():
 
 
 def flat_leaves(state: PyTree) -> dict[str, Any]:
-    """The leaves by dotted path; typed PRNG keys as their uint32 data.
+    """Returns the leaves by dotted path; typed PRNG keys as their uint32 data.
 
     Example:
         >>> import numpy as np
@@ -53,7 +53,7 @@ def from_leaves(like: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), values)
 
 
-# Until schema 3 a classifier lay under other names: DeiT's two were `head` and `head_dist`.
+# Before schema 3 classifiers had other names: DeiT's two were `head` and `head_dist`.
 _OLDER = (
     (re.compile(r"(^|\.)head\.dense\."), r"\1classifier."),
     (re.compile(r"(^|\.)head_dist\.dense\."), r"\1classifier_dist."),
@@ -63,7 +63,7 @@ _OLDER = (
 
 
 def newer_name(leaf: str) -> str:
-    """The path of a leaf today, from the one that an older checkpoint has for it.
+    """Returns the current path of a leaf, from its path in an older checkpoint.
 
     Example:
         >>> newer_name('params.head.dense.kernel'), newer_name('params.head.kernel')
@@ -84,13 +84,13 @@ def _raw(leaf: Any) -> Any:
 
 
 def describe(state: PyTree) -> dict[str, list[Any]]:
-    """Path -> [shape, dtype] of each leaf, as it is written beside a checkpoint."""
+    """Returns path -> [shape, dtype] of each leaf, as it is stored with a checkpoint."""
     return {k: [list(x.shape), str(x.dtype)] for k, x in flat_leaves(state).items()}
 
 
 @contextlib.contextmanager
 def _only_errors() -> Iterator[None]:
-    """Within, absl logs errors alone: Orbax warns that a checkpoint which is only read is."""
+    """Makes absl log errors only: Orbax warns about every read-only checkpoint."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -104,11 +104,11 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-        workdir: the run's folder; checkpoints lie under `checkpoints/`.
-        method: name of the method, written into and compared with each checkpoint.
-        keep: how many of the newest to keep; -1 for all.
-        keep_every_steps: also keep every so many steps for good; 0 for none.
-        read_only: neither make the folder nor tidy it up.
+        workdir: the run's folder; checkpoints are in its `checkpoints/`.
+        method: name of the method, stored in and compared with each checkpoint.
+        keep: number of newest checkpoints to keep; -1 for all.
+        keep_every_steps: also keep every N-th step permanently; 0 for none.
+        read_only: neither create nor clean up the folder.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Checkpoints:
             kept.append(policies.EveryNSteps(keep_every_steps))
         self.folder = Path(workdir).absolute() / "checkpoints"
         self._method = method
-        self._saving = self._compared = -1
+        self._saving = self._verified = -1
         options = ocp.CheckpointManagerOptions(
             save_interval_steps=0 if read_only else 1,
             preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -139,31 +139,31 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None when there is none; empty folders are passed over."""
+        """Returns the step of the newest checkpoint, or None; empty folders are skipped."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         return next((s for s in steps if not self._is_empty(s)), None)
 
     def newest_whole(self) -> tuple[int | None, list[str]]:
-        """The newest step whose files are as they were written; damaged newer ones are set aside.
+        """Returns the newest undamaged step, and moves damaged newer checkpoints away.
 
-        Every process of a job gets the answer of the first. Sums are read, so call it once a start.
+        Every process of a job gets the answer of the first. It reads all files, so call it once
+        per start.
 
         Returns:
-            The step, None when there is no checkpoint at all; and a line for each that was set
-            aside, to be told.
+            The step, None if there is no checkpoint; and a line to print for each that was moved.
 
         Raises:
-            UserError: there are checkpoints, and all of them are damaged; nothing was moved.
+            UserError: all checkpoints are damaged; nothing was moved.
         """
-        empty = self._pass_empty_over()
+        empty = self._move_empty()
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = {}
         if jax.process_index() == 0:
             for step in steps:
-                found = checksums.damage(self.folder / str(step))
-                if not found:
+                problems = checksums.damage(self.folder / str(step))
+                if not problems:
                     break
-                damaged[step] = found
+                damaged[step] = problems
         count = len(damaged)
         if jax.process_count() > 1:
             count = int(multihost_utils.broadcast_one_to_all(np.int32(count)))
@@ -171,57 +171,57 @@ class Checkpoints:
             listed = "".join(f"\n  step {step}: {_first(damaged.get(step, []))}" for step in steps)
             raise UserError(
                 f"Every checkpoint in {self.folder} is damaged:{listed}\n"
-                "Copy a whole one back to its place, or type another --workdir to start anew. For "
-                "one of which you know that it is whole, make the sums in its folder: "
+                "Copy an undamaged one there, or type another --workdir to start anew. For "
+                "a checkpoint that you know to be complete, write the checksums in its folder: "
                 f"sha256sum $(find */ -type f) > {checksums.SUMS}"
             )
-        lines = empty + [self._set_aside(step, found) for step, found in damaged.items()]
+        lines = empty + [self._move_away(step, problems) for step, problems in damaged.items()]
         if count:
             if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+                multihost_utils.sync_global_devices("damaged checkpoints are moved")
             self._manager.reload()
         if not steps:
             return None, empty
-        self._compared = steps[count]
+        self._verified = steps[count]
         return steps[count], lines
 
     def _is_empty(self, step: int) -> bool:
         return checksums.is_empty(self.folder / str(step))
 
-    def _pass_empty_over(self) -> list[str]:
-        """Moves empty folders away: their step is free to be saved again."""
+    def _move_empty(self) -> list[str]:
+        """Moves empty folders away, so that their steps can be saved again."""
         empty = [s for s in self._manager.all_steps() if self._is_empty(s)]
         if not empty:
             return []
-        if jax.process_count() > 1:  # all have looked before the first one moves
+        if jax.process_count() > 1:  # all processes have listed them before the first moves them
             multihost_utils.sync_global_devices("empty checkpoints are known")
         lines = []
         if jax.process_index() == 0:
-            lines = [self._set_aside(s, checksums.damage(self.folder / str(s))) for s in empty]
+            lines = [self._move_away(s, checksums.damage(self.folder / str(s))) for s in empty]
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("empty checkpoints are set aside")
+            multihost_utils.sync_global_devices("empty checkpoints are moved")
         self._manager.reload()
         return lines
 
-    def _set_aside(self, step: int, found: list[str]) -> str:
-        aside = self.folder.parent / "damaged"
-        aside.mkdir(exist_ok=True)
-        place = aside / str(step)
+    def _move_away(self, step: int, problems: list[str]) -> str:
+        folder = self.folder.parent / "damaged"
+        folder.mkdir(exist_ok=True)
+        place = folder / str(step)
         for number in itertools.count(2):
             if not place.exists():
                 break
-            place = aside / f"{step}-{number}"
+            place = folder / f"{step}-{number}"
         (self.folder / str(step)).rename(place)
-        return f"the checkpoint of step {step} is damaged ({_first(found)}); moved to {place}"
+        return f"the checkpoint of step {step} is damaged ({_first(problems)}); moved to {place}"
 
     def _write_sums(self) -> None:
-        # Called when all items are written, before the folder gets its name.
+        # Called when all items are written, before the folder is renamed.
         if jax.process_index() == 0:
             (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             checksums.write_sums(folder)
 
     def save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Starts to write a checkpoint; the arrays are copied before this returns."""
+        """Starts writing a checkpoint; the arrays are copied before this returns."""
         if step in self._manager.all_steps():
             return
         about = {"method": self._method, "leaves": describe(state)}
@@ -243,27 +243,28 @@ class Checkpoints:
 
         Args:
             like: state of arrays, or of ShapeDtypeStructs with shardings.
-            step: which checkpoint, the newest by default.
+            step: of the checkpoint; the newest by default.
 
         Returns:
             The state, and the data iterator's JSON.
 
         Raises:
-            UserError: no checkpoint, a damaged one, one of another method, or one of other shapes,
-                naming the first leaves that differ.
+            UserError: no checkpoint, a damaged one, one of another method, or one with other
+                shapes, naming the first leaves that differ.
         """
         for empty in (s for s in self._manager.all_steps() if self._is_empty(s)):
-            say(f"WARNING {self.folder / str(empty)} is an empty folder: passed over")
+            say(f"WARNING {self.folder / str(empty)} is an empty folder: skipped")
         step = self.latest_step() if step is None else step
         if step is None:
             raise UserError(f"No checkpoint in {self.folder}: train first, or check --workdir.")
         if step not in self._manager.all_steps():
             steps = ", ".join(map(str, sorted(self._manager.all_steps())))
             raise UserError(f"No checkpoint of step {step} in {self.folder}: there are {steps}.")
-        if step != self._compared and (found := checksums.damage(self.folder / str(step))):
+        if step != self._verified and (problems := checksums.damage(self.folder / str(step))):
             raise UserError(
-                f"The checkpoint {self.folder / str(step)} is damaged: {_first(found)}. Whole are "
-                f"those of step {self._whole()}. Type --step=N for one of them, or copy it anew."
+                f"The checkpoint {self.folder / str(step)} is damaged: {_first(problems)}. "
+                f"Undamaged steps: {self._undamaged()}. Type --step=N with one of them, or copy it "
+                "again."
             )
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         stored = {newer_name(name): name for name in about["about"]["leaves"]}
@@ -281,12 +282,12 @@ class Checkpoints:
         leaves = {newer_name(name): value for name, value in restored["state"].items()}
         return from_leaves(like, leaves), restored["data"]
 
-    def _whole(self) -> str:
+    def _undamaged(self) -> str:
         steps = sorted(self._manager.all_steps())
-        whole = [str(step) for step in steps if not checksums.damage(self.folder / str(step))]
-        return ", ".join(whole) or "none"
+        good = [str(step) for step in steps if not checksums.damage(self.folder / str(step))]
+        return ", ".join(good) or "none"
 
-    def _check(self, about: dict[str, Any], wanted: dict[str, list[Any]], step: int) -> None:
+    def _check(self, about: dict[str, Any], expected: dict[str, list[Any]], step: int) -> None:
         found = {newer_name(name): leaf for name, leaf in about["leaves"].items()}
         where = f"Checkpoint {self.folder / str(step)}"
         if about["method"] != self._method:
@@ -295,21 +296,21 @@ class Checkpoints:
                 f"Type another --workdir, or a config of method '{about['method']}'."
             )
         rows = [
-            f"  {key}: checkpoint {_leaf(found.get(key))}, config {_leaf(wanted.get(key))}"
-            for key in sorted({*found, *wanted})
-            if found.get(key) != wanted.get(key)
+            f"  {key}: checkpoint {_leaf(found.get(key))}, config {_leaf(expected.get(key))}"
+            for key in sorted({*found, *expected})
+            if found.get(key) != expected.get(key)
         ]
         if rows:
             shown = "\n".join(rows[:5])
             raise UserError(
                 f"{where} has other shapes than the config's state in {len(rows)} leaves:\n"
                 f"{shown}\n"
-                "Type another --workdir, or the config the checkpoint was made with "
-                "(config.json beside it)."
+                "Type another --workdir, or the config of the checkpoint (config.json in the "
+                "workdir)."
             )
 
     def wait(self) -> None:
-        """Blocks until everything started is on disk."""
+        """Blocks until all started writes are on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -318,9 +319,9 @@ class Checkpoints:
         self._manager.close()
 
 
-def _first(found: list[str]) -> str:
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{found[0]}{more}" if found else "see process 0"
+def _first(problems: list[str]) -> str:
+    rest = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{problems[0]}{rest}" if problems else "see process 0"
 
 
 def _leaf(entry: list[Any] | None) -> str:

@@ -1,7 +1,7 @@
 """Checks every value of a config once, before anything is built.
 
-`RULES` says for each flat key what its value may be, and the `settings` of a method's SPEC for the
-method's own. Keys of `augment.options` and words of `model` are checked where their meaning is, in
+`RULES` has the rule of each flat key, and the `settings` of a method's SPEC those of the method's
+own keys. Keys of `augment.options` and choices of `model` are checked where they are used, in
 `jssl.augment` and `jssl.models`.
 """
 
@@ -118,13 +118,13 @@ RULES: dict[str, Rule] = {
     "model.heads": NATURAL,
     "model.layer_scale": number(0),
 }
-# Checked where they are used: words whose choices depend on other keys.
+# Checked where they are used: choices that depend on other keys.
 ELSEWHERE = ("augment.options.", "model.", "optim.name", "optim.lr_scaling", "optim.schedule",
              "optim.rules", "optim.order")  # fmt: skip
 
 
 def rule_of(key: str, method: str) -> Rule | None:
-    """The rule of a flat key; None for one that is checked elsewhere or is not known."""
+    """Returns the rule of a flat key; None if it is checked elsewhere or unknown."""
     if key in RULES:
         return RULES[key]
     section, _, name = key.partition(".")
@@ -135,20 +135,19 @@ def rule_of(key: str, method: str) -> Rule | None:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks a whole config, value by value.
+    """Checks every value of a config.
 
     Args:
         config: from a config file, with the flags of the command line.
 
     Raises:
-        UserError: an unknown method, a section that the config lacks, or a value that cannot be;
-            every wrong value has a line.
+        UserError: unknown method, missing section, or wrong values, a line for each.
     """
     method = config.get("method")
     methods.get(method)
     if method not in config:
         raise UserError(
-            f"The config has no section '{method}': it was made for another method. Type "
+            f"The config has no section '{method}': it is for another method. Type "
             f"--config=configs/NAME.py of method '{method}'."
         )
     lines = []
@@ -162,6 +161,6 @@ def check(config: ConfigDict) -> None:
 
 
 def unchecked(config: Mapping[str, Any], method: str) -> list[str]:
-    """The keys of a config that have no rule, here or elsewhere; a test holds this empty."""
+    """Returns the keys of a config without a rule, here or elsewhere; a test expects none."""
     keys = config_lib.flatten(config)
     return [k for k in keys if not k.startswith(ELSEWHERE) and rule_of(k, method) is None]

@@ -1,7 +1,7 @@
-"""What the files of a checkpoint were when it was written, to be compared before it is read.
+"""Checksums of the files of a checkpoint, written with it and compared before it is read.
 
-The formats below a checkpoint do not all check what they read: one flipped bit in an array comes
-back as another number. So every checkpoint carries `SHA256SUMS`, written before it gets its name;
+Not all file formats of a checkpoint detect damage: one flipped bit in an array is read as another
+number. So every checkpoint has `SHA256SUMS`, written before its folder is renamed;
 `sha256sum -c SHA256SUMS` in its folder compares by hand.
 """
 
@@ -22,7 +22,7 @@ SUMS = "SHA256SUMS"
 
 
 def write_sums(folder: Path) -> None:
-    """Writes the sums of all files in the sub-folders of a checkpoint, its items.
+    """Writes the checksums of all files in the sub-folders of a checkpoint, its items.
 
     Example:
         >>> import tempfile
@@ -41,53 +41,53 @@ def write_sums(folder: Path) -> None:
 
 
 def has_sums(folder: Path) -> bool:
-    """Whether a checkpoint carries sums."""
+    """Whether a checkpoint has checksums."""
     return (folder / SUMS).is_file()
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds no file at all, also not below."""
+    """Whether a folder and its sub-folders have no file."""
     return folder.is_dir() and not any(p.is_file() for p in folder.rglob("*"))
 
 
 def damage(folder: Path) -> list[str]:
-    """What is wrong with the files of a checkpoint, a line for each.
+    """Returns the problems with the files of a checkpoint, a line for each.
 
-    One without sums is not called whole: a copy that was interrupted has none, as they come last.
+    A checkpoint without checksums counts as damaged: an interrupted copy has none.
     """
     if not folder.is_dir():
-        return ["it is no folder"]
+        return ["it is not a folder"]
     if is_empty(folder):
         return ["it is an empty folder"]
     if not has_sums(folder):
-        return [f"it has no {SUMS}, as a copy that was interrupted"]
+        return [f"it has no {SUMS}, like an interrupted copy"]
     try:
         text = read_file(folder / SUMS, MAX_LIST).decode(errors="replace")
     except FileError as error:
         return [f"{SUMS} {error}"]
-    found, listed, own = [], set(), _names(folder)
-    inside = set(own)
+    problems, listed, names = [], set(), _names(folder)
+    existing = set(names)
     for line in text.splitlines():
         digest, _, name = line.partition("  ")
         path = folder / name
         listed.add(name)
-        # A list from elsewhere may name what is no file of the checkpoint, such as /dev/zero.
-        if name not in inside:
-            own_words = "it is no file of the checkpoint"
-            what = own_words if os.path.lexists(path) else os.strerror(errno.ENOENT)
-            found.append(f"{name[:200]} cannot be read: {what}")
+        # An untrusted list may name files outside the checkpoint, such as /dev/zero.
+        if name not in existing:
+            outside = "it is not a file of the checkpoint"
+            reason = outside if os.path.lexists(path) else os.strerror(errno.ENOENT)
+            problems.append(f"{name[:200]} cannot be read: {reason}")
             continue
         try:
             if file_sum(path) != digest:
-                found.append(f"{name} is not as it was written")
+                problems.append(f"{name} is not as it was written")
         except OSError as error:
-            found.append(f"{name} cannot be read: {error.strerror}")
-    # Sums that were cut short or changed themselves lack a file.
-    return found + [f"{name} has no sum" for name in own if name not in listed]
+            problems.append(f"{name} cannot be read: {error.strerror}")
+    # A truncated or changed list lacks a file.
+    return problems + [f"{name} has no checksum" for name in names if name not in listed]
 
 
 def _names(folder: Path) -> list[str]:
-    # Files beside the items are the checkpoint library's own, which it still adds to.
+    # Files outside the items belong to the checkpoint library, which still adds some.
     return sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/**/*") if p.is_file())
 
 
@@ -98,10 +98,10 @@ def file_sum(path: Path) -> str:
 
 
 def tree_hash(tree: PyTree) -> str:
-    """SHA-256 over all leaves in the order of their paths: path, dtype, shape and bytes.
+    """Computes the SHA-256 of all leaves in the order of their paths: path, dtype, shape, bytes.
 
     Args:
-        tree: pytree of arrays or numbers; typed PRNG keys count by their data.
+        tree: pytree of arrays or numbers; typed PRNG keys are hashed by their data.
 
     Returns:
         64 hexadecimal digits, the same on every machine for bit-equal trees.
@@ -126,5 +126,5 @@ def tree_hash(tree: PyTree) -> str:
 
 
 def backbone_hash(state: Any) -> str:
-    """`tree_hash` of what a network is made of: `params` and `batch_stats` of a state."""
+    """Computes the `tree_hash` of the network of a state: `params` and `batch_stats`."""
     return tree_hash({"params": state.params, "batch_stats": state.batch_stats})

@@ -20,11 +20,11 @@ from jssl import config as config_lib
 from jssl.errors import UserError, nearest
 from jssl.run import versioned
 
-# Keys that the config file or the library fills in: a flag could only contradict them.
+# Keys that are set by the config file or the library, not by flags.
 FIXED = {
     "method": "it belongs to the config file. Type --config=configs/NAME.py of that method",
     "preset": "its values are set already. Call base(method, preset=...) in a config file",
-    "run": "it is counted from the data when a run is built",
+    "run": "it is computed from the data when a run is built",
 }
 
 
@@ -32,15 +32,15 @@ def load(text: str) -> ConfigDict:
     """Runs a config file.
 
     Args:
-        text: `FILE.py` or `FILE.py:switches`. It can import a module beside it, and `bases` of
+        text: `FILE.py` or `FILE.py:switches`. It can import modules of its folder, and `bases` of
             jssl's configs.
 
     Returns:
-        The config that its `get_config` gives.
+        The config that its `get_config` returns.
 
     Raises:
-        UserError: no such file; a mistake in it, with its line; a `get_config` that is missing or
-            that returns something else than a config.
+        UserError: no such file; an error in it, with its line; `get_config` is missing or does not
+            return a config.
     """
     path, switches = _split(text)
     if not path.is_file():
@@ -54,7 +54,7 @@ def load(text: str) -> ConfigDict:
     if not isinstance(config, ConfigDict) or "method" not in config:
         raise UserError(
             f"get_config of '{path}' returned {type(config).__name__}. Expected the config that "
-            "jssl.config.base(method, preset=...) gives: end it with `return c`."
+            "jssl.config.base(method, preset=...) returns: end it with `return c`."
         )
     versioned.move_old_keys(config)
     return config
@@ -76,7 +76,7 @@ def _import(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"'{path}' is not a Python file. Type --config=FILE.py.")
     module = importlib.util.module_from_spec(spec)
-    # Its own folder first; then jssl's configs, so that a copy of one works elsewhere.
+    # Its own folder first, then jssl's configs, so that a copied config works elsewhere.
     folders, before = [str(path.resolve().parent), str(config_lib.CONFIGS)], set(sys.modules)
     sys.path[:0] = folders
     try:
@@ -84,14 +84,14 @@ def _import(path: Path) -> ModuleType:
     finally:
         for folder in folders:
             sys.path.remove(folder)
-        # Another folder may hold another module of the same name.
+        # Another folder may have another module of the same name.
         for name in set(sys.modules) - before:
-            if any(_lies_in(sys.modules[name], folder) for folder in folders):
+            if any(_is_in(sys.modules[name], folder) for folder in folders):
                 del sys.modules[name]
     return module
 
 
-def _lies_in(module: ModuleType, folder: str) -> bool:
+def _is_in(module: ModuleType, folder: str) -> bool:
     file = getattr(module, "__file__", None)
     return file is not None and Path(file).resolve().is_relative_to(folder)
 
@@ -113,7 +113,7 @@ def _cause(error: BaseException, path: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if Path(f.filename).resolve().parent == path.resolve().parent]
     line = f" line {own[-1].lineno} ({own[-1].line})" if own else ""
-    # ml_collections prints the whole config into its message, and what helps at the end.
+    # ml_collections prints the whole config into its message, and the suggestion at the end.
     lines = str(error).strip('"').replace("\\n", "\n").splitlines() or [""]
     text = next((line for line in lines if line.startswith("Did you mean")), lines[0][:300])
     return f"'{path}'{line} raises {type(error).__name__}: {text}"
@@ -123,14 +123,14 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     """Sets one key of a config from a flag, in place.
 
     Args:
-        config: the whole config.
+        config: the complete config.
         key: its path, as `optim.lr`.
         text: the value as typed. Read as the type of the key; tuples as `(1,2)`, `1,2` or `1`;
-            None where a key may be None.
+            None if the key may be None.
 
     Raises:
-        UserError: unknown key, naming the nearest; a section; a value of another type; a key that
-            a flag cannot set.
+        UserError: unknown key, naming the nearest; a section; a value of another type; a key of
+            `FIXED`.
 
     Example:
         >>> from jssl import config
@@ -174,12 +174,12 @@ def _check_key(config: ConfigDict, node: ConfigDict, name: str, path: str) -> No
 
 
 def parse(text: str, kind: type, *, optional: bool = False, key: str = "KEY") -> Any:
-    """Reads a value of the command line.
+    """Parses a value of the command line.
 
     Args:
         text: as typed.
         kind: the expected type: bool, int, float, str, tuple or object (any Python literal).
-        optional: whether 'None' stands for None.
+        optional: whether 'None' means None.
         key: for the message.
 
     Raises:
@@ -207,10 +207,10 @@ def _tuple(text: str) -> tuple[Any, ...]:
     try:
         value = _literal(text)
     except (ValueError, SyntaxError):  # words: l,ab
-        words = [w.strip() for w in text.split(",")]
-        if not all(w.replace("_", "").replace("-", "").isalnum() for w in words):
+        items = [item.strip() for item in text.split(",")]
+        if not all(item.replace("_", "").replace("-", "").isalnum() for item in items):
             raise
-        value = words
+        value = items
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 

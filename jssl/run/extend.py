@@ -16,13 +16,13 @@ RECORD = "extended.json"
 
 
 class Extension(NamedTuple):
-    """What becomes of a run that is made longer.
+    """The changes of a run that is extended.
 
     Attributes:
-        step: of the checkpoint from which it goes on.
-        epochs: before and now.
-        steps: in the whole run, before and now.
-        schedules: {name: (value at `step` before, now)} of everything that the length moves.
+        step: of the checkpoint from which it continues.
+        epochs: old and new.
+        steps: in the whole run, old and new.
+        schedules: {name: (old value at `step`, new)} of everything that depends on the length.
     """
 
     step: int
@@ -39,18 +39,18 @@ def check(folder: str | Path, parts: build.Experiment) -> Extension | None:
         parts: of the longer run.
 
     Returns:
-        None where the run was extended to this length before, and resumes.
+        None if the run was already extended to this length, and resumes.
 
     Raises:
-        UserError: no run to extend, or one that is not shorter. What else differs is refused by
+        UserError: no run to extend, or one that is not shorter. Other differences are refused by
             `jssl.run.workdir.open_workdir`.
     """
     config, place = parts.config, workdir.local(folder)
     steps = init_from.steps_of(place)
     if not os.path.exists(place / "config.json") or not steps:
         raise UserError(
-            f"--extend makes a run longer, and the workdir {place.absolute()} holds no checkpoint "
-            "of one. Leave --extend out to start it."
+            f"--extend makes a run longer, but the workdir {place.absolute()} has no checkpoint. "
+            "Leave --extend out to start the run."
         )
     old, step = workdir.read_config(place), steps[-1]
     if old.method != config.method:
@@ -65,7 +65,7 @@ def check(folder: str | Path, parts: build.Experiment) -> Extension | None:
         return None
     if config.epochs <= old.epochs or now <= before:
         raise UserError(
-            f"--extend makes a run longer: the workdir {place.absolute()} holds one of "
+            f"--extend makes a run longer: the workdir {place.absolute()} has one of "
             f"{old.epochs:g} epochs ({before} steps), found {config.epochs:g} ({now} steps). Type "
             f"--config.epochs=N with N above {old.epochs:g}."
         )
@@ -80,14 +80,14 @@ def check(folder: str | Path, parts: build.Experiment) -> Extension | None:
 
 
 def _schedules(config: Any) -> dict[str, Any]:
-    """Everything that depends on the length of a run, as functions of the step."""
+    """Returns everything that depends on the length of a run, as functions of the step."""
     _, rate = build.make_method(config, axis_name=None)
     others = methods.get(config.method).schedules(config, RunLengths(**config.run))
     return {"learning rate": rate, **others}
 
 
 def tell(folder: Path, longer: Extension) -> None:
-    """Says what happens to the schedules, and adds it to the workdir's `extended.json`."""
+    """Prints what happens to the schedules, and adds it to the workdir's `extended.json`."""
     shown = "; ".join(f"{k} {a:.6g} -> {b:.6g}" for k, (a, b) in longer.schedules.items())
     say(
         f"extended from {longer.epochs[0]:g} to {longer.epochs[1]:g} epochs ({longer.steps[0]} -> "
@@ -104,12 +104,12 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 
 def refuse_stages() -> None:
-    """Refuses a config of several trainings.
+    """Refuses a config with several stages.
 
     Raises:
         UserError: always.
     """
     raise UserError(
-        "--extend is for one training, and this config has several stages, each with a length of "
-        "its own: leave --extend out, and type another --workdir for longer stages."
+        "--extend is for a single training, but this config has several stages, each with its own "
+        "length: leave --extend out, and type another --workdir for longer stages."
     )

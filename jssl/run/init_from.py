@@ -1,9 +1,9 @@
-"""`config.init_from`: a run begins with the network of another run.
+"""`config.init_from`: a run starts from the network of another run.
 
-Taken over are weights, averages of weights (EMA and target networks) and running statistics. A head
+Weights, averages of weights (EMA and target networks) and running statistics are copied. A head
 that the other run does not have, or has in another shape or for other classes, starts anew; so do
 the optimiser's state, queues, banks and centroids. The other workdir is read once, before the first
-step: `init_from.json` says what was taken, and a run that resumes needs no more.
+step: `init_from.json` records what was copied, and a resume does not need the other workdir.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
 CLASS_HEADS = ("classifier", "classifier_dist", "head")  # modules whose outputs are classes
-NOT_LEARNT = ("top_layer",)  # DeepCluster's, which is drawn anew with every clustering
-COUNTERS = ("step", "key", "opt_state", "top_opt_state")  # fields that hold nothing learnt
+NOT_LEARNT = ("top_layer",)  # DeepCluster's, which is initialised after every clustering
+COUNTERS = ("step", "key", "opt_state", "top_opt_state")  # fields without learnt values
 
 
 class Source(NamedTuple):
     """A network of another run, on the host.
 
     Attributes:
-        text: as `init_from` names it.
+        text: value of `init_from`.
         step: of its checkpoint.
         config: of its run.
-        classes: names of its classes, by number; None where not known.
+        classes: names of its classes, by number; None if unknown.
         networks: {field of the parameters: (parameters, running statistics)}, numpy arrays.
         codes: {module of the parameters: the network of a third run whose codes it predicts}.
         sha256: of its parameters and running statistics.
@@ -50,18 +50,18 @@ class Source(NamedTuple):
 
 
 def read(parts: build.Experiment, folder: str | Path) -> Source | None:
-    """Reads the network that a run begins with, and refuses one that does not fit.
+    """Reads the network from which a run starts, and refuses one that does not fit.
 
     Args:
         parts: of the run.
-        folder: its workdir, which need not be there.
+        folder: its workdir, which may not exist yet.
 
     Returns:
-        None where `init_from` is empty, and where the run resumes: then nothing is read.
+        None if `init_from` is empty or the run resumes: then nothing is read.
 
     Raises:
-        UserError: no such workdir, step or whole checkpoint; the run's own workdir; an encoder of
-            another architecture.
+        UserError: no such workdir, step or undamaged checkpoint; the run's own workdir; an encoder
+            of another architecture.
     """
     text = parts.config.init_from
     if not text:
@@ -70,8 +70,8 @@ def read(parts: build.Experiment, folder: str | Path) -> Source | None:
     if Path(name).resolve() == Path(folder).resolve():
         raise UserError(
             f"--config.init_from={text} is the workdir of this run itself. To resume it, leave "
-            "--config.init_from out; to train it for more epochs, add --extend; to begin another "
-            "run with it, type another --workdir."
+            "--config.init_from out; to train it for more epochs, add --extend; to start another "
+            "run from it, type another --workdir."
         )
     if has_checkpoint(folder):
         return None
@@ -89,23 +89,23 @@ def read(parts: build.Experiment, folder: str | Path) -> Source | None:
 
 
 def has_checkpoint(folder: str | Path) -> bool:
-    """Whether a workdir holds a checkpoint, so that its run resumes."""
+    """Whether a workdir has a checkpoint, so that its run resumes."""
     return bool(steps_of(folder))
 
 
 def steps_of(folder: str | Path) -> list[int]:
-    """Steps of the checkpoints in a workdir, in order; empty folders do not count."""
-    places = (Path(folder) / "checkpoints").glob("*")
-    return sorted(int(p.name) for p in places if p.name.isdecimal() and not checksums.is_empty(p))
+    """Returns the steps of the checkpoints in a workdir, sorted; empty folders do not count."""
+    paths = (Path(folder) / "checkpoints").glob("*")
+    return sorted(int(p.name) for p in paths if p.name.isdecimal() and not checksums.is_empty(p))
 
 
 def _checked(name: str, step: int | None) -> int:
-    """The step to read; refuses what is no workdir, or has no such whole checkpoint."""
+    """Returns the step to read; refuses what is not a workdir or has no such good checkpoint."""
     place, typed = workdir.local(name), f"--config.init_from={name}"
     if os.path.exists(place / "stages.json"):
         stages = [p.parent.name for p in sorted(place.glob("*/checkpoints"))]
         raise UserError(
-            f"{typed} is the workdir of several stages, each with a network of its own. Type for "
+            f"{typed} is the workdir of several stages, each with its own network. Type for "
             f"example {typed}/{stages[-1] if stages else 'NAME'}."
         )
     if not os.path.exists(place / "config.json"):
@@ -128,8 +128,8 @@ def _checked(name: str, step: int | None) -> int:
         )
     step = steps[-1] if step is None else step
     if damage := checksums.damage(place / "checkpoints" / str(step)):
-        whole = [s for s in steps if not checksums.damage(place / "checkpoints" / str(s))]
-        advice = f"Type {typed}:{whole[-1]}" if whole else "Copy a whole one back to its place"
+        good = [s for s in steps if not checksums.damage(place / "checkpoints" / str(s))]
+        advice = f"Type {typed}:{good[-1]}" if good else "Copy an undamaged one there"
         raise UserError(
             f"The checkpoint {place / 'checkpoints' / str(step)} is damaged: {damage[0]}. {advice}."
         )
@@ -148,21 +148,21 @@ def _check_finite(source: Source) -> None:
 
 
 def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path) -> Any:
-    """Puts the network of another run into the first state of a run, and says what it took.
+    """Puts the network of another run into the first state of a run, and prints what was copied.
 
     Args:
         parts: of the run.
         source: from `read`.
         state: the first state; every leaf keeps its sharding.
-        folder: the workdir, in which `init_from.json` is written.
+        folder: the workdir, where `init_from.json` is written.
 
     Returns:
         The state.
     """
-    fields, taken, anew = _fit(parts, source, state)
+    fields, copied, anew = _fit(parts, source, state)
 
     def placed(new: Any, old: jax.Array) -> jax.Array:
-        # Each leaf a buffer of its own: the step gives its state's buffers away.
+        # Each leaf gets its own buffer, because the step donates the buffers of its state.
         return old if new is old else jax.device_put(np.array(new, old.dtype), old.sharding)
 
     filled = {name: jax.tree.map(placed, tree, vars(state)[name]) for name, tree in fields.items()}
@@ -172,13 +172,13 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
     known |= {other.field for other in spec.other_runs}
     others = [field.name for field in dataclasses.fields(state) if field.name not in known]
     say(
-        f"init_from {source.text}: {', '.join(taken)} of step {source.step} of a run of "
+        f"init_from {source.text}: {', '.join(copied)} of step {source.step} of a run of "
         f"{source.config.method} (sha256 {source.sha256[:12]}); start anew: "
         f"{', '.join([*anew, 'optimiser state', *others])}"
     )
-    left = sorted(set(source.networks["params"][0]) - set(state.params))
-    if left:
-        say(f"init_from: left out, as this run has no place for it: {', '.join(left)}")
+    unused = sorted(set(source.networks["params"][0]) - set(state.params))
+    if unused:
+        say(f"init_from: not used by this run: {', '.join(unused)}")
     for line in pretrained.other_settings(parts.config, source.config):
         say(f"WARNING init_from: {line}")
     if jax.process_index() == 0:
@@ -187,7 +187,7 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
             "step": source.step,
             "method": source.config.method,
             "sha256": source.sha256,
-            "taken": taken,
+            "taken": copied,
             "anew": anew,
             "model": source.config.model.to_dict(),
             "normalize": source.config.augment.normalize,
@@ -199,13 +199,13 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
 def _fit(
     parts: build.Experiment, source: Source, like: TrainState
 ) -> tuple[dict[str, PyTree], list[str], list[str]]:
-    """The trees of a state with what fits of another run, `like`'s own leaves where nothing does.
+    """Replaces the modules of `like` that fit by those of another run; keeps the others.
 
     Args:
         like: the first state, or its shapes.
 
     Returns:
-        {field: tree}; the modules that were taken; those that start anew, with the reason.
+        {field: tree}; the modules that were copied; those that start anew, with the reason.
     """
     spec = methods.get(parts.config.method)
     own_networks = spec.networks(like)
@@ -215,9 +215,9 @@ def _fit(
     reasons = {name: reason for name, reason in reasons.items() if reason}
     fields: dict[str, PyTree] = {}
     names = dict(pair for pair in (("params", "batch_stats"), spec.target, spec.averaged) if pair)
-    for field, found in networks.items():
+    for field, network in networks.items():
         for name, values, own in zip(
-            (field, names[field]), found, own_networks[field], strict=True
+            (field, names[field]), network, own_networks[field], strict=True
         ):
             if not own or name in fields:
                 continue
@@ -227,24 +227,24 @@ def _fit(
                 else _module(parts.config, source, name, module, values, tree)
                 for module, tree in own.items()
             }
-    taken = [name for name in like.params if name not in reasons]
-    return fields, taken, [f"{name} ({reason})" for name, reason in reasons.items()]
+    copied = [name for name in like.params if name not in reasons]
+    return fields, copied, [f"{name} ({reason})" for name, reason in reasons.items()]
 
 
 def _networks(
     source: Source, like: dict[str, tuple[PyTree, PyTree]]
 ) -> dict[str, tuple[PyTree, PyTree]]:
-    """For each network of this run's state the other run's parameters and statistics.
+    """Returns the other run's parameters and statistics for each network of this run's state.
 
-    Where only one of the runs keeps an average, the average stands for the weights, as it is what
-    the other run's `embed` uses, or the weights for the average.
+    If only one of the runs keeps an average, the average is used as the weights (the other run's
+    `embed` uses it), or the weights as the average.
     """
     weights = source.networks["params"]
-    judged = source.networks.get("average", weights)
-    first = weights if "average" in like else judged
+    average = source.networks.get("average", weights)
+    first = weights if "average" in like else average
     networks = {"params": first}
     if "average" in like:
-        networks["average"] = judged
+        networks["average"] = average
     if "target" in like:
         target = source.networks.get("target", ({}, {}))
         networks["target"] = {**first[0], **target[0]}, {**first[1], **target[1]}
@@ -252,19 +252,19 @@ def _networks(
 
 
 def _reason(
-    parts: build.Experiment, source: Source, name: str, found: PyTree, like: TrainState
+    parts: build.Experiment, source: Source, name: str, params: PyTree, like: TrainState
 ) -> str:
-    """Why a module starts anew; '' where it is taken."""
+    """Returns why a module starts anew; '' if it is copied."""
     if _is_encoder(name):
         return ""
     if name in NOT_LEARNT:
-        return "drawn with every clustering"
-    if name not in found:
+        return "initialised after every clustering"
+    if name not in params:
         return "absent there"
-    have, want = (checkpoint.flat_leaves(tree[name]) for tree in (found, like.params))
-    for key in sorted({*have, *want}):
+    old, new = (checkpoint.flat_leaves(tree[name]) for tree in (params, like.params))
+    for key in sorted({*old, *new}):
         shapes = [
-            list(x.shape) if x is not None else "absent" for x in (have.get(key), want.get(key))
+            list(x.shape) if x is not None else "absent" for x in (old.get(key), new.get(key))
         ]
         if shapes[0] != shapes[1]:
             return f"{key}: {shapes[0]} there, {shapes[1]} here"
@@ -277,11 +277,11 @@ def _reason(
 
 
 def _is_encoder(name: str) -> bool:
-    return name.startswith("encoder")  # CMC has one a view: encoders_l
+    return name.startswith("encoder")  # CMC has one per view: encoders_l
 
 
 def _other_classes(parts: build.Experiment, source: Source) -> str:
-    """How the classes of two classifiers differ; those of unknown names are their data set's."""
+    """Describes how the classes of two classifiers differ; without names, compares data sets."""
     names = parts.class_names
     if names and source.classes:
         return data.difference(source.classes, names)
@@ -292,33 +292,33 @@ def _other_classes(parts: build.Experiment, source: Source) -> str:
 
 
 def _codes(config: ConfigDict, state: TrainState) -> dict[str, PyTree]:
-    """{module of the parameters: the network of another run whose codes it predicts}."""
+    """Returns {module of the parameters: the network of another run whose codes it predicts}."""
     runs = methods.get(config.method).other_runs
     return {module: vars(state)[run.field] for run in runs for module in run.codes}
 
 
-def _other_codes(found: PyTree | None, own: PyTree | None) -> str:
-    if not found or not own:
+def _other_codes(source: PyTree | None, own: PyTree | None) -> str:
+    if not source or not own:
         return "codes of a tokenizer on one side only"
     leaves = jax.tree.leaves(own)
     if isinstance(leaves[0], jax.ShapeDtypeStruct):
-        return ""  # only shapes are known yet
-    pairs = zip(jax.tree.leaves(found), leaves, strict=True)
+        return ""  # only the shapes are known
+    pairs = zip(jax.tree.leaves(source), leaves, strict=True)
     same = all(np.array_equal(a, np.asarray(b)) for a, b in pairs)
     return "" if same else "codes of another tokenizer"
 
 
 def _module(
-    config: ConfigDict, source: Source, field: str, module: str, found: PyTree, like: PyTree
+    config: ConfigDict, source: Source, field: str, module: str, network: PyTree, like: PyTree
 ) -> PyTree:
-    """A module of one field in the structure of `like`."""
+    """Returns a module of one field in the structure of `like`."""
     if _is_encoder(module) and field in ("params", "target", "average"):
         return pretrained.encoder_for(
-            config, source.config, found.get(module, {}), like, path=f"{module}."
+            config, source.config, network.get(module, {}), like, path=f"{module}."
         )
-    have, want = checkpoint.describe(found.get(module, {})), checkpoint.describe(like)
+    old, new = checkpoint.describe(network.get(module, {})), checkpoint.describe(like)
     if _is_encoder(module):
-        pretrained.check_same_leaves(have, want, config, source.config, f"{field}.{module}.")
-    elif have != want:
+        pretrained.check_same_leaves(old, new, config, source.config, f"{field}.{module}.")
+    elif old != new:
         return like
-    return found[module]
+    return network[module]

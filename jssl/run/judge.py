@@ -24,16 +24,16 @@ def train_and_judge(config: ConfigDict, folder: str | Path, *, longer: bool = Fa
     """Trains (or resumes), then writes and prints the table of the finished run.
 
     Args:
-        config: the whole config.
+        config: the complete config.
         folder: the workdir.
-        longer: whether the run in it is extended to more epochs, see `jssl.run.extend`.
+        longer: whether to extend its run to more epochs, see `jssl.run.extend`.
     """
     started = time.monotonic()
     state = train(config, folder, judged=config.final.enabled, longer=longer)
     if not config.final.enabled or int(state.step) == 0:
         return
-    kept = "Stopped while judging: the training is finished and saved."
-    with stopping.ends_at_once(kept, last=True):
+    message = "Stopped while evaluating: the training is finished and saved."
+    with stopping.ends_at_once(message, last=True):
         with lock.held(Path(folder)):
             _judge(config, Path(folder), state, started)
 
@@ -41,7 +41,7 @@ def train_and_judge(config: ConfigDict, folder: str | Path, *, longer: bool = Fa
 def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) -> None:
     parts = build.build(config)
     if parts.test_source is None or parts.probe_source.num_classes < 2:
-        say(f"{parts.train_source.name} has no labelled test split: there is nothing to judge by.")
+        say(f"{parts.train_source.name} has no labelled test split: the run is not evaluated.")
         return
     rows = final_rows(parts, state)
     record = {
@@ -54,8 +54,8 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         "rows": rows,
         "versions": versions.collect(),
     }
-    if (begun := pretrained.record(folder)) is not None:
-        record["init_from"] = {key: begun[key] for key in ("method", "step", "sha256")}
+    if (origin := pretrained.record(folder)) is not None:
+        record["init_from"] = {key: origin[key] for key in ("method", "step", "sha256")}
     say(format_table(rows))
     if jax.process_index() == 0:
         workdir.write_json(folder / "result.json", record)
@@ -63,36 +63,36 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
 
 
 def run_name(config: ConfigDict, folder: Path | None = None) -> str:
-    """Method, data set, and what tells its runs apart: the method's `run_name`, and a beginning.
+    """Returns the name of a run: method, data set, the method's `run_name`, and `init_from`.
 
     Args:
         config: of the run.
-        folder: its workdir, which knows what it began with.
+        folder: its workdir, with the record of `init_from`.
     """
-    after = f", {_begun(config, folder)}" if config.init_from else ""
+    after = f", {_origin(config, folder)}" if config.init_from else ""
     return (
         f"{config.method} on {config.data.name}{methods.get(config.method).run_name(config)}{after}"
     )
 
 
-def _begun(config: ConfigDict, folder: Path | None) -> str:
-    """The method of the run that another begins with; that run's workdir may be gone."""
-    found = pretrained.record(folder) if folder is not None else None
-    if found is not None:
-        return f"after {found['method']}"
+def _origin(config: ConfigDict, folder: Path | None) -> str:
+    """Returns the method of the run in `init_from`; that run's workdir may be gone."""
+    record = pretrained.record(folder) if folder is not None else None
+    if record is not None:
+        return f"after {record['method']}"
     source = Path(pretrained.split(config.init_from)[0])
-    if not (source / "config.json").exists():  # and an older version has left no record
+    if not (source / "config.json").exists():  # and an older version wrote no record
         return "after another run"
     return f"after {workdir.read_config(source).method}"
 
 
 def run_hash(config: ConfigDict, folder: Path | None = None) -> str:
-    """Hash of everything that moves a weight, but the seed: runs that differ only by it agree.
+    """Returns a hash of all settings that affect the weights, except the seed.
 
-    Of a run that another begins, the method counts and not the folder, which each seed has its own.
+    Of `init_from` only the method counts, not the folder, which differs between seeds.
     """
     flat = config_lib.flatten(config)
     if config.init_from:
-        flat["init_from"] = _begun(config, folder)
+        flat["init_from"] = _origin(config, folder)
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)

@@ -1,8 +1,8 @@
-"""A workdir belongs to one run at a time: `lock.json` in it says whose it is.
+"""The lock of a workdir, `lock.json`: one run at a time.
 
-The lock holds the host, the process and since when, and is written anew every `BEAT` seconds. One
-that nobody holds any more is taken over, and that is said: its process is gone from this host, or
-on another host it gave no sign of life for `STALE` seconds. Readers need no lock.
+The lock has the host, the process and the start time, and is rewritten every `BEAT` seconds. A dead
+lock is taken over, with a message: its process on this host has ended, or a process on another host
+gave no sign of life for `STALE` seconds. Readers need no lock.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from jssl.run.writers import say
 
 NAME = "lock.json"
 BEAT = 15.0  # seconds between two signs of life
-STALE = 120.0  # seconds without one, after which another host takes the lock over
-POLL = 1.0  # seconds between two looks at another host's lock
+STALE = 120.0  # seconds without one, after which another host takes over the lock
+POLL = 1.0  # seconds between two reads of another host's lock
 
 _held: dict[Path, "_Lock"] = {}
 _guard = threading.Lock()
@@ -45,7 +45,7 @@ class _Lock:
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
-            with contextlib.suppress(OSError):  # the next one may be taken
+            with contextlib.suppress(OSError):  # the next write may succeed
                 if self.is_mine():
                     files.write_json(self.path, {**self.mine, "beat": time.time()})
                 else:
@@ -53,8 +53,8 @@ class _Lock:
                     return
 
     def is_mine(self) -> bool:
-        found = _read(self.path)
-        return found is None or found.get("token") == self.mine["token"]
+        content = _read(self.path)
+        return content is None or content.get("token") == self.mine["token"]
 
     def release(self) -> None:
         self._over.set()
@@ -66,16 +66,16 @@ class _Lock:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Holds the lock of a workdir, which exists; within it the same thread may take it again.
+    """Holds the lock of an existing workdir; the same thread may take it again inside.
 
-    Only the first process of a job takes it. It is given back at the end, after errors and signals
-    too; a process that was killed leaves it, and the next one finds that it is dead.
+    Only the first process of a job takes it. It is released at the end, also after errors and
+    signals; a killed process leaves it, and the next one detects that it is dead.
 
     Args:
         folder: the workdir.
 
     Raises:
-        UserError: another run holds it: its host, process and since when.
+        UserError: another run holds it; names its host, process and start time.
     """
     path = Path(os.path.realpath(folder)) / NAME
     with _guard:
@@ -90,7 +90,7 @@ def held(folder: Path) -> Iterator[None]:
         with stopping.before_the_end(lock.release):
             try:
                 yield
-            finally:  # within, or a signal at this moment would leave the file behind
+            finally:  # inside, or a signal at this moment would leave the file
                 lock.release()
     finally:
         with _guard:
@@ -98,14 +98,13 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def check(folder: Path) -> None:
-    """Raises UserError when another run took the lock of a workdir over: it is not written to."""
+    """Raises UserError if another run took over the lock of a workdir: do not write to it."""
     with _guard:
         lock = _held.get(Path(os.path.realpath(folder)) / NAME)
     if lock is not None and lock.lost:
         raise UserError(
-            f"The lock of the workdir {folder} was taken over by {_whose(_read(lock.path))}, as "
-            f"this process gave no sign of life for {STALE:g} s. It stops, and leaves the workdir "
-            "to the other."
+            f"The lock of the workdir {folder} was taken over by {_owner(_read(lock.path))}, as "
+            f"this process gave no sign of life for {STALE:g} s. This process stops."
         )
 
 
@@ -119,75 +118,75 @@ def _take(path: Path) -> dict[str, Any]:
         "token": os.urandom(8).hex(),
         "beat": time.time(),
     }
-    first_look: float | None = None
-    seen: Any = None
+    wait_start: float | None = None
+    first_beat: Any = None
     while True:
         if files.create(path, json.dumps(mine)):
             return mine
-        found = _read(path)
-        if found is None:
-            continue  # it was given back just now
-        if found.get("machine") == mine["machine"]:
-            if _alive(found):
-                raise _refusal(path, found)
-            _take_over(path, found, "whose process is dead")
+        other = _read(path)
+        if other is None:
+            continue  # it was just released
+        if other.get("machine") == mine["machine"]:
+            if _alive(other):
+                raise _refusal(path, other)
+            _take_over(path, other, "whose process is dead")
             continue
-        # Clocks of two hosts differ: signs of life are waited for, and not compared with ours.
-        if first_look is None:
-            first_look, seen = time.monotonic(), found.get("beat")
+        # Clocks of two hosts differ, so wait for a sign of life and do not compare times.
+        if wait_start is None:
+            wait_start, first_beat = time.monotonic(), other.get("beat")
             age = _age(path)
             say(
-                f"The workdir is held by {_whose(found)}. Waiting {max(0, STALE - age):.0f} s "
-                "at most for a sign of life of it."
+                f"The workdir is held by {_owner(other)}. Waiting {max(0, STALE - age):.0f} s "
+                "at most for a sign of life."
             )
-        if found.get("beat") != seen:
-            raise _refusal(path, found)
-        if age + time.monotonic() - first_look >= STALE:
-            _take_over(path, found, f"which gave no sign of life for {STALE:g} s")
-            first_look = None
+        if other.get("beat") != first_beat:
+            raise _refusal(path, other)
+        if age + time.monotonic() - wait_start >= STALE:
+            _take_over(path, other, f"which gave no sign of life for {STALE:g} s")
+            wait_start = None
             continue
         time.sleep(POLL)
 
 
-def _take_over(path: Path, found: dict[str, Any], why: str) -> None:
-    aside = path.with_name(f".{NAME}-{os.getpid()}-{threading.get_ident()}")
+def _take_over(path: Path, other: dict[str, Any], reason: str) -> None:
+    temporary = path.with_name(f".{NAME}-{os.getpid()}-{threading.get_ident()}")
     try:
-        files.move(path, aside)
+        files.move(path, temporary)
     except FileNotFoundError:
-        return  # another one was faster
-    if (_read(aside) or {}).get("token") != found.get("token"):
-        files.move(aside, path)  # it was the lock of the one that was faster
+        return  # another process was faster
+    if (_read(temporary) or {}).get("token") != other.get("token"):
+        files.move(temporary, path)  # it was the lock of that faster process
         return
-    aside.unlink()
-    say(f"The lock of the workdir is taken over from {_whose(found)}, {why}.")
+    temporary.unlink()
+    say(f"The lock of the workdir is taken over from {_owner(other)}, {reason}.")
 
 
-def _refusal(path: Path, found: dict[str, Any]) -> UserError:
+def _refusal(path: Path, other: dict[str, Any]) -> UserError:
     return UserError(
-        f"The workdir {path.parent} belongs to a run that is going on: {_whose(found)}. Wait for "
-        "its end, stop it (it saves when it gets SIGTERM), or type another --workdir."
+        f"The workdir {path.parent} belongs to a run in progress: {_owner(other)}. Wait for "
+        "its end, stop it (it saves on SIGTERM), or type another --workdir."
     )
 
 
-def _whose(found: dict[str, Any] | None) -> str:
-    found = found or {}
-    host, pid, since = (found.get(key, "unknown") for key in ("host", "pid", "since"))
+def _owner(content: dict[str, Any] | None) -> str:
+    content = content or {}
+    host, pid, since = (content.get(key, "unknown") for key in ("host", "pid", "since"))
     return f"process {pid} on host {host}, since {since}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content; {} of one that is not whole yet, or never will be; None where there is none."""
+    """Returns the content; {} if it is incomplete or damaged; None if there is no lock."""
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _age(path: Path) -> float:
-    """Seconds since the lock was written, by the clock of the file system alone."""
+    """Returns seconds since the lock was written, by the clock of the file system."""
     probe = path.with_name(f".{NAME}-clock-{os.getpid()}")
     try:
         files.write_bytes(probe, b"")
@@ -199,7 +198,7 @@ def _age(path: Path) -> float:
 
 
 def _machine() -> str:
-    """What must be equal for a process id to mean the same: boot of the kernel, and namespace."""
+    """Identifies the scope of process ids: host, boot of the kernel, and namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -208,11 +207,11 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks of its kernel; '' where there is none or it has ended."""
+    """Returns the start time of a process in kernel ticks; '' if there is none or it has ended."""
     try:
-        # The name in parentheses may hold spaces and parentheses itself.
+        # The name in parentheses may contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]  # ended, and its parent has not looked yet
+        return "" if fields[0] in "ZX" else fields[19]  # ZX: ended, but not yet reaped
     except (OSError, IndexError):
         command = ["ps", "-o", "lstart=", "-p", str(pid)]  # no Linux
         with contextlib.suppress(OSError):
@@ -220,7 +219,7 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _alive(found: dict[str, Any]) -> bool:
-    """Whether the process of a lock of this machine lives; its id may be another one's by now."""
-    pid, started = found.get("pid"), found.get("started")
+def _alive(content: dict[str, Any]) -> bool:
+    """Whether the process of a lock of this machine is alive; its id may have been reused."""
+    pid, started = content.get("pid"), content.get("started")
     return isinstance(pid, int) and started != "" and _started(pid) == started

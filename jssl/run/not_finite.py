@@ -1,4 +1,4 @@
-"""A run whose loss was not finite: what it keeps, and how to go on with it."""
+"""Stops a run whose loss is not finite, and tells how to continue it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from jssl.errors import NotFiniteError
 from jssl.run import init_from, pretrained, versioned, versions, workdir
 
 MARKER = "not_finite.json"
-# Flags of the command that the advised one has in another form.
+# Flags of the command that the suggested command replaces.
 REPLACED = ("workdir", "extend", "config.init_from", "config.optim.lr", *(
     f"config.{key}" for key in versioned.OLD_KEYS))  # fmt: skip
 # Keys that cannot change whether a loss is finite.
@@ -23,32 +23,32 @@ IRRELEVANT = ("log.", "checkpoint.")
 
 
 def stop(folder: Path, config: ConfigDict, found: str, *, step: int, good: int | None) -> NoReturn:
-    """Ends a run, with how to go on from its last good state; a marker is left in the workdir.
+    """Ends a run, with how to continue from its last good state; writes a marker to the workdir.
 
     Args:
         folder: the workdir.
         config: of the run.
         found: what is not finite.
         step: of the newest checkpoint.
-        good: of the newest one that is not broken; None where there is none.
+        good: step of the newest finite checkpoint; None if there is none.
 
     Raises:
         NotFiniteError: always.
     """
-    words = advice(folder, config, good=good)
+    text = advice(folder, config, good=good)
     if jax.process_index() == 0:
-        marker = {"step": step, "message": f"{found} {words}", "config": _relevant(config)}
+        marker = {"step": step, "message": f"{found} {text}", "config": _relevant(config)}
         files.write_json(folder / MARKER, marker)
-    raise NotFiniteError(found, words)
+    raise NotFiniteError(found, text)
 
 
 def advice(folder: Path, config: ConfigDict, *, good: int | None) -> str:
-    """How to go on from a good state: a new workdir, `init_from` and half the learning rate.
+    """Returns how to continue from a good state: new workdir, `init_from`, half the learning rate.
 
     Args:
-        folder: the workdir of the run that stopped.
-        config: of it.
-        good: step of the state; None where there is none, and the run is to start again.
+        folder: the workdir of the stopped run.
+        config: of that run.
+        good: step of the state; None if there is none, and the run must start again.
     """
     if os.path.exists(folder.parent / "stages.json"):
         return (
@@ -57,43 +57,43 @@ def advice(folder: Path, config: ConfigDict, *, good: int | None) -> str:
         )
     if good == 0 and config.init_from:
         return (
-            f"Not one update was made: the network of --config.init_from={config.init_from} was "
-            f"lost before. Type --config.init_from={pretrained.split(config.init_from)[0]}:N with "
+            f"No update was made: the network of --config.init_from={config.init_from} is already "
+            f"broken. Type --config.init_from={pretrained.split(config.init_from)[0]}:N with "
             f"an earlier step, or leave it out, and --workdir={_free(folder)}."
         )
     rate = f"{config.optim.lr / 2:.6g}"
-    begun = config.init_from if good is None else f"{folder}:{good}"
+    start = config.init_from if good is None else f"{folder}:{good}"
     flags = [f"--workdir={_free(folder)}", f"--config.optim.lr={rate}"]
-    flags += [f"--config.init_from={begun}"] if begun else []
-    words = shlex.split(versions.command())
-    kept = _without(words) if "train" in words else ["jssl", "train", "--config=FILE.py"]
+    flags += [f"--config.init_from={start}"] if start else []
+    args = shlex.split(versions.command())
+    kept = _without(args) if "train" in args else ["jssl", "train", "--config=FILE.py"]
     how = (
-        f"To go on from step {good}, begin a new run with its network and a smaller learning rate; "
-        "the optimiser's state starts anew"
+        f"To continue from step {good}, start a new run with its network and a smaller learning "
+        "rate; the optimiser's state starts anew"
     )
     earlier = [str(step) for step in init_from.steps_of(folder) if good and step < good]
     if earlier:
-        how += f" (or from an earlier one, if it was lost before: there are {', '.join(earlier)})"
+        how += f" (if it is already broken, from an earlier step: {', '.join(earlier)})"
     if good is None:
-        how = "No good state is kept; begin a new run with a smaller learning rate"
+        how = "No good state is kept; start a new run with a smaller learning rate"
     return (
         f"{how}:\n  {shlex.join([*kept, *flags])}\n"
         "A longer --config.optim.warmup_epochs may help as well."
     )
 
 
-def _without(words: list[str]) -> list[str]:
-    """A command without the flags of `REPLACED`, in each way in which they can be typed."""
+def _without(args: list[str]) -> list[str]:
+    """Removes the flags in `REPLACED` from a command, in every form that can be typed."""
     kept, skip = [], False
-    for position, word in enumerate(words):
-        flag, given, _ = word.lstrip("-").partition("=")
+    for position, arg in enumerate(args):
+        flag, given, _ = arg.lstrip("-").partition("=")
         if skip:
             skip = False
-        elif word.startswith("-") and flag in REPLACED:
-            following = words[position + 1 : position + 2]
+        elif arg.startswith("-") and flag in REPLACED:
+            following = args[position + 1 : position + 2]
             skip = not given and flag != "extend" and bool(following) and following[0][:1] != "-"
         else:
-            kept.append(word)
+            kept.append(arg)
     return kept
 
 
@@ -105,34 +105,34 @@ def _free(folder: Path) -> Path:
 
 
 def check(folder: str | Path, config: ConfigDict) -> None:
-    """Stops a run that would come to the same loss again.
+    """Stops a run that would reach the same loss again.
 
-    It goes on where a setting differs (the data were mended, another launch, more epochs), where
-    the kept state is no longer the newest, and where the marker was deleted.
+    The run may start if a setting differs (repaired data, another launch, more epochs), if the
+    stored state is no longer the newest, or if the marker was deleted.
 
     Args:
         folder: the workdir.
-        config: of the run that is to start, resolved.
+        config: of the run to start, resolved.
 
     Raises:
-        NotFiniteError: with what was said then.
+        NotFiniteError: with the earlier message.
     """
     path = workdir.local(folder) / MARKER
     if not os.path.exists(path):  # False, too, for a name that is too long
         return
-    found = workdir.read_json(path)
-    if found.get("config") != _relevant(config):
+    marker = workdir.read_json(path)
+    if marker.get("config") != _relevant(config):
         return
-    if init_from.steps_of(path.parent)[-1:] != [found.get("step")]:
+    if init_from.steps_of(path.parent)[-1:] != [marker.get("step")]:
         return
     raise NotFiniteError(
-        f"{found.get('message')}\nThis is what the run said when it stopped: it was not tried "
-        f"again, as nothing has changed. To try it all the same, delete {path}."
+        f"{marker.get('message')}\nThis is the earlier message of the run: it was not tried "
+        f"again, as nothing has changed. To try again anyway, delete {path}."
     )
 
 
 def clear(folder: Path) -> None:
-    """Removes the marker of a run that goes on."""
+    """Removes the marker of a run that continues."""
     if jax.process_index() == 0:
         (folder / MARKER).unlink(missing_ok=True)
 

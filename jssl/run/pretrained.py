@@ -1,4 +1,4 @@
-"""An encoder of another run in the structure of this one's, and settings that must agree."""
+"""Fits the encoder of another run to that of this run, and checks settings that must agree."""
 
 import contextlib
 import contextvars
@@ -19,54 +19,55 @@ from jssl.run import build, checkpoint, workdir
 from jssl.types import PyTree
 
 NEW = ("fc_norm",)  # of an encoder with mean pooling: not pre-trained
-LEFT_OUT = ("mask_token", "norm")  # of one that was pre-trained with masks: no place without
-# Keys of `model` that change what a step does, and not what the same weights compute.
+LEFT_OUT = ("mask_token", "norm")  # of masked pre-training: not used without masks
+# Keys of `model` that change the training step, but not the output of given weights.
 HARMLESS = ("bn_groups", "bn_momentum", "bn_unbiased_running_var", "stochastic_depth", "dropout",
             "zero_init_last_gamma", "vit_init", "layer_scale", "mask_token", "pool",
             "relative_bias", "kernel_init", "freeze_patches", "remat")  # fmt: skip
-RECORD = "init_from.json"  # in the workdir: what a run began with
+RECORD = "init_from.json"  # in the workdir: from what a run started
 _workdir: contextvars.ContextVar[Path | None] = contextvars.ContextVar("workdir", default=None)
 
 
 def fitted(
     found: PyTree, like: PyTree, *, grid: int, new_grid: int, path: str = "", advice: str = ""
 ) -> PyTree:
-    """Pre-trained parameters in the structure of another encoder.
+    """Converts pre-trained parameters to the structure of another encoder.
 
-    A shared relative table is given to every block where `like` has one a block; tables and
-    position embeddings are resized from `grid` x `grid` patches to `new_grid`; what `like` has no
-    place for (the mask token, the last norm) is left out; the norm after mean pooling is `like`'s.
+    A shared relative table is copied to every block if `like` has one per block; tables and
+    position embeddings are resized from `grid` x `grid` patches to `new_grid`; parameters that
+    `like` does not have (the mask token, the last norm) are left out; the norm after mean pooling
+    is that of `like`.
 
     Args:
-        found: parameters of the encoder that was trained.
-        like: of the one to start, with its own initialisation.
+        found: parameters of the trained encoder.
+        like: of the new encoder, with its own initialisation.
         grid, new_grid: patches along a side of both.
-        path: before the names in messages.
-        advice: what to type where they do not fit.
+        path: prefix of the names in messages.
+        advice: what to type if they do not fit.
 
     Returns:
         A tree with the structure of `like`.
 
     Raises:
-        UserError: parameters that only one has, or that have another shape.
+        UserError: parameters that only one has, or with another shape.
     """
     shared = "relative_table" in found and "relative_table" not in like
     if shared and "relative_table" in like.get("block0", {}):
         found = expand_shared_table(found)
     if grid != new_grid:
         found = at_resolution(found, grid=(grid, grid), new_grid=(new_grid, new_grid))
-    have, want = checkpoint.flat_leaves(found), checkpoint.flat_leaves(like)
+    old, new = checkpoint.flat_leaves(found), checkpoint.flat_leaves(like)
     rows = []
-    for name in [*want, *(name for name in have if name not in want)]:
+    for name in [*new, *(name for name in old if name not in new)]:
         top = name.split(".")[0]
-        if top in (NEW if name not in have else LEFT_OUT if name not in want else ()):
+        if top in (NEW if name not in old else LEFT_OUT if name not in new else ()):
             continue
-        shapes = [list(np.shape(x[name])) if name in x else "absent" for x in (have, want)]
+        shapes = [list(np.shape(x[name])) if name in x else "absent" for x in (old, new)]
         if shapes[0] != shapes[1]:
             rows.append(f"  {path}{name}: {shapes[0]}, expected {shapes[1]}")
     if rows:
         raise UserError(_misfit(rows, advice))
-    leaves = [have.get(name, leaf) for name, leaf in want.items()]
+    leaves = [old.get(name, leaf) for name, leaf in new.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -74,16 +75,16 @@ def _misfit(rows: list[str], advice: str) -> str:
     return (
         f"The pre-trained encoder does not fit config.model in {len(rows)} parameters:\n"
         + "\n".join(rows[:5])
-        + f"\n{advice or 'Give the model section of the run it comes from.'}"
+        + f"\n{advice or 'Use the model section of the run it comes from.'}"
     )
 
 
 def trained_network(folder: str, *, sharding: Any) -> tuple[Any, PyTree, PyTree]:
-    """The network that a run's `embed` uses: the averaged weights where it keeps them.
+    """Loads the network that a run's `embed` uses: the averaged weights if it keeps them.
 
     Args:
         folder: workdir of the run.
-        sharding: where it is to lie.
+        sharding: of the arrays.
 
     Returns:
         The run's config, parameters and running statistics.
@@ -97,8 +98,8 @@ def trained_network(folder: str, *, sharding: Any) -> tuple[Any, PyTree, PyTree]
 
 
 def encoder_for(config: Any, old: Any, found: PyTree, like: PyTree, *, path: str = "") -> PyTree:
-    """`fitted` for two configs: the encoder `found` of `old` in the structure of `config`'s."""
-    grids = [1, 1]  # a convolutional network has no places
+    """Applies `fitted` to two configs: the encoder `found` of `old` for `config`."""
+    grids = [1, 1]  # a convolutional network has no position embeddings
     if config.model.name.startswith("vit") and old.model.name.startswith("vit"):
         grids = [c.augment.size // c.model.patch_size for c in (old, config)]
     advice = _what_to_type(config, old)
@@ -113,7 +114,7 @@ def check_same_leaves(
     Args:
         found, expected: shape and dtype by name, see `jssl.run.checkpoint.describe`.
         config, old: of this run and of the other.
-        path: of the names, for the message.
+        path: prefix of the names in the message.
 
     Raises:
         UserError: they differ.
@@ -129,7 +130,7 @@ def check_same_leaves(
 
 
 def _model_difference(config: Any, old: Any) -> dict[str, tuple[Any, Any]]:
-    """Keys of `model` with their values there and here, where they differ."""
+    """Returns the keys of `model` that differ, with the old and the new value."""
     there, here = (json.loads(config_lib.to_json(c.model)) for c in (old, config))  # no tuples
     return {key: (there.get(key), here[key]) for key in here if there.get(key) != here[key]}
 
@@ -139,19 +140,19 @@ def _what_to_type(config: Any, old: Any) -> str:
         return (
             f"A run of '{old.method}' has another network: type --config.init_from of another run."
         )
-    words = []
+    flags = []
     for key, (there, _) in _model_difference(config, old).items():
         if key in HARMLESS:
             continue
         shown = f"'({','.join(map(str, there))},)'" if isinstance(there, (list, tuple)) else there
-        words.append(f"--config.model.{key}={shown}")
-    if not words:
-        return "Give the model section of the run it comes from."
-    return f"Type {' '.join(words)}, as that run has, or --config.init_from of another run."
+        flags.append(f"--config.model.{key}={shown}")
+    if not flags:
+        return "Use the model section of the run it comes from."
+    return f"Type {' '.join(flags)}, as that run has, or --config.init_from of another run."
 
 
 def other_settings(config: Any, old: Any) -> list[str]:
-    """Settings that fit the shapes and change what the same weights compute, a line for each."""
+    """Describes settings that keep all shapes but change the output, a line for each."""
     lines = [
         f"that run was trained with model.{key}={there}, this one has {here}"
         for key, (there, here) in _model_difference(config, old).items()
@@ -167,7 +168,7 @@ def other_settings(config: Any, old: Any) -> list[str]:
 
 @contextlib.contextmanager
 def run_in(folder: str | Path | None) -> Iterator[None]:
-    """Tells `as_trained` the workdir of the run whose config is read."""
+    """Sets the workdir for `as_trained` while a config is read."""
     token = _workdir.set(Path(folder) if folder else None)
     try:
         yield
@@ -176,23 +177,23 @@ def run_in(folder: str | Path | None) -> Iterator[None]:
 
 
 def as_trained(config: Any, init_from: str) -> None:
-    """Sets, in place, what an encoder must have as in the run that it comes from.
+    """Sets, in place, the settings of an encoder to those of the run that it comes from.
 
-    The model section and the normalisation of the pictures: another padding or mean would fit the
-    parameters' shapes, and spoil them unseen. Batch normalisation is over the whole batch again.
-    A run that resumes has them in its own workdir, and needs the other no more.
+    These are the model section and the normalisation of the images: another padding or mean has
+    the same shapes, but would silently change the output. Batch normalisation is over the whole
+    batch. A resumed run reads them from its own workdir.
 
     Args:
-        config: of the run that is to start, from `jssl.config.base('supervised', ...)`.
+        config: of the run to start, from `jssl.config.base('supervised', ...)`.
         init_from: `WORKDIR[:step]` of the other.
 
     Raises:
         UserError: no workdir.
     """
     own = _workdir.get()
-    found = record(own) if own is not None else None
-    if found is not None and found["init_from"] == init_from:
-        model, normalize = found["model"], found["normalize"]
+    stored = record(own) if own is not None else None
+    if stored is not None and stored["init_from"] == init_from:
+        model, normalize = stored["model"], stored["normalize"]
     else:
         before = workdir.read_config(split(init_from)[0])
         model, normalize = before.model, before.augment.normalize
@@ -202,19 +203,19 @@ def as_trained(config: Any, init_from: str) -> None:
 
 
 def split(text: str) -> tuple[str, int | None]:
-    """Splits `WORKDIR[:step]`; a folder that exists by the whole name is a workdir.
+    """Splits `WORKDIR[:step]`; if a folder has the full name, it is the workdir.
 
     Example:
         >>> split('runs/a:300'), split('runs/a')
         (('runs/a', 300), ('runs/a', None))
     """
-    found = re.fullmatch(r"(.+):(\d+)", text)
-    if found is None or Path(text).is_dir():
+    match = re.fullmatch(r"(.+):(\d+)", text)
+    if match is None or Path(text).is_dir():
         return text, None
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 def record(folder: str | Path) -> dict[str, Any] | None:
-    """What a run began with, as its `init_from.json` says; None where it began by itself."""
+    """Reads a run's `init_from.json`; None if the run did not start from another one."""
     path = Path(folder) / RECORD
     return workdir.read_json(path) if path.exists() else None

@@ -1,4 +1,4 @@
-"""From the records of runs to the results table: no number in it is typed by hand."""
+"""Makes the results table from the records of runs."""
 
 import json
 import statistics
@@ -17,20 +17,19 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 def load_records(folder: str | Path) -> list[dict[str, Any]]:
     """Reads every record (`result.json` of a run, or a copy of one) below a folder.
 
-    What `jssl evaluate` left in `evaluation/` beside a `result.json` joins the rows of that run.
+    Records of `jssl evaluate`, in `evaluation/` next to a `result.json`, are added to that run.
 
     Raises:
         UserError: there is none.
     """
-    found = sorted(Path(folder).rglob("*.json"))
     contents, damaged = {}, []
-    for path in found:
+    for path in sorted(Path(folder).rglob("*.json")):
         try:
             contents[path] = json.loads(path.read_bytes())
         except ValueError:
             damaged.append(str(path))
     if damaged:
-        say(f"WARNING passed over, as they are no JSON: {', '.join(damaged)}")
+        say(f"WARNING skipped, as they are not JSON: {', '.join(damaged)}")
     contents = {k: r for k, r in contents.items() if isinstance(r, dict) and "rows" in r}
     runs = {path: record for path, record in contents.items() if "run_hash" in record}
     for path, record in contents.items():
@@ -46,16 +45,16 @@ def load_records(folder: str | Path) -> list[dict[str, Any]]:
     if not records:
         raise UserError(
             f"No record of a finished run below {folder}: expected result.json files, which "
-            "`jssl train` leaves in its workdir."
+            "`jssl train` writes to its workdir."
         )
     return records
 
 
 def probe_name(row: dict[str, Any]) -> str:
-    """The name of a row's probe.
+    """Returns the name of a row's probe.
 
-    Records of before schema 2 call softmax regression on cached features 'linear', which is the
-    name of the papers' protocol with augmented images.
+    Before schema 2, records named softmax regression on cached features 'linear', now the name of
+    the papers' protocol with augmented images.
 
     Example:
         >>> probe_name({'probe': 'linear', 'protocol': 'softmax regression on cached features'})
@@ -70,7 +69,7 @@ def probe_name(row: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation of numbers in per cent.
+    """Formats mean and sample standard deviation of numbers in per cent.
 
     Example:
         >>> spread([80.0, 82.0, 84.0])
@@ -83,10 +82,10 @@ def spread(values: Sequence[float]) -> str:
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """The results as Markdown: a row a run and probe, over its seeds.
+    """Formats the results as Markdown: a row per run and probe, over its seeds.
 
     Args:
-        records: as `load_records` gives them; those of one config but its seed are one row.
+        records: from `load_records`; those that differ only in the seed are one row.
 
     Returns:
         Markdown with the protocol of each number below the table.
@@ -134,10 +133,10 @@ def _made_with(records: Sequence[dict[str, Any]]) -> str:
 
 
 def report(records: str | Path, *, readme: str | Path | None = None) -> None:
-    """Prints the results table, and puts it between the marks of a README.
+    """Prints the results table, and writes it between the markers of a README.
 
     Raises:
-        UserError: no records, or a README without the marks.
+        UserError: no records, or a README without the markers.
     """
     text = table(load_records(records))
     print(text)
@@ -151,5 +150,5 @@ def report(records: str | Path, *, readme: str | Path | None = None) -> None:
         files.write_text(readme, f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
     except OSError as error:
         raise WriteError(
-            f"{readme} is as it was: it cannot be written ({error.strerror})."
+            f"{readme} is unchanged: it cannot be written ({error.strerror})."
         ) from None

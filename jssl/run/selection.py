@@ -1,6 +1,6 @@
-"""The best of several finished runs by validation examples: python -m jssl.run.selection RUNS.
+"""Selects the best of several finished runs by validation: python -m jssl.run.selection RUNS.
 
-A run that was judged on the test split is refused: what is chosen by it is not a test any more.
+A run that was evaluated on the test split is refused: selecting by the test split would bias it.
 """
 
 import argparse
@@ -16,19 +16,19 @@ from jssl.evaluate.protocols.transfer_sets import PER_CLASS, TRANSFER_SETS
 from jssl.run import workdir
 
 ROW = "own classifier"
-CHOSEN = ("optim.", "epochs", "seed")  # what runs may differ in
+CHOSEN = ("optim.", "epochs", "seed")  # keys in which runs may differ
 
 
 def validation_score(folder: str | Path) -> float:
-    """What a finished run's classifier reached on validation examples, in [0, 1].
+    """Returns the score of a finished run's classifier on validation examples, in [0, 1].
 
-    The mean per class where that is the metric of a transfer data set, else top-1.
+    The mean per class if that is the metric of a transfer data set, else top-1.
 
     Args:
         folder: workdir of a run of `supervised`.
 
     Raises:
-        UserError: not finished, without a classifier, or judged on the test split.
+        UserError: not finished, without a classifier, or evaluated on the test split.
     """
     config = workdir.read_config(folder)
     known = TRANSFER_SETS.get(config.data.name)
@@ -36,9 +36,9 @@ def validation_score(folder: str | Path) -> float:
     section = config.get(config.method, {})
     if not own and not section.get("held_out", 0):
         raise UserError(
-            f"The run in '{folder}' was judged on the test split of '{config.data.name}': choosing "
-            "by it would spoil the test. Train with --config.supervised.held_out=N, or on a data "
-            "set's own validation split as configs/finetune_transfer.py does."
+            f"The run in '{folder}' was evaluated on the test split of '{config.data.name}': "
+            "selecting by it would bias the test. Train with --config.supervised.held_out=N, or on "
+            "a data set's own validation split as configs/finetune_transfer.py does."
         )
     path = Path(folder) / "result.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
@@ -46,17 +46,17 @@ def validation_score(folder: str | Path) -> float:
     if not scores:
         raise UserError(
             f"The run in '{folder}' has no result of its own classifier in result.json: expected a "
-            "finished run of supervised. Type the command that started it to finish it."
+            "finished run of supervised. To finish it, type its command again."
         )
     metric = "mean_per_class" if known is not None and known.metric == PER_CLASS else "top1"
     return float(scores[0][metric])
 
 
 def best_run(folders: Sequence[str | Path]) -> tuple[str, dict[str, float]]:
-    """The run that did best on validation examples; of equals the first.
+    """Returns the run with the best validation score; of equal ones the first.
 
     Args:
-        folders: workdirs of finished runs that differ in their optimiser, length or seed only.
+        folders: workdirs of finished runs that differ only in optimiser, length or seed.
 
     Returns:
         Its folder, and the score of each.
@@ -72,7 +72,7 @@ def best_run(folders: Sequence[str | Path]) -> tuple[str, dict[str, float]]:
         if differences:
             raise UserError(
                 f"The runs in '{folders[0]}' and '{folder}' differ in more than optimiser, length "
-                f"and seed: {'; '.join(differences[:5])}. Give runs of one grid."
+                f"and seed: {'; '.join(differences[:5])}. Type the runs of one grid."
             )
     scores = {str(folder): validation_score(folder) for folder in folders}
     return max(scores, key=scores.__getitem__), scores
@@ -85,7 +85,7 @@ def _fixed(folder: str | Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status: 0, or 2 after a mistake of the user."""
+    """Runs the command; returns its exit status: 0, or 2 after a user error."""
     parser = argparse.ArgumentParser(prog="python -m jssl.run.selection", description=__doc__)
     parser.add_argument("runs", nargs="*", help="workdirs of finished runs")
     try:

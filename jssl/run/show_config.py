@@ -1,4 +1,4 @@
-"""`jssl config`: every setting of a run with its value, and where the value comes from."""
+"""`jssl config`: every setting of a run with its value and its source."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ OPTIONS = "augment.options."
 
 
 def origins(config: ConfigDict, typed: Sequence[str] = ()) -> dict[str, str]:
-    """Where the value of each setting comes from.
+    """Returns the source of the value of each setting.
 
     Args:
         config: of a config file, with the flags of the command line.
         typed: flat keys that were set on the command line.
 
     Returns:
-        {flat key: 'default', 'preset NAME', 'config file' or 'command line'}, sorted by key; of an
-        augmentation's option that is None, the value of its recipe.
+        {flat key: 'default', 'preset NAME', 'config file' or 'command line'}, sorted by key; for
+        an augmentation option that is None, the value of its recipe.
 
     Example:
         >>> c = config_lib.base('simclr', preset='cifar')
@@ -30,23 +30,23 @@ def origins(config: ConfigDict, typed: Sequence[str] = ()) -> dict[str, str]:
     preset = config_lib.base(config.method, preset=config.preset)
     values, given = config_lib.flatten(preset), config_lib.presets(config.method)[config.preset]
     from_preset = set(config_lib.flatten(given))
-    found = {}
+    sources = {}
     for key, value in config_lib.flatten(config).items():
         if key in typed:
-            found[key] = "command line"
+            sources[key] = "command line"
         elif key not in values or value != values[key]:
-            found[key] = "config file"
+            sources[key] = "config file"
         elif value is None and key.startswith(OPTIONS):
             name = key.removeprefix(OPTIONS)
             own = augment.RECIPES[config.augment.name].get(name, augment.OPTIONS[name])
-            found[key] = f"recipe {config.augment.name}: {own!r}"
+            sources[key] = f"recipe {config.augment.name}: {own!r}"
         else:
-            found[key] = f"preset {config.preset}" if key in from_preset else "default"
-    return found
+            sources[key] = f"preset {config.preset}" if key in from_preset else "default"
+    return sources
 
 
 def show(config: ConfigDict, typed: Sequence[str] = ()) -> str:
-    """One line for each setting: `key = value  # where it comes from`."""
+    """Formats one line for each setting: `key = value  # source`."""
     values = config_lib.flatten(config)
     lines = {key: f"{key} = {value!r}" for key, value in values.items()}
     width = min(60, max(map(len, lines.values())))

@@ -1,4 +1,4 @@
-"""The list of stages of a config, resolved: who comes after whom, and lists that cannot work."""
+"""Resolves the list of stages of a config, and refuses invalid lists."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ class Stage(NamedTuple):
     Attributes:
         name: of its folder, '3_student'.
         kind: of `KINDS`.
-        config: all of its settings; its own `stages` are ().
-        network: folder of the network that it labels with or continues from, None at the start.
+        config: its complete config, with `stages` ().
+        network: folder of the network that it labels with or continues from; None at the start.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Stage(NamedTuple):
 
 
 def stages_of(config: ConfigDict) -> Sequence[Mapping[str, Any]]:
-    """The stages that a config lists; () for a training alone."""
+    """Returns the stages of a config; () for a single training."""
     return tuple(config[config.method].get("stages", ()))
 
 
 def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
-    """Resolves the settings of every stage, and refuses lists that cannot work.
+    """Resolves the settings of every stage, and refuses invalid lists.
 
     Args:
-        config: the whole config.
+        config: the complete config.
         folder: the workdir of all stages.
 
     Raises:
@@ -53,11 +53,11 @@ def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
             student without labels; a student smaller than its teacher; a FixRes stage without a
             higher resolution.
     """
-    folder, found = Path(folder).absolute(), []
+    folder, result = Path(folder).absolute(), []
     given = config[config.method].teacher
     network = Path(given).absolute() if given else None
     teacher = workdir.read_config(network) if network else None
-    labels, generation, begun = None, 0, False
+    labels, generation, started = None, 0, False
     for number, changes in enumerate(stages_of(config), 1):
         kind = changes.get("stage")
         if kind not in KINDS:
@@ -81,20 +81,20 @@ def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
         if kind == "fixres":
             _without_noise(own, teacher, name)
         section.generation = generation
-        if kind not in ("teacher", "student") or begun:
-            own.init_from = ""  # it goes on from what the stages before it have made
-        begun = begun or kind in ("teacher", "student")
-        found.append(Stage(name, kind, own, network))
+        if kind not in ("teacher", "student") or started:
+            own.init_from = ""  # it continues from earlier stages
+        started = started or kind in ("teacher", "student")
+        result.append(Stage(name, kind, own, network))
         if kind == "label":
             labels = folder / name / LABELS
         else:
             network, teacher = folder / name, own
-    if config.init_from and not begun:
+    if config.init_from and not started:
         raise UserError(
             f"--config.init_from={config.init_from} is for a stage that trains from the start, and "
             "there is none: expected a stage 'teacher' or 'student'. Leave it out."
         )
-    return found
+    return result
 
 
 def _resolved(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
@@ -105,10 +105,10 @@ def _resolved(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def _without_noise(config: ConfigDict, before: ConfigDict, name: str) -> None:
-    """FixRes: at test time objects look smaller than in crops, so the last epochs see no crops."""
+    """FixRes: objects look smaller at test time than in crops, so the last epochs use no crops."""
     if config.augment.size <= before.augment.size:
         raise UserError(
-            f"Stage {name} fine-tunes at {config.augment.size} px what was trained at "
+            f"Stage {name} fine-tunes at {config.augment.size} px a network trained at "
             f"{before.augment.size} px: expected a higher resolution, such as "
             f"{{'stage': 'fixres', 'augment': {{'size': {before.augment.size * 5 // 4}}}}}."
         )
@@ -120,7 +120,7 @@ def _without_noise(config: ConfigDict, before: ConfigDict, name: str) -> None:
 
 
 def parameter_count(config: ConfigDict) -> int:
-    """Trainable parameters of a config's network, without computing them."""
+    """Returns the number of trainable parameters of a config's network, from shapes only."""
     method = methods.get(config.method).make(config, optax.identity(), RunLengths(1, 1, 1))
     shapes = jax.eval_shape(lambda: build.first_state(config, method, 1))
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes.params))
@@ -132,13 +132,13 @@ def _check_size(student: ConfigDict, teacher: ConfigDict | None, name: str) -> N
     sizes = []
     for config in (teacher, student):
         config = copy.deepcopy(config)
-        # As many classes for both: what is compared is the networks.
+        # The same number of classes for both, to compare the networks only.
         config[config.method].num_classes = max(1, student[student.method].num_classes)
         sizes.append(parameter_count(config))
     if sizes[1] < sizes[0]:
         raise UserError(
             f"Stage {name}: its network '{student.model.name}' has {sizes[1]:,} parameters, its "
             f"teacher '{teacher.model.name}' {sizes[0]:,}: expected a student that is equal or "
-            "larger, as it learns from more. To distil into a smaller one all the same, type "
+            "larger, as it has more training data. To distil into a smaller one anyway, type "
             "--config.noisy_student.allow_smaller_student=True."
         )

@@ -1,17 +1,17 @@
-"""Generations: a run of several trainings that hand each other checkpoints and pseudo-labels.
+"""A run of several stages, which pass on checkpoints and pseudo-labels.
 
-A config whose method section has `stages` is a list of them; each has a folder of its own in the
-workdir, and begins where the files of those before it end:
+The method section of the config has a list `stages`; each stage has its own folder in the workdir,
+and uses the files of the stages before it:
 
     1_teacher   trains on the labelled images
-    2_labels    pseudo-labels.npz, by the network before it: averaged weights, no noise, its own
-                resolution; in parts, so that a killed one goes on where it was
+    2_labels    pseudo-labels.npz, from the network before it: averaged weights, no noise, its own
+                resolution; in parts, so that a killed stage can resume
     3_student   trains on both, at least as large as its teacher
     4_labels, 5_student, ...
     6_fixres    a few epochs of the student before it at a higher resolution: no augmentation,
-                labelled images only, perhaps with the shallow blocks frozen
+                labelled images only, optionally with the shallow blocks frozen
 
-A second start skips what is finished and resumes what is not, exactly. Touvron et al., FixRes,
+A restart skips finished stages and resumes the others exactly. Touvron et al., FixRes,
 NeurIPS 2019, https://arxiv.org/abs/1906.06423.
 """
 
@@ -55,24 +55,24 @@ from jssl.third_party import same_handlers
 from jssl.types import TrainState
 
 DONE = "done.json"
-PART = 100_000  # images that are labelled between two files
-BATCH = 256  # images that are judged or labelled at a time
+PART = 100_000  # images per file of pseudo-labels
+BATCH = 256  # images per batch of evaluation and labelling
 
 
 @narrow
 @same_handlers()
 def run(config: ConfigDict, folder: str | Path) -> dict[str, Any]:
-    """Runs every stage that is not finished, then writes and prints how good each network is.
+    """Runs every unfinished stage, then writes and prints the accuracy of each network.
 
     Args:
-        config: the whole config, with stages.
+        config: the complete config, with stages.
         folder: the workdir.
 
     Returns:
         The record that is written to `result.json`.
     """
     checks.check(config)
-    with stopping.ends_at_once("Stopped between two trainings: what is finished is kept."):
+    with stopping.ends_at_once("Stopped between two stages: finished stages are kept."):
         stages, folder = plan(config, folder), workdir.make_folder(folder)
         with lock.held(folder):
             return _run(config, stages, workdir.open_workdir(folder, config))
@@ -85,11 +85,11 @@ def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str,
         place = folder / stage.name
         done = _finished(stage, place)
         if done is None:
-            say(f"stage {stage.name} begins")
+            say(f"stage {stage.name} starts")
             work = {"label": _label, "fixres": _fixres}.get(stage.kind, _train)
-            began = time.monotonic()
+            started = time.monotonic()
             done = {"stage": stage.name, **_identity(stage), **work(stage, place)}
-            done["minutes"] = (time.monotonic() - began) / 60
+            done["minutes"] = (time.monotonic() - started) / 60
             _write(place / DONE, done)
         else:
             say(f"stage {stage.name} is finished already")
@@ -102,7 +102,7 @@ def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str,
 
 
 def _identity(stage: Stage) -> dict[str, Any]:
-    """What must be the same for a finished stage to count as that of this config."""
+    """Returns what must be equal for a finished stage to belong to this config."""
     own = json.loads(stage.config.to_json())
     kept = {k: v for k, v in config_lib.flatten(own).items() if not k.startswith(workdir.FREE)}
     return {
@@ -119,11 +119,11 @@ def _finished(stage: Stage, place: Path) -> dict[str, Any] | None:
     try:
         done = workdir.read_json(path)
     except UserError:
-        say(f"WARNING {path} is damaged: the stage goes on from its files, as if it had not ended")
+        say(f"WARNING {path} is damaged: the stage resumes from its files, as if not finished")
         return None
     if stage.kind == "label":
         pseudo_labels.load(place / LABELS, expected=_teacher_of(stage))
-    # Another max_steps goes on training; any other difference was refused with the workdir.
+    # Another max_steps continues training; other differences were refused with the workdir.
     if done.get("max_steps") != stage.config.max_steps:
         return None
     own = json.loads(stage.config.to_json())
@@ -135,14 +135,14 @@ def _finished(stage: Stage, place: Path) -> dict[str, Any] | None:
 
 
 def _train(stage: Stage, place: Path) -> dict[str, Any]:
-    """A teacher or a student, up to its last step."""
-    config = copy.deepcopy(stage.config)  # the run fills numbers in
+    """Trains a teacher or a student to its last step."""
+    config = copy.deepcopy(stage.config)  # the run modifies it
     state = train(config, place)
     return {"step": int(state.step), **judged(config, state), "sha256": _hash(state)}
 
 
 def _fixres(stage: Stage, place: Path) -> dict[str, Any]:
-    """Goes on from the averaged network of the stage before: that is the checkpoint of step 0."""
+    """Fine-tunes the averaged network of the stage before, which is the checkpoint of step 0."""
     parts = build.build(copy.deepcopy(stage.config))
     workdir.open_workdir(place, parts.config)
     saved = checkpoint.Checkpoints(place, method=parts.config.method)
@@ -171,17 +171,17 @@ def _data_state(parts: build.Experiment) -> dict[str, Any]:
 
 
 def _hash(state: Any) -> str:
-    """Of the averaged network in a method's state, which is the one that teaches."""
+    """Returns the hash of the averaged network in a state, which is the teacher."""
     return tree_hash({"params": state.average, "batch_stats": state.average_stats})[:16]
 
 
 def probabilities(embed: Callable[..., Any]) -> Callable[[TrainState, Any], jax.Array]:
-    """Makes of `embed` the softmax of its logits, float32 [B,K]."""
+    """Wraps `embed` to return the softmax of its logits, float32 [B,K]."""
     return lambda state, images: jax.nn.softmax(embed(state, images)[1]["logits"], axis=1)
 
 
 def judged(config: ConfigDict, state: TrainState) -> dict[str, Any]:
-    """Top-1 of the averaged network's own classifier on the whole test split."""
+    """Computes top-1 of the averaged network's own classifier on the test split."""
     if not data.has_split(config.data, "test"):
         return {}
     source = data.make_source(config.data, "test")
@@ -206,33 +206,33 @@ def judged(config: ConfigDict, state: TrainState) -> dict[str, Any]:
 
 
 def _teacher_of(stage: Stage) -> dict[str, str]:
-    """The provenance that labels of a stage must have."""
+    """Returns the provenance that the labels of a stage must have."""
     network = stage.network
     assert network is not None  # see `plan`
     path = network / DONE
     if path.exists():
-        with contextlib.suppress(UserError, KeyError):  # then the network itself is looked at
+        with contextlib.suppress(UserError, KeyError):  # then hash the network itself
             return {"teacher_sha256": workdir.read_json(path)["sha256"]}
     return {"teacher_sha256": _hash(build.load_encoder(network)[1])}
 
 
 def _label(stage: Stage, place: Path) -> dict[str, Any]:
-    """The teacher's word on every unlabelled image, in parts; then which of them are used."""
+    """Predicts pseudo-labels for all unlabelled images, in parts, then selects which to use."""
     config, settings = stage.config, stage.config[stage.config.method]
     assert stage.network is not None  # see `plan`
     place.mkdir(exist_ok=True)
-    halves = semi_supervised.split(config, data.make_source(config.data, "train"))
-    if not len(halves.rows):
+    split = semi_supervised.split(config, data.make_source(config.data, "train"))
+    if not len(split.rows):
         raise UserError(
-            f"Stage {stage.name}: every example of '{halves.labelled.name}' is labelled, there is "
-            "nothing to label. Type --config.noisy_student.label_fraction=0.1, or name other "
+            f"Stage {stage.name}: every example of '{split.labelled.name}' is labelled, none is "
+            "left to label. Type --config.noisy_student.label_fraction=0.1, or use other "
             "images: --config.noisy_student.unlabeled_name=NAME."
         )
     data.check_same(
         workdir.read_classes(stage.network),
-        data.class_names(halves.labelled),
-        what=f"The teacher in '{stage.network}' and data set '{halves.labelled.name}'",
-        advice="Give a teacher that was trained on this data set.",
+        data.class_names(split.labelled),
+        what=f"The teacher in '{stage.network}' and data set '{split.labelled.name}'",
+        advice="Use a teacher that was trained on this data set.",
     )
     launcher = make_launcher(config.launch)
     embed, state = build.load_encoder(stage.network, sharding=launcher.sharding)
@@ -242,26 +242,26 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
         "teacher_step": str(int(state.step)),
         "teacher_sha256": _hash(state),
         "config_hash": config_lib.config_hash(teacher),
-        "data": halves.unlabelled.name,
-        "fingerprint": halves.unlabelled.fingerprint(),
+        "data": split.unlabelled.name,
+        "fingerprint": split.unlabelled.fingerprint(),
     }
     compiled = launcher.compile_embed(probabilities(embed))
     transform = data.eval_transform(
-        semi_supervised.unlabelled_data(config), halves.unlabelled, size=teacher.augment.size
+        semi_supervised.unlabelled_data(config), split.unlabelled, size=teacher.augment.size
     )
     parts = []
-    for first in range(0, len(halves.rows), PART):
-        rows = halves.rows[first : first + PART]
+    for first in range(0, len(split.rows), PART):
+        rows = split.rows[first : first + PART]
         path = place / f"part-{first}.npz"
         if not path.exists():
-            source = data.Part(halves.unlabelled, rows)
-            probs, _, at = embed_source(
+            source = data.Part(split.unlabelled, rows)
+            probs, _, indices = embed_source(
                 compiled, state, source, batch_size=BATCH, transform=transform
             )
-            found = pseudo_labels.PseudoLabels(
-                rows[at], probs, np.ones(len(at), np.int32), provenance
+            part = pseudo_labels.PseudoLabels(
+                rows[indices], probs, np.ones(len(indices), np.int32), provenance
             )
-            _only_first(functools.partial(pseudo_labels.save, path, found))
+            _only_first(functools.partial(pseudo_labels.save, path, part))
         parts.append(pseudo_labels.load(path, expected=provenance))
     probs = np.concatenate([part.probs for part in parts])
     copies = pseudo_labels.select(
@@ -273,7 +273,7 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
         seed=config.seed,
     )
     indices = np.concatenate([part.indices for part in parts])
-    if names := data.class_names(halves.labelled):
+    if names := data.class_names(split.labelled):
         provenance["classes"] = json.dumps(names)
     labels = pseudo_labels.PseudoLabels(indices, probs, copies, provenance)
     _only_first(lambda: pseudo_labels.save(place / LABELS, labels))
@@ -291,7 +291,7 @@ def _remove_parts(place: Path) -> None:
 def _record(
     config: ConfigDict, stages: Sequence[Stage], finished: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """A record as `jssl.run.results` reads it: a row a network, and one for each student's gain."""
+    """Returns a record for `jssl.run.results`: a row per network, and one per student's gain."""
     networks = [s for s in stages if s.kind != "label" and "top1" in finished[s.name]]
     rows = []
     for i, stage in enumerate(networks):
@@ -303,8 +303,8 @@ def _record(
             gain = done["top1"] - before["top1"]
             protocol = "difference of the two rows, seed by seed, in points"
             rows.append(_row(f"{stage.name} minus {networks[i - 1].name}", protocol, gain))
-    share = config[config.method].label_fraction
-    shown = f", {100 * share:g} % labels" if share < 1 else ""
+    fraction = config[config.method].label_fraction
+    shown = f", {100 * fraction:g} % labels" if fraction < 1 else ""
     steps = [done["step"] for done in finished.values() if "step" in done]
     return {
         "name": f"{config.method} on {config.data.name}{shown}",
@@ -329,7 +329,7 @@ def _run_hash(config: ConfigDict) -> str:
 
 
 def _only_first(write: Callable[[], Any]) -> None:
-    """Lets the first process write, and the others wait for it."""
+    """Writes in the first process, while the others wait."""
     if jax.process_index() == 0:
         write()
     if jax.process_count() > 1:

@@ -1,13 +1,13 @@
-"""A run that is asked to stop: by Ctrl-C (SIGINT), SIGTERM, or a closed terminal (SIGHUP).
+"""Stops a run on Ctrl-C (SIGINT), SIGTERM, or a closed terminal (SIGHUP).
 
-The first signal is heard at once, also while XLA compiles, and answered by what is going on:
+The first signal is received at once, also while XLA compiles. What happens depends on the phase:
 
-    nothing is lost by it   the process ends at once (before the first step, while judging)
-    a step is running       the state is saved after it, then the process ends
-    a pass over the data    the pass is left (refresh, monitor); the state before it is saved
+    nothing would be lost   the process exits at once (before the first step, during evaluation)
+    a training step         the state is saved after it, then the process exits
+    a pass over the data    the pass is aborted (refresh, monitor); the state before it is saved
 
-A second signal ends the process at once. The exit status is `STATUS` in every case, and the same
-command goes on. Only the command installs handlers; a library call leaves its caller's alone.
+A second signal exits at once. The exit status is always `STATUS`, and the same command resumes the
+run. Only the command installs handlers; a library call does not change its caller's.
 """
 
 import contextlib
@@ -22,49 +22,49 @@ import jax
 
 from jssl.run import versions
 
-STATUS = 75  # EX_TEMPFAIL of sysexits.h: asked to stop, what was computed is kept, type it again
+STATUS = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, results kept, can be resumed
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AT_ONCE, AFTER_STEP, LEAVE = "at once", "after the step", "leave the pass"
 
 
 class Interrupted(BaseException):
-    """A pass over the data was left because the run is asked to stop."""
+    """A pass over the data was aborted because the run is asked to stop."""
 
 
 class _Listener:
-    """What the signals of this process mean at present."""
+    """How signals of this process are handled at present."""
 
     def __init__(self) -> None:
-        self.answers: list[str] = [AT_ONCE]
-        self.sentence = "Nothing is lost."
-        self.heard: int | None = None
+        self.actions: list[str] = [AT_ONCE]
+        self.message = "Nothing is lost."
+        self.received: int | None = None
         self.before_end: list[Callable[[], Any]] = []
-        self.alone = jax.process_count() == 1  # whether this process may end by itself
+        self.independent = jax.process_count() == 1  # whether this process may exit by itself
 
 
 _current: _Listener | None = None
 
 
 def asked() -> bool:
-    """Whether a signal was heard."""
-    return _current is not None and _current.heard is not None
+    """Whether a signal was received."""
+    return _current is not None and _current.received is not None
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
-    """Listens for `SIGNALS` from the main thread, and puts the caller's handlers back at the end.
+    """Handles `SIGNALS` in the main thread, and restores the caller's handlers at the end.
 
-    A signal that the process was started to ignore (by `nohup`) stays ignored. In a job of several
-    processes SIGTERM belongs to `jax.distributed`, which tells all processes of it; the others are
-    passed on as SIGTERM.
+    A signal that is ignored from the start (by `nohup`) stays ignored. In a job of several
+    processes `jax.distributed` handles SIGTERM and informs all processes; other signals are
+    converted to SIGTERM.
     """
     global _current
     listener, numbers = _Listener(), list(SIGNALS)
     if jax.process_count() > 1:
         numbers.remove(signal.SIGTERM)
     numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
-    # Python's own handlers wait for the end of what the main thread does, which may be a compile
-    # of minutes; the numbers of signals are written into this pipe at once.
+    # Python's own handlers wait for the main thread, which may compile for minutes; the numbers of
+    # signals are written to this pipe at once.
     read, write = os.pipe()
     os.set_blocking(write, False)
     wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -85,61 +85,61 @@ def signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _answering(answer: str) -> Iterator[None]:
+def _acting(action: str) -> Iterator[None]:
     listener = _current
     if listener is None:
         yield
         return
-    listener.answers.append(answer)
+    listener.actions.append(action)
     try:
         yield
     finally:
-        listener.answers.pop()
+        listener.actions.pop()
 
 
 @contextlib.contextmanager
-def ends_at_once(sentence: str, *, last: bool = False) -> Iterator[None]:
-    """Within, a signal ends the process at once; so does entering after one was heard.
+def ends_at_once(message: str, *, last: bool = False) -> Iterator[None]:
+    """Inside, a signal exits the process at once; so does entering after a signal.
 
     Args:
-        sentence: what is kept, told before the end.
-        last: nothing is trained any more: a process of a job need not tell the others either, and
-            SIGTERM is taken from `jax.distributed`, which would only remember it.
+        message: what is kept, printed before the exit.
+        last: training is finished: a process of a job need not inform the others, and SIGTERM is
+            taken from `jax.distributed`, which would only store it.
     """
     listener = _current
     if listener is None:
         yield
         return
-    if last and not listener.alone:
-        listener.alone = True
+    if last and not listener.independent:
+        listener.independent = True
         signal.signal(signal.SIGTERM, _leave_the_pass)
-    before, listener.sentence = listener.sentence, sentence
+    before, listener.message = listener.message, message
     try:
-        with _answering(AT_ONCE):
-            if listener.heard is not None and listener.alone:
-                _end(listener, sentence)
+        with _acting(AT_ONCE):
+            if listener.received is not None and listener.independent:
+                _end(listener, message)
             yield
     finally:
-        listener.sentence = before
+        listener.message = before
 
 
 def after_the_step() -> contextlib.AbstractContextManager[None]:
-    """Within, a signal is only remembered: whoever asks `asked()` saves and ends."""
-    return _answering(AFTER_STEP)
+    """Inside, a signal is only stored: the caller checks `asked()`, saves and exits."""
+    return _acting(AFTER_STEP)
 
 
 @contextlib.contextmanager
 def leaves_the_pass() -> Iterator[None]:
-    """Within, a signal raises `Interrupted` in the main thread: for what may be left undone."""
+    """Inside, a signal raises `Interrupted` in the main thread, for work that may be aborted."""
     if asked() and jax.process_count() == 1:
         raise Interrupted
-    with _answering(LEAVE):
+    with _acting(LEAVE):
         yield
 
 
 @contextlib.contextmanager
 def before_the_end(call: Callable[[], Any]) -> Iterator[None]:
-    """Calls this, too, where the process ends at once, which leaves out every `finally`."""
+    """Registers a call for an exit at once, which skips every `finally`."""
     listener = _current
     if listener is not None:
         listener.before_end.append(call)
@@ -151,9 +151,9 @@ def before_the_end(call: Callable[[], Any]) -> Iterator[None]:
 
 
 def _leave_the_pass(number: int, frame: Any) -> None:
-    # In the main thread; the listening thread has the rest.
-    if _current is not None and _current.answers[-1] == LEAVE and jax.process_count() == 1:
-        _current.heard = number
+    # In the main thread; the listening thread does the rest.
+    if _current is not None and _current.actions[-1] == LEAVE and jax.process_count() == 1:
+        _current.received = number
         raise Interrupted
 
 
@@ -164,31 +164,31 @@ def _listen(listener: _Listener, read: int) -> None:
         if number not in SIGNALS:
             continue
         count += 1
-        listener.heard = number
+        listener.received = number
         name = signal.Signals(number).name
         if count > 1:
-            _end(listener, f"{name}, the second signal: ended at once. Saves that were complete "
-                 "are kept.")  # fmt: skip
-        elif not listener.alone:
-            _tell(f"{name}: all processes of the job save and stop after this step.")
+            _end(listener, f"{name}, the second signal: ended at once. Completed checkpoints are "
+                 "kept.")  # fmt: skip
+        elif not listener.independent:
+            _print(f"{name}: all processes of the job save and stop after this step.")
             os.kill(os.getpid(), signal.SIGTERM)
-        elif listener.answers[-1] == AT_ONCE:
-            _end(listener, f"{name}: {listener.sentence}")
+        elif listener.actions[-1] == AT_ONCE:
+            _end(listener, f"{name}: {listener.message}")
         else:
-            _tell(f"{name}: the state is saved after this step. A second signal ends at once.")
+            _print(f"{name}: the state is saved after this step. A second signal ends at once.")
 
 
-def _tell(text: str) -> None:
-    # Not by `print`: the main thread may hold the lock of the stream, and a disk may be full.
+def _print(text: str) -> None:
+    # Not `print`: the main thread may hold the lock of the stream, and the disk may be full.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode(errors="backslashreplace"))
 
 
-def _end(listener: _Listener, sentence: str) -> None:
+def _end(listener: _Listener, message: str) -> None:
     for call in listener.before_end:
         with contextlib.suppress(Exception):
             call()
-    _tell(f"{sentence}\nTo go on, type the same command again: {versions.command()}")
+    _print(f"{message}\nTo resume, type the same command again: {versions.command()}")
     for child in multiprocessing.active_children():
-        child.kill()  # the data workers: their own end is left out as well
+        child.kill()  # the data workers, which os._exit does not stop
     os._exit(STATUS)

@@ -1,8 +1,8 @@
-"""Standard output and error that cannot hold up or end a run.
+"""Standard output and error that cannot block or end a run.
 
-A run that is paid by the second must not wait for a reader that stopped reading its pipe (a stalled
-ssh, a viewer that was left open), nor end because the pipe is closed or the disk of its log full.
-Every number is in `metrics.jsonl` as well.
+A run must not wait for a reader that stopped reading its pipe (a stalled ssh, an open pager), nor
+end because the pipe is closed or the disk of its log is full. Every number is in `metrics.jsonl`
+as well.
 """
 
 import io
@@ -12,15 +12,15 @@ import sys
 import threading
 from typing import Any, TextIO
 
-PATIENCE = 1.0  # seconds that one line waits for the reader
-PIECE = select.PIPE_BUF  # what a pipe takes at once when poll says that it can be written
+PATIENCE = 1.0  # longest wait of a line for the reader, in seconds
+PIECE = select.PIPE_BUF  # bytes that a pipe accepts without blocking when poll says it is writable
 
 
 class Terminal(io.TextIOBase):
-    """A text stream to a file descriptor that drops what nobody takes.
+    """A text stream to a file descriptor that drops lines when it would block.
 
-    Lines that meet a full pipe are left out after `PATIENCE` seconds, those that follow at once;
-    when the reader reads again it is told how many. A pipe that is closed takes nothing more.
+    If the pipe is full, a line is dropped after `PATIENCE` seconds, and the next ones at once; when
+    the reader continues, the number of dropped lines is written. A closed pipe drops everything.
 
     Args:
         descriptor: of a pipe, a socket or a file.
@@ -39,8 +39,8 @@ class Terminal(io.TextIOBase):
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._lock = threading.RLock()
-        self._begun = ""  # a line whose end was not written yet
-        self._missing = 0
+        self._partial = ""  # an incomplete line
+        self._dropped = 0
         self._closed = False
 
     def fileno(self) -> int:
@@ -51,31 +51,31 @@ class Terminal(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            lines, end, self._begun = (self._begun + text).rpartition("\n")
+            lines, end, self._partial = (self._partial + text).rpartition("\n")
             self._try(lines + end)
         return len(text)
 
     def flush(self) -> None:
         with self._lock:
-            text, self._begun = self._begun, ""
+            text, self._partial = self._partial, ""
             self._try(text)
 
     def _try(self, text: str) -> None:
         if not text or self._closed:
             return
         try:
-            taken = self._taken(text)
+            written = self._write_all(text)
         except BrokenPipeError:
-            self._closed = taken = True
+            self._closed = written = True
         except OSError:
-            taken = False  # a full disk: it may have room later
-        self._missing = 0 if taken else self._missing + max(1, text.count("\n"))
+            written = False  # a full disk: it may have room later
+        self._dropped = 0 if written else self._dropped + max(1, text.count("\n"))
 
-    def _taken(self, text: str) -> bool:
+    def _write_all(self, text: str) -> bool:
         patience, data = PATIENCE, text.encode(self.encoding, self.errors)
-        if self._missing:
+        if self._dropped:
             patience = 0.0
-            data = f"({self._missing} lines could not be written here)\n".encode() + data
+            data = f"({self._dropped} lines could not be written here)\n".encode() + data
         while data:
             if not self._poll.poll(1000 * patience):
                 return False
@@ -84,7 +84,7 @@ class Terminal(io.TextIOBase):
 
 
 class _Screen(io.FileIO):
-    """A screen that may be closed while a run goes on, which then has to save."""
+    """A screen that may be closed during a run, which must then still save."""
 
     def write(self, data: Any) -> int:
         try:
@@ -94,7 +94,7 @@ class _Screen(io.FileIO):
 
 
 def guard_streams() -> None:
-    """Puts a `Terminal` in the place of standard output and error, or a `_Screen`."""
+    """Replaces standard output and error by a `Terminal`, or a `_Screen`."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if _can_fail(stream):
@@ -103,7 +103,7 @@ def guard_streams() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.flush()
             raw = io.BufferedWriter(_Screen(stream.fileno(), "wb", closefd=False))
-            # Names of files may hold what is no UTF-8.
+            # File names may not be UTF-8.
             screen = io.TextIOWrapper(
                 raw, stream.encoding, errors="backslashreplace", line_buffering=True
             )

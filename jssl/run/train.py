@@ -33,9 +33,9 @@ from jssl.third_party import same_handlers
 from jssl.types import TrainState
 
 
-def _asked(step: int) -> bool:
-    """Agrees between all processes, at the same step, that it is time to stop."""
-    if jax.process_count() > 1:  # jax.distributed has SIGTERM; every process hears of it
+def _stop_requested(step: int) -> bool:
+    """Whether to stop; all processes agree, at the same step."""
+    if jax.process_count() > 1:  # jax.distributed handles SIGTERM and informs every process
         return multihost_utils.reached_preemption_sync_point(step)
     return stopping.asked()
 
@@ -45,21 +45,21 @@ def _asked(step: int) -> bool:
 def train(
     config: ConfigDict, folder: str | Path, *, judged: bool = False, longer: bool = False
 ) -> TrainState:
-    """Trains until the config's last step; resumes when the workdir has a checkpoint.
+    """Trains until the config's last step; resumes if the workdir has a checkpoint.
 
     Args:
-        config: the whole config.
-        folder: the workdir; made when it is not there.
-        judged: whether the table of `final` follows: what it would refuse is refused here.
-        longer: whether the run in the workdir is extended to more epochs, see `jssl.run.extend`.
+        config: the complete config.
+        folder: the workdir; created if it does not exist.
+        judged: whether the table of `final` follows: then its settings are checked here.
+        longer: whether to extend the run in the workdir, see `jssl.run.extend`.
 
     Returns:
         The last state. Within `jssl.run.stopping.signals()` a signal raises SystemExit(75) after
-        saving; a library call leaves the caller's handlers alone.
+        saving; a library call does not change the caller's handlers.
 
     Raises:
-        UserError: whatever the user can mend, before anything is compiled.
-        NotFiniteError: the loss, the gradient or what the monitor looks at is not finite.
+        UserError: mistakes of the user, before anything is compiled.
+        NotFiniteError: the loss, the gradient, the network or a feature is not finite.
     """
     parts = build.build(config)
     check_monitor(parts, judged=judged)
@@ -111,7 +111,7 @@ def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainSt
 
 
 class _Run:
-    """One start of a run: its sinks, and the order in which things happen to a state."""
+    """One start of a run: its writers, and the training loop."""
 
     def __init__(self, parts: Any, folder: Path, saved: Any, batches: Any, first: int):
         config = parts.config
@@ -130,7 +130,7 @@ class _Run:
         self.progress = writers.Progress(
             total=self.last, initial=first, images_per_step=config.batch_size
         )
-        self.watch = make_monitor(parts) if config.monitor.every_epochs else None
+        self.monitor = make_monitor(parts) if config.monitor.every_epochs else None
         self.inspect = make_inspection(parts) if config.monitor.every_epochs else None
 
     def close(self) -> None:
@@ -139,66 +139,66 @@ class _Run:
 
     def loop(self, state: TrainState) -> TrainState:
         config, launcher = self.parts.config, self.parts.launcher
-        self._hello(state)
+        self._print_header(state)
         step_fn = launcher.compile_step(self.parts.method.train_step)
         pending = None
         method, steps_per_epoch = self.parts.method, self.parts.steps_per_epoch
-        if self.first and self._watched(self.first) and not self._was_watched():
-            self._watch_and_keep(self.first, state)  # it was stopped between save and monitor
+        if self.first and self._monitor_due(self.first) and not self._was_monitored():
+            self._monitor_safely(self.first, state)  # it was stopped between save and monitor
         if method.order is not None and self.first % steps_per_epoch:
             self.batches.reorder(method.order(state))
-        with contextlib.ExitStack() as answer:
+        with contextlib.ExitStack() as stack:
             for step in range(self.first, self.last):
                 if method.refresh is not None and step % steps_per_epoch == 0:
                     if pending is not None:
-                        self._finished(*pending, state)
+                        self._log_step(*pending, state)
                         pending = None
-                    state = self._refreshed(step, state)
+                    state = self._refresh(step, state)
                 batch = next(self.batches)
                 if self.labelled:
                     section, name = config[config.method], self.parts.train_source.name
                     build.check_labels(batch, section.num_classes, name=name)
                 state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
-                if step == self.first:  # until here a signal ends the process: nothing is lost
-                    answer.enter_context(stopping.after_the_step())
-                # The numbers of the step before are read while this one runs.
+                if step == self.first:  # before this a signal exits at once: nothing is lost
+                    stack.enter_context(stopping.after_the_step())
+                # The numbers of the last step are read while this one runs.
                 if pending is not None:
-                    self._finished(*pending, state)
+                    self._log_step(*pending, state)
                 pending = (step, values, batch["index"])
                 done = step + 1
-                watched, asked = self._watched(done), _asked(done)
-                due = done % config.checkpoint.every_steps == 0 or done == self.last or asked
-                # One process of several cannot save alone what it has when its monitor fails.
-                due |= watched and jax.process_count() > 1
-                if due or watched:
-                    self._finished(*pending, state)
+                monitor, stop = self._monitor_due(done), _stop_requested(done)
+                save = done % config.checkpoint.every_steps == 0 or done == self.last or stop
+                # One process of several cannot save by itself when its monitor fails.
+                save |= monitor and jax.process_count() > 1
+                if save or monitor:
+                    self._log_step(*pending, state)
                     pending = None
-                if due:
+                if save:
                     self._save(done, state)
-                if asked:
-                    self._stopped(done)
-                if watched:
-                    self._watch_and_keep(done, state)
+                if stop:
+                    self._exit(done)
+                if monitor:
+                    self._monitor_safely(done, state)
             self.saved.wait()
         return launcher.as_global(state)
 
-    def _watched(self, done: int) -> bool:
+    def _monitor_due(self, done: int) -> bool:
         epochs = self.parts.config.monitor.every_epochs
         every = max(1, round(epochs * self.parts.steps_per_epoch))
-        return self.watch is not None and (done % every == 0 or done == self.last)
+        return self.monitor is not None and (done % every == 0 or done == self.last)
 
-    def _was_watched(self) -> bool:
-        """Whether the metrics have the monitor's numbers of the step that this start begins at."""
-        found = writers.has_row(self.folder / "metrics.jsonl", self.first, "monitor_seconds")
+    def _was_monitored(self) -> bool:
+        """Whether the metrics have the monitor's numbers of the first step of this start."""
+        logged = writers.has_row(self.folder / "metrics.jsonl", self.first, "monitor_seconds")
         if jax.process_count() > 1:
-            found = bool(multihost_utils.broadcast_one_to_all(np.bool_(found)))
-        return found
+            logged = bool(multihost_utils.broadcast_one_to_all(np.bool_(logged)))
+        return logged
 
     def _save(self, done: int, state: TrainState) -> None:
         lock.check(self.folder)
         self.saved.save(done, self.parts.launcher.as_global(state), self.batches.state())
 
-    def _hello(self, state: TrainState) -> None:
+    def _print_header(self, state: TrainState) -> None:
         table = workdir.parameter_table(state.params)
         if jax.process_index() == 0:
             files.write_text(self.folder / "parameters.txt", table + "\n")
@@ -213,32 +213,32 @@ class _Run:
         self.progress.say(f"data: {data.describe(parts.train_source)}")
         if self.first:
             self.progress.say(f"resumed at step {self.first}")
-        if self.watch is not None:
+        if self.monitor is not None:
             self.progress.say(monitor_protocol(parts))
 
-    def _refreshed(self, step: int, state: TrainState) -> TrainState:
-        """The state that an epoch begins with; checkpoints of this step hold the one before it."""
+    def _refresh(self, step: int, state: TrainState) -> TrainState:
+        """Refreshes the state at the start of an epoch; checkpoints of this step are before it."""
         started, method = time.monotonic(), self.parts.method
         batches = functools.partial(build.sweep, self.parts)
-        first = step == self.first  # nothing is lost: a signal ends the process
+        first = step == self.first  # nothing is lost: a signal exits at once
         try:
             with contextlib.nullcontext() if first else stopping.leaves_the_pass():
                 new, values = method.refresh(self.parts.launcher.as_global(state), batches)
         except stopping.Interrupted:
             self._save(step, state)
-            self._stopped(step)
+            self._exit(step)
         state = new
         if method.order is not None:
             self.batches.reorder(method.order(state))
         values = {**values, "refresh_seconds": time.monotonic() - started}
-        # They stand with the epoch's first update: a resumed run drops and repeats both.
+        # Logged with the epoch's first update, as a resumed run drops and repeats both.
         self.writers.scalars(step + 1, values)
         shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
         self.progress.say(f"epoch {step / self.parts.steps_per_epoch:g} begins: {shown}")
         return state
 
-    def _finished(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
-        """Reads the numbers of one update: stops when not finite, logs when due."""
+    def _log_step(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
+        """Reads the numbers of one update: stops if not finite, logs if due."""
         config, done = self.parts.config, step + 1
         values = {k: np.asarray(v).item() for k, v in values.items()}
         if not values.pop("ok"):
@@ -253,7 +253,7 @@ class _Run:
             self.progress.report(done, shown)
 
     def _not_finite(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
-        # The guard kept the state as it was before this update: its step is `step`.
+        # The guard kept the state from before this update: its step is `step`.
         data_state = {**self.batches.state(), "next_step": step}
         self.saved.save(step, self.parts.launcher.as_global(state), data_state)
         self.saved.wait()
@@ -262,25 +262,25 @@ class _Run:
         found = (
             f"The loss or its gradient is not finite at step {step} ({numbers}).\n"
             f"Examples of that batch (indices in '{self.parts.train_source.name}'): {examples}\n"
-            f"The state before it is kept: {self.folder / 'checkpoints' / str(step)}."
+            f"The state before it is saved: {self.folder / 'checkpoints' / str(step)}."
         )
         not_finite.stop(self.folder, self.parts.config, found, step=step, good=step)
 
-    def _watch_and_keep(self, done: int, state: TrainState) -> None:
-        """Monitors a state, which is saved whatever becomes of that."""
+    def _monitor_safely(self, done: int, state: TrainState) -> None:
+        """Monitors a state; saves it if the monitor fails."""
         try:
             with stopping.leaves_the_pass():
-                self._watch(done, state)
+                self._monitor(done, state)
         except BaseException as error:
             if jax.process_count() == 1:
                 self._save(done, state)
             self.saved.wait()
             if isinstance(error, stopping.Interrupted):
-                self._stopped(done)
-            kept = f"The monitor failed; the state after step {done} is saved in {self.folder}."
+                self._exit(done)
+            saved = f"The monitor failed; the state after step {done} is saved in {self.folder}."
             if isinstance(error, NotFiniteError):
                 good = [s for s in init_from.steps_of(self.folder) if s < done]
-                found = f"{error.found}\n{kept}"
+                found = f"{error.found}\n{saved}"
                 not_finite.stop(
                     self.folder,
                     self.parts.config,
@@ -289,18 +289,18 @@ class _Run:
                     good=good[-1] if good else None,
                 )
             if isinstance(error, UserError):
-                raise type(error)(f"{error}\n{kept}") from error
-            self.progress.say(kept)
+                raise type(error)(f"{error}\n{saved}") from error
+            self.progress.say(saved)
             raise
 
-    def _watch(self, done: int, state: TrainState) -> None:
+    def _monitor(self, done: int, state: TrainState) -> None:
         started = time.monotonic()
         state = self.parts.launcher.as_global(state)
-        assert self.watch is not None  # see `_watched`
-        scalars, warnings = self.watch(state)
+        assert self.monitor is not None  # see `_monitor_due`
+        scalars, warnings = self.monitor(state)
         if self.inspect is not None:
-            more, lines, pictures = self.inspect(state)
-            scalars, warnings = {**scalars, **more}, warnings + lines
+            own, lines, pictures = self.inspect(state)
+            scalars, warnings = {**scalars, **own}, warnings + lines
             for name, picture in pictures.items():
                 workdir.write_picture(self.folder / "pictures" / f"{name}-{done}.png", picture)
         scalars["monitor_seconds"] = time.monotonic() - started
@@ -321,9 +321,9 @@ class _Run:
         for line in lines:
             self.progress.say(f"WARNING {line}")
 
-    def _stopped(self, done: int) -> NoReturn:
+    def _exit(self, done: int) -> NoReturn:
         self.saved.wait()
-        if jax.process_count() > 1:  # a launcher may end the others when the first one ends
+        if jax.process_count() > 1:  # a launcher may stop the others when the first one exits
             multihost_utils.sync_global_devices("the last state is saved")
         self.progress.say(
             f"Asked to stop: the state after step {done} is saved in {self.folder}.\n"

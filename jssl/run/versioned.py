@@ -1,4 +1,4 @@
-"""Workdirs that another version of jssl wrote: config keys that one of the two does not know."""
+"""Reads workdirs of other versions of jssl, whose config keys may differ."""
 
 import copy
 import json
@@ -11,27 +11,27 @@ from jssl import config as config_lib
 from jssl.errors import UserError
 from jssl.run.writers import say
 
-# Of a workdir, in its versions.json. It grows when an older version would read a newer workdir
-# wrongly; a config key that is only added does not count. Without one it is 1.
-# 2: the row `linear` of result.json has become `softmax_regression`.
-# 3: each operation of an augmentation draws from a key of its own.
+# Of a workdir, in its versions.json; 1 if absent. Increased when older versions would misread newer
+# workdirs, but not for added config keys.
+# 2: the row `linear` of result.json was renamed to `softmax_regression`.
+# 3: each operation of an augmentation draws from its own key.
 SCHEMA = 3
 
 _told: set[str] = set()
 
 
-# Older names of keys. Config files may still set them; `move_old_keys` empties them.
+# Old names of keys. Config files may still set them; `move_old_keys` clears them.
 OLD_KEYS = {"supervised.init_from": "init_from", "deit.start_from": "init_from"}
 
 
 def move_old_keys(config: Any) -> None:
-    """Moves, in place, what the older name of a key says to the key.
+    """Moves, in place, the values of old key names to the new names.
 
     Args:
-        config: the whole config, a ConfigDict or what its JSON holds.
+        config: the complete config, a ConfigDict or the dict of its JSON.
 
     Raises:
-        UserError: both names are set, and say different things.
+        UserError: both names are set, with different values.
 
     Example:
         >>> c = {'supervised': {'init_from': 'runs/a'}, 'init_from': ''}
@@ -46,17 +46,17 @@ def move_old_keys(config: Any) -> None:
             continue
         if config[key] not in ("", value):
             raise UserError(
-                f"config.{old}='{value}' is the older name of config.{key}, which says "
-                f"'{config[key]}'. Set config.{key} alone."
+                f"config.{old}='{value}' is the older name of config.{key}, which is "
+                f"'{config[key]}'. Set only config.{key}."
             )
         config[key], config[section][name] = value, ""
 
 
 def defaults(method: str) -> dict[str, Any]:
-    """The whole tree of a method's config as JSON has it, with no preset applied.
+    """Returns the complete config of a method as JSON data, without a preset.
 
-    What a run does whose config lacks a key is what the key's default does: a later version that
-    adds one makes it so. A preset may set it otherwise, for runs that begin then.
+    The default of a new key must reproduce the behaviour of older runs, whose configs lack it. A
+    preset may set another value for new runs.
 
     Raises:
         UserError: unknown method.
@@ -75,16 +75,15 @@ def defaults(method: str) -> dict[str, Any]:
 
 
 def complete(stored: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The config of a workdir with the keys of this version.
+    """Converts the config of a workdir to the keys of this version.
 
     Args:
         stored: as it was written.
         where: its file, for messages.
 
     Returns:
-        The same values; keys that it lacks have their defaults, older names of keys are those of
-        this version. Keys that this version does not
-        have are left out, and named on the terminal.
+        The same values; missing keys get their defaults, old names become new ones. Keys that this
+        version does not have are left out, with a warning on the terminal.
 
     Raises:
         UserError: no method in it, or one that this version does not have.
@@ -92,55 +91,55 @@ def complete(stored: Mapping[str, Any], where: Path) -> dict[str, Any]:
     method = stored.get("method")
     if not isinstance(method, str):
         raise UserError(
-            f"{where} is damaged (it names no method): expected the config of a run. Copy it back "
-            "to its place from where you have it, or type another --workdir."
+            f"{where} is damaged (it names no method): expected the config of a run. Restore it "
+            "from a copy, or type another --workdir."
         )
     unknown: list[str] = []
-    found = _merged(stored, defaults(method), "", unknown)
-    move_old_keys(found)
+    merged = _merged(stored, defaults(method), "", unknown)
+    move_old_keys(merged)
     if unknown:
         text = f"{where} has keys that this version does not have: {', '.join(unknown)}"
         if text not in _told:
             _told.add(text)
-            say(f"WARNING {text}; they are passed over")
-    return found
+            say(f"WARNING {text}; they are ignored")
+    return merged
 
 
 def _merged(
     stored: Mapping[str, Any], default: Mapping[str, Any], path: str, unknown: list[str]
 ) -> dict[str, Any]:
-    found = {}
+    merged = {}
     for key, value in default.items():
         if key not in stored:
-            found[key] = copy.deepcopy(value)
+            merged[key] = copy.deepcopy(value)
         elif isinstance(value, Mapping) and value and isinstance(stored[key], Mapping):
-            found[key] = _merged(stored[key], value, f"{path}{key}.", unknown)
+            merged[key] = _merged(stored[key], value, f"{path}{key}.", unknown)
         else:
-            found[key] = stored[key]
+            merged[key] = stored[key]
     unknown += [f"{path}{key}={stored[key]}" for key in stored if key not in default]
-    return found
+    return merged
 
 
 def check_schema(folder: Path) -> int | None:
-    """Refuses a workdir of a version that is newer than this one and writes it otherwise.
+    """Refuses a workdir of a newer version with another schema.
 
     Returns:
-        Its schema; None where it is not known.
+        Its schema; None if unknown.
 
     Raises:
         UserError: a schema above `SCHEMA`.
     """
     try:
-        found = json.loads((folder / "versions.json").read_bytes())
-        number = found.get("schema", 1)
+        stored = json.loads((folder / "versions.json").read_bytes())
+        number = stored.get("schema", 1)
     except (OSError, ValueError, AttributeError, RecursionError):
-        return None  # absent or damaged: nothing else is read of it
+        return None  # absent or damaged: only the schema is read from it
     if not isinstance(number, int):
         return None
     if number > SCHEMA:
         raise UserError(
             f"The workdir {folder} has schema {number}, this version of jssl reads up to {SCHEMA}: "
-            f"it was written by version {found.get('libraries', {}).get('jssl', 'unknown')}. "
-            "Install that one, or type another --workdir."
+            f"it was written by version {stored.get('libraries', {}).get('jssl', 'unknown')}. "
+            "Install that version, or type another --workdir."
         )
     return number

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, commits, devices and the command."""
+"""The software and hardware of a run: versions, commits, devices and the command."""
 
 import importlib.metadata
 import os
@@ -16,10 +16,10 @@ COMMIT_FILE = PACKAGE / "COMMIT"  # written into the wheel when it is built
 
 
 def collect() -> dict[str, Any]:
-    """Libraries, commits, devices and machine of this process, as a workdir and a record keep them.
+    """Returns libraries, commits, devices and machine of this process, for workdirs and records.
 
     `git` is the commit of jssl itself, `user_git` that of the repository in which the command was
-    started, where that is another one. No absolute path is among them.
+    started, if it is another one. There are no absolute paths.
     """
     import jax
 
@@ -45,15 +45,15 @@ def _version(name: str) -> str:
 
 
 def jssl_version() -> str:
-    """The version of the installed package."""
+    """Returns the version of the installed package."""
     return _version("jssl")
 
 
 def jssl_commit() -> str:
-    """The commit of jssl's own source, `-dirty` when changed; 'unknown' where there is none.
+    """Returns the commit of jssl's source, `-dirty` if changed; 'unknown' if there is none.
 
-    A wheel holds the commit that it was built of. A checkout is asked itself. The repository of
-    the user, in which an environment may lie, is never taken for jssl's.
+    A wheel has a file with the commit that it was built from; in a checkout, git is asked. The
+    repository of the user, which may contain the environment, is never used.
     """
     if COMMIT_FILE.is_file():
         return COMMIT_FILE.read_text().strip()
@@ -65,7 +65,7 @@ def jssl_commit() -> str:
 
 
 def user_commit() -> str:
-    """The commit of the repository that the command was started in; '' for none or for jssl's."""
+    """Returns the commit of the current repository; '' if there is none, or it is jssl's."""
     top = _git("rev-parse", "--show-toplevel", folder=Path.cwd())
     if not top or Path(top) == PACKAGE.parent.resolve():
         return ""
@@ -76,26 +76,26 @@ def _describe(folder: Path) -> str:
     return _git("describe", "--always", "--dirty", "--abbrev=12", folder=folder)
 
 
-def _git(*words: str, folder: Path) -> str:
-    """What git says in a folder; '' where it says nothing."""
+def _git(*args: str, folder: Path) -> str:
+    """Returns the output of git in a folder; '' if it fails."""
     try:
-        done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10
+        process = subprocess.run(
+            ["git", *args], cwd=folder, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return process.stdout.strip() if process.returncode == 0 else ""
 
 
 def command() -> str:
-    """The words that started this process, as one would type them."""
+    """Returns the command that started this process, as typed."""
     program = Path(sys.argv[0]).name
-    words = ["python", "-m", "jssl"] if program == "__main__.py" else [program]
-    return shlex.join([*words, *sys.argv[1:]])
+    start = ["python", "-m", "jssl"] if program == "__main__.py" else [program]
+    return shlex.join([*start, *sys.argv[1:]])
 
 
 def without_folders(text: str) -> str:
-    """A command whose absolute paths are cut to their last part, for a record that travels.
+    """Shortens the absolute paths of a command to their last part, for published records.
 
     Example:
         >>> without_folders('jssl train --config=/home/me/c.py:size=8 --workdir=runs/a')

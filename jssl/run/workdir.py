@@ -1,14 +1,14 @@
-"""The folder of a run: whose it is, and what every run leaves in it.
+"""The folder of a run, and its files.
 
 config.json      the resolved config            versions.json   libraries, git, devices
 classes.json     names of the classes, by number
 parameters.txt   the table of parameters        metrics.jsonl   every logged number
-checkpoints/     states                         result.json     the judged numbers at the end
-pictures/        what a method shows, such as the reconstructions of a dVAE
-lock.json        whose the folder is while a run goes on
-init_from.json   the run that it began with, and which of its weights
-extended.json    how often `--extend` made it longer
-not_finite.json  where a loss was not finite, until the run goes on with other settings
+checkpoints/     states                         result.json     the evaluation at the end
+pictures/        images of a method, such as the reconstructions of a dVAE
+lock.json        the process that runs, while it runs
+init_from.json   the run from which it started, and the copied weights
+extended.json    extensions by `--extend`
+not_finite.json  where a loss was not finite, until the run continues with other settings
 """
 
 import contextlib
@@ -33,25 +33,25 @@ from jssl.run import versioned, versions
 from jssl.run.writers import say
 from jssl.types import PyTree
 
-# What may change between two starts of the same run: nothing here moves a weight.
+# Keys that may change between two starts of the same run: they do not affect the weights.
 FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "data.workers",
         "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher",
         "deit.teacher")  # fmt: skip
-# And what may because the run could not go on otherwise: 'stop' met a picture that 'skip' replaces.
+# 'skip' may be needed to resume, after 'stop' found a corrupt picture.
 FREE_ON_RESUME = (*FREE, "data.on_error")
-LENGTH = ("epochs:", "run.total_steps:")  # rows of a difference that `--extend` allows
+LENGTH = ("epochs:", "run.total_steps:")  # differences that `--extend` allows
 CLASSES = "classes.json"
-_MEND_CLASSES = (
-    "Expected the names of the classes, a list of text. Copy it again, or delete it and start the "
-    "run again: it writes it."
+_FIX_CLASSES = (
+    "Expected a list of class names. Copy it again, or delete it and start the run again, which "
+    "writes it."
 )
 
 
 def make_folder(workdir: str | Path) -> Path:
-    """The folder of a run as an absolute path, made when it is not there.
+    """Returns the folder of a run as an absolute path; creates it if it does not exist.
 
     Raises:
-        UserError: no folder, or one that cannot be written.
+        UserError: not a folder, or one that cannot be written.
     """
     folder = local(workdir).absolute()
     check_name(folder)
@@ -61,30 +61,30 @@ def make_folder(workdir: str | Path) -> Path:
     except OSError as error:
         raise UserError(
             f"The workdir {folder} cannot be written ({error.strerror}). "
-            "Type --workdir=DIR with a folder you may write."
+            "Type --workdir=DIR with a folder that you can write."
         ) from None
     return folder
 
 
-# What the checkpoint library takes for patterns of names, or turns into something else.
+# Characters that the checkpoint library interprets as patterns, or changes.
 FOREIGN = "*?[\\"
-BELOW = 300  # bytes that the longest name in a workdir needs beside the workdir's own
+BELOW = 300  # bytes that the longest path in a workdir adds to the workdir's own
 
 
 def check_name(folder: Path) -> None:
-    """Refuses a workdir whose name would end the run at its first save.
+    """Refuses a workdir whose name would make the first save fail.
 
     Raises:
-        UserError: bytes that are no UTF-8, one of `FOREIGN`, or a path that is too long.
+        UserError: bytes that are not UTF-8, one of `FOREIGN`, or a path that is too long.
     """
     name, wrong = str(folder), ""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        wrong = "bytes that are no UTF-8"
+        wrong = "bytes that are not UTF-8"
     else:
         if found := [mark for mark in FOREIGN if mark in name]:
-            wrong = f"the sign {found[0]}"
+            wrong = f"the character {found[0]}"
         elif "\0" in name:
             wrong = "a zero byte"
         elif size + BELOW > 4096:
@@ -104,17 +104,17 @@ def open_workdir(
     classes: tuple[str, ...] | None = None,
     longer: bool = False,
 ) -> Path:
-    """Makes or re-opens the folder of a run and writes its config.
+    """Creates or re-opens the folder of a run and writes its config.
 
     Args:
         workdir: the folder.
         config: of the run.
-        classes: names of the classes of its data, by number; None or () where there are none.
-        longer: whether the length of the run may have changed, see `jssl.run.extend`.
+        classes: names of the classes of its data, by number; None or () if there are none.
+        longer: whether the length of the run may change, see `jssl.run.extend`.
 
     Raises:
-        UserError: no folder, one that cannot be written, or one of a run of another config or
-            on data of other classes; the message lists the differing keys.
+        UserError: not a folder, one that cannot be written, or one of a run with another config
+            or other classes; the message lists the differing keys.
     """
     folder = make_folder(workdir)
     path = folder / "config.json"
@@ -126,28 +126,28 @@ def open_workdir(
         rows = [r for r in config_lib.diff(old, new) if not r.startswith(free)]
         if rows:
             listed = "\n".join(f"  {row}" for row in rows)
-            more = ""
+            hint = ""
             if any(row.startswith(LENGTH) for row in rows):
-                more = " To train the same run for more epochs, add --extend."
+                hint = " To train the same run for more epochs, add --extend."
             raise UserError(
                 f"The workdir {folder} holds a run of another config:\n{listed}\n"
-                f"Type another --workdir, or give the settings of that run.{more}"
+                f"Type another --workdir, or use the settings of that run.{hint}"
             )
     elif any(folder.glob("checkpoints/*")):
         raise UserError(
-            f"The workdir {folder} holds checkpoints, but no config.json to tell whose they are. "
-            "Copy it back to its place, or type another --workdir."
+            f"The workdir {folder} has checkpoints, but no config.json. Restore config.json from a "
+            "copy, or type another --workdir."
         )
     data.check_same(
         classes,
         read_classes(folder),
         what=f"The data of this run and that of the run in {folder}",
-        advice="Type another --workdir, or give the data that the run began with.",
+        advice="Type another --workdir, or use the data with which the run started.",
     )
     if schema is not None and schema < 3 and any(folder.glob("checkpoints/*")):
         say(
-            f"NOTE {folder} was begun by an earlier version of jssl: from here on its augmentation "
-            "draws other random numbers, of the same distribution"
+            f"NOTE {folder} was started by an earlier version of jssl: from here on its "
+            "augmentation draws other random numbers, of the same distribution"
         )
     if jax.process_index() == 0:
         if classes:
@@ -158,15 +158,15 @@ def open_workdir(
 
 
 def _stored_config(folder: Path) -> dict[str, Any] | None:
-    """The config of a workdir; one that is damaged is set aside where nothing was trained yet."""
+    """Returns the config of a workdir; moves a damaged one away if nothing was trained yet."""
     path = folder / "config.json"
     try:
         return read_json(path)
     except UserError:
         if any(folder.glob("checkpoints/*")) or jax.process_count() > 1:
             raise
-        aside = set_aside(path)
-        say(f"WARNING config.json is damaged, and nothing is trained yet; moved to {aside}")
+        place = set_aside(path)
+        say(f"WARNING config.json is damaged, and nothing is trained yet; moved to {place}")
         return None
 
 
@@ -175,15 +175,15 @@ def read_json(path: Path, *, kind: type = dict) -> Any:
 
     Args:
         path: of the file, which exists.
-        kind: of what it holds, dict or list.
+        kind: of its content, dict or list.
 
     Raises:
-        UserError: a file that is empty, cut short, no UTF-8, or holds something else.
+        UserError: a file that is empty, truncated, not UTF-8, or has another content.
     """
     try:
         text = path.read_bytes().decode()
-        found = json.loads(text)
-        problem = "" if isinstance(found, kind) else f"it holds {text.strip()[:40]}"
+        content = json.loads(text)
+        problem = "" if isinstance(content, kind) else f"it holds {text.strip()[:40]}"
     except UnicodeDecodeError:
         problem = "it is no UTF-8"
     except json.JSONDecodeError as error:
@@ -193,31 +193,31 @@ def read_json(path: Path, *, kind: type = dict) -> Any:
     if problem:
         what = "an object" if kind is dict else "a list"
         raise UserError(
-            f"{path} is damaged ({problem}): expected {what} in JSON. Copy it back to its place "
-            "from where you have it, or type another --workdir."
+            f"{path} is damaged ({problem}): expected {what} in JSON. Restore it from a copy, or "
+            "type another --workdir."
         )
-    return found
+    return content
 
 
 def set_aside(path: Path) -> Path:
-    """Moves a damaged file to a free name beside it, `NAME.damaged`.
+    """Renames a damaged file to a free name, `NAME.damaged`.
 
     Returns:
-        Where it lies now.
+        Its new path.
     """
     for number in itertools.count(1):
-        aside = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
-        if not aside.exists():
+        place = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if not place.exists():
             break
-    files.move(path, aside)
-    return aside
+    files.move(path, place)
+    return place
 
 
 def local(workdir: str | Path) -> Path:
-    """The path of a workdir, which is a folder of a file system.
+    """Returns the path of a workdir, which must be in a file system.
 
     Raises:
-        UserError: an address such as gs://bucket/run, which would be a folder named 'gs:' here.
+        UserError: a URL such as gs://bucket/run, which would create a folder named 'gs:'.
 
     Example:
         >>> local('/mnt/bucket/run').as_posix()
@@ -228,14 +228,14 @@ def local(workdir: str | Path) -> Path:
         return Path(workdir)
     rest = rest or scheme.partition(":/")[2]  # as pathlib shortens it
     raise UserError(
-        f"'{workdir}' is an address, and a workdir is a folder that all processes see. Mount the "
+        f"'{workdir}' is a URL, but a workdir is a folder that all processes can access. Mount the "
         f"bucket (gcsfuse BUCKET /mnt/BUCKET; launch/tpu_pod.sh does) and type "
         f"--workdir=/mnt/{rest}."
     )
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
-    """The resolved config that a run left in its workdir, with the keys of this version.
+    """Reads the resolved config of a workdir, with the keys of this version.
 
     Raises:
         UserError: there is none, it is damaged, or a newer version wrote it.
@@ -246,23 +246,23 @@ def read_config(workdir: str | Path) -> ConfigDict:
         names = [str(name) for name in read_json(stages, kind=list)]
         last = ["NAME", *(name for name in names if not name.endswith("labels"))][-1]
         raise UserError(
-            f"{Path(workdir).absolute()} is the workdir of several stages, each with a network of "
-            f"its own. Type for example --workdir={Path(workdir) / last}."
+            f"{Path(workdir).absolute()} is the workdir of several stages, each with its own "
+            f"network. Type for example --workdir={Path(workdir) / last}."
         )
     if not path.exists():
         raise UserError(
             f"{Path(workdir).absolute()} is not the workdir of a run: it has no config.json. "
-            "Type the --workdir that `jssl train` was given."
+            "Type the --workdir of `jssl train`."
         )
     versioned.check_schema(path.parent)
     return ConfigDict(versioned.complete(read_json(path), path)).lock()
 
 
 def read_classes(workdir: str | Path) -> tuple[str, ...] | None:
-    """Names of the classes that a run was trained or probed with, by number.
+    """Reads the names of the classes of a run's data, by number.
 
     Returns:
-        None where they are not known: data without names, or a run of an older version.
+        The names; None if unknown: data without names, or a run of an older version.
 
     Raises:
         UserError: the file is damaged.
@@ -273,23 +273,23 @@ def read_classes(workdir: str | Path) -> tuple[str, ...] | None:
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}. {_MEND_CLASSES}") from error
+        raise UserError(f"'{path}' cannot be read: {error}. {_FIX_CLASSES}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"'{path}' holds no list of names. {_MEND_CLASSES}")
+        raise UserError(f"'{path}' holds no list of names. {_FIX_CLASSES}")
     return tuple(names)
 
 
-# What a disk says when it cannot take what is written.
+# Errors of a disk that cannot be written.
 _NO_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
 
 
 @contextlib.contextmanager
 def write_errors(folder: Path) -> Iterator[None]:
-    """Says in plain words that the disk did not take what was written, and what is still whole.
+    """Converts errors of the disk to a `WriteError` that names the last complete checkpoint.
 
     Raises:
-        WriteError: in place of an error that has one of the disk's reasons, also where a library
-            tells it as text.
+        WriteError: instead of an error with a number in `_NO_WRITE`, or with its text, as some
+            libraries raise it.
     """
     try:
         yield
@@ -298,9 +298,9 @@ def write_errors(folder: Path) -> Iterator[None]:
         if reason is None:
             raise
         names = [p.name for p in (folder / "checkpoints").glob("*") if p.name.isdigit()]
-        whole = f"The last whole checkpoint is of step {max(map(int, names))}. " if names else ""
+        last = f"The last complete checkpoint is of step {max(map(int, names))}. " if names else ""
         raise WriteError(
-            f"The disk did not take what the run wrote under {folder}: {reason}. {whole}When it "
+            f"The run could not write to the disk under {folder}: {reason}. {last}When the disk "
             "can be written again, type the same command: the run resumes."
         ) from error
 
@@ -310,9 +310,9 @@ def _disk_reason(error: BaseException | None) -> str | None:
     while error is not None and error not in seen:
         seen.append(error)
         for number in _NO_WRITE:
-            words = os.strerror(number)
-            if getattr(error, "errno", None) == number or words in str(error):
-                return words
+            text = os.strerror(number)
+            if getattr(error, "errno", None) == number or text in str(error):
+                return text
         error = error.__cause__ or error.__context__
     return None
 
@@ -325,7 +325,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def parameter_table(params: PyTree) -> str:
-    """A line for each parameter: path, shape, count; and the sum.
+    """Formats a line for each parameter: path, shape, count; and the total.
 
     Example:
         >>> print(parameter_table({'dense': {'bias': np.zeros(3)}}))

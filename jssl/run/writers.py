@@ -1,7 +1,7 @@
 """Writers of metrics: JSON lines, TensorBoard, W&B, and the terminal.
 
-Only process 0 writes. A run that resumes at step s first drops what was written after s, so that
-every step stands in the record once.
+Only process 0 writes. A run that resumes at step s first drops the rows after s, so that every
+step is recorded once.
 """
 
 import json
@@ -26,12 +26,12 @@ def say(text: str) -> None:
 
 
 def truncate_jsonl(path: Path, step: int) -> list[str]:
-    """Drops the lines of a metrics file whose step is after `step`, or the last that was cut short.
+    """Drops the lines of a metrics file after `step`, and an incomplete last line.
 
-    Lines that are no rows with a step are set aside in `NAME.damaged`.
+    Lines that are not rows with a step are moved to `NAME.damaged`.
 
     Returns:
-        What was set aside, to be told.
+        Warnings to print.
     """
     if not path.exists():
         return []
@@ -40,33 +40,33 @@ def truncate_jsonl(path: Path, step: int) -> list[str]:
     for number, line in enumerate(lines, 1):
         row = _row(line)
         if row is None:
-            # A kill in the middle of a line leaves it the last, without its end.
+            # A kill while a line is written leaves an incomplete last line.
             if line.strip() and number < len(lines):
                 damaged.append(line)
         elif row["step"] <= step:
             kept.append(line)
-    told = []
+    warnings = []
     if damaged:
-        aside = path.with_name(f"{path.name}.damaged")
-        with open(aside, "ab") as file:
+        place = path.with_name(f"{path.name}.damaged")
+        with open(place, "ab") as file:
             file.writelines(line + b"\n" for line in damaged)
-        told = [f"{len(damaged)} lines of {path.name} are no rows; moved to {aside}"]
+        warnings = [f"{len(damaged)} lines of {path.name} are damaged; moved to {place}"]
     files.write_bytes(path, b"".join(line + b"\n" for line in kept))
-    return told
+    return warnings
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """A line of a metrics file; None where it is no row with a step."""
+    """Parses a line of a metrics file; None if it is not a row with a step."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    good = isinstance(row, dict) and type(row.get("step")) is int
-    return row if good else None
+    valid = isinstance(row, dict) and type(row.get("step")) is int
+    return row if valid else None
 
 
 def has_row(path: Path, step: int, key: str) -> bool:
-    """Whether a metrics file has a row of this step with this number."""
+    """Whether a metrics file has a row of this step with this key."""
     if not path.exists():
         return False
     rows = filter(None, map(_row, path.read_bytes().split(b"\n")))
@@ -80,11 +80,11 @@ class Writers:
         workdir: the run's folder.
         step: the step the run starts or resumes at.
         tensorboard: write event files under `tensorboard/`.
-        wandb: settings of `wandb.init` (project, mode, ...), or None; the run's id is kept in the
-            workdir, and a resumed run continues it.
+        wandb: settings of `wandb.init` (project, mode, ...), or None; the run's id is stored in
+            the workdir, and a resumed run continues it.
 
     Attributes:
-        warnings: what of an older start was set aside, to be told.
+        warnings: of `truncate_jsonl`, to print.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ def _start_wandb(workdir: Path, settings: Mapping[str, Any]) -> Any:
 
 
 class Progress:
-    """The terminal: a bar where there is one, plain lines in a log.
+    """The progress display: a bar in a terminal, plain lines in a log.
 
     Args:
         total: number of steps of the whole run.
-        initial: step at which this start begins.
+        initial: first step of this start.
         images_per_step: global batch size, for images/s.
         stream: where to write, standard error by default.
     """
@@ -182,13 +182,13 @@ class Progress:
             self._bar.update(step - self._bar.n)
 
     def images_per_second(self, step: int) -> float:
-        """Images/s since the first step of this start, compilation not counted."""
+        """Returns images/s since the first step of this start, without compilation."""
         if self._start is None or step <= self._first:
             return 0.0
         return (step - self._first) * self._images / (time.monotonic() - self._start)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows loss, top-1 and the like beside the speed and the time left."""
+        """Shows speed, remaining time, and values such as loss and top-1."""
         speed = self.images_per_second(step)
         shown = " ".join(f"{k} {v:.4g}" for k, v in values.items())
         if self._bar is not None:

@@ -32,7 +32,7 @@ def rank_by_hand(scores, positive):
         ("step", 0.59762, (1 + 2 / 3 + 3 / 4 + 4 / 7) / 5),
     ],
 )
-def test_toy_of_detection(definition, golden, by_hand):
+def test_average_precision_of_a_toy_detection(definition, golden, by_hand):
     """Five positives of which the list has four, as py-faster-rcnn's voc_eval.py has it.
 
     Precision at the hits is 1, 2/3, 3/4, 4/7, at recalls of .2, .4, .6, .8. The thresholds 0, .1,
@@ -78,7 +78,7 @@ def test_ties():
 
 
 @pytest.mark.parametrize("definition", ["voc2007", "voc2010", "step"])
-def test_ignored_examples_are_as_if_they_were_not_there(definition):
+def test_ignored_examples_do_not_count(definition):
     rng = np.random.default_rng(0)
     scores, positive, ignore = rng.normal(size=30), rng.random(30) < 0.3, rng.random(30) < 0.4
     assert np.any(positive & ignore) and np.any(~positive & ignore)
@@ -107,12 +107,12 @@ def test_mean_over_classes():
     assert mean == pytest.approx(np.mean(alone), rel=1e-12)
 
 
-def test_misuse_is_said():
+def test_misuse_is_refused():
     with pytest.raises(ValueError, match="found '2007'"):
         evaluate.average_precision(falling(7), TOY, definition="2007")
     with pytest.raises(ValueError, match="one M"):
         evaluate.average_precision(falling(6), TOY, definition="step")
-    with pytest.raises(ValueError, match="give ignore apart"):
+    with pytest.raises(ValueError, match="pass ignore separately"):
         evaluate.average_precision(falling(2), np.array([1, 255]), definition="step")
     with pytest.raises(ValueError, match="1 scores not a number"):
         evaluate.average_precision(np.array([1, np.nan]), np.array([1, 0]), definition="step")
@@ -125,7 +125,7 @@ def test_misuse_is_said():
         evaluate.mean_average_precision(np.zeros((2, 2)), np.zeros((2, 3)), definition="step")
 
 
-def test_nothing_found_is_zero():
+def test_no_retrieved_positive_gives_zero():
     """A detector without boxes, where there are objects."""
     for definition in ("voc2007", "voc2010", "step"):
         empty = evaluate.average_precision([], [], definition=definition, num_positive=3)

@@ -47,7 +47,7 @@ def test_report_by_hand():
     }
 
 
-def test_what_cannot_be_told_is_left_out():
+def test_unavailable_statistics_are_left_out():
     report = evaluate.cluster_report(
         np.array([0, 1]), num_clusters=2, previous=np.array([-1, -1]), labels=np.array([-1, -1])
     )

@@ -31,7 +31,7 @@ def rotation(D, seed=1):
 # Closed forms -----------------------------------------------------------------------------------
 
 
-def test_one_point():
+def test_identical_embeddings():
     z = np.tile(np.array([[3.0, -4.0, 12.0, 1.0]]), (64, 1)) * np.linspace(1, 5, 64)[:, None]
     assert std_of_normalized(z) < 1e-6
     assert effective_rank(z) == pytest.approx(1.0, abs=1e-4)
@@ -39,7 +39,7 @@ def test_one_point():
     assert alignment(z, 2 * z) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_all_zeros_are_one_point_too():
+def test_zero_embeddings():
     z = np.zeros((16, 8))
     assert std_of_normalized(z) == 0.0
     assert uniformity(z) == pytest.approx(0.0, abs=1e-6)
@@ -101,7 +101,7 @@ def test_alignment_by_hand(angle, expected):
     assert alignment(np.array([[5.0, 0.0]]), turned) == pytest.approx(expected, abs=1e-6)
 
 
-def test_std_of_a_cone_is_what_the_threshold_says():
+def test_std_of_a_cone_is_at_the_threshold():
     # Embeddings m + spread: mean cosine .99, equal in all other dimensions: sqrt(1 - .99) = .1.
     z = gaussian(8192, 257) * np.sqrt(0.01 / 256)
     z[:, 0] = np.sqrt(0.99)
@@ -169,21 +169,21 @@ def test_report_is_the_mean_of_both_views():
 HEALTHY = {"std": 0.9, "effective_rank": 50.0, "alignment": 0.3, "uniformity": -3.0}
 
 
-def test_nothing_is_said_of_a_healthy_representation():
+def test_healthy_embeddings_give_no_warning():
     assert collapse_warnings(HEALTHY) == []
     assert collapse_warnings({**HEALTHY, "std": 0.1, "effective_rank": 2.0}) == []
 
 
-def test_each_line_names_value_threshold_and_what_to_look_at():
+def test_each_warning_names_value_threshold_and_what_to_check():
     (line,) = collapse_warnings({**HEALTHY, "std": 0.0523})
     for words in (
         "std of normalised embeddings is 0.0523",
         "threshold 0.1",
-        "Look at the learning",
+        "Check the learning",
     ):
         assert words in line
     (line,) = collapse_warnings({**HEALTHY, "effective_rank": 1.5})
-    for words in ("effective rank (RankMe) is 1.5", "threshold 2", "Look at the strength"):
+    for words in ("effective rank (RankMe) is 1.5", "threshold 2", "Check the strength"):
         assert words in line
     (line,) = collapse_warnings({**HEALTHY, "uniformity": float("nan")})
     assert "uniformity is not a number" in line
@@ -201,7 +201,7 @@ def test_a_collapsed_batch_warns_twice():
 
 
 @pytest.mark.parametrize("shapes", [((3,), (3,)), ((4, 2), (5, 2)), ((1, 4), (1, 4))])
-def test_other_shapes_are_named(shapes):
+def test_wrong_shapes_are_refused(shapes):
     with pytest.raises(ValueError) as error:
         collapse_report(*(np.ones(shape) for shape in shapes))
     assert str(shapes[0]) in str(error.value)

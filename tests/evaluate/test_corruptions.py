@@ -132,7 +132,7 @@ def test_constants_are_the_authors():
     assert found == ends
 
 
-def test_batches_do_not_matter(images):
+def test_results_do_not_depend_on_the_batch_size(images):
     whole = corrupted(images, "gaussian_noise")
     second = corrupted(images[1:], "gaussian_noise", first=1)
     # Another batch size is another program: a value may round to the level beside it.
@@ -223,7 +223,7 @@ def test_errors_of_a_net_by_a_loop(images):
         evaluate.regenerated_errors(lambda x: np.zeros(7), dim, labels, names=names, **options)
 
 
-def test_misuse_is_said(images):
+def test_misuse_is_refused(images):
     with pytest.raises(UserError, match="did you mean 'contrast'"):
         corrupted(images, "contrst")
     with pytest.raises(UserError, match="cifar has no corruption 'fog'"):

@@ -69,7 +69,7 @@ def test_intermediates_by_name_maps_flattened(source):
     np.testing.assert_array_equal(features, source.images[:, :2, :2].reshape(23, 12))
 
 
-def test_an_unknown_feature_lists_those_there_are(source):
+def test_an_unknown_feature_lists_the_choices(source):
     for embed in (sums, jax.jit(sums), select_feature(sums, "projektion")):
         with pytest.raises(UserError) as error:
             embed_source(embed, jnp.float32(1.0), source, batch_size=8, feature="projektion")
@@ -78,7 +78,7 @@ def test_an_unknown_feature_lists_those_there_are(source):
         assert "Choices: backbone, map, projection" in message
 
 
-def test_a_selected_feature_is_all_that_is_computed(source):
+def test_only_the_selected_feature_is_computed(source):
     image = jnp.zeros((8, 64, 64, 3))
 
     def heavy(state, images):
@@ -100,7 +100,7 @@ def test_progress_counts_up_to_all(source):
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "jit", "vmap:2"])
-def test_as_the_launcher_compiles_it(source, mode):
+def test_embedding_compiled_by_the_launcher(source, mode):
     launcher = make_launcher(mode)
     embed = launcher.compile_embed(sums)
     features, _, indices = embed_source(embed, jnp.float32(1.0), source, batch_size=6)
@@ -259,7 +259,7 @@ def test_saved_features_come_back_without_pickle(source, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["features.npz"]
 
 
-def test_places_that_cannot_be_written_are_named(source, tmp_path):
+def test_output_paths_that_cannot_be_written_are_refused(source, tmp_path):
     arrays = np.ones((2, 3)), np.zeros(2), np.arange(2)
     with pytest.raises(UserError, match=r"features.csv'. Type .*features.csv.npz"):
         save_npz(tmp_path / "features.csv", *arrays, source=source)

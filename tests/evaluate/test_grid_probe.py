@@ -68,7 +68,7 @@ def test_the_final_table_has_the_grid_and_so_has_the_command(run):
     )
 
 
-def test_a_method_without_a_grid_is_told_so(tmp_path):
+def test_a_method_without_a_grid_is_refused(tmp_path):
     from jssl.run import workdir
 
     config = small_config("simclr")
@@ -77,7 +77,7 @@ def test_a_method_without_a_grid_is_told_so(tmp_path):
         evaluate.evaluate_run(tmp_path, protocols=["grid"])
 
 
-def test_shares_of_the_labels_are_balanced_and_nested():
+def test_label_fractions_are_balanced_and_nested():
     labels = np.repeat(np.arange(5), [100, 100, 100, 100, 3])
     shares = [data.label_subset(labels, fraction=f) for f in label_efficient.FRACTIONS]
     for small, large in zip(shares, shares[1:], strict=False):

@@ -86,7 +86,7 @@ def test_orders_the_classes_as_lightly_does(k):
         np.testing.assert_array_equal(own[:count], theirs[:count])
 
 
-def test_worked_by_hand():
+def test_knn_by_hand():
     # Cosines with (1, 0): 1, .8, .6, 0. With T = .2 and k = 3 class 0 has e^5, class 1 e^4 + e^3.
     bank = np.array([[5.0, 0.0], [0.4, 0.3], [3.0, 4.0], [0.0, 1.0]])
     labels = np.array([0, 1, 1, 2])
@@ -98,14 +98,14 @@ def test_worked_by_hand():
     assert int(pred[0]) == 0
 
 
-def test_of_equally_near_neighbours_the_earlier_votes():
+def test_of_equally_near_neighbours_the_first_votes():
     bank = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     for labels, winner in (([0, 1, 1, 0], 1), ([0, 0, 1, 1], 0), ([1, 0, 0, 1], 0)):
         pred, _ = knn_predict(bank, np.array(labels), np.array([[1.0, 0.0]]), num_classes=2, k=1)
         assert int(pred[0]) == winner
 
 
-def test_of_equally_voted_classes_the_lower_wins_also_in_the_accuracy():
+def test_of_equally_voted_classes_the_lowest_wins():
     bank, labels = np.eye(2).repeat(2, axis=0), np.array([4, 1, 4, 1])
     query = np.array([[1.0, 1.0]])
     pred, _ = knn_predict(bank, labels, query, num_classes=6, k=4)
@@ -126,7 +126,7 @@ def test_top5_counts_the_five_most_voted_classes():
     assert "top5" not in few
 
 
-def test_the_length_of_features_does_not_matter_and_no_temperature_overflows():
+def test_feature_norms_do_not_matter_and_no_temperature_overflows():
     bank, labels, queries, _ = clusters(80, 9)
     scale = np.random.default_rng(1).uniform(1e-20, 1e20, size=(80, 1))
     same = knn_predict(bank, labels, queries, num_classes=5, k=20)[1]
@@ -201,7 +201,7 @@ GOOD = (np.eye(4), np.arange(4), np.eye(4), np.arange(4))
         ({2: np.ones((4, 3))}, {}, ValueError, "queries [Q,D] with D=4 of the bank, found (4, 3)"),
     ],
 )
-def test_mistakes_are_named(change, options, error, said):
+def test_mistakes_are_refused(change, options, error, said):
     arrays = [change.get(i, array) for i, array in enumerate(GOOD)]
     with pytest.raises(error) as caught:
         knn_accuracy(*arrays, **{"num_classes": 4, "k": 2, **options})

@@ -64,7 +64,7 @@ def test_every_layer_is_probed_in_order_and_the_best_is_marked(sources):
     assert "; the last layer" in shown
 
 
-def test_the_test_split_does_not_choose(sources):
+def test_the_test_split_does_not_select_the_layer(sources):
     train, test = sources
     plain, poisoned = (
         evaluate.layer_rows(embed, {}, train, part, size=8, epochs=10)

@@ -64,7 +64,7 @@ def test_standardised_by_the_train_statistics_and_folded_into_the_head():
     )
 
 
-def test_is_as_right_as_scikit_learn_on_digits():
+def test_is_as_accurate_as_scikit_learn_on_digits():
     digits = load_digits()
     x, y = digits.data, digits.target  # raw pixels 0..16, some of them constant
     train, test = np.arange(len(y)) % 5 != 4, np.arange(len(y)) % 5 == 4
@@ -94,7 +94,7 @@ def test_the_chosen_rate_suits_any_scale_and_correlation(scale):
     assert fit.learning_rate == pytest.approx(expected, rel=1e-2)
 
 
-def test_the_chosen_rate_counts_the_bias_when_features_are_taken_as_they_are():
+def test_the_chosen_rate_includes_the_bias_without_standardisation():
     x, y = overlapping(M=300, D=40)
     fit = fit_linear(x, y, num_classes=3, epochs=2, standardize=False)
     z = np.concatenate([x, np.ones((300, 1))], axis=1)
@@ -109,7 +109,7 @@ def test_starts_at_zero_logits():
     assert not np.any(fit.head.kernel) and not np.any(fit.head.bias)
 
 
-def test_labels_that_mean_nothing_are_not_learnt():
+def test_random_labels_are_not_learnt():
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(1000, 20)), rng.integers(0, 10, 1000)
     head = fit_linear(x[:500], y[:500], num_classes=10, epochs=30).head
@@ -117,7 +117,7 @@ def test_labels_that_mean_nothing_are_not_learnt():
     assert abs(found["top1"] - 0.1) < 0.06  # 4.5 deviations of a binomial
 
 
-def test_the_same_seed_gives_the_same_head_and_another_another():
+def test_the_head_depends_on_the_seed_only():
     x, y = overlapping(M=200)
     heads = [
         fit_linear(x, y, num_classes=3, epochs=3, batch_size=16, seed=seed).head.kernel
@@ -135,7 +135,7 @@ def test_compiles_once_for_a_shape():
     assert softmax_regression._fit._cache_size() == before
 
 
-def test_accuracy_counts_equal_logits_against():
+def test_ties_count_as_wrong():
     head = LinearHead(jnp.zeros((2, 6)), jnp.zeros(6))
     found = linear_accuracy(head, np.ones((4, 2)), np.array([0, 1, 2, 3]))
     assert found == {"top1": 0.0, "correct": 0, "count": 4, "top5": 0.0}
@@ -161,7 +161,7 @@ def test_accuracy_counts_equal_logits_against():
         ),
     ],
 )
-def test_mistakes_are_named(features, labels, options, error, said):
+def test_mistakes_are_refused(features, labels, options, error, said):
     with pytest.raises(error) as caught:
         fit_linear(features, np.array(labels), num_classes=2, **options)
     assert said in str(caught.value)

@@ -77,12 +77,12 @@ def run(photos):
     return result, before, state, seen
 
 
-def test_the_network_is_as_it_was(run):
+def test_the_network_is_unchanged(run):
     result, before, state, _ = run
     assert backbone_hash(state) == before == result.record["backbone_sha256"]
 
 
-def test_the_number_is_that_of_the_last_head_on_every_test_example(run, photos):
+def test_the_result_is_of_the_last_head_on_all_test_examples(run, photos):
     result, _, state, _ = run
     record = result.record
     embed, _ = network()
@@ -97,7 +97,7 @@ def test_the_number_is_that_of_the_last_head_on_every_test_example(run, photos):
     assert record["top1"] == record["history"][-1]["test_top1"]
 
 
-def test_the_best_epoch_is_told_and_not_chosen(photos):
+def test_the_best_epoch_is_reported_and_not_selected(photos):
     # Labels without meaning: the accuracy wanders, and the last epoch is not the best.
     embed, state = network()
     random = np.random.default_rng(0).integers(0, 16, 480).astype(np.int32)
@@ -109,7 +109,7 @@ def test_the_best_epoch_is_told_and_not_chosen(photos):
     assert record["best_epoch"] == 1 + course.index(max(course))
 
 
-def test_what_is_reported(run, photos):
+def test_fields_of_the_record(run, photos):
     result, _, _, seen = run
     record = result.record
     json.dumps(record)
@@ -222,7 +222,7 @@ def test_batchnorm_in_training_mode_is_refused(photos):
 
 
 @pytest.mark.parametrize("collection", ["params", "batch_stats"])
-def test_a_network_that_was_changed_is_no_result(photos, collection):
+def test_a_changed_network_is_refused(photos, collection):
     embed, state = network()
     state = state.replace(
         params=jax.tree.map(np.array, state.params),
@@ -237,7 +237,7 @@ def test_a_network_that_was_changed_is_no_result(photos, collection):
         evaluate_linear(embed, state, *photos, size=32, epochs=0.1, progress=meddle)
 
 
-def test_a_loss_that_is_not_finite_is_no_result(photos):
+def test_a_non_finite_loss_is_refused(photos):
     embed, state = network()
 
     def loud(state, images):
@@ -262,7 +262,7 @@ def unlabelled(source):
         ({"batch_size": 481}, "481 is larger than the 480 examples"),
     ],
 )
-def test_mistakes_are_named(photos, options, said):
+def test_mistakes_are_refused(photos, options, said):
     embed, state = network()
     with pytest.raises(UserError) as error:
         evaluate_linear(embed, state, *photos, size=32, **options)
@@ -277,7 +277,7 @@ def test_data_without_labels_or_with_other_classes_is_refused(photos):
             evaluate_linear(embed, state, train, test, size=32)
 
 
-def test_a_network_that_is_not_finite_is_refused(photos):
+def test_a_non_finite_network_is_refused(photos):
     # Its features may well be: XLA's ReLU on the CPU turned these NaN into zeros.
     embed, state = network()
     broken = jax.tree.map(lambda x: x.at[3].set(math.nan), state.batch_stats)

@@ -57,7 +57,7 @@ def test_the_optimum_is_scikit_learns(data, path, row):
     np.testing.assert_allclose(path.objectives[row], best, atol=2e-6)
 
 
-def test_the_gradient_is_zero_by_hand_and_as_told(data, path):
+def test_the_gradient_is_zero_and_is_reported(data, path):
     x, y = data
     for row, lam in enumerate(GRID):
         p, _ = softmax(x, y, *path.head(row))
@@ -69,7 +69,7 @@ def test_the_gradient_is_zero_by_hand_and_as_told(data, path):
     assert (path.gradients < 1e-6).all()
 
 
-def test_a_large_regulariser_leaves_the_shares_of_the_classes():
+def test_a_large_regulariser_predicts_class_frequencies():
     rng = np.random.default_rng(1)
     y = np.repeat(np.arange(K), [120, 60, 40, 20])
     x = rng.normal(size=(M, D)).astype(np.float32)
@@ -98,7 +98,7 @@ def test_each_fit_starts_from_the_one_before_and_the_order_does_not_matter(data,
     assert same.iterations[1:].max() <= 1
 
 
-def test_pairs_that_outlive_a_regulariser_are_those_of_the_next():
+def test_kept_pairs_are_those_of_the_next_regulariser():
     """Of a quadratic y = (A + lambda P) s, by hand: with the next lambda in the place of one."""
     rng = np.random.default_rng(3)
     A, s = rng.normal(size=(4, 4)), rng.normal(size=(logistic_lbfgs.MEMORY, 4, 2))
@@ -111,7 +111,7 @@ def test_pairs_that_outlive_a_regulariser_are_those_of_the_next():
     assert int(found.written) == 3
 
 
-def test_the_walk_moves_its_pairs_by_the_steps_of_lambda(data, path, monkeypatch):
+def test_pairs_are_shifted_by_the_change_of_lambda(data, path, monkeypatch):
     """And goes another way to the same optima when a spy gives back the pairs as they were."""
     seen = []
 
@@ -131,7 +131,7 @@ def test_the_walk_moves_its_pairs_by_the_steps_of_lambda(data, path, monkeypatch
     assert left.iterations.tolist() != path.iterations.tolist()
 
 
-def test_several_labels_are_binary_regressions_of_what_counts(data):
+def test_multilabel_is_binary_regressions_without_ignored_labels(data):
     x, y = data
     x = x - 20
     rng = np.random.default_rng(2)
@@ -184,7 +184,7 @@ def test_the_grid_is_the_papers():
     ],
     ids=["lambda", "reduction", "labels", "several", "nan"],
 )
-def test_mistakes_are_named(data, change, error, said):
+def test_mistakes_are_refused(data, change, error, said):
     settings = {"features": data[0], "labels": data[1], "num_classes": K, **change}
     with pytest.raises(error, match=said):
         fit_logistic(settings.pop("features"), settings.pop("labels"), **settings)
@@ -206,7 +206,7 @@ def noisy(count, seed):
 SHORT = (1e-4, 1e-2, 1.0, 3.0, 1e3)
 
 
-def test_lambda_is_that_of_the_best_validation_and_is_refitted_on_both():
+def test_lambda_is_selected_on_validation_and_refitted_on_both():
     train, validation = noisy(90, 0), noisy(300, 1)
     found = select_logistic(train, validation, num_classes=3, regularizers=SHORT)
     path = fit_logistic(*train, num_classes=3, regularizers=SHORT)
@@ -223,7 +223,7 @@ def test_lambda_is_that_of_the_best_validation_and_is_refitted_on_both():
     np.testing.assert_allclose(found.head.kernel, reference.fit(x, y).coef_.T, atol=1e-3)
 
 
-def test_poisoned_test_labels_change_the_number_and_no_choice():
+def test_poisoned_test_labels_change_the_score_and_not_the_selection():
     (x, y), (test_x, test_y) = noisy(300, 0), noisy(150, 1)
     wrong = (test_y + 1) % 3
     plain, poisoned = (
@@ -239,7 +239,7 @@ def test_poisoned_test_labels_change_the_number_and_no_choice():
     assert f"L2 lambda = {plain['regularizer']:.3g}, one of 5 lambda" in plain["protocol"]
 
 
-def test_validation_labels_do_choose():
+def test_validation_labels_select():
     # The test above would pass if nothing were chosen at all.
     train, (x, y) = noisy(90, 0), noisy(300, 1)
     found = [

@@ -14,7 +14,7 @@ from jssl.evaluate.protocols import layers as layers_protocol
 from jssl.evaluate.protocols import linear as linear_protocol
 
 
-def test_every_method_has_the_preset_of_its_paper_or_says_that_there_is_none():
+def test_every_method_has_its_papers_preset_or_none():
     for method in methods.names():
         spec = methods.get(method)
         own = {spec.linear_preset, *spec.linear_variants.values()} - {""}
@@ -117,7 +117,7 @@ def test_alexnets_maps_have_the_papers_sizes_when_pooled():
 
 
 @pytest.mark.parametrize(("name", "side", "zeros"), [("conv1", 6, 3), ("conv3", 3, 1)])
-def test_the_zeros_around_a_map_count_in_the_average(name, side, zeros):
+def test_zero_padding_counts_in_the_average(name, side, zeros):
     x = np.random.default_rng(0).normal(size=(1, 13, 13, 2)).astype(np.float32)
     padded = np.zeros((13 + 2 * zeros, 13 + 2 * zeros, 2))
     padded[zeros : 13 + zeros, zeros : 13 + zeros] = x[0]
@@ -158,7 +158,7 @@ def context(monkeypatch, tmp_path):
     return make
 
 
-def test_the_linear_protocol_takes_the_methods_own_preset_unless_told(context):
+def test_the_linear_protocol_defaults_to_the_methods_own_preset(context):
     cmc, seen = context(get_config("cmc_imagenet", "preset=alexnet"))
     cmc.data.host_crop = "torchvision"
     (row,) = linear_protocol.run(cmc)
@@ -172,7 +172,7 @@ def test_the_linear_protocol_takes_the_methods_own_preset_unless_told(context):
     assert seen["preset"] == "simclr" and row["protocol"].endswith("; cpc has none of its own")
 
 
-def test_probes_of_alexnets_layers_see_its_pooled_maps_and_say_so(context):
+def test_probes_of_alexnets_layers_use_pooled_maps(context):
     alexnet, seen = context(get_config("deepcluster_imagenet"))
     layers_protocol.run(alexnet)
     assert seen["embed"](None, 0)[1]["conv2"].shape == (1, 6 * 6 * 8)

@@ -115,7 +115,7 @@ def test_intervals_lie_around_their_numbers(rows):
             assert (low, high) == binomial_interval(number["correct"], 60)
 
 
-def test_the_text_has_a_line_a_number_with_the_protocol_on_it(rows):
+def test_the_table_has_a_line_per_number_with_its_protocol(rows):
     lines = format_table(rows).splitlines()
     assert len(lines) == 1 + 6
     columns = [lines[0].index(word) for word in ("features", "95 % interval", "protocol")]
@@ -129,7 +129,7 @@ def test_the_text_has_a_line_a_number_with_the_protocol_on_it(rows):
     assert [line.split()[0] for line in lines[1:]] == ["kNN"] * 3 + ["softmax_regression"] * 3
 
 
-def test_the_row_of_the_papers_protocol_tells_the_best_epoch_beside_the_last():
+def test_the_linear_row_shows_the_best_epoch_and_the_last():
     record = {
         "top1": 0.7,
         "top5": 0.9,
@@ -152,6 +152,6 @@ def test_the_row_of_the_papers_protocol_tells_the_best_epoch_beside_the_last():
     json.dumps(row)
 
 
-def test_a_bank_smaller_than_k_is_named():
+def test_a_bank_smaller_than_k_is_refused():
     with pytest.raises(UserError, match="kNN with k=200 needs a bank of at least 200"):
         probe_rows(sets(), num_classes=6, name="mine", k=200)

@@ -33,7 +33,7 @@ def compute_ap(ranked, positive, junk):
     return area
 
 
-def test_toy():
+def test_trapezoid_ap_by_hand():
     """.791667 by trapezoids; scikit-learn's steps give .833333 for the same list."""
     assert evaluate.trapezoid_ap([0, 2], num_positive=2) == pytest.approx(0.791667, abs=1e-6)
     assert average_precision_score([1, 0, 1], [3, 2, 1]) == pytest.approx(0.833333, abs=1e-6)
@@ -71,7 +71,7 @@ def test_revisited_as_its_authors_compute_it(official):
     assert np.isnan(each[2])
 
 
-def test_query_is_cut_out_after_scaling():
+def test_the_query_is_cropped_after_resizing():
     """200 x 301 -> 33 x 50 with the ratio 50 / 301, and the region rounded at that scale."""
     image = np.random.default_rng(0).integers(0, 256, (200, 301, 3), dtype=np.uint8)
     whole = np.asarray(Image.fromarray(image).resize((50, 33), Image.Resampling.BILINEAR))
@@ -85,7 +85,7 @@ def test_query_is_cut_out_after_scaling():
         evaluate.query_image(image[..., 0], size=50)
 
 
-def test_misuse_is_said():
+def test_misuse_is_refused():
     similarity = np.zeros((1, 4))
     with pytest.raises(ValueError, match=r"\[4\] outside and \[\] in both"):
         evaluate.retrieval_map(similarity, [[4]])

@@ -21,7 +21,7 @@ def official():
 @pytest.mark.parametrize(
     ("height", "width", "count"), [(32, 32, 14), (32, 48, 20), (48, 64, 20), (20, 64, 38)]
 )
-def test_counts(height, width, count):
+def test_number_of_regions(height, width, count):
     assert len(evaluate.rmac_regions(height, width)) == count
 
 
@@ -34,7 +34,7 @@ def test_regions_are_the_authors(official):
         np.testing.assert_array_equal(evaluate.rmac_regions(int(height), int(width)), theirs)
 
 
-def test_a_map_without_room_is_said():
+def test_a_map_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match="3 levels of a map of 1 x 8"):
         evaluate.rmac_regions(1, 8)
 

@@ -30,7 +30,7 @@ def fractions(percents):
     ("errors", "flips", "mce", "mfr"),
     [(WSL_ERRORS, WSL_FLIPS, 45.70, 27.83), (PLAIN_ERRORS, PLAIN_FLIPS, 66.65, 46.15)],
 )
-def test_published_nets(errors, flips, mce, mfr):
+def test_mce_of_published_networks(errors, flips, mce, mfr):
     """45.7 and 27.8 are the previous state of the art in Noisy Student's table."""
     assert round(evaluate.mce(fractions(errors)), 2) == mce
     assert round(evaluate.mfr(dict(zip(ALEXNET_P, flips, strict=True))), 2) == mfr
@@ -103,14 +103,14 @@ def test_flips_and_distances_by_loops(noise, difficulty):
     assert evaluate.top5_distance(logits, **options) == pytest.approx(np.mean(distances))
 
 
-def test_toys():
+def test_rates_by_hand():
     assert evaluate.flip_rate([[0, 1, 1, 1]], noise=True) == 1.0
     assert evaluate.flip_rate([[0, 1, 1, 1]], noise=False) == pytest.approx(1 / 3)
     frames = np.array([[np.arange(20.0), -np.arange(20.0)]])
     assert evaluate.top5_distance(frames, noise=False) == 15.0  # all five leave: 5+4+3+2+1
 
 
-def test_what_cannot_be_a_rate_is_said():
+def test_invalid_rates_are_refused():
     good = fractions(WSL_ERRORS)
     with pytest.raises(UserError, match="did you mean 'fog'"):
         evaluate.mce({**good, "fogg": 0.5})

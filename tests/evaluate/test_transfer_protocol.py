@@ -116,7 +116,7 @@ def test_two_sets_end_to_end(run, prepared, monkeypatch, capsys):
     assert "mean per class" in shown and "one of 8 from 0.001 to 177.828" in shown
 
 
-def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_path, monkeypatch):
+def test_poisoned_test_labels_change_only_the_score(run, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "KINDS", ("trained",))
     train, _, test = SMALL["caltech101"]
     write("caltech101", tmp_path, (train, None, (test + 50) % 102))
@@ -131,7 +131,7 @@ def test_poisoned_test_labels_change_nothing_but_the_number(run, prepared, tmp_p
     assert honest["value"] > 0.5 and poisoned["value"] == 0.0
 
 
-def test_voc_has_any_number_of_labels_and_leaves_the_difficult_out(run, prepared, monkeypatch):
+def test_voc_has_several_labels_and_ignores_difficult_ones(run, prepared, monkeypatch):
     monkeypatch.setattr(transfer, "KINDS", ("raw pixels",))
     settings = evaluate.Settings(source="voc2007", data_dir=str(prepared))
     context = evaluate.Context.load(run, settings)
@@ -169,7 +169,7 @@ def test_mistakes_name_the_set_and_the_command(run, tmp_path, source, said):
         evaluate.evaluate_run(run, protocols=["transfer"], settings=settings)
 
 
-def test_all_takes_it_only_where_a_set_is_named(run):
+def test_all_includes_transfer_only_with_a_source(run):
     def lacks(source):
         context = evaluate.Context.load(run, evaluate.Settings(source=source))
         return evaluate.PROTOCOLS["transfer"].needs(context)
@@ -218,7 +218,7 @@ def test_the_metrics_by_hand():
     assert found == pytest.approx((3 * 1 + 5 * 3 / 4 + 3 * 4 / 7) / 11)
 
 
-def test_intervals_hold_what_they_should():
+def test_coverage_of_the_intervals():
     """By the variance of a mean of independent shares, which the bootstrap does not use."""
     labels = np.repeat([0, 1], [400, 100])
     right = np.concatenate([np.arange(400) < 300, np.arange(100) < 20])
@@ -236,7 +236,7 @@ def test_intervals_hold_what_they_should():
     assert low < value < high and high - low < 0.2
 
 
-def test_the_drawn_validation_split_has_its_size_and_every_class():
+def test_the_random_validation_split_has_its_size_and_all_classes():
     labels = np.repeat(np.arange(37), np.r_[[100] * 20, [99] * 17])
     train, validation = evaluate.split_validation(labels, count=740, seed=3)
     assert np.array_equal(np.sort(np.r_[train, validation]), np.arange(len(labels)))

@@ -1,4 +1,4 @@
-"""The weighted k-nearest-neighbour classifier on frozen features: the online monitor's judge.
+"""The weighted k-nearest-neighbour classifier on frozen features, also used by the monitor.
 
 For a query q with neighbours N_k(q), the k bank entries of largest cosine similarity s_i,
 
@@ -35,17 +35,17 @@ def knn_predict(
     """Classifies queries by the weighted votes of their k nearest neighbours.
 
     Compiled once for each combination of shapes, `num_classes`, `k` and `block_size`; memory is
-    O(block_size x M). Among neighbours equally near at the k-th place the earlier in the bank
-    votes; among classes with equally many votes the lower number wins.
+    O(block_size x M). Of equally near neighbours at the k-th place the first in the bank votes; of
+    classes with equal votes the lowest number wins.
 
     Args:
-        features: float [M,D], the bank; any length, they are normalised here.
+        features: float [M,D], the bank; of any norm, they are normalised here.
         labels: int [M] in [0, num_classes).
         queries: float [Q,D].
         num_classes: K.
         k: number of neighbours, 1 <= k <= M.
         temperature: T > 0; votes weigh exp(cosine similarity / T).
-        block_size: queries treated at a time.
+        block_size: queries per block.
 
     Returns:
         pred: int32 [Q].
@@ -53,8 +53,8 @@ def knn_predict(
 
     Raises:
         UserError: k larger than the bank, temperature not above 0, labels outside the classes,
-            features that are not finite.
-        ValueError: other shapes.
+            non-finite features.
+        ValueError: wrong shapes.
 
     Example:
         >>> bank, labels = jnp.array([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]]), jnp.array([0, 1, 1])
@@ -62,8 +62,8 @@ def knn_predict(
         >>> print(pred, scores)  # the two of class 1, each at cosine 0.8, are nearest
         [1] [[0. 1.]]
 
-    Reference: equation above. Where the official code exponentiates s / T, this subtracts the
-        largest s of the row first, so that no temperature overflows; shares and ranks are equal.
+    Reference: equation above. The official code exponentiates s / T; this subtracts the largest s
+        of the row first, so that no temperature overflows; shares and ranks are equal.
     """
     check_examples("kNN", features, labels, num_classes)
     (M, D), shape = np.shape(features), np.shape(queries)
@@ -95,7 +95,7 @@ def _predict(features, labels, queries, temperature, *, num_classes, k, block_si
     queries = jnp.pad(queries, ((0, blocks * block_size - Q), (0, 0)))
 
     def vote(block: Array) -> Array:
-        # Full float32 also where the accelerator's matmul would round: the ranking is the result.
+        # Full float32, also on accelerators that round in matmul: the ranking is the result.
         similarity = jnp.matmul(unit(block), bank.T, precision=jax.lax.Precision.HIGHEST)
         near, where = jax.lax.top_k(similarity, k)  # of equals, the lower index comes first
         # Not near[:, :1]: XLA would fold that slice into top_k's and sort whole rows, 30x slower.
@@ -119,7 +119,7 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.1,
 ) -> dict[str, float | int]:
-    """How often kNN is right on labelled queries; see `knn_predict`.
+    """Computes the accuracy of kNN on labelled queries; see `knn_predict`.
 
     Args:
         features: float [M,D], the bank, of the train split.
@@ -131,9 +131,9 @@ def knn_accuracy(
         temperature: T of the weights exp(s / T).
 
     Returns:
-        `top1` in [0, 1], `correct` and `count` as integers, and `top5` when K >= 5: whether the
-        label is among the five classes of most votes, equals ranked by class number. A class
-        without any vote is never right, though fewer than five may have votes.
+        `top1` in [0, 1], `correct` and `count` as integers, and `top5` if K >= 5: whether the
+        label is among the five classes of most votes, ties ranked by class number. A class
+        without votes is never correct, even if fewer than five have votes.
 
     Raises:
         UserError, ValueError: as `knn_predict`, for queries too.
@@ -151,7 +151,7 @@ def knn_accuracy(
 
 
 def ranked_accuracy(scores: Any, labels: Any) -> dict[str, float | int]:
-    """Top-1, and top-5 when K >= 5, of non-negative scores [Q,K]; score 0 is never right.
+    """Computes top-1, and top-5 if K >= 5, of non-negative scores [Q,K]; 0 is never correct.
 
     Example:
         >>> ranked_accuracy(np.array([[0.5, 0.5], [0.0, 1.0]]), np.array([1, 1]))
@@ -163,7 +163,7 @@ def ranked_accuracy(scores: Any, labels: Any) -> dict[str, float | int]:
     rank = np.sum((scores > own) | ((scores == own) & earlier), axis=1)
     rank = np.where(own[:, 0] > 0, rank, scores.shape[1])
     correct, count = int(np.sum(rank == 0)), len(labels)
-    found: dict[str, float | int] = {"top1": correct / count, "correct": correct, "count": count}
+    result: dict[str, float | int] = {"top1": correct / count, "correct": correct, "count": count}
     if scores.shape[1] >= 5:
-        found["top5"] = float(np.mean(rank < 5))
-    return found
+        result["top5"] = float(np.mean(rank < 5))
+    return result

@@ -1,11 +1,11 @@
-"""CPC v2's label-efficient classifier: on the map of the whole image, with a share of the labels.
+"""CPC v2's label-efficient classifier: on the map of the whole image, with few labels.
 
-The encoder, which was trained on patches, is applied to whole images; on its map [B,h,w,D] works a
-residual network, then the mean over positions and a linear layer. First the encoder is frozen,
+The encoder, which was trained on patches, is applied to whole images; a residual network follows on
+its map [B,h,w,D], then the mean over positions and a linear layer. First the encoder is frozen,
 then everything is fine-tuned. Hénaff et al., https://arxiv.org/abs/1905.09272, section 4.2: 11
 blocks of 4096 maps with bottlenecks of 1024, on 14x14; 1, 2, 5, 10, 20, 50 and 100 % of the labels.
-Its rates and lengths are tuned for each share; the ones here are to be tuned as well. The blocks'
-norm is not published: here it is the encoder's, GroupNorm with one group.
+The paper tunes learning rates and lengths for each fraction; tune them here too. The norm of the
+blocks is not published: here it is that of the encoder, GroupNorm with one group.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class MapClassifier(nn.Module):
 
 
 class EfficientFit(NamedTuple):
-    """What `fit_efficient` found.
+    """The result of `fit_efficient`.
 
     Attributes:
         encoder, head: parameters after fine-tuning.
@@ -95,7 +95,7 @@ def fit_efficient(
 ) -> EfficientFit:
     """Trains the classifier with the encoder frozen, then both.
 
-    Adam, a cosine to 0 in each phase, crop and mirror on the device.
+    Adam, cosine to 0 in each phase, crop and flip on the device.
 
     Args:
         whole_map: `(encoder, images [B,size,size,3] in [0, 1]) -> [B,h,w,D]`, differentiable; of
@@ -103,21 +103,21 @@ def fit_efficient(
         encoder: its parameters; of CPC: `state.average`. Not changed.
         train_source, test_source: labelled examples, see `jssl.data.Source`.
         labels: int [M] of the whole train source.
-        fraction: share of the labels, see `label_subset`.
+        fraction: of the labels, see `label_subset`.
         size: of the images in pixels.
         blocks, bottleneck: of `MapClassifier`.
         epochs: of both phases, over the labelled examples.
-        learning_rates: the first of each phase.
-        batch_size: more than there are examples counts as so many.
+        learning_rates: initial, of each phase.
+        batch_size: at most the number of labelled examples.
         train_transform, test_transform: on the host.
-        crop_options: of the recipe `crop_flip`, in place of its own.
+        crop_options: replace options of the recipe `crop_flip`.
         seed: of subset, order, crops and initialisation.
 
     Returns:
         An `EfficientFit`.
 
     Raises:
-        UserError: a fraction outside (0, 1], or a loss that is not finite.
+        UserError: a fraction outside (0, 1], or a non-finite loss.
 
     Reference: Hénaff et al., https://arxiv.org/abs/1905.09272, section 4.2.
     """
@@ -145,8 +145,8 @@ def fit_efficient(
 def _train(whole_map, net, encoder, head, tx, views, subset, key, *, steps, batch_size, frozen,
            transform, seed):  # fmt: skip
     def loss_fn(trained: PyTree, fixed: PyTree, images: Array, labels: Array) -> Array:
-        both = {**fixed, **trained}
-        logits = net.apply({"params": both["head"]}, whole_map(both["encoder"], images))
+        params = {**fixed, **trained}
+        logits = net.apply({"params": params["head"]}, whole_map(params["encoder"], images))
         return jnp.mean(losses.cross_entropy(logits, labels))
 
     @jax.jit
@@ -171,8 +171,8 @@ def _train(whole_map, net, encoder, head, tx, views, subset, key, *, steps, batc
             f"The label-efficient classifier diverged (loss {float(loss)}): give smaller "
             "learning_rates."
         )
-    both = {**fixed, **trained}
-    return both["encoder"], both["head"]
+    params = {**fixed, **trained}
+    return params["encoder"], params["head"]
 
 
 def _score(whole_map, net, encoder, head, source, transform) -> dict[str, Any]:
@@ -182,7 +182,6 @@ def _score(whole_map, net, encoder, head, source, transform) -> dict[str, Any]:
         return net.apply({"params": state["head"]}, maps)
 
     state = {"encoder": encoder, "head": head}
-    found, labels, _ = embed_source(logits, state, source, batch_size=256, transform=transform)
-    right = losses.top_k_correct(jnp.asarray(found), jnp.asarray(labels), k=1)
-    correct = int(np.sum(right))
+    outputs, labels, _ = embed_source(logits, state, source, batch_size=256, transform=transform)
+    correct = int(np.sum(losses.top_k_correct(jnp.asarray(outputs), jnp.asarray(labels), k=1)))
     return {"top1": correct / len(labels), "correct": correct, "count": len(labels)}

@@ -1,7 +1,7 @@
-"""A linear probe at every layer: where the classes are read best, and how the last layer does.
+"""A linear probe at every layer, to find the best one.
 
-Where a network was trained to restore what was hidden from it, its last layers serve that, and the
-classes are read best from the middle. Which layer is best is chosen without the test split.
+After masked-image pre-training the last layers serve reconstruction, and the best features are in
+the middle. The best layer is selected without the test split.
 """
 
 import re
@@ -19,11 +19,11 @@ from jssl.evaluate.table import LINEAR_BATCH, SOFTMAX_REGRESSION, linear_protoco
 from jssl.types import Array
 
 LAYER = re.compile(r"(layer|block_group|conv)(\d+)")
-HELD_OUT = 5  # one in so many training examples chooses the layer
+HELD_OUT = 5  # one in HELD_OUT training examples is held out to select the layer
 
 
 def layer_names(named: Mapping[str, Any]) -> tuple[str, ...]:
-    """The intermediates that are layers, from the first to the last.
+    """Returns the intermediates that are layers, from first to last.
 
     Raises:
         UserError: there are none.
@@ -32,17 +32,17 @@ def layer_names(named: Mapping[str, Any]) -> tuple[str, ...]:
         >>> layer_names({'projection': 0, 'layer10': 0, 'layer2': 0})
         ('layer2', 'layer10')
     """
-    found = [(int(match[2]), name) for name in named if (match := LAYER.fullmatch(name))]
-    if not found:
+    layers = [(int(match[2]), name) for name in named if (match := LAYER.fullmatch(name))]
+    if not layers:
         raise UserError(
-            "Protocol 'layers' looks at the intermediates layerN, block_groupN or convN; this "
+            "Protocol 'layers' needs the intermediates layerN, block_groupN or convN; this "
             f"network has {', '.join(named) or 'none'}. Type --protocol=knn,linear."
         )
-    return tuple(name for _, name in sorted(found))
+    return tuple(name for _, name in sorted(layers))
 
 
 def all_layers(embed_fn: Callable[..., Any]) -> Callable[[Any, Array], Array]:
-    """Makes of `embed` one function of every layer, side by side: maps as means over places."""
+    """Wraps `embed` to return all layers, concatenated; maps are averaged over positions."""
 
     def joined(state: Any, images: Array) -> Array:
         _, named = embed_fn(state, images)
@@ -74,26 +74,26 @@ def layer_rows(
 
     Args:
         embed_fn: `(state, images) -> (features, intermediates)`, pure.
-        state: of the method; only read.
+        state: of the method; read only.
         train_source, test_source: labelled examples of the same classes.
         size: side of the images in pixels.
-        batch_size: images at a time.
+        batch_size: images per batch.
         train_transform, test_transform: on the host, as for evaluation.
         epochs: of `fit_linear`.
         seed: of the held-out examples and of `fit_linear`.
-        pooling: in words, what the layers are; maps that `embed_fn` still gives are averaged.
+        pooling: text of how layers are pooled; maps that `embed_fn` returns are averaged.
 
     Returns:
-        A row a layer, of the form of `jssl.evaluate.probe_rows`, each with `validation_top1`, of a
-        classifier that did not see a fifth of the train split, on that fifth. The layer where it is
-        largest is marked `best`, the last one `last`.
+        A row per layer, as of `jssl.evaluate.probe_rows`, each with `validation_top1`, the accuracy
+        on a held-out fifth of the train split of a classifier trained on the rest. The layer with
+        the largest is marked `best`, the last one `last`.
 
     Raises:
         UserError: no layers among the intermediates, no labels.
 
-    Reference: the best layer of all: Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254,
-        whose official code, https://github.com/microsoft/unilm/tree/master/beit, takes it by the
-        test split.
+    Reference: the best layer: Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254, whose
+        official code, https://github.com/microsoft/unilm/tree/master/beit, selects it by the test
+        split.
     """
     K = train_source.num_classes
     if K < 2 or test_source.num_classes != K:
@@ -111,17 +111,17 @@ def layer_rows(
         sources.append((np.split(x, np.cumsum(widths)[:-1], axis=1), y))
     (train, labels), (test, test_labels) = sources
     order = np.random.default_rng(seed).permutation(len(labels))
-    held, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
+    held_out, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
 
-    def top1(x: Any, y: Any, other: Any, truth: Any) -> dict[str, Any]:
+    def accuracy(x: Any, y: Any, test_x: Any, test_y: Any) -> dict[str, Any]:
         fit = fit_linear(x, y, num_classes=K, epochs=epochs, batch_size=LINEAR_BATCH, seed=seed)
-        return linear_accuracy(fit.head, other, truth)
+        return linear_accuracy(fit.head, test_x, test_y)
 
     rows = []
-    for name, x, other in zip(names, train, test, strict=True):
-        chosen = top1(x[kept], labels[kept], x[held], labels[held])["top1"]
-        scores = top1(x, labels, other, test_labels)
-        rows.append({"layer": name, "validation_top1": chosen, "scores": scores, "dim": x.shape[1]})
+    for name, x, test_x in zip(names, train, test, strict=True):
+        top1 = accuracy(x[kept], labels[kept], x[held_out], labels[held_out])["top1"]
+        scores = accuracy(x, labels, test_x, test_labels)
+        rows.append({"layer": name, "validation_top1": top1, "scores": scores, "dim": x.shape[1]})
     protocol = linear_protocol(
         epochs=epochs, bank=len(labels), queries=len(test_labels), name=test_source.name
     )
@@ -130,18 +130,18 @@ def layer_rows(
 
 def _marked(rows: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
     best = int(np.argmax([row["validation_top1"] for row in rows]))
-    found = []
+    marked = []
     for i, row in enumerate(rows):
-        words = protocol
+        text = protocol
         if i == best:
-            words += f"; best of {len(rows)} layers on a held-out fifth of the train split"
+            text += f"; best of {len(rows)} layers on a held-out fifth of the train split"
         if i == len(rows) - 1:
-            words += "; the last layer"
-        scores = number(row["scores"], f"trained {row['layer']}", row["dim"], words)
-        found.append(
+            text += "; the last layer"
+        scores = number(row["scores"], f"trained {row['layer']}", row["dim"], text)
+        marked.append(
             {
                 "probe": SOFTMAX_REGRESSION,
-                "protocol": words,
+                "protocol": text,
                 "top1": {"trained": scores["top1"]},
                 "numbers": {"trained": scores},
                 "layer": row["layer"],
@@ -150,4 +150,4 @@ def _marked(rows: Sequence[dict[str, Any]], protocol: str) -> list[dict[str, Any
                 "last": i == len(rows) - 1,
             }
         )
-    return found
+    return marked

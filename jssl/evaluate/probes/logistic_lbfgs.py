@@ -1,4 +1,4 @@
-"""L2-regularised logistic regression by L-BFGS on the device, along a grid of regularisers.
+"""L2-regularised logistic regression by L-BFGS on the device, for a grid of regularisers.
 
     minimise over W, b:   sum_i l(W^T x_i + b, y_i) + lambda/2 |W|^2      reduction 'sum'
                          mean_i l(W^T x_i + b, y_i) + lambda/2 |W|^2      reduction 'mean'
@@ -7,13 +7,13 @@ The bias is not penalised; l is the cross entropy of the softmax, or, with sever
 over classes of that of the sigmoid. scikit-learn's C is 1/lambda of 'sum', 1/(lambda M) of 'mean',
 and twice that for the softmax of two classes, where it has one kernel w and this has -w/2, w/2.
 
-The grid is walked from the largest lambda to the smallest, each fit from the one before. What makes
-it quick, with X [M,D] read twice in an iteration and nothing else of its size:
+The grid is fitted from the largest lambda to the smallest, each starting from the last solution. An
+iteration reads X [M,D] twice, and nothing else of its size. It is fast for three reasons:
 
-* L-BFGS begins its products from P^-1, P = c Cov(x) + lambda I, in place of a multiple of I. With
-  c the mean of p (1 - p) over examples and classes, P is close to the Hessian.
-* Its pairs (s, y) outlive lambda: those of the next objective are (s, y + (lambda' - lambda) s).
-* The logits move on a line, Z + t X d, so that a line search does not touch X.
+* L-BFGS uses P^-1, P = c Cov(x) + lambda I, as its initial inverse Hessian, not a multiple of I.
+  With c the mean of p (1 - p) over examples and classes, P is close to the Hessian.
+* Pairs (s, y) are kept for the next lambda': they become (s, y + (lambda' - lambda) s).
+* The logits move along a line, Z + t X d, so that a line search does not read X.
 """
 
 import functools
@@ -32,21 +32,21 @@ from jssl.types import Array
 # Of SimCLR, appendix B.8, and BYOL, appendix D: 45 from 1e-6 to 1e5, equal steps of the logarithm.
 REGULARIZERS: tuple[float, ...] = tuple(float(x) for x in np.logspace(-6, 5, 45))
 REDUCTIONS = ("sum", "mean")
-IGNORED = -1  # a label of several that does not count
+IGNORED = -1  # a multi-label entry that is ignored
 MEMORY = 16  # pairs (s, y)
 TRIALS = 25  # of a line search
-SLOPE = 0.4  # to which share of the first slope a line search goes
+SLOPE = 0.4  # a line search ends at this fraction of the initial slope
 
 
 class LogisticPath(NamedTuple):
-    """One classifier for each regulariser, in the order in which they were given.
+    """One classifier for each regulariser, in the given order.
 
     Attributes:
-        heads: kernels float32 [R,D,K] and biases float32 [R,K], for features as they were given.
+        heads: kernels float32 [R,D,K] and biases float32 [R,K], for the given features.
         regularizers: lambda, float64 [R].
         objectives: float64 [R], mean loss + lambda/2 |W|^2 with lambda on the scale of the mean.
-        gradients: float64 [R], the largest entry of that one's gradient.
-        iterations: int [R], of L-BFGS, from the fit before.
+        gradients: float64 [R], largest absolute entry of the gradient of that objective.
+        iterations: int [R], of L-BFGS, since the previous fit.
     """
 
     heads: LinearHead
@@ -56,7 +56,7 @@ class LogisticPath(NamedTuple):
     iterations: np.ndarray
 
     def head(self, row: int) -> LinearHead:
-        """The classifier of the row-th regulariser."""
+        """Returns the classifier of the row-th regulariser."""
         return LinearHead(self.heads.kernel[row], self.heads.bias[row])
 
 
@@ -76,23 +76,23 @@ def fit_logistic(
 
     Args:
         features: float [M,D].
-        labels: int [M] in [0,K), one class each; or int [M,K] of 1, 0 and -1 (does not count), any
-            number of classes each, one against the rest.
+        labels: int [M] in [0,K), one class each; or int [M,K] of 1, 0 and -1 (ignored), any
+            number of classes each, one-vs-rest.
         num_classes: K.
         regularizers: lambda, each above 0, in any order.
-        reduction: 'sum' or 'mean', the loss that lambda is weighed against. The papers give the
-            grid, and do not say of which.
+        reduction: 'sum' or 'mean' of the losses, to which the penalty is added. The papers give
+            the grid, but not which.
         tolerance: a fit ends when no entry of the gradient of mean loss + lambda/2 |W|^2 is
-            larger: scikit-learn's `tol`, of which the default is 1e-4.
+            larger: scikit-learn's `tol`, whose default is 1e-4.
         max_iterations: for each regulariser.
 
     Returns:
-        A `LogisticPath`; its `gradients` tell where `max_iterations` or float32 came before the
-        tolerance.
+        A `LogisticPath`; its `gradients` show which fits stopped at `max_iterations` or at the
+        limit of float32 before the tolerance.
 
     Raises:
         UserError: labels outside the classes, features not finite, a regulariser not above 0.
-        ValueError: other shapes, or another reduction.
+        ValueError: wrong shapes, or unknown reduction.
 
     Example:
         >>> x, y = np.array([[0.0], [1.0], [9.0], [10.0]]), np.array([0, 0, 1, 1])
@@ -110,7 +110,7 @@ def fit_logistic(
     order = np.argsort(-grid, kind="stable")
     scaled = grid / (len(features) if reduction == "sum" else 1)
     x, mean, covariance = _centred(jnp.asarray(features, jnp.float32))
-    # On the host: for a TPU an eigendecomposition of this size takes many minutes to compile.
+    # On the host: on a TPU an eigendecomposition of this size takes many minutes to compile.
     spectrum, axes = np.linalg.eigh(np.asarray(covariance))
     kernels, biases, numbers = _walk(
         x,
@@ -155,9 +155,9 @@ def _check(features: Any, labels: Any, K: int, grid: np.ndarray, reduction: str)
 
 
 class _Memory(NamedTuple):
-    s: Array  # [MEMORY,D+1,K], round and round
+    s: Array  # [MEMORY,D+1,K], a ring buffer
     y: Array
-    written: Array  # int32 [], how many so far
+    written: Array  # int32 [], number of pairs written so far
 
 
 class _Point(NamedTuple):
@@ -166,13 +166,13 @@ class _Point(NamedTuple):
     g: Array  # [D+1,K], of the objective
     memory: _Memory
     iterations: Array
-    moved: Array  # bool [], whether the last line search went anywhere
+    moved: Array  # bool [], whether the last line search changed w
 
 
 @jax.jit
 def _centred(features: Array) -> tuple[Array, Array, Array]:
-    """Features less their mean, the mean, and the covariance [D,D]."""
-    # The bias, which is not penalised, takes up the mean: the same problem, better conditioned.
+    """Returns features minus their mean, the mean, and the covariance [D,D]."""
+    # The bias, which is not penalised, absorbs the mean: the same problem, better conditioned.
     mean = jnp.mean(features, axis=0)
     x = features - mean[None, :]
     return x, mean, _dot(x.T, x) / len(x)
@@ -181,11 +181,11 @@ def _centred(features: Array) -> tuple[Array, Array, Array]:
 @functools.partial(jax.jit, static_argnames=("num_classes", "max_iterations"))
 def _walk(x, mean, spectrum, axes, labels, grid, tolerance, *, num_classes, max_iterations):
     (M, D), K = x.shape, num_classes
-    # What float32 cannot tell from 0 is not divided by; and of M centred examples at most M - 1
-    # directions are more than rounding, which P^-1 would blow up: there W is exactly 0.
+    # Do not divide by eigenvalues that are 0 up to float32 rounding. M centred examples span at
+    # most M - 1 directions; the rest is rounding, which P^-1 would amplify: there W is exactly 0.
     spectrum = jnp.maximum(spectrum, 1e-6 * spectrum[-1])
-    seen = jnp.arange(D) >= D - (M - 1)
-    several = labels.ndim == 2
+    spanned = jnp.arange(D) >= D - (M - 1)
+    multilabel = labels.ndim == 2
     loss_of, residual_of = _losses(labels, K)
     penalised = jnp.append(jnp.ones((D,)), 0.0)[:, None]
 
@@ -193,8 +193,8 @@ def _walk(x, mean, spectrum, axes, labels, grid, tolerance, *, num_classes, max_
         return _dot(x, w[:D]) + w[D][None, :]
 
     def gradient(w: Array, residual: Array, lam: Array) -> Array:
-        # The row of zeros makes XLA write the transposed operand out: on the CPU its product with
-        # one that is only read as transposed takes six times as long.
+        # The row of zeros makes XLA materialise the transposed operand: on the CPU the product with
+        # a transposed view takes six times as long.
         rows = jnp.concatenate([residual.T, jnp.zeros((1, M))])
         total = jnp.append(_dot(rows, x)[:K].T, jnp.sum(residual, axis=0)[None, :], axis=0)
         return total / M + lam * penalised * w
@@ -207,11 +207,11 @@ def _walk(x, mean, spectrum, axes, labels, grid, tolerance, *, num_classes, max_
         curvature = jnp.maximum(spread, 1e-6)
 
         def precondition(g: Array) -> Array:
-            scale = jnp.where(seen, 1.0 / (curvature * spectrum + lam), 0.0)
+            scale = jnp.where(spanned, 1.0 / (curvature * spectrum + lam), 0.0)
             inner = _dot(axes, scale[:, None] * _dot(axes.T, g[:D]))
             d = jnp.append(inner, g[D:] / curvature, axis=0)
-            # The softmax does not see what all classes share, and the penalty makes it 0.
-            return d if several else d - jnp.mean(d, axis=1, keepdims=True)
+            # The softmax ignores a shift common to all classes, and the penalty makes it 0.
+            return d if multilabel else d - jnp.mean(d, axis=1, keepdims=True)
 
         def unfinished(p: _Point) -> Array:
             far = jnp.max(jnp.abs(p.g)) > tolerance
@@ -236,20 +236,20 @@ def _walk(x, mean, spectrum, axes, labels, grid, tolerance, *, num_classes, max_
 
     shape = MEMORY, D + 1, K
     empty = _Memory(jnp.zeros(shape), jnp.zeros(shape), jnp.int32(0))
-    _, found = jax.lax.scan(one, (jnp.zeros((D + 1, K)), empty, grid[0]), grid)
-    return found
+    _, results = jax.lax.scan(one, (jnp.zeros((D + 1, K)), empty, grid[0]), grid)
+    return results
 
 
 def _dot(a: Array, b: Array) -> Array:
-    # Full float32 also where the accelerator's matmul would round: the optimum is the result.
+    # Full float32, also on accelerators that round in matmul: the optimum is the result.
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _losses(labels: Array, K: int) -> tuple[Any, Any]:
-    """Of logits [M,K]: the losses [M]; and (their derivatives [M,K], the mean of p (1 - p))."""
-    several = labels.ndim == 2
-    counts = (labels != IGNORED).astype(jnp.float32) if several else None
-    target = (labels == 1) if several else (labels[:, None] == jnp.arange(K)[None, :])
+    """Returns two functions of logits [M,K]: losses [M]; (derivatives [M,K], mean of p (1 - p))."""
+    multilabel = labels.ndim == 2
+    counts = (labels != IGNORED).astype(jnp.float32) if multilabel else None
+    target = (labels == 1) if multilabel else (labels[:, None] == jnp.arange(K)[None, :])
     target = target.astype(jnp.float32)
 
     def loss_of(z: Array) -> Array:
@@ -258,7 +258,7 @@ def _losses(labels: Array, K: int) -> tuple[Any, Any]:
         return jax.nn.logsumexp(z, axis=1) - jnp.sum(target * z, axis=1)
 
     def residual_of(z: Array) -> tuple[Array, Array]:
-        p = jax.nn.sigmoid(z) if several else jax.nn.softmax(z, axis=1)
+        p = jax.nn.sigmoid(z) if multilabel else jax.nn.softmax(z, axis=1)
         residual, spread = p - target, p * (1.0 - p)
         if counts is not None:
             residual, spread = counts * residual, counts * spread
@@ -268,7 +268,7 @@ def _losses(labels: Array, K: int) -> tuple[Any, Any]:
 
 
 def _two_loops(g: Array, memory: _Memory, precondition: Any) -> Array:
-    """H g, with H the L-BFGS estimate of the inverse Hessian that begins from P^-1."""
+    """Computes H g, with H the L-BFGS estimate of the inverse Hessian, initialised by P^-1."""
     ages = jnp.arange(MEMORY)
     slots = (memory.written - 1 - ages) % MEMORY  # the newest first
     products = jnp.sum(memory.s * memory.y, axis=(1, 2))[slots]
@@ -289,7 +289,7 @@ def _two_loops(g: Array, memory: _Memory, precondition: Any) -> Array:
 
 
 def _shifted(memory: _Memory, change: Array, penalised: Array) -> _Memory:
-    """The pairs of the objective whose lambda is larger by `change`: y + change s, bias apart."""
+    """Returns the pairs for a lambda larger by `change`: y + change s, except for the bias."""
     return memory._replace(y=memory.y + change * penalised[None] * memory.s)
 
 
@@ -301,10 +301,10 @@ def _remember(memory: _Memory, s: Array, y: Array) -> _Memory:
 
 
 def _line_search(residual_of, z, moves, M, slope_of_penalty, curvature_of_penalty) -> Array:
-    """A step at which the slope along the direction is small: a bracket, then regula falsi.
+    """Finds a step where the slope along the direction is small: a bracket, then regula falsi.
 
-    The objective is convex: its slope rises along the line, and one change of sign holds the
-    minimum. Slopes are compared, not values: near the optimum float32 values are all the same.
+    The objective is convex: its slope increases along the line, and changes sign at the minimum.
+    Slopes are compared, not values: near the optimum float32 values are all equal.
     """
 
     def slope(t: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The transfer protocol on frozen features: the regulariser is chosen on validation, then refit."""
+"""Logistic regression on frozen features: the regulariser is selected on validation, then refit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,17 +14,17 @@ from jssl.evaluate.probes.softmax_regression import LinearHead, linear_accuracy
 from jssl.evaluate.table import number
 from jssl.types import Array
 
-HELD_OUT = 5  # one in so many training examples of a class chooses the regulariser
-RAW_SIDE = 32  # to which raw pixels are averaged: the fit is cubic in their number
+HELD_OUT = 5  # one in HELD_OUT training examples of a class is held out to select the regulariser
+RAW_SIDE = 32  # raw pixels are averaged to this side: the cost is cubic in their number
 
 
 class Selection(NamedTuple):
-    """What `select_logistic` found.
+    """The result of `select_logistic`.
 
     Attributes:
         head: the classifier, fitted on training and validation examples together.
-        regularizer: lambda that was chosen.
-        validation: float64 [R], score of each lambda, fitted on the training examples alone.
+        regularizer: the selected lambda.
+        validation: float64 [R], score of each lambda, fitted on the training examples only.
         gradient: of the refit, see `LogisticPath`.
     """
 
@@ -43,16 +43,16 @@ def select_logistic(
     reduction: str = "mean",
     score: Callable[[LinearHead, Any, Any], float] | None = None,
 ) -> Selection:
-    """Chooses lambda by its score on validation examples, and fits again on both.
+    """Selects lambda by its score on validation examples, and fits again on both.
 
-    It is given no test example. Of equally good values the largest is taken.
+    Test examples are not used. Of equally good values the largest is selected.
 
     Args:
         train, validation: features float [M,D] and labels each, as `fit_logistic` takes them.
         num_classes: K.
-        regularizers: lambda, to choose from.
+        regularizers: values of lambda to select from.
         reduction: 'sum' or 'mean', see `fit_logistic`.
-        score: `(head, features, labels) -> float`, the higher the better; top-1 when None.
+        score: `(head, features, labels) -> float`, higher is better; top-1 if None.
 
     Returns:
         A `Selection`.
@@ -62,8 +62,8 @@ def select_logistic(
 
     Example:
         >>> x, y = np.eye(3).repeat(4, axis=0), np.arange(3).repeat(4)
-        >>> found = select_logistic((x, y), (x, y), num_classes=3, regularizers=(1e-3, 1e-2))
-        >>> found.regularizer, found.validation
+        >>> result = select_logistic((x, y), (x, y), num_classes=3, regularizers=(1e-3, 1e-2))
+        >>> result.regularizer, result.validation
         (0.01, array([1., 1.]))
 
     Reference: SimCLR, https://arxiv.org/abs/2002.05709, appendix B.8; BYOL,
@@ -73,15 +73,15 @@ def select_logistic(
         *train, num_classes=num_classes, regularizers=regularizers, reduction=reduction
     )
     score = score or (lambda head, x, y: linear_accuracy(head, x, y)["top1"])
-    found = np.array([score(path.head(i), *validation) for i in range(len(path.regularizers))])
-    best = float(path.regularizers[found == found.max()].max())
+    scores = np.array([score(path.head(i), *validation) for i in range(len(path.regularizers))])
+    best = float(path.regularizers[scores == scores.max()].max())
     x, y = (np.concatenate(parts) for parts in zip(train, validation, strict=True))
     refit = fit_logistic(x, y, num_classes=num_classes, regularizers=(best,), reduction=reduction)
-    return Selection(refit.head(0), best, found, float(refit.gradients[0]))
+    return Selection(refit.head(0), best, scores, float(refit.gradients[0]))
 
 
 def small_pixels(state: Any, images: Array) -> tuple[Array, Mapping[str, Array]]:
-    """Raw pixels, as `raw_pixels`, of a picture averaged to at most `RAW_SIDE` a side.
+    """Returns raw pixels, as `raw_pixels`, of images averaged to a side of at most `RAW_SIDE`.
 
     Example:
         >>> small_pixels(None, np.zeros((2, 224, 224, 3), np.uint8))[0].shape
@@ -103,24 +103,24 @@ def logistic_row(
     reduction: str = "mean",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Logistic regression on several feature sets of the same examples.
+    """Fits logistic regression on several feature sets of the same examples.
 
-    A fifth of every class of the training examples is held out to choose the regulariser; the test
-    examples are looked at once, by the classifier that was fitted last.
+    A fifth of each class of the training examples is held out to select the regulariser; the test
+    examples are used once, by the last classifier.
 
     Args:
         sets: kind -> (train features [M,D], train labels [M], test features [Q,D], test labels
-            [Q]); kinds are most often 'trained', 'untrained' and 'raw pixels'.
+            [Q]); kinds are usually 'trained', 'untrained' and 'raw pixels'.
         num_classes: K.
         name: of the data set.
-        feature: what was taken of the networks.
-        regularizers: lambda, to choose from.
+        feature: name of the feature.
+        regularizers: values of lambda to select from.
         reduction: 'sum' or 'mean', see `fit_logistic`.
-        seed: of the examples that are held out.
+        seed: of the held-out examples.
 
     Returns:
-        A row of the form of `jssl.evaluate.probe_rows`; each number also has `regularizer`,
-        `validation_top1` of that one, and `gradient` of the last fit.
+        A row as of `jssl.evaluate.probe_rows`; each number also has `regularizer`, its
+        `validation_top1`, and `gradient` of the last fit.
 
     Raises:
         UserError, ValueError: as `fit_logistic`.
@@ -136,11 +136,11 @@ def logistic_row(
     grid = sorted(regularizers)
     for kind, (train_x, train_y, test_x, test_y) in sets.items():
         train_x, train_y = np.asarray(train_x), np.asarray(train_y)
-        held = label_subset(train_y, fraction=1 / HELD_OUT, seed=seed)
-        kept = np.setdiff1d(np.arange(len(train_y)), held)
-        found = select_logistic(
+        held_out = label_subset(train_y, fraction=1 / HELD_OUT, seed=seed)
+        kept = np.setdiff1d(np.arange(len(train_y)), held_out)
+        selection = select_logistic(
             (train_x[kept], train_y[kept]),
-            (train_x[held], train_y[held]),
+            (train_x[held_out], train_y[held_out]),
             num_classes=num_classes,
             regularizers=regularizers,
             reduction=reduction,
@@ -151,14 +151,14 @@ def logistic_row(
             f"losses, chosen by top-1 on a held-out fifth of the train split (seed {seed}), fitted "
             f"again on all {len(train_y):,} train, L-BFGS, {len(test_y):,} test examples of {name}"
         )
-        words = "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
-        scores = linear_accuracy(found.head, test_x, test_y)
-        chosen = protocol.replace("L2 of one", f"L2 lambda = {found.regularizer:.3g}, one")
-        numbers[kind] = number(scores, words, train_x.shape[1], chosen)
+        text = "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
+        scores = linear_accuracy(selection.head, test_x, test_y)
+        details = protocol.replace("L2 of one", f"L2 lambda = {selection.regularizer:.3g}, one")
+        numbers[kind] = number(scores, text, train_x.shape[1], details)
         numbers[kind] |= {
-            "regularizer": found.regularizer,
-            "validation_top1": float(found.validation.max()),
-            "gradient": found.gradient,
+            "regularizer": selection.regularizer,
+            "validation_top1": float(selection.validation.max()),
+            "gradient": selection.gradient,
         }
-    top1 = {kind: found["top1"] for kind, found in numbers.items()}
+    top1 = {kind: entry["top1"] for kind, entry in numbers.items()}
     return {"probe": "logistic", "protocol": protocol, "top1": top1, "numbers": numbers}

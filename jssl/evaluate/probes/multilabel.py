@@ -1,4 +1,4 @@
-"""Logistic regression on frozen features of images that have several labels, judged by mean AP."""
+"""Logistic regression on frozen features of images with several labels, evaluated by mean AP."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from jssl.evaluate.probes.softmax_regression import LinearHead
 from jssl.evaluate.table import metric_row
 from jssl.metrics.average_precision import mean_average_precision
 
-# definition -> how the table calls it
+# definition -> name in the table
 METRICS = {"voc2007": "11-point mAP", "voc2010": "area mAP"}
-RESAMPLES = 200  # of the test images, for an interval
+RESAMPLES = 200  # bootstrap samples of the test images, for an interval
 
 
 def select_multilabel(
@@ -24,14 +24,13 @@ def select_multilabel(
     regularizers: Sequence[float] = REGULARIZERS,
     definition: str = "voc2007",
 ) -> Selection:
-    """Chooses one lambda for all classes by mean AP on validation images, and fits again on both.
+    """Selects one lambda for all classes by mean AP on validation images, and fits again on both.
 
-    It is given no test image. Of equally good values the largest is taken.
+    Test images are not used. Of equally good values the largest is selected.
 
     Args:
-        train, validation: features float [M,D] and labels int [M,K] of 1, 0 and -1 (does not
-            count) each.
-        regularizers: lambda, to choose from.
+        train, validation: features float [M,D] and labels int [M,K] of 1, 0 and -1 (ignored).
+        regularizers: values of lambda to select from.
         definition: of average precision, see `average_precision`.
 
     Returns:
@@ -42,24 +41,24 @@ def select_multilabel(
 
     Example:
         >>> x, y = np.eye(3).repeat(4, axis=0), np.eye(3, dtype=int).repeat(4, axis=0)
-        >>> found = select_multilabel((x, y), (x, y), regularizers=(1e-3, 1e-2))
-        >>> found.regularizer, found.validation
+        >>> result = select_multilabel((x, y), (x, y), regularizers=(1e-3, 1e-2))
+        >>> result.regularizer, result.validation
         (0.01, array([1., 1.]))
 
     Reference: BYOL, https://arxiv.org/abs/2006.07733, appendix D: one against the rest, 11 points.
     """
     num_classes = np.shape(train[1])[1]
     path = fit_logistic(*train, num_classes=num_classes, regularizers=regularizers)
-    found = np.array(
+    values = np.array(
         [
             _mean_ap(_scores(path.head(i), validation[0]), validation[1], definition)
             for i in range(len(path.regularizers))
         ]
     )
-    best = float(path.regularizers[found == found.max()].max())
+    best = float(path.regularizers[values == values.max()].max())
     x, y = (np.concatenate(parts) for parts in zip(train, validation, strict=True))
     refit = fit_logistic(x, y, num_classes=num_classes, regularizers=(best,))
-    return Selection(refit.head(0), best, found, float(refit.gradients[0]))
+    return Selection(refit.head(0), best, values, float(refit.gradients[0]))
 
 
 def multilabel_rows(
@@ -70,15 +69,15 @@ def multilabel_rows(
     regularizers: Sequence[float] = REGULARIZERS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """The rows of 11-point and area mean AP of several feature sets of the same images.
+    """Computes 11-point and area mean AP of several feature sets of the same images.
 
     Args:
         sets: kind -> three pairs, of train, validation and test: features float [M,D] and labels
-            int [M,K] of 1, 0 and -1. The test images are looked at once.
+            int [M,K] of 1, 0 and -1. The test images are used once.
         name: of the data set.
-        feature: what was taken of the networks.
-        regularizers: lambda, to choose from.
-        seed: of the interval's resamples.
+        feature: name of the feature.
+        regularizers: values of lambda to select from.
+        seed: of the bootstrap.
 
     Returns:
         Two rows of `metric_row`; each number also has `regularizer`, `validation_map` and
@@ -96,11 +95,11 @@ def multilabel_rows(
     rows: dict[str, dict[str, Any]] = {}
     grid = sorted(regularizers)
     for kind, (train, validation, (test_x, test_y)) in sets.items():
-        chosen = select_multilabel(train, validation, regularizers=regularizers)
-        scores = _scores(chosen.head, test_x)
-        words = (
+        selection = select_multilabel(train, validation, regularizers=regularizers)
+        scores = _scores(selection.head, test_x)
+        protocol = (
             "one-vs-rest logistic regression on cached features as they are, no augmentation, L2 "
-            f"lambda = {chosen.regularizer:.3g}, one of {len(grid)} from {grid[0]:g} to "
+            f"lambda = {selection.regularizer:.3g}, one of {len(grid)} from {grid[0]:g} to "
             f"{grid[-1]:g} beside the mean of the losses, chosen by 11-point mAP on "
             f"{len(validation[1]):,} validation images, fitted again on all "
             f"{len(train[1]) + len(validation[1]):,}, L-BFGS, difficult ones left out, "
@@ -114,13 +113,13 @@ def multilabel_rows(
                 definition=definition,
                 metric=metric,
                 feature="raw pixels" if kind == "raw pixels" else f"{kind} {feature}",
-                protocol=words,
+                protocol=protocol,
                 kind=kind,
                 seed=seed,
             )
             row["numbers"][kind] |= {
-                "regularizer": chosen.regularizer,
-                "validation_map": float(chosen.validation.max()),
+                "regularizer": selection.regularizer,
+                "validation_map": float(selection.validation.max()),
                 "average_precision": each,
             }
             rows.setdefault(metric, row)["numbers"].update(row["numbers"])
@@ -136,16 +135,16 @@ def average_precision_row(
     seed: int = 0,
     **words: str,
 ) -> tuple[dict[str, Any], list[float | None]]:
-    """A row of mean AP, with the bootstrap's interval over images; and the AP of each class.
+    """Returns a row of mean AP, with a bootstrap interval over images, and the AP of each class.
 
-    A class without positives has None, and does not count.
+    A class without positives has None, and is left out of the mean.
 
     Args:
         probe: see `metric_row`.
         scores: float [M,K].
-        labels: int [M,K] of 1, 0 and -1 (does not count).
+        labels: int [M,K] of 1, 0 and -1 (ignored).
         definition: see `average_precision`.
-        seed: of the resamples.
+        seed: of the bootstrap.
         **words: `metric`, `feature`, `protocol` and `kind` of `metric_row`.
 
     Example:
@@ -159,12 +158,12 @@ def average_precision_row(
     """
     mean, each = mean_average_precision(scores, labels == 1, labels == -1, definition=definition)
     rng = np.random.default_rng(seed)
-    drawn: list[float] = []
-    while len(drawn) < RESAMPLES:
+    resampled: list[float] = []
+    while len(resampled) < RESAMPLES:
         rows = rng.integers(0, len(labels), len(labels))
         if (labels[rows] == 1).any():
-            drawn.append(_mean_ap(scores[rows], labels[rows], definition))
-    interval = np.quantile(drawn, (0.025, 0.975))
+            resampled.append(_mean_ap(scores[rows], labels[rows], definition))
+    interval = np.quantile(resampled, (0.025, 0.975))
     row = metric_row(probe, value=mean, ci95=interval.tolist(), count=len(labels), **words)
     return row, [None if np.isnan(value) else float(value) for value in each]
 

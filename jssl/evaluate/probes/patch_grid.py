@@ -2,9 +2,9 @@
 
     logits = mean over r, c of ( W^T (z_rc - m) / s + b ),     m, s of each channel over all z
 
-It is fitted on cached features by `fit_linear`: as the probe is linear behind a fixed m and s, the
-mean of the logits is the logits of the mean. The paper trains by Adam with augmented patches and
-m, s of each batch; here is no augmentation, and m, s are those of the whole train split.
+It is fitted on cached features by `fit_linear`: the probe is linear for fixed m and s, so the mean
+of the logits is the logits of the mean. The paper trains by Adam with augmented patches and m, s of
+each batch; here there is no augmentation, and m, s are over the whole train split.
 """
 
 from collections.abc import Callable, Mapping
@@ -80,13 +80,13 @@ def fit_grid(
 
 
 def grid_logits(head: LinearHead, grids: Array) -> Array:
-    """The mean over positions of a 1x1 convolution: float [M,h,w,D] -> float32 [M,K]."""
+    """Computes the mean over positions of a 1x1 convolution: float [M,h,w,D] -> float32 [M,K]."""
     logits = jnp.matmul(grids, head.kernel, precision=jax.lax.Precision.HIGHEST)
     return jnp.mean(logits, axis=(1, 2)) + head.bias[None, :]
 
 
 def raw_grid(*, patch: int, stride: int) -> Callable[[Any, Array], Array]:
-    """`(state, images) -> [B,h,w,patch patch 3]`: the pixels of the patches, as a grid."""
+    """Returns `(state, images) -> [B,h,w,patch patch 3]`, the pixels of the patches as a grid."""
 
     def embed(state: Any, images: Array) -> Array:
         x = augment.extract_patches(augment.to_float(images), patch=patch, stride=stride)
@@ -96,7 +96,7 @@ def raw_grid(*, patch: int, stride: int) -> Callable[[Any, Array], Array]:
 
 
 def grid_protocol(*, epochs: int, bank: int, queries: int, grid: str, name: str) -> str:
-    """The words for a number of the grid probe, all but the feature."""
+    """Returns the protocol text of the grid probe, without the feature."""
     return (
         f"softmax regression on the cached {grid} grid: BN without scale (train statistics), 1x1 "
         "convolution, mean of the logits, no augmentation, zero init, SGD Nesterov 0.9, lr 1/L "
@@ -113,7 +113,7 @@ def grid_row(
     epochs: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The grid probe on several networks, a row of the form that `probe_rows` describes.
+    """Runs the grid probe on several networks; returns a row as `probe_rows` describes.
 
     Args:
         sets: kind -> (train grids [M,h,w,D], train labels [M], test grids [Q,h,w,D], test labels).
@@ -145,10 +145,10 @@ def grid_row(
         fit = fit_grid(train_x, train_y, num_classes=num_classes, epochs=epochs, seed=seed)
         # The mean of the logits is the logits of the mean.
         scores = linear_accuracy(fit.head, np.mean(test_x, axis=(1, 2)), test_y)
-        words = "raw pixels" if kind == "raw pixels" else f"{kind} grid"
+        feature = "raw pixels" if kind == "raw pixels" else f"{kind} grid"
         rate = protocol.replace("lr 1/L", f"lr 1/L = {fit.learning_rate:.3g}")
-        numbers[kind] = number(scores, words, train_x.shape[-1], rate)
-    top1 = {kind: found["top1"] for kind, found in numbers.items()}
+        numbers[kind] = number(scores, feature, train_x.shape[-1], rate)
+    top1 = {kind: entry["top1"] for kind, entry in numbers.items()}
     return {
         "probe": f"{SOFTMAX_REGRESSION} on grid",
         "protocol": protocol,

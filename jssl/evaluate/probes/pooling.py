@@ -1,9 +1,9 @@
-"""How DeepCluster makes features of AlexNet's maps: averages over windows, near 9,600 numbers each.
+"""DeepCluster's pooling of AlexNet's maps: average pooling to about 9,600 features each.
 
-conv1  6 x 6 every 6, 3 px of zeros around   96 x 10 x 10 = 9600
-conv2  4 x 4 every 4                         256 x 6 x 6 = 9216
-conv3  3 x 3 every 3, 1 px of zeros around   384 x 5 x 5 = 9600, conv4 alike
-conv5  2 x 2 every 2                         256 x 6 x 6 = 9216
+conv1  6 x 6, stride 6, zero padding 3   96 x 10 x 10 = 9600
+conv2  4 x 4, stride 4                   256 x 6 x 6 = 9216
+conv3  3 x 3, stride 3, zero padding 1   384 x 5 x 5 = 9600, conv4 the same
+conv5  2 x 2, stride 2                   256 x 6 x 6 = 9216
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 
 from jssl.types import Array
 
-# Side of the window, which is the stride too, and zeros on each side, which count in the average.
+# Side of the window, which is also the stride, and zero padding, which counts in the average.
 WINDOWS = {"conv1": (6, 3), "conv2": (4, 0), "conv3": (3, 1), "conv4": (3, 1), "conv5": (2, 0)}
 POOLED = "conv1 ... conv5 after their ReLU averaged over DeepCluster's windows"
 
 
 def pool_map(name: str, x: Array) -> Array:
-    """A map of AlexNet as the features that DeepCluster's linear classifiers see.
+    """Pools a map of AlexNet to the features of DeepCluster's linear classifiers.
 
     Args:
         name: conv1 ... conv5.
         x: float [B,h,w,c], after its ReLU and before its max-pool. A map smaller than the window,
-            of images much smaller than the paper's 224 px, is averaged whole.
+            of images much smaller than the paper's 224 px, is averaged over all positions.
 
     Returns:
         float32 [B,D].
@@ -46,7 +46,7 @@ def pool_map(name: str, x: Array) -> Array:
 
 
 def pooled_maps(embed_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes of an AlexNet's `embed` one whose conv1 ... conv5 are pooled by `pool_map`.
+    """Wraps an AlexNet's `embed` so that conv1 ... conv5 are pooled by `pool_map`.
 
     Example:
         >>> embed = pooled_maps(lambda state, x: (x, {'conv5': jnp.ones((1, 13, 13, 256))}))

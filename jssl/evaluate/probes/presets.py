@@ -1,4 +1,4 @@
-"""The linear evaluations of the papers, as numbers; `jssl.evaluate.probes.linear_sgd` runs them."""
+"""Settings of the papers' linear evaluations; `jssl.evaluate.probes.linear_sgd` runs them."""
 
 import dataclasses
 import math
@@ -13,8 +13,8 @@ from jssl.errors import UserError, nearest
 from jssl.evaluate.probes.softmax_regression import LinearHead, sgd
 from jssl.types import Array
 
-FEWEST_STEPS = 10  # of an epoch, before a preset's batch is halved for a small data set
-IMAGENET_STEPS = 5005  # of an epoch of ImageNet in batches of 256, which 'inverse' counts in
+FEWEST_STEPS = 10  # per epoch; with fewer a preset's batch is halved
+IMAGENET_STEPS = 5005  # per epoch of ImageNet in batches of 256, the unit of 'inverse'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +22,20 @@ class LinearPreset:
     """The settings of one paper's linear evaluation.
 
     Attributes:
-        epochs: on ImageNet, or on the set that the preset is named after.
+        epochs: on ImageNet, or on the set in the preset's name.
         batch_size: B.
-        lr: base learning rate; the first one is lr B / 256.
+        lr: base learning rate; the initial one is lr B / 256.
         optimizer: 'sgd', or 'adamw' with the betas and epsilon of torch.
         momentum, nesterov: of SGD.
-        weight_decay: of kernel and bias; AdamW's is not in its averages.
+        weight_decay: of kernel and bias; decoupled for AdamW.
         schedule: 'cosine' to 0 without warm-up, 'step', or 'inverse': lr / sqrt(1 + lr wd t), with
-            t the step on ImageNet at the same share of the epochs.
+            t the step on ImageNet at the same fraction of the epochs.
         boundaries: epochs at which 'step' multiplies by `factor`; they scale with the epochs.
         factor: see `boundaries`.
-        per_epoch: the learning rate changes between epochs only.
-        init: of the kernel: 'zeros', 'normal' (N(0, 0.01^2)), 'truncated' (normal of deviation
-            1/sqrt(D), cut at two of them) or 'uniform' (up to 1/sqrt(D), torch's default). The
-            bias starts at 0, with 'uniform' as the kernel.
+        per_epoch: whether the learning rate changes between epochs only.
+        init: of the kernel: 'zeros', 'normal' (N(0, 0.01^2)), 'truncated' (normal with standard
+            deviation 1/sqrt(D), cut at two of them) or 'uniform' (up to 1/sqrt(D), torch's
+            default). The bias starts at 0, or for 'uniform' as the kernel.
         crop: options of the augmentation 'crop_flip'.
     """
 
@@ -57,7 +57,7 @@ class LinearPreset:
 _TF = (("sampler", "tf"), ("resize", "bicubic"))
 _BYOL = (("sampler", "byol"), ("resize", "bicubic"))
 _TORCH = (("sampler", "torchvision"), ("resize", "bilinear"), ("antialias", True))
-# Resized to 256, its central square, and of that 224 x 224 anywhere: 7/8 of the side.
+# Resized to 256, central square, random 224 x 224 crop: 7/8 of the side.
 _WINDOW = (*_TORCH, ("scale", ((7 / 8) ** 2, (7 / 8) ** 2)), ("ratio", (1.0, 1.0)))
 _STEP: dict[str, Any] = {"schedule": "step", "per_epoch": True}
 _CMC: dict[str, Any] = {"boundaries": (30, 40, 50), "factor": 0.2, **_STEP}
@@ -94,7 +94,7 @@ PRESETS: dict[str, LinearPreset] = {
 
 
 def own_preset(config: Any) -> str:
-    """The linear preset of a run's own paper, '' where there is none.
+    """Returns the linear preset of a run's own paper; '' if there is none.
 
     Args:
         config: of the run: `method`, `preset` and `model.name`.
@@ -115,7 +115,7 @@ def own_preset(config: Any) -> str:
 
 
 def find_preset(name: str) -> LinearPreset:
-    """The preset of a name; UserError with the nearest one otherwise."""
+    """Returns the preset of a name; raises UserError with the nearest one if unknown."""
     if name not in PRESETS:
         raise UserError(
             f"Unknown linear preset '{name}': {nearest(name, PRESETS)}. Type --preset=NAME."
@@ -124,7 +124,7 @@ def find_preset(name: str) -> LinearPreset:
 
 
 def preset_rate(preset: LinearPreset, epoch: float, *, epochs: float, batch_size: int) -> float:
-    """The learning rate at an epoch, 0 <= epoch < epochs, which may be a fraction.
+    """Computes the learning rate at an epoch, 0 <= epoch < epochs, which may be a fraction.
 
     Example:
         >>> [preset_rate(PRESETS['moco'], e, epochs=100, batch_size=256) for e in (59.9, 60)]
@@ -148,7 +148,7 @@ def preset_rate(preset: LinearPreset, epoch: float, *, epochs: float, batch_size
 
 
 def fitting_batch(preset: LinearPreset, examples: int) -> int:
-    """The preset's batch size, halved until an epoch has ten steps.
+    """Returns the preset's batch size, halved until an epoch has ten steps.
 
     Example:
         >>> fitting_batch(PRESETS['simclr'], 1281167), fitting_batch(PRESETS['simclr'], 3200)
@@ -161,7 +161,7 @@ def fitting_batch(preset: LinearPreset, examples: int) -> int:
 
 
 def direction(preset: LinearPreset) -> optax.GradientTransformation:
-    """What the learning rate is multiplied with: SGD's or AdamW's direction."""
+    """Returns the update direction of SGD or AdamW, without the learning rate."""
     if preset.optimizer == "adamw":
         return optax.chain(
             optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
@@ -171,19 +171,19 @@ def direction(preset: LinearPreset) -> optax.GradientTransformation:
 
 
 def crop_ranges(preset: LinearPreset) -> dict[str, tuple[float, float]]:
-    """`area` and `ratio` of the crops, for `jssl.data.HostCrop`, where the preset has its own.
+    """Returns `area` and `ratio` of the crops for `jssl.data.HostCrop`, if the preset has its own.
 
     Example:
         >>> crop_ranges(PRESETS['cmc_alexnet']), crop_ranges(PRESETS['simclr'])
         ({'area': (0.2, 1.0)}, {})
     """
-    found = dict(preset.crop)
-    return {new: found[k] for k, new in (("scale", "area"), ("ratio", "ratio")) if k in found}
+    crop = dict(preset.crop)
+    return {new: crop[k] for k, new in (("scale", "area"), ("ratio", "ratio")) if k in crop}
 
 
 def first_head(preset: LinearPreset, key: Array, D: int, K: int) -> LinearHead:
-    """The head before training: kernel [D,K] and bias [K] as the preset says."""
-    key = jax.random.fold_in(key, 2**31 - 1)  # no step's key
+    """Returns the initial head of the preset: kernel [D,K] and bias [K]."""
+    key = jax.random.fold_in(key, 2**31 - 1)  # not the key of a step
     if preset.init == "uniform":
         uniform = jax.random.uniform(key, (D + 1, K), minval=-1.0, maxval=1.0) / D**0.5
         return LinearHead(uniform[:D], uniform[D])
@@ -196,9 +196,9 @@ def first_head(preset: LinearPreset, key: Array, D: int, K: int) -> LinearHead:
 
 
 def describe(preset: LinearPreset, record: dict[str, Any], train: Any, test: Any, size: int) -> str:
-    """One line with everything that a number depends on."""
+    """Returns the protocol text: one line with everything that the result depends on."""
     edges = ", ".join(f"{b * record['epochs'] / preset.epochs:g}" for b in preset.boundaries)
-    course = {
+    schedule = {
         "cosine": "cosine",
         "step": f"x{preset.factor:g} at epochs {edges}",
         "inverse": "/ sqrt(1 + lr wd t)",
@@ -208,7 +208,7 @@ def describe(preset: LinearPreset, record: dict[str, Any], train: Any, test: Any
     return (
         f"linear, preset {record['preset']}: frozen {record['feature']} ({record['dim']}-d) in "
         f"evaluation mode, train images cropped and flipped at random at {size} px, {rule}, lr "
-        f"{record['learning_rate']:g} {course}{' per epoch' if preset.per_epoch else ''}, weight "
+        f"{record['learning_rate']:g} {schedule}{' per epoch' if preset.per_epoch else ''}, weight "
         f"decay {preset.weight_decay:g}, {preset.init} init, {record['epochs']:g} epochs of batch "
         f"{record['batch_size']}, {len(train):,} train and {record['count']:,} test examples of "
         f"{test.name}, last epoch"

@@ -1,4 +1,4 @@
-"""R-MAC: one vector for an image, of the largest activations in regions of many sizes."""
+"""R-MAC: one vector per image, from the maximal activations in regions of several sizes."""
 
 import functools
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ from jssl.types import Array
 
 
 def rmac_regions(height: int, width: int, *, levels: int = 3) -> np.ndarray:
-    """The squares of a map: at level l their side is 2 min(H,W) / (l+1), rounded down.
+    """Returns the square regions of a map: at level l the side is floor(2 min(H,W) / (l+1)).
 
-    Along the longer side there are as many more as brings the overlap of two neighbours of the
-    first level nearest to 40 %.
+    The number of extra regions along the longer side makes the overlap of two neighbours at the
+    first level closest to 40 %.
 
     Args:
         height, width: of the map of activations.
-        levels: scales.
+        levels: number of scales.
 
     Returns:
         int [R,4]: top, left, height, width, inside the map.
 
     Raises:
-        ValueError: the map is too small for its last level to have a pixel.
+        ValueError: the map is too small: regions of the last level have no pixel.
 
     Example:
         >>> print(rmac_regions(4, 4, levels=2))
@@ -40,7 +40,7 @@ def rmac_regions(height: int, width: int, *, levels: int = 3) -> np.ndarray:
     Reference:
         Tolias, Sicre and Jegou, Particular object retrieval with integral max-pooling of CNN
         activations, ICLR 2016, https://arxiv.org/abs/1511.05879, section 3.2; DeepCluster's
-        eval_retrieval.py. cnnimageretrieval-pytorch adds the whole map's vector to these.
+        eval_retrieval.py. cnnimageretrieval-pytorch also adds the vector of the whole map.
     """
     short, long = min(height, width), max(height, width)
     if levels < 1 or 2 * short < levels + 1:
@@ -49,15 +49,15 @@ def rmac_regions(height: int, width: int, *, levels: int = 3) -> np.ndarray:
             f"of {height} x {width}."
         )
     # With n regions along the longer side, neighbours are (long - short) / (n - 1) apart.
-    apart = (long - short) / np.arange(1, 7)
-    more = int(np.argmin(np.abs(1 - apart / short - 0.4))) + 1 if long > short else 0
+    distance = (long - short) / np.arange(1, 7)
+    extra = int(np.argmin(np.abs(1 - distance / short - 0.4))) + 1 if long > short else 0
     regions = []
     for level in range(1, levels + 1):
         side = 2 * short // (level + 1)
         offset = side // 2 - 1  # the centre of the first, from which the others are rounded
         starts = []
         for length in (height, width):
-            gaps = level - 1 + (more if length > short else 0)
+            gaps = level - 1 + (extra if length > short else 0)
             gap = (length - side) / gaps if gaps else 0.0
             start = np.floor(offset + gap * np.arange(gaps + 1)).astype(int) - offset
             starts.append(np.minimum(start, length - side))
@@ -66,7 +66,7 @@ def rmac_regions(height: int, width: int, *, levels: int = 3) -> np.ndarray:
 
 
 def region_max(features: Array, *, levels: int = 3) -> Array:
-    """The largest activation of each channel in each region, as unit vectors.
+    """Computes the maximal activation of each channel in each region, as unit vectors.
 
     Args:
         features: float [B,H,W,C], the last convolution's map.
@@ -76,7 +76,7 @@ def region_max(features: Array, *, levels: int = 3) -> Array:
         float32 [B,R,C]; zeros where a region's activations are all zero.
 
     Raises:
-        ValueError: not [B,H,W,C], or too small a map.
+        ValueError: not [B,H,W,C], or a map that is too small.
 
     Example:
         >>> print(region_max(jnp.array([[[[3.0, 4.0]]]]), levels=1))
@@ -93,21 +93,21 @@ def region_max(features: Array, *, levels: int = 3) -> Array:
 def fit_whitening(
     regions: Iterable[Array | np.ndarray], *, dim: int, floor: float = 1e-5
 ) -> pca_lib.PCA:
-    """PCA whitening of the regions of another set: Paris for Oxford, and Oxford for Paris.
+    """Fits PCA whitening on the regions of another set: Paris for Oxford, and Oxford for Paris.
 
-    A variance below `floor` times the largest is raised to it: noise is not blown up.
+    Variances are at least `floor` times the largest, so that noise is not amplified.
 
     Args:
         regions: float arrays [B,R,C] of `region_max`, one for each batch of images; B and R may
             differ.
         dim: directions to keep, at most C; 512 in DeepCluster's evaluation.
-        floor: share of the largest variance.
+        floor: fraction of the largest variance.
 
     Returns:
         A `PCA` for `rmac_vectors`.
 
     Raises:
-        ValueError: fewer than two regions, other shapes, or dim outside 1 ... C.
+        ValueError: fewer than two regions, wrong shapes, or dim outside 1 ... C.
 
     Example:
         >>> regions = np.array([[[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]])
@@ -116,8 +116,8 @@ def fit_whitening(
         [2.6666667 0.6666667] [1.2247449 1.2247449]
 
     Reference:
-        DeepCluster's eval_retrieval.py, which leaves out the division by M - 1: the unit length
-        after it hides the difference.
+        DeepCluster's eval_retrieval.py, which does not divide by M - 1: the normalisation after
+        it removes the difference.
     """
     moments = RegionMoments()
     for batch in regions:
@@ -126,7 +126,7 @@ def fit_whitening(
 
 
 class RegionMoments:
-    """What `fit_whitening` keeps of the regions, for one who meets those of two networks in turn.
+    """The moments that `fit_whitening` needs, accumulated in batches.
 
     Example:
         >>> moments = RegionMoments()
@@ -139,7 +139,7 @@ class RegionMoments:
         self.count, self.total, self.squares = 0, np.zeros(0), np.zeros((0, 0))
 
     def add(self, regions: Array | np.ndarray) -> None:
-        """Takes in regions [B,R,C] of `region_max`."""
+        """Adds regions [B,R,C] of `region_max`."""
         if np.ndim(regions) != 3 or (self.count and regions.shape[2] != len(self.total)):
             raise ValueError(f"fit_whitening expects regions [B,R,C], found {np.shape(regions)}.")
         x = np.asarray(regions, np.float64).reshape(-1, regions.shape[2])
@@ -150,14 +150,14 @@ class RegionMoments:
         self.squares = self.squares + x.T @ x
 
     def whitening(self, *, dim: int, floor: float = 1e-5) -> pca_lib.PCA:
-        """As `fit_whitening`."""
+        """Returns the whitening, see `fit_whitening`."""
         count, total, squares = self.count, self.total, self.squares
         if count < 2:
             raise ValueError(f"fit_whitening expects at least two regions, found {count}.")
         if not 1 <= dim <= len(total):
             raise ValueError(f"fit_whitening expects dim between 1 and {len(total)}, found {dim}.")
         mean = total / count
-        # Unit vectors in float64: the mean takes no digits that matter.
+        # Unit vectors in float64: subtracting the mean loses no precision that matters.
         covariance = (squares - count * np.outer(mean, mean)) / (count - 1)
         variances, directions = np.linalg.eigh(covariance)
         variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
@@ -169,18 +169,18 @@ class RegionMoments:
 def rmac_vectors(
     features: Array, whitening: pca_lib.PCA | None = None, *, levels: int = 3
 ) -> Array:
-    """One unit vector for an image: the sum of its regions' whitened unit vectors.
+    """Computes one unit vector per image: the sum of its regions' whitened unit vectors.
 
     Args:
         features: float [B,H,W,C], the last convolution's map.
-        whitening: from `fit_whitening` on another set, or None: the sum of `region_max` as it is.
+        whitening: from `fit_whitening` on another set, or None for the sum of `region_max`.
         levels: see `rmac_regions`.
 
     Returns:
         float32 [B,dim]. Images are compared by the dot product.
 
     Raises:
-        ValueError: other shapes, or too small a map.
+        ValueError: wrong shapes, or a map that is too small.
 
     Example:
         >>> print(rmac_vectors(jnp.array([[[[3.0, 4.0]]]]), levels=1))
@@ -219,7 +219,7 @@ def _describe(features: Array, whitening: pca_lib.PCA | None, levels: int) -> Ar
 
 
 def _unit(x: Array) -> Array:
-    """Vectors along the last axis at length 1, float32; zeros stay zeros."""
+    """Scales vectors along the last axis to unit norm, float32; zeros stay zeros."""
     x = x.astype(jnp.float32)
-    length = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.where(length > 0, length, 1.0)
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / jnp.where(norm > 0, norm, 1.0)

@@ -1,4 +1,4 @@
-"""The linear probe on features that are already there: softmax regression by SGD, in seconds.
+"""The linear probe on cached features: softmax regression by SGD, in seconds.
 
     minimise over W, b:   mean_i [ -ln softmax(W^T x_i + b)_{y_i} ] + wd/2 (|W|^2 + |b|^2)
 
@@ -32,11 +32,11 @@ class LinearHead(NamedTuple):
 
 
 class LinearFit(NamedTuple):
-    """What `fit_linear` found.
+    """The result of `fit_linear`.
 
     Attributes:
-        head: the classifier after the last epoch, for features as they were given.
-        learning_rate: the first one, before the cosine.
+        head: the classifier after the last epoch, for the given features.
+        learning_rate: the initial one, before the cosine.
         losses: float32 [epochs], mean training loss of each epoch in nats.
     """
 
@@ -46,13 +46,13 @@ class LinearFit(NamedTuple):
 
 
 def logits_of(head: LinearHead, features: Array | np.ndarray) -> Array:
-    """features @ kernel + bias: [M,D] -> float32 [M,K]."""
+    """Computes features @ kernel + bias: [M,D] -> float32 [M,K]."""
     product = jnp.matmul(features, head.kernel, precision=jax.lax.Precision.HIGHEST)
     return product + head.bias[None, :]
 
 
 def sgd(*, momentum: float, nesterov: bool, weight_decay: float) -> optax.GradientTransformation:
-    """The direction of SGD, learning rate left out: v <- momentum v + g + wd w, as torch's."""
+    """SGD without the learning rate: v <- momentum v + g + wd w, as in torch."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov=nesterov)
     )
@@ -66,7 +66,7 @@ def sgd_step(
     labels: Array,
     learning_rate: Array,
 ) -> tuple[LinearHead, PyTree, Array]:
-    """One update of a head on a batch [B,D], [B]; returns the loss before it too, float32 []."""
+    """Updates a head on a batch [B,D], [B]; also returns the loss before the update, float32 []."""
 
     def loss_fn(head: LinearHead) -> Array:
         return jnp.mean(losses.cross_entropy(logits_of(head, features), labels))
@@ -93,24 +93,24 @@ def fit_linear(
 ) -> LinearFit:
     """Fits a linear classifier to cached features: no augmentation, one compiled scan.
 
-    SGD from zero logits, in a new order each epoch (the rest below a batch is left out of it),
-    with a cosine to 0 over all steps and no warm-up. Compiled once for each shape and setting.
+    SGD from zero logits, in a new order each epoch (an incomplete batch is dropped), with a cosine
+    to 0 over all steps and no warm-up. Compiled once for each shape and setting.
 
     Args:
         features: float [M,D], of the train split.
         labels: int [M] in [0, num_classes).
         num_classes: K.
         epochs: passes over the features.
-        batch_size: B; more than M counts as M.
-        learning_rate: the first; None takes 1 / L, with L = lambda_max(E[x x^T]) / 2 the
-            Lipschitz constant of the gradient (x with a 1 for the bias), found by power
-            iteration: it is stable for standardised features of any width, scale and
-            correlation, raw pixels as well as a backbone's, without a search.
+        batch_size: B, at most M.
+        learning_rate: initial; None for 1 / L, with L = lambda_max(E[x x^T]) / 2 the Lipschitz
+            constant of the gradient (x with a 1 for the bias), from power iteration: stable
+            without a search for standardised features of any width, scale and correlation,
+            raw pixels too.
         momentum: in [0, 1).
         nesterov: Nesterov's momentum.
-        weight_decay: wd, of kernel and bias, on the features as they are fitted.
+        weight_decay: wd, of kernel and bias, before the standardisation is folded in.
         standardize: subtract the mean and divide by the standard deviation of each dimension, of
-            these M training features only; the head that is returned has both folded in.
+            these M training features only; both are folded into the returned head.
         seed: of the order.
 
     Returns:
@@ -118,7 +118,7 @@ def fit_linear(
 
     Raises:
         UserError: labels outside the classes, features not finite, or a loss that diverged.
-        ValueError: other shapes.
+        ValueError: wrong shapes.
 
     Example:
         >>> x, y = np.array([[0.0], [1.0], [9.0], [10.0]]), np.array([0, 0, 1, 1])
@@ -132,7 +132,7 @@ def fit_linear(
     check_examples("The linear probe", features, labels, num_classes)
     if epochs < 1 or batch_size < 1:
         raise UserError(
-            f"The linear probe needs at least 1 epoch and 1 example a batch, found epochs={epochs} "
+            f"The linear probe needs at least 1 epoch and batch size 1, found epochs={epochs} "
             f"and batch_size={batch_size}. Type --config.final.linear_epochs=100."
         )
     head, rate, history = _fit(
@@ -153,8 +153,8 @@ def fit_linear(
     if not np.isfinite(history).all():
         raise UserError(
             f"The linear probe diverged at a learning rate of {float(rate):g} (loss not finite in "
-            f"epoch {int(np.argmin(np.isfinite(history))) + 1}). Give a smaller learning_rate, or "
-            "None to have it chosen."
+            f"epoch {int(np.argmin(np.isfinite(history))) + 1}). Pass a smaller learning_rate, or "
+            "None to choose it automatically."
         )
     return LinearFit(head, float(rate), history)
 
@@ -198,7 +198,7 @@ def _fit(features, labels, key, rate, momentum, weight_decay, *, num_classes, ep
 
 
 def _largest_eigenvalue(x: Array, iterations: int = 50) -> Array:
-    """Of the second moment of x with a 1 appended (the bias), by power iteration."""
+    """Largest eigenvalue of the second moment of x with a 1 appended (bias), by power iteration."""
     M, D = x.shape
     v = jax.random.normal(jax.random.key(0), (D + 1,))
 
@@ -211,7 +211,7 @@ def _largest_eigenvalue(x: Array, iterations: int = 50) -> Array:
 
 
 def linear_accuracy(head: LinearHead, features: Array, labels: Array) -> dict[str, Any]:
-    """How often a linear classifier is right.
+    """Computes the accuracy of a linear classifier.
 
     Args:
         head: from `fit_linear`.
@@ -219,8 +219,8 @@ def linear_accuracy(head: LinearHead, features: Array, labels: Array) -> dict[st
         labels: int [M] in [0,K).
 
     Returns:
-        `top1` in [0, 1], `correct` and `count` as integers, and `top5` when K >= 5. Equal logits
-        count against, see `jssl.losses.top_k_correct`.
+        `top1` in [0, 1], `correct` and `count` as integers, and `top5` if K >= 5. Ties count as
+        wrong, see `jssl.losses.top_k_correct`.
 
     Raises:
         UserError, ValueError: as `fit_linear`.
@@ -235,17 +235,17 @@ def linear_accuracy(head: LinearHead, features: Array, labels: Array) -> dict[st
 
 
 def count_right(head: LinearHead, features: Array, labels: Array) -> dict[str, Any]:
-    """`linear_accuracy` of arrays that were looked at before."""
-    first, fifth = _right(head, features, labels)
+    """Computes `linear_accuracy` without checking the arrays."""
+    first, fifth = _correct(head, features, labels)
     correct, count = int(np.sum(first)), len(labels)
-    found: dict[str, Any] = {"top1": correct / count, "correct": correct, "count": count}
+    result: dict[str, Any] = {"top1": correct / count, "correct": correct, "count": count}
     if head.kernel.shape[1] >= 5:
-        found["top5"] = int(np.sum(fifth)) / count
-    return found
+        result["top5"] = int(np.sum(fifth)) / count
+    return result
 
 
 @jax.jit
-def _right(head: LinearHead, features: Array, labels: Array) -> tuple[Array, Array]:
+def _correct(head: LinearHead, features: Array, labels: Array) -> tuple[Array, Array]:
     logits = logits_of(head, features)
     K = logits.shape[1]
     first, fifth = (losses.top_k_correct(logits, labels, k=min(k, K)) for k in (1, 5))

@@ -1,15 +1,15 @@
-"""DeepCluster's protocol on PASCAL VOC 2007: the dense layers anew on a network's convolutions.
+"""DeepCluster's protocol on PASCAL VOC 2007: new dense layers on a network's convolutions.
 
     fc6, fc7      N(0, 0.01), biases 0.1, with dropout 1/2; fc8 torch's uniform, biases 0.1
-    loss          sum over classes of the logistic loss, difficult ones left out; mean over a batch
+    loss          sum over classes of the logistic loss, without difficult ones; mean over a batch
     gradient      clipped to a norm of 10, + 1e-6 w, momentum 0.9, rate halved every `period` steps
-    images        a square of 10 to 50 % of the area, flipped; scores are the sum over ten such
+    images        a square of 10 to 50 % of the area, flipped; scores are summed over ten of these
 
-    voc_fc68      the convolutions and their batch normalisation stand still
-    voc_all       everything is trained; the running statistics stand still all the same
+    voc_fc68      the convolutions and their batch normalisation are frozen
+    voc_all       everything is trained, except the running statistics
 
-The official eval_voc_classif.py is the first of the two; the second ran in Caffe with prototxts
-that were never released, and is re-created here from that file and the script's rates.
+The official eval_voc_classif.py is voc_fc68; voc_all ran in Caffe with prototxts that were never
+released, and is re-created here from that file and the script's learning rates.
 """
 
 import math
@@ -31,7 +31,7 @@ from jssl.types import Array, PyTree
 
 BATCH = 16
 CROPS = 10  # of a test image
-AREA = (0.1, 0.5)  # of a crop, as a share of the image's
+AREA = (0.1, 0.5)  # of a crop, as a fraction of the image's
 CLIP = 10.0
 WEIGHT_DECAY = 1e-6
 MOMENTUM = 0.9
@@ -41,14 +41,14 @@ BIAS = 0.1
 
 
 class VocPreset(NamedTuple):
-    """What the two forms of the protocol differ in.
+    """The settings in which the two variants of the protocol differ.
 
     Attributes:
-        everything: the convolutions are trained too.
+        everything: whether the convolutions are trained too.
         steps: of batches of `BATCH` images.
-        rate: the first learning rate.
-        period: steps after which it is halved, again and again.
-        words: of the table.
+        rate: initial learning rate.
+        period: the rate is halved every `period` steps.
+        words: protocol text for the table.
     """
 
     everything: bool
@@ -79,7 +79,7 @@ VOC_PRESETS: dict[str, VocPreset] = {
 
 
 def first_dense(key: Array, encoder: PyTree, *, num_classes: int) -> PyTree:
-    """fc6, fc7 and fc8, freshly drawn.
+    """Initialises fc6, fc7 and fc8.
 
     Args:
         key: typed PRNG key [].
@@ -91,30 +91,30 @@ def first_dense(key: Array, encoder: PyTree, *, num_classes: int) -> PyTree:
 
     Example:
         >>> shapes = {'fc6': {'kernel': np.zeros((9, 4))}, 'fc7': {'kernel': np.zeros((4, 6))}}
-        >>> found = first_dense(jax.random.key(0), shapes, num_classes=20)
-        >>> found['fc8']['kernel'].shape, round(float(found['fc6']['bias'][0]), 6)
+        >>> dense = first_dense(jax.random.key(0), shapes, num_classes=20)
+        >>> dense['fc8']['kernel'].shape, round(float(dense['fc6']['bias'][0]), 6)
         ((6, 20), 0.1)
     """
     keys = jax.random.split(key, 3)
-    found = {
+    dense = {
         name: {
             "kernel": 0.01 * jax.random.normal(k, encoder[name]["kernel"].shape),
             "bias": jnp.full(encoder[name]["kernel"].shape[1:], BIAS, jnp.float32),
         }
         for name, k in zip(DENSE, keys[:2], strict=True)
     }
-    wide = encoder[DENSE[-1]]["kernel"].shape[1]
-    bound = 1 / math.sqrt(wide)  # only the classifier's layers are drawn anew, this is torch's own
-    kernel = jax.random.uniform(keys[2], (wide, num_classes), minval=-bound, maxval=bound)
-    return {**found, TOP: {"kernel": kernel, "bias": jnp.full((num_classes,), BIAS, jnp.float32)}}
+    width = encoder[DENSE[-1]]["kernel"].shape[1]
+    bound = 1 / math.sqrt(width)  # torch's default, which the official code keeps for fc8
+    kernel = jax.random.uniform(keys[2], (width, num_classes), minval=-bound, maxval=bound)
+    return {**dense, TOP: {"kernel": kernel, "bias": jnp.full((num_classes,), BIAS, jnp.float32)}}
 
 
 def voc_loss(logits: Array, labels: Array) -> Array:
-    """Sum over classes of the logistic loss, without those that do not count, over the batch.
+    """Computes the logistic loss, summed over classes that are not ignored, mean over the batch.
 
     Args:
         logits: float [B,K].
-        labels: int [B,K] of 1, 0 and -1 (does not count).
+        labels: int [B,K] of 1, 0 and -1 (ignored).
 
     Returns:
         float32 [].
@@ -136,7 +136,7 @@ def voc_logits(
     *,
     key: Array | None = None,
 ) -> Array:
-    """fc8 of a network in which batch normalisation takes the running statistics.
+    """Computes fc8 of a network whose batch normalisation uses the running statistics.
 
     Args:
         encoder: a `PlainNet` with dropout.
@@ -164,7 +164,7 @@ def voc_logits(
 
 
 def voc_optimiser(rate: float, period: int) -> optax.GradientTransformation:
-    """SGD of the protocol, see the top of this file."""
+    """Returns the SGD of the protocol, see the top of this file."""
 
     def schedule(step: Array) -> Array:
         return rate * 0.5 ** (step // period).astype(jnp.float32)
@@ -177,7 +177,7 @@ def voc_optimiser(rate: float, period: int) -> optax.GradientTransformation:
 
 
 class VocTraining(NamedTuple):
-    """The protocol as pure functions, compiled once for all networks of a shape.
+    """The protocol as pure functions, compiled once for all networks of the same shape.
 
     Attributes:
         first: `(key, params, batch_stats) -> (trained, opt_state, frozen)`.
@@ -207,7 +207,7 @@ def make_training(
         prepare: images float [B,H,W,3] in [0, 1] -> its normalised inputs.
         preset: of `VOC_PRESETS`.
         num_classes: K.
-        steps: where not the preset's, its period shrinks or grows by the same factor.
+        steps: total; the preset's period is scaled by steps / preset.steps.
 
     Returns:
         A `VocTraining`, compiled.
@@ -243,12 +243,12 @@ def make_training(
 
 
 class RandomCrops:
-    """On the host: V crops of the protocol, each flipped or not, by the example's own generator.
+    """Makes V randomly flipped crops on the host, from the example's own random generator.
 
     Args:
         size: of a crop in pixels.
         views: V.
-        seed: of the draws, with the example's index; of no training crop.
+        seed: of the generator, with the example's index; not that of training crops.
     """
 
     def __init__(self, size: int, *, views: int, seed: int):
@@ -257,10 +257,10 @@ class RandomCrops:
 
     def __call__(self, example: dict[str, Any], rng: Any = None) -> dict[str, Any]:
         rng = np.random.default_rng([self._seed, 1, int(example["index"])])
-        found = self._crop(example, rng)
+        cropped = self._crop(example, rng)
         flipped = rng.random(self._views) < 0.5
-        images = [x[:, ::-1] if f else x for x, f in zip(found["image"], flipped, strict=True)]
-        return {**found, "image": np.stack(images)}
+        images = [x[:, ::-1] if f else x for x, f in zip(cropped["image"], flipped, strict=True)]
+        return {**cropped, "image": np.stack(images)}
 
 
 def finetune_voc(
@@ -279,18 +279,18 @@ def finetune_voc(
 
     Args:
         training: of `make_training`.
-        params, batch_stats: of the encoder; only read.
+        params, batch_stats: of the encoder; read only.
         train_source, test_source: with labels int [K], see `jssl.data.VocSource`.
         size: of a crop in pixels.
-        steps: of batches of `BATCH` images, or of all images where there are fewer.
-        seed: of what is drawn.
-        progress: called now and then with (step, loss).
+        steps: of batches of `BATCH` images, or of all images if there are fewer.
+        seed: of all random numbers.
+        progress: called every 1000 steps and at the end with (step, loss).
 
     Returns:
         float32 [M,K] scores and int32 [M,K] labels of the test images.
 
     Raises:
-        UserError: a loss that is not finite.
+        UserError: a non-finite loss.
     """
     key = jax.random.key(seed)
     trained, opt_state, frozen = training.first(jax.random.fold_in(key, steps), params, batch_stats)
@@ -320,7 +320,7 @@ def finetune_voc(
     crops = RandomCrops(size, views=CROPS, seed=seed)
     size = min(BATCH, len(test_source))
     for batch in data.eval_batches(test_source, batch_size=size, transform=crops):
-        found = training.score(trained, frozen, batch_stats, batch["image"])
-        scores.append(np.asarray(found)[batch["mask"]])
+        outputs = training.score(trained, frozen, batch_stats, batch["image"])
+        scores.append(np.asarray(outputs)[batch["mask"]])
         labels.append(batch["label"][batch["mask"]])
     return np.concatenate(scores), np.concatenate(labels)

@@ -8,7 +8,7 @@ from jssl.evaluate.table import classifier_row
 
 
 def run(context: Context) -> list[Row]:
-    """Top-1 of the logits, images cropped as for evaluation."""
+    """Computes top-1 of the logits on evaluation crops."""
     if "logits" not in context.outputs:
         raise UserError(f"Protocol 'classifier' needs {need_classifier(context)}.")
     test = context.sources[1]

@@ -1,4 +1,4 @@
-"""Rows of a table for the published robustness sets, from what a classifier got wrong there."""
+"""Rows of the table for the published robustness sets, from the errors of a classifier."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from jssl.metrics.mce import ALEXNET_C, ALEXNET_CLEAN, ALEXNET_P, mce, mfr, rela
 
 Row = dict[str, Any]
 PROBE = "own classifier"
-FARTHEST = 15.0  # 5 + 4 + 3 + 2 + 1: the top-5 distance when all five leave
+FARTHEST = 15.0  # 5 + 4 + 3 + 2 + 1: the top-5 distance when all five classes leave the top 5
 
 
 def mce_rows(
@@ -22,27 +22,27 @@ def mce_rows(
     clean_protocol: str = "",
     seed: int = 0,
 ) -> list[Row]:
-    """mCE and, where the clean images are there, relative mCE and the clean error.
+    """Computes mCE and, if the clean images are given, relative mCE and the clean error.
 
-    The mCE is a mean over images: each adds its own mistakes over AlexNet's error of each
-    corruption. Its interval is the bootstrap's over images, all 75 versions of one together. In
-    the relative mCE the clean images are taken for others than the corrupted ones, which makes its
-    interval (normal) too wide, not too narrow.
+    The mCE is a mean over images: each contributes its errors over AlexNet's error rate of each
+    corruption. Its interval is a bootstrap over images, with all 75 versions of an image together.
+    The interval of the relative mCE (normal) treats clean and corrupted images as independent,
+    which makes it too wide, not too narrow.
 
     Args:
-        wrong: the corruption's name -> bool [5,M], severity by image, the same M images in one
-            order everywhere; all 15.
-        clean: bool [N], the same of the clean validation set; None leaves two rows out.
-        protocol: how the images were seen, in words.
-        clean_protocol: the same of the clean ones.
+        wrong: name of the corruption -> bool [5,M], severity by image, the same M images in the
+            same order; all 15.
+        clean: bool [N], the same for the clean validation set; None leaves two rows out.
+        protocol: text of the preprocessing.
+        clean_protocol: the same for the clean images.
         seed: of the bootstrap.
 
     Returns:
-        Rows of the form of `jssl.evaluate.metric_row`; the first also has `errors` {corruption:
-        five errors in [0, 1]}.
+        Rows as of `jssl.evaluate.metric_row`; the first also has `errors` {corruption: five
+        errors in [0, 1]}.
 
     Raises:
-        UserError, ValueError: as `mce`; or other shapes.
+        UserError, ValueError: as `mce`; or wrong shapes.
 
     Example:
         >>> none = {name: np.zeros((5, 4), bool) for name in ALEXNET_C}
@@ -54,7 +54,7 @@ def mce_rows(
     """
     shapes = {np.shape(flags) for flags in wrong.values()}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[0] != 5:
-        raise ValueError(f"mce_rows expects bool [5,M] a corruption, found {shapes or shape}.")
+        raise ValueError(f"mce_rows expects bool [5,M] per corruption, found {shapes or shape}.")
     count = shape[1]
     errors = {name: np.mean(flags, axis=1) for name, flags in wrong.items()}
     value = mce(errors) / 100
@@ -62,7 +62,7 @@ def mce_rows(
     alexnet = {name: float(np.mean(row)) for name, row in ALEXNET_C.items()}
     shares = np.mean([by_image[name] / alexnet[name] for name in ALEXNET_C], axis=0)
     plain = np.mean(list(by_image.values()), axis=0)
-    words = {"feature": "trained logits", "count": count}
+    common = {"feature": "trained logits", "count": count}
     rows = [
         metric_row(
             PROBE,
@@ -70,7 +70,7 @@ def mce_rows(
             value=value,
             ci95=mean_interval(shares, seed=seed),
             protocol=f"{protocol}, error over AlexNet's, mean of 15 corruptions",
-            **words,
+            **common,
         ),
         metric_row(
             PROBE,
@@ -78,7 +78,7 @@ def mce_rows(
             value=plain.mean(),
             ci95=mean_interval(plain, seed=seed),
             protocol=f"{protocol}, plain mean of 15 corruptions",
-            **words,
+            **common,
         ),
     ]
     rows[0]["errors"] = {name: row.tolist() for name, row in errors.items()}
@@ -98,7 +98,7 @@ def mce_rows(
             ci95=(value - half, value + half),
             protocol=f"{protocol}, rise above the clean error over AlexNet's rise of "
             f"{100 * ALEXNET_CLEAN:.2f} %; clean: {clean_protocol}",
-            **words,
+            **common,
         )
     )
     rows.append(
@@ -116,16 +116,16 @@ def mce_rows(
 
 
 def error_row(wrong: Mapping[str, np.ndarray], *, protocol: str, seed: int = 0) -> Row:
-    """The plain mean error over corruptions and severities, as CIFAR-10-C is reported.
+    """Computes the mean error over corruptions and severities, as reported for CIFAR-10-C.
 
     Args:
-        wrong: the corruption's name -> bool [S,M], severity by image, the same M images in one
-            order everywhere.
-        protocol: how the images were seen, in words.
+        wrong: name of the corruption -> bool [S,M], severity by image, the same M images in the
+            same order.
+        protocol: text of the preprocessing.
         seed: of the bootstrap over images.
 
     Returns:
-        A row of the form of `jssl.evaluate.metric_row`, with `errors` {corruption: S errors}.
+        A row as of `jssl.evaluate.metric_row`, with `errors` {corruption: S errors}.
 
     Example:
         >>> row = error_row({'fog': np.array([[0, 1], [1, 1]])}, protocol='toy')
@@ -152,20 +152,20 @@ def mfr_rows(
     protocol: str,
     seed: int = 0,
 ) -> list[Row]:
-    """mFR, and the mean top-5 distance as a share of the largest that there is, 15.
+    """Computes mFR, and the mean top-5 distance divided by its maximum, 15.
 
-    AlexNet's top-5 distances are in no published code: that metric is not over AlexNet's.
+    No published code has AlexNet's top-5 distances, so the distance is not relative to AlexNet's.
 
     Args:
-        flips: the perturbation's name -> float [S], see `sequence_flips`; the same S images in
-            one order everywhere; all 10.
+        flips: name of the perturbation -> float [S], see `sequence_flips`; the same S images in
+            the same order; all 10.
         distances: the same, see `sequence_distances`.
-        protocol: how the frames were seen, in words.
-        seed: of the bootstrap over images, all ten sequences of one together.
+        protocol: text of the preprocessing.
+        seed: of the bootstrap over images, with all ten sequences of an image together.
 
     Returns:
-        Two rows of the form of `jssl.evaluate.metric_row`; with `flip_rates` and
-        `top5_distances`, {perturbation: mean}.
+        Two rows as of `jssl.evaluate.metric_row`, with `flip_rates` and `top5_distances`,
+        {perturbation: mean}.
 
     Raises:
         UserError, ValueError: as `mfr`.
@@ -181,7 +181,7 @@ def mfr_rows(
     rates = {name: float(np.mean(values)) for name, values in flips.items()}
     shares = np.mean([flips[name] / ALEXNET_P[name] for name in ALEXNET_P], axis=0)
     moved = np.mean([distances[name] / FARTHEST for name in ALEXNET_P], axis=0)
-    words: dict[str, Any] = {"feature": "trained logits", "count": len(shares)}
+    common: dict[str, Any] = {"feature": "trained logits", "count": len(shares)}
     rows = [
         metric_row(
             PROBE,
@@ -189,7 +189,7 @@ def mfr_rows(
             value=mfr(rates) / 100,
             ci95=mean_interval(shares, seed=seed),
             protocol=f"{protocol}, flips over AlexNet's, mean of 10 perturbations",
-            **words,
+            **common,
         ),
         metric_row(
             PROBE,
@@ -197,7 +197,7 @@ def mfr_rows(
             value=moved.mean(),
             ci95=mean_interval(moved, seed=seed),
             protocol=f"{protocol}, not over AlexNet's, mean of 10 perturbations",
-            **words,
+            **common,
         ),
     ]
     rows[0]["flip_rates"] = rates

@@ -13,17 +13,17 @@ from jssl.evaluate.protocol import DATA, KNN, Protocol, Row, need_labels
 
 
 def needs(context: Context) -> str:
-    """What a run lacks for it."""
+    """Returns what a run lacks for this protocol; '' if nothing."""
     return need_labels(context) if context.grid_feature else "a grid of patches: a run of cpc"
 
 
 def run(context: Context, kinds: tuple[str, ...] = ("trained",)) -> list[Row]:
-    """The linear probe on the grid of the checkpoint, or of every kind."""
+    """Runs the linear probe on the grid of the checkpoint, or of each of `kinds`."""
     config, feature = context.config, context.grid_feature
     if feature is None:
         raise UserError(
-            f"Method '{config.method}' has no grid of features; found --protocol with "
-            "'grid'. Type --protocol=knn,linear."
+            f"Method '{config.method}' has no grid of features, which --protocol=grid needs. "
+            "Type --protocol=knn,linear."
         )
     section = config[config.method]
     pixels = raw_grid(patch=section.patch, stride=section.stride)

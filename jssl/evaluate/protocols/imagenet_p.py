@@ -1,4 +1,4 @@
-"""A run's own classifier on ImageNet-P: how often its prediction flips along short videos."""
+"""A run's own classifier on ImageNet-P: how often its prediction flips within short videos."""
 
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from jssl.metrics.mce import ALEXNET_P, sequence_distances, sequence_flips
 from jssl.run.checksums import tree_hash
 
 NAME = "imagenet_p"
-CLASSES = 1000  # of which each must have a folder
-AT_ONCE = 8  # videos, of 31 frames or so
-NOISE = "noise"  # part of the names of perturbations whose frames are all held against the first
+CLASSES = 1000  # each must have a folder
+AT_ONCE = 8  # videos per batch, about 31 frames each
+NOISE = "noise"  # in the names of perturbations whose frames are all compared with the first
 
 
 def needs(context: Context) -> str:
-    """What a run lacks to be judged on ImageNet-P, with what to type; '' for nothing."""
-    if words := imagenet_variants.needs_classifier(context, 1000):
-        return words
+    """Returns what a run lacks for ImageNet-P, with what to type; '' if nothing."""
+    if missing := imagenet_variants.needs_classifier(context, 1000):
+        return missing
     folder = _folder(context)
     if any(not (folder / name).is_dir() for name in ALEXNET_P):
         return imagenet_variants.unpack(NAME, folder)
@@ -31,7 +31,7 @@ def needs(context: Context) -> str:
 
 
 def describe(context: Context) -> dict[str, Any]:
-    """What the record says of the examples."""
+    """Describes the examples for the record."""
     names = _names(_folder(context))
     digest = tree_hash(np.frombuffer("\n".join(names).encode(), np.uint8))
     return {"name": NAME, "split": "validation", "examples": len(names), "parts": 10,
@@ -39,17 +39,17 @@ def describe(context: Context) -> dict[str, Any]:
 
 
 def run(context: Context) -> list[dict[str, Any]]:
-    """mFR and the mean top-5 distance over ten perturbations, at the standard difficulty."""
-    if words := needs(context):
-        raise UserError(f"Protocol '{NAME}' needs {words}")
+    """Computes mFR and the mean top-5 distance over ten perturbations, standard difficulty."""
+    if missing := needs(context):
+        raise UserError(f"Protocol '{NAME}' needs {missing}")
     folder = _folder(context)
     names = _names(folder)
     flips, distances = {}, {}
     for kind in ALEXNET_P:
-        flips[kind], distances[kind] = _judge(context, folder / kind, names)
-    seen = "" if context.size == imagenet_variants.SIDE else f", resized to {context.size} px"
+        flips[kind], distances[kind] = _evaluate(context, folder / kind, names)
+    resized = "" if context.size == imagenet_variants.SIDE else f", resized to {context.size} px"
     protocol = f"own classifier, {len(names):,} sequences a perturbation of ImageNet-P, 224 px"
-    return mfr_rows(flips, distances, protocol=protocol + seen, seed=context.settings.seed)
+    return mfr_rows(flips, distances, protocol=protocol + resized, seed=context.settings.seed)
 
 
 def _folder(context: Context) -> Path:
@@ -57,37 +57,37 @@ def _folder(context: Context) -> Path:
 
 
 def _names(folder: Path) -> list[str]:
-    """The sequences, the same of every perturbation; each of ImageNet's classes has some."""
-    found = {kind: video.list_videos(folder / kind) for kind in ALEXNET_P}
-    first, names = next(iter(found.items()))
-    for kind, other in found.items():
+    """Returns the sequences: the same for all perturbations, and some of each class."""
+    sequences = {kind: video.list_videos(folder / kind) for kind in ALEXNET_P}
+    first, names = next(iter(sequences.items()))
+    for kind, other in sequences.items():
         if other != names:
             odd = min(set(other) ^ set(names))
             raise UserError(
-                f"'{folder}' holds {len(names):,} sequences of {first} and {len(other):,} of "
-                f"{kind}, not the same: '{odd}' is in one of them only. Unpack the archives again."
+                f"'{folder}' has {len(names):,} sequences of {first} and {len(other):,} of "
+                f"{kind}, not the same: '{odd}' is only in one of them. Unpack the archives again."
             )
     classes = len({name.split("/")[0] for name in names})
     if classes != CLASSES:
         raise UserError(
-            f"'{folder}' holds sequences of {classes:,} classes; ImageNet-P is of {CLASSES:,}. "
+            f"'{folder}' has sequences of {classes:,} classes; ImageNet-P has {CLASSES:,}. "
             "Unpack the archives again."
         )
     return names
 
 
-def _judge(context: Context, folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The rate of flips and the top-5 distance of each sequence of a perturbation: [S], [S]."""
+def _evaluate(context: Context, folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the flip rate and top-5 distance of each sequence of a perturbation: [S], [S]."""
     noise = NOISE in folder.name
-    whole = imagenet_variants.Whole(context.size, imagenet_variants.SIDE)
+    resize = imagenet_variants.Resize(context.size, imagenet_variants.SIDE)
     flips, distances = [], []
     for videos in video.video_batches(folder, names, batch_size=AT_ONCE):
         B, T = videos.shape[:2]
         frames = np.stack(
-            [whole({"image": x})["image"] for x in videos.reshape(-1, *videos.shape[2:])]
+            [resize({"image": x})["image"] for x in videos.reshape(-1, *videos.shape[2:])]
         )
-        missing = (AT_ONCE - B) * T  # batches of one shape: compiled once
-        frames = np.concatenate([frames, np.repeat(frames[:1], missing, axis=0)])
+        padding = (AT_ONCE - B) * T  # batches of one shape: compiled once
+        frames = np.concatenate([frames, np.repeat(frames[:1], padding, axis=0)])
         logits = np.asarray(context.logits(context.state, frames))[: B * T].reshape(B, T, -1)
         flips.append(sequence_flips(np.argmax(logits, axis=2), noise=noise))
         distances.append(sequence_distances(logits, noise=noise))

@@ -8,7 +8,7 @@ from jssl.evaluate.table import knn_row
 
 
 def run(context: Context, kinds: tuple[str, ...] = KINDS) -> list[Row]:
-    """Weighted kNN with cosine similarity, of the checkpoint, the untrained net and raw pixels."""
+    """Runs weighted kNN, cosine similarity: checkpoint, untrained network and raw pixels."""
     settings = context.settings
     numbers: dict[str, Any] = {}
     for kind in kinds:
@@ -27,7 +27,7 @@ def run(context: Context, kinds: tuple[str, ...] = KINDS) -> list[Row]:
 
 
 def baselines(context: Context) -> list[Row]:
-    """What a table of other probes is held against: kNN without any training."""
+    """Runs the baselines of other probes: kNN on the untrained network and on raw pixels."""
     return run(context, ("untrained", RAW))
 
 

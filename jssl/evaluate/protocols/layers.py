@@ -10,14 +10,14 @@ from jssl.evaluate.protocol import DATA, KNN, Protocol, Row, need_labels
 
 
 def needs(context: Context) -> str:
-    """What a run lacks for it."""
+    """Returns what a run lacks for this protocol; '' if nothing."""
     if any(re.fullmatch(LAYER, name) for name in context.outputs):
         return need_labels(context)
     return "intermediates layerN, block_groupN or convN"
 
 
 def run(context: Context) -> list[Row]:
-    """A linear classifier on the cached features of every layer."""
+    """Fits a linear classifier on the cached features of every layer."""
     train, test = context.sources
     pooled = context.probed is not context.embed
     options: dict[str, Any] = {"pooling": POOLED} if pooled else {}

@@ -10,7 +10,7 @@ from jssl.run.writers import say
 
 
 def run(context: Context) -> list[Row]:
-    """The papers' linear protocol: a frozen network, augmented images, SGD by a preset."""
+    """Runs the papers' linear protocol: frozen network, augmented images, SGD by a preset."""
     settings = context.settings
     check_preset(settings.preset)
     own = own_preset(context.config)
@@ -39,13 +39,13 @@ def run(context: Context) -> list[Row]:
             f"test top-1 {100 * entry['test_top1']:.1f} %"
         ),
     )
-    whose = f"the preset of {context.config.method} is {own}"
+    origin = f"the preset of {context.config.method} is {own}"
     if preset == own:
-        whose = f"that of {context.config.method}'s authors"
+        origin = f"that of {context.config.method}'s authors"
     elif not own:
-        whose = f"{context.config.method} has none of its own"
-    words = f"{result.record['protocol']}; {whose}"
-    return [linear_row({**result.record, "protocol": words})]
+        origin = f"{context.config.method} has none of its own"
+    protocol = f"{result.record['protocol']}; {origin}"
+    return [linear_row({**result.record, "protocol": protocol})]
 
 
 PROTOCOL = Protocol(

@@ -1,4 +1,4 @@
-"""`--protocol=logistic`: logistic regression on frozen features, its regulariser chosen."""
+"""`--protocol=logistic`: logistic regression on frozen features, with a selected regulariser."""
 
 from jssl.evaluate.context import KINDS, Context
 from jssl.evaluate.probes.logistic_table import logistic_row
@@ -6,7 +6,7 @@ from jssl.evaluate.protocol import DATA, Protocol, Row, need_labels
 
 
 def run(context: Context) -> list[Row]:
-    """L-BFGS along 45 regularisers, of which held-out training examples choose one."""
+    """Fits 45 regularisers by L-BFGS and selects one on held-out training examples."""
     row = logistic_row(
         {kind: context.features(kind) for kind in KINDS},
         num_classes=context.num_classes,

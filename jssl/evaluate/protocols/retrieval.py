@@ -1,8 +1,8 @@
 """`--protocol=retrieval`: Oxford5k and Paris6k, original and revisited, by R-MAC of the last map.
 
 The steps are those of DeepCluster's eval_retrieval.py; the data is described in
-`jssl.data.landmarks`. Images keep their aspect ratio, so that the network is applied to maps of
-many sizes: it is compiled once for each, and one size's programs are kept at a time.
+`jssl.data.landmarks`. Images keep their aspect ratio, so they have many sizes: the network is
+compiled once for each size, and only the programs of one size are kept.
 """
 
 import re
@@ -31,9 +31,9 @@ from jssl.types import Array
 
 SIDE = 1024  # of the longer side of an image, in pixels
 LEVELS = 3  # of R-MAC
-DIM = 512  # to which regions are whitened, where a map has as many channels
+DIM = 512  # of whitened regions, at most the number of channels
 MAP = re.compile(r"(?:conv|block_group|stage)(\d+)|head")
-FIRST = "oxford5k"  # what messages name where no set was
+FIRST = "oxford5k"  # example in messages
 
 
 class _Picture(NamedTuple):
@@ -42,7 +42,7 @@ class _Picture(NamedTuple):
 
 
 def needs(context: Context) -> str:
-    """What a run lacks for this protocol, in words; '' where it lacks nothing."""
+    """Returns what a run lacks for this protocol; '' if nothing."""
     source, data_dir = context.settings.source, context.settings.data_dir
     if source not in SETS or not data_dir:
         return f"Oxford5k and Paris6k: --source={'|'.join(SETS)} and --data_dir=DIR"
@@ -50,32 +50,32 @@ def needs(context: Context) -> str:
         map_name(context)
         read_landmarks(source, data_dir)
     except UserError as error:
-        return f"what is not here: {error}"
+        return f"data that are missing: {error}"
     return ""
 
 
 def describe(context: Context) -> dict[str, Any]:
-    """What the record says of the examples."""
-    found = _read(context)
+    """Describes the examples for the record."""
+    landmarks = _read(context)
     return {
-        "name": found.name,
+        "name": landmarks.name,
         "split": "test",
-        "examples": len(found.images),
-        "fingerprint": found.fingerprint(),
-        "queries": len(found.queries),
-        "corrupt": list(found.corrupt),
-        "whitening_examples": len(found.other_images),
+        "examples": len(landmarks.images),
+        "fingerprint": landmarks.fingerprint(),
+        "queries": len(landmarks.queries),
+        "corrupt": list(landmarks.corrupt),
+        "whitening_examples": len(landmarks.other_images),
     }
 
 
 def map_name(context: Context) -> str:
-    """The intermediate that is described: --feature, or the last map [B,h,w,D] of the network."""
+    """Returns the intermediate to use: --feature, or the last map [B,h,w,D] of the network."""
     maps = {name: shape for name, shape in context.outputs.items() if len(shape) == 4}
-    asked = context.settings.feature
-    if asked != BACKBONE:
-        if asked not in maps:
-            raise UserError(f"There is no map '{asked}' [B,h,w,D]: {nearest(asked, maps)}.")
-        return asked
+    feature = context.settings.feature
+    if feature != BACKBONE:
+        if feature not in maps:
+            raise UserError(f"There is no map '{feature}' [B,h,w,D]: {nearest(feature, maps)}.")
+        return feature
     ranked = {
         name: int(match[1]) if match[1] else 1_000
         for name in maps
@@ -83,16 +83,16 @@ def map_name(context: Context) -> str:
     }
     if not ranked:
         raise UserError(
-            "Protocol 'retrieval' describes the last map of a convolutional network; this one has "
-            f"{', '.join(context.outputs)}. Expected convN, block_groupN or stageN."
+            "Protocol 'retrieval' uses the last map of a convolutional network: expected convN, "
+            f"block_groupN or stageN, found {', '.join(context.outputs)}."
         )
     return max(ranked, key=ranked.__getitem__)
 
 
 def conv_map(embed: Callable[..., Any], name: str) -> Callable[[Any, Array], Array]:
-    """Makes of `embed` a function of one map, for images of any size.
+    """Restricts `embed` to one map, for images of any size.
 
-    Dense layers, whose kernels fix the size of the images, give zeros: no map comes after one.
+    Dense layers, whose kernels fix the image size, return zeros: no map follows one.
 
     Args:
         embed: `Method.embed`.
@@ -115,8 +115,8 @@ def conv_map(embed: Callable[..., Any], name: str) -> Callable[[Any, Array], Arr
 
 
 def run(context: Context) -> list[dict[str, Any]]:
-    """Mean average precision of the checkpoint, the untrained net and raw pixels."""
-    found, feature = _read(context), map_name(context)
+    """Computes mean average precision: checkpoint, untrained network and raw pixels."""
+    landmarks, feature = _read(context), map_name(context)
     network, pixels = conv_map(context.embed, feature), lambda state, x: augment.to_float(x)
     maps = {"trained": network, "untrained": network, RAW: pixels}
     owners = {"trained": context.state, "untrained": context.untrained, RAW: None}
@@ -127,33 +127,31 @@ def run(context: Context) -> list[dict[str, Any]]:
     programs: dict[str, tuple[Any, ...]] = {
         kind: (regions[maps[kind]], owners[kind]) for kind in KINDS
     }
-    for _, kind, found_regions in _sweep([_Picture(p) for p in found.other_images], programs):
-        moments[kind].add(found_regions)
+    for _, kind, region in _sweep([_Picture(p) for p in landmarks.other_images], programs):
+        moments[kind].add(region)
     whitening = {
         kind: moments[kind].whitening(dim=min(DIM, len(moments[kind].total))) for kind in KINDS
     }
     vectors = {map_of: _vector_of(map_of) for map_of in (network, pixels)}
     programs = {kind: (vectors[maps[kind]], owners[kind], whitening[kind]) for kind in KINDS}
-    database = _vectors([_Picture(path) for path in found.images], programs)
-    queries = _vectors([_Picture(q.path, q.roi) for q in found.queries], programs)
+    database = _vectors([_Picture(path) for path in landmarks.images], programs)
+    queries = _vectors([_Picture(q.path, q.roi) for q in landmarks.queries], programs)
     rows: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         similarity = queries[kind] @ database[kind].T
-        words = "raw pixels" if kind == RAW else f"{kind} {feature}"
-        protocol = _protocol(found, whitening[kind].components.shape)
-        for metric, each in _precisions(found, similarity).items():
+        protocol = _protocol(landmarks, whitening[kind].components.shape)
+        for metric, precisions in _precisions(landmarks, similarity).items():
             row = metric_row(
                 "retrieval",
                 metric=metric,
-                value=float(each.mean()),
-                ci95=mean_interval(each, seed=context.settings.seed),
-                count=len(each),
-                feature=words,
+                value=float(precisions.mean()),
+                ci95=mean_interval(precisions, seed=context.settings.seed),
+                count=len(precisions),
+                feature="raw pixels" if kind == RAW else f"{kind} {feature}",
                 protocol=protocol,
                 kind=kind,
             )
-            kept = rows.setdefault(metric, row)
-            kept["numbers"] |= row["numbers"]
+            rows.setdefault(metric, row)["numbers"] |= row["numbers"]
     return list(rows.values())
 
 
@@ -169,39 +167,41 @@ def _read(context: Context) -> Landmarks:
     return read_landmarks(source, data_dir)
 
 
-def _precisions(found: Landmarks, similarity: np.ndarray) -> dict[str, np.ndarray]:
-    """Average precision of each query that has positives, by metric."""
+def _precisions(landmarks: Landmarks, similarity: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns metric -> average precision of each query that has positives."""
+    lists, count = landmarks.lists, landmarks.num_positive
     roles: Mapping[str, tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]]
-    if found.num_positive is not None:
-        roles = {"mAP": (found.lists["positive"], found.lists["junk"])}
+    if count is not None:
+        roles = {"mAP": (lists["positive"], lists["junk"])}
     else:
-        roles = {f"{name} mAP": lists for name, lists in revisited_roles(**found.lists).items()}
+        roles = {f"{name} mAP": pair for name, pair in revisited_roles(**lists).items()}
     precisions = {}
     for metric, (positives, junk) in roles.items():
-        if any(positives) or found.num_positive is not None:
-            _, each = retrieval_map(similarity, positives, junk, num_positive=found.num_positive)
+        if any(positives) or count is not None:
+            _, each = retrieval_map(similarity, positives, junk, num_positive=count)
             precisions[metric] = each[~np.isnan(each)]
     return precisions
 
 
-def _protocol(found: Landmarks, shape: tuple[int, ...]) -> str:
-    expected, original = SETS[found.name], found.num_positive is not None
-    words = [
+def _protocol(landmarks: Landmarks, shape: tuple[int, ...]) -> str:
+    expected, original = SETS[landmarks.name], landmarks.num_positive is not None
+    images, queries = len(landmarks.images), len(landmarks.queries)
+    parts = [
         f"R-MAC of {LEVELS} levels of the map of {shape[0]} channels, longer side {SIDE} px "
         "bilinear, queries cropped after that",
-        f"whitened to {shape[1]} on the regions of {len(found.other_images):,} images of "
+        f"whitened to {shape[1]} on the regions of {len(landmarks.other_images):,} images of "
         f"{expected.other}",
         "dot product, junk left out, trapezoids",
         "the query's image in the database" if original else "revisited lists",
-        f"{len(found.queries)} queries, {len(found.images):,} images of {found.name}",
+        f"{queries} queries, {images:,} images of {landmarks.name}",
     ]
-    if found.corrupt:
-        words.append(f"{len(found.corrupt)} corrupt images skipped")
-    if (len(found.images), len(found.queries)) != (expected.images, expected.queries):
-        words.append(
+    if landmarks.corrupt:
+        parts.append(f"{len(landmarks.corrupt)} corrupt images skipped")
+    if (images, queries) != (expected.images, expected.queries):
+        parts.append(
             f"NOT the whole set of {expected.images:,} images and {expected.queries} queries"
         )
-    return ", ".join(words)
+    return ", ".join(parts)
 
 
 def _regions_of(maps: Callable[..., Array]) -> Callable[..., Array]:
@@ -217,21 +217,24 @@ def _vector_of(maps: Callable[..., Array]) -> Callable[..., Array]:
 def _vectors(
     pictures: Sequence[_Picture], programs: Mapping[str, tuple[Any, ...]]
 ) -> dict[str, np.ndarray]:
-    """For each kind, float32 [M,dim] in the order of the pictures."""
+    """Returns kind -> vectors float32 [M,dim], in the order of the pictures."""
     rows: dict[str, list[Any]] = {kind: [None] * len(pictures) for kind in programs}
     for i, kind, vector in _sweep(pictures, programs):
         rows[kind][i] = vector[0]
-    return {kind: np.stack(found) for kind, found in rows.items()}
+    return {kind: np.stack(vectors) for kind, vectors in rows.items()}
 
 
 def _sweep(
     pictures: Sequence[_Picture], programs: Mapping[str, tuple[Any, ...]]
 ) -> Iterator[tuple[int, str, np.ndarray]]:
-    """What each program makes of each picture, those of one size after another.
+    """Applies each program to each picture, grouped by size.
 
     Args:
-        pictures: what to read.
+        pictures: to read.
         programs: kind -> (function, its first argument, those after the image).
+
+    Yields:
+        Index of the picture, kind, output.
     """
     by_size: dict[tuple[int, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
@@ -239,26 +242,26 @@ def _sweep(
         by_size.setdefault(_scaled_size((width, height), picture.roi), []).append(i)
     say(f"{len(pictures):,} images of {len(by_size):,} sizes, each compiled once")
     for size in sorted(by_size):
-        # Fresh functions: with them go the programs of the size before.
+        # New functions, so that the programs of the last size are freed.
         compiled = {
             f: jax.jit(lambda *values, f=f: f(*values))
             for f in {program[0] for program in programs.values()}
         }
         for i in by_size[size]:
             image = _pixels(pictures[i])[None]
-            for kind, (function, state, *more) in programs.items():
+            for kind, (function, state, *args) in programs.items():
                 try:
-                    found = compiled[function](state, image, *more)
-                except ValueError as error:  # a map without room for the regions
+                    output = compiled[function](state, image, *args)
+                except ValueError as error:  # the map is too small for the regions
                     raise UserError(
-                        f"Picture '{pictures[i].path}' cannot be described at {image.shape[1]} x "
+                        f"Picture '{pictures[i].path}' is too small for R-MAC: {image.shape[1]} x "
                         f"{image.shape[2]} px (height x width), region {pictures[i].roi}: {error}"
                     ) from error
-                yield i, kind, np.asarray(found)
+                yield i, kind, np.asarray(output)
 
 
 def _scaled_size(size: tuple[int, int], roi: Any) -> tuple[int, int]:
-    """Width and height of what `query_image` makes of a picture of this size."""
+    """Returns width and height of the output of `query_image` for a picture of this size."""
     ratio = SIDE / max(size)
     width, height = (int(np.round(side * ratio)) for side in size)
     if roi is None:

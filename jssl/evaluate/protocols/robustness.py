@@ -13,14 +13,14 @@ from jssl.evaluate.protocols.robustness_table import (
 
 
 def run(context: Context) -> list[dict[str, Any]]:
-    """Top-1 errors along the severities of corruptions that are regenerated on the device."""
+    """Computes top-1 errors per severity of corruptions that are regenerated on the device."""
     _, test = context.sources
-    if "logits" in context.outputs and (words := context.other_classes(test)):
+    if "logits" in context.outputs and (difference := context.other_classes(test)):
         raise UserError(
-            f"The run's own classifier and data set '{test.name}' have other classes: found "
-            f"{words}; expected the same names in the same order. Type another --source."
+            f"The run's own classifier and data set '{test.name}' have different classes: found "
+            f"{difference}; expected the same names in the same order. Type another --source."
         )
-    found = robustness_record(
+    record = robustness_record(
         context.embed,
         context.state,
         test,
@@ -28,8 +28,8 @@ def run(context: Context) -> list[dict[str, Any]]:
         transform=context.transform(test),
         seed=context.settings.seed,
     )
-    print(format_robustness(found))
-    return robustness_rows(found)
+    print(format_robustness(record))
+    return robustness_rows(record)
 
 
 PROTOCOL = Protocol("robustness", run, need_classifier, (*DATA, "seed"))

@@ -1,4 +1,4 @@
-"""How much worse a classifier becomes when its test images are corrupted."""
+"""The errors of a classifier on corrupted test images."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from jssl.errors import UserError
 from jssl.evaluate.table import metric_row
 from jssl.metrics.intervals import binomial_interval, mean_interval
 
-SMALL = 64  # below so many pixels the constants are those for CIFAR, else those for ImageNet
+SMALL = 64  # below this size in pixels the constants are those for CIFAR, else for ImageNet
 
 
 def robustness_record(
@@ -26,27 +26,27 @@ def robustness_record(
     batch_size: int = 256,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Top-1 errors of a run's own classifier along the severities of regenerated corruptions.
+    """Computes top-1 errors of a run's own classifier per severity of regenerated corruptions.
 
     Args:
         embed_fn: `(state, images) -> (features, intermediates)`, with `logits` among the latter.
-        state: of the method; only read.
+        state: of the method; read only.
         source: labelled examples.
         size: side of the images in pixels.
         transform: on the host, as for evaluation.
-        batch_size: images at a time.
-        seed: of the corruptions' random numbers: runs with one seed see the same images.
+        batch_size: images per batch.
+        seed: of the corruptions' random numbers: the same seed gives the same images.
 
     Returns:
-        `protocol` (words), `examples`, `clean` {`error`, `ci95`}, `errors` {corruption: five
+        `protocol` (text), `examples`, `clean` {`error`, `ci95`}, `errors` {corruption: five
         errors in [0, 1]}, `mean_error` over all of them and its `mean_ci95`, and `mean_rise` above
         the clean error.
 
     Raises:
         UserError: a network without a classifier, or a source without labels.
 
-    Reference: Hendrycks and Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261, whose files
-        these are not: see `jssl.augment.corruptions`.
+    Reference: Hendrycks and Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261; not their
+        files, see `jssl.augment.corruptions`.
     """
     if source.num_classes < 2:
         raise UserError(
@@ -56,7 +56,7 @@ def robustness_record(
     shapes = jax.eval_shape(embed_fn, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))
     if "logits" not in shapes[1]:
         raise UserError(
-            "Protocol 'robustness' judges a run's own classifier, and this network has no 'logits' "
+            "Protocol 'robustness' needs a classifier, and this network has no 'logits' "
             f"among {', '.join(shapes[1]) or 'nothing'}: expected a run of supervised, "
             "noisy_student (the folder of one of its stages) or deit."
         )
@@ -103,7 +103,7 @@ def _all(source: Any, transform: Callable | None, size: int) -> tuple[np.ndarray
 
 
 def robustness_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Two rows of a table from a record: the clean error and the mean over the corruptions."""
+    """Returns two rows of the table: the clean error and the mean over the corruptions."""
     parts = (
         ("clean", record["clean"]["error"], record["clean"]["ci95"]),
         ("regenerated corruptions", record["mean_error"], record["mean_ci95"]),
@@ -126,7 +126,7 @@ def robustness_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def format_robustness(record: Mapping[str, Any]) -> str:
-    """A record as plain text: a line a corruption, errors in per cent.
+    """Formats a record as plain text: a line per corruption, errors in per cent.
 
     Example:
         >>> print(format_robustness({

@@ -6,7 +6,7 @@ from jssl.evaluate.table import softmax_row
 
 
 def run(context: Context) -> list[Row]:
-    """Full-batch-rate SGD on the features of the checkpoint, the untrained net and raw pixels."""
+    """Fits softmax regression by SGD: features of the checkpoint, untrained network, raw pixels."""
     row = softmax_row(
         {kind: context.features(kind) for kind in KINDS},
         num_classes=context.num_classes,

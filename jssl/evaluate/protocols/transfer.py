@@ -1,4 +1,4 @@
-"""Linear transfer: frozen features of the twelve data sets of the papers' tables."""
+"""Linear transfer: frozen features on the twelve data sets of the papers' tables."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ Examples = tuple[np.ndarray, np.ndarray]
 
 
 def needs(context: Context) -> str:
-    """What a run lacks for the protocol: a data set of the twelve by name."""
+    """Returns what a run lacks for this protocol: a --source of the twelve; '' if nothing."""
     names = (context.settings.source or "").split(",")
     if names == [ALL12] or all(name in TRANSFER_SETS for name in names):
         return ""
@@ -35,7 +35,7 @@ def needs(context: Context) -> str:
 
 
 def describe(context: Context) -> Row:
-    """What the record says of the data; each row has the fingerprints of its own."""
+    """Describes the data for the record; the fingerprints are in the rows."""
     names = transfer_names(context.settings.source)
     sources = {name: _sources(name, context.settings.data_dir) for name in names}
     return {
@@ -47,9 +47,9 @@ def describe(context: Context) -> Row:
 
 
 def run(context: Context) -> list[Row]:
-    """A row for each data set of `--source`; of the network, the untrained net and raw pixels."""
+    """Returns a row per data set of `--source`: network, untrained network and raw pixels."""
     names = transfer_names(context.settings.source)
-    sources = {name: _sources(name, context.settings.data_dir) for name in names}  # none missing
+    sources = {name: _sources(name, context.settings.data_dir) for name in names}  # fails early
     network = context.compile(context.settings.feature)
     pixels = jax.jit(select_feature(small_pixels, BACKBONE))
     owners = {
@@ -65,15 +65,15 @@ def run(context: Context) -> list[Row]:
         for kind in KINDS:
             say(f"{name}: embedding, {kind}")
             embed = pixels if kind == RAW else network
-            found = [_embed(context, embed, owners[kind](), source) for source in parts]
-            if len(found) == 2:
-                found = [*_drawn(found[0], sizes[1], context.settings.seed), found[1]]
-            sets[kind] = Parts(*found)
+            arrays = [_embed(context, embed, owners[kind](), source) for source in parts]
+            if len(arrays) == 2:
+                arrays = [*_split(arrays[0], sizes[1], context.settings.seed), arrays[1]]
+            sets[kind] = Parts(*arrays)
         row = transfer_row(
             sets,
             metric=known.metric,
             num_classes=known.num_classes,
-            name=_words(name, parts[-1]),
+            name=_full_name(name, parts[-1]),
             preparation=f"short side {context.size} px bicubic, central square",
             validation="of its own split"
             if known.validation
@@ -88,36 +88,36 @@ def run(context: Context) -> list[Row]:
 def _sources(name: str, data_dir: str | None) -> list[Any]:
     known = TRANSFER_SETS[name]
     config = ConfigDict({**data.DEFAULTS, "name": name, "data_dir": data_dir or ""})
-    found: list[data.Source] = []
+    sources: list[data.Source] = []
     for split in filter(None, (known.train, known.validation, known.test)):
         config.train_split = split
         if known.metric == MAP11:
-            found.append(data.VocSource(split, data_dir=config.data_dir))
+            sources.append(data.VocSource(split, data_dir=config.data_dir))
         else:
-            found.append(data.make_source(config, "train"))
-    return found
+            sources.append(data.make_source(config, "train"))
+    return sources
 
 
-def _words(name: str, test: Any) -> str:
+def _full_name(name: str, test: Any) -> str:
     lost = getattr(test, "missing", 0)
     return f"{name} (not among them {lost:,} that are lost)" if lost else name
 
 
 def _embed(context: Context, embed: Any, state: Any, source: Any) -> Examples:
     crop = CentreCrop(context.size, resize=context.size)
-    there = source.image_shape == (context.size, context.size, 3)
+    cropped = source.image_shape == (context.size, context.size, 3)
     return embed_source(
         embed,
         state,
         source,
         batch_size=BATCH,
-        transform=None if there else crop,
+        transform=None if cropped else crop,
         tell=say if state is context.state else None,
     )[:2]
 
 
-def _drawn(found: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
-    x, y = found
+def _split(examples: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+    x, y = examples
     train, validation = split_validation(y, count=count, seed=seed)
     return (x[train], y[train]), (x[validation], y[validation])
 

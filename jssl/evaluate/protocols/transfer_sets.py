@@ -13,15 +13,15 @@ ALL12 = "all12"
 
 
 class TransferSet(NamedTuple):
-    """How a data set is judged.
+    """The protocol of a data set.
 
     Attributes:
         metric: top-1, mean per class or 11-point mAP.
         num_classes: K.
-        sizes: examples to train on, to choose by, and to test on.
+        sizes: numbers of train, validation and test examples.
         train, validation, test: splits of the source. '' for validation: its examples are drawn
             from `train`.
-        complete: False where images are known to be lost; else other sizes are an error.
+        complete: False if images are known to be lost; else other sizes are an error.
     """
 
     metric: str
@@ -33,10 +33,10 @@ class TransferSet(NamedTuple):
     complete: bool = True
 
 
-# Sizes, metrics and choice of splits: BYOL, table 10. Of SUN397 and DTD it is the first official
-# split. Caltech-101 is TFDS's draw of 30 a class, with the background as a class: one of the 30
-# there is no picture, so that it has 509 and 6,085 where the table has 510 and 6,084.
-# Birdsnap is a list of addresses of which many lead nowhere any more.
+# Sizes, metrics and splits: BYOL, table 10. SUN397 and DTD use the first official split.
+# Caltech-101 is TFDS's draw of 30 per class, with the background as a class: one of the 30 files
+# there is not a picture, so that it has 509 and 6,085 where the table has 510 and 6,084.
+# Birdsnap is a list of URLs, many of which no longer work.
 TRANSFER_SETS: dict[str, TransferSet] = {
     "food101": TransferSet(TOP1, 101, (68_175, 7_575, 25_250), test="validation"),
     "cifar10": TransferSet(TOP1, 10, (45_000, 5_000, 10_000)),
@@ -54,10 +54,10 @@ TRANSFER_SETS: dict[str, TransferSet] = {
 
 
 def transfer_names(source: str | None) -> list[str]:
-    """The data sets that `--source` names: one, some with commas between, or all12.
+    """Returns the data sets in `--source`: one, several separated by commas, or all12.
 
     Raises:
-        UserError: none, or one that is not of the twelve.
+        UserError: none, or an unknown one.
 
     Example:
         >>> transfer_names('pets,dtd'), len(transfer_names('all12'))
@@ -72,27 +72,27 @@ def transfer_names(source: str | None) -> list[str]:
             )
     if not names:
         raise UserError(
-            "The transfer protocol judges on other data than the run's; no --source was given. "
-            f"Type --source=pets, several with commas between, or --source={ALL12}. "
+            "The transfer protocol uses other data than the run's; no --source was given. "
+            f"Type --source=pets, several separated by commas, or --source={ALL12}. "
             f"Choices: {', '.join(TRANSFER_SETS)}."
         )
     return names
 
 
 def check_sizes(name: str, found: tuple[int, ...], num_classes: int) -> tuple[int, int, int]:
-    """The sizes to use: those of the table, once the data set is seen to have them.
+    """Checks the sizes of a data set against the table, and returns the sizes to use.
 
     Args:
         name: of `TRANSFER_SETS`.
-        found: examples in train, validation and test; train and test where validation is drawn.
+        found: examples in train, validation and test; train and test if validation is drawn.
         num_classes: of the source.
 
     Returns:
-        Examples to train on, to choose by and to test on. Of a set that is not complete any more,
-        the same share of what there is to choose by.
+        Numbers of train, validation and test examples. For an incomplete set, the validation
+        examples are the same fraction of those that exist.
 
     Raises:
-        UserError: another number of examples or classes.
+        UserError: wrong number of examples or classes.
 
     Example:
         >>> check_sizes('dtd', (1880, 1880, 1880), 47)
@@ -111,10 +111,10 @@ def check_sizes(name: str, found: tuple[int, ...], num_classes: int) -> tuple[in
     if found != expected and not lost:
         raise UserError(
             f"Data set '{name}' has {' + '.join(map(str, found))} examples, expected "
-            f"{' + '.join(map(str, expected))}: it is another version, or not all of it is here. "
+            f"{' + '.join(map(str, expected))}: it is another version, or incomplete. "
             f"Prepare it again: python -m jssl.data.prepare {name}"
         )
     if len(found) == 3:
         return found
-    held = round(found[0] * validation / (train + validation))
-    return found[0] - held, held, found[1]
+    held_out = round(found[0] * validation / (train + validation))
+    return found[0] - held_out, held_out, found[1]

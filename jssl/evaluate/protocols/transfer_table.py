@@ -1,4 +1,4 @@
-"""Linear transfer on frozen features: one regulariser chosen on validation, one look at the test.
+"""Linear transfer on frozen features: regulariser selected on validation, evaluated once on test.
 
 Kornblith et al., https://arxiv.org/abs/1805.08974; SimCLR, appendix B.8; BYOL, appendix D.
 """
@@ -19,11 +19,11 @@ from jssl.metrics.intervals import binomial_interval
 from jssl.run.checksums import tree_hash
 
 Examples = tuple[Any, Any]
-RESAMPLES = 2000  # of the bootstrap; of mAP, which is computed anew each time, a tenth
+RESAMPLES = 2000  # of the bootstrap; a tenth for mAP, which is slower
 
 
 class Parts(NamedTuple):
-    """Features float [M,D] with labels, int [M] or of 11-point mAP int [M,K] of 1, 0, -1."""
+    """Features float [M,D] with labels, int [M]; for 11-point mAP int [M,K] of 1, 0, -1."""
 
     train: Examples
     validation: Examples
@@ -31,12 +31,12 @@ class Parts(NamedTuple):
 
 
 def transfer_score(head: LinearHead, features: Any, labels: Any, *, metric: str) -> float:
-    """One of the metrics of the transfer table, in [0, 1].
+    """Computes one of the metrics of the transfer table, in [0, 1].
 
     Args:
         head: a linear classifier.
         features: float [M,D].
-        labels: int [M], or of 11-point mAP int [M,K] of 1, 0 and -1, which does not count.
+        labels: int [M]; for 11-point mAP int [M,K] of 1, 0 and -1 (ignored).
         metric: 'top-1', 'mean per class' or '11-point mAP'.
 
     Example:
@@ -63,10 +63,10 @@ def _score(logits: np.ndarray, labels: np.ndarray, metric: str) -> float:
 def score_interval(
     logits: np.ndarray, labels: np.ndarray, *, metric: str, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of a metric over test images.
+    """Computes the 95 % interval of a metric over test images.
 
-    Wilson's of top-1. Of the mean per class the percentile bootstrap within each class, which for
-    counts is a binomial draw; of mAP the percentile bootstrap over images.
+    Top-1: Wilson's interval. Mean per class: percentile bootstrap within each class, which for
+    counts is a binomial draw. mAP: percentile bootstrap over images.
 
     Args:
         logits: float [M,K].
@@ -112,27 +112,27 @@ def transfer_row(
     reduction: str = "mean",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Logistic regression on several feature sets of the same examples.
+    """Fits logistic regression on several feature sets of the same examples.
 
-    The regulariser is chosen by the set's own metric on the validation examples, the classifier is
-    fitted again on train and validation together, and then sees the test examples, once.
+    The regulariser is selected by the set's metric on the validation examples, the classifier is
+    fitted again on train and validation together, and evaluated once on the test examples.
 
     Args:
-        sets: kind -> `Parts`; kinds are most often 'trained', 'untrained' and 'raw pixels'.
+        sets: kind -> `Parts`; kinds are usually 'trained', 'untrained' and 'raw pixels'.
         metric: as in `transfer_score`.
         num_classes: K.
         name: of the data set.
-        preparation: what was done to the images, in words.
-        validation: where the validation examples are from, in words.
-        feature: what was taken of the networks.
-        regularizers: lambda, to choose from.
+        preparation: text of the preprocessing.
+        validation: text of the origin of the validation examples.
+        feature: name of the feature.
+        regularizers: values of lambda to select from.
         reduction: 'sum' or 'mean', see `fit_logistic`: the papers do not say which.
         seed: of the bootstrap.
 
     Returns:
-        A row of the form of `metric_row` with a number for each kind. Each number also has
-        `regularizer`, `validation` (the metric of that one), `gradient` of the last fit and
-        `head_sha256` of the classifier.
+        A row as of `metric_row` with a number for each kind. Each number also has `regularizer`,
+        `validation` (its metric there), `gradient` of the last fit and `head_sha256` of the
+        classifier.
 
     Raises:
         UserError, ValueError: as `fit_logistic`.
@@ -148,7 +148,7 @@ def transfer_row(
     numbers: dict[str, Any] = {}
     grid = sorted(regularizers)
     for kind, parts in sets.items():
-        found = select_logistic(
+        selection = select_logistic(
             parts.train,
             parts.validation,
             num_classes=num_classes,
@@ -157,7 +157,7 @@ def transfer_row(
             score=lambda head, x, y: transfer_score(head, x, y, metric=metric),
         )
         x, y = parts.test
-        logits = np.asarray(logits_of(found.head, np.asarray(x, np.float32)))
+        logits = np.asarray(logits_of(selection.head, np.asarray(x, np.float32)))
         fit = "one-vs-rest logistic" if metric == MAP11 else "logistic"
         protocol = (
             f"{fit} regression on cached features as they are, {preparation}, no augmentation, "
@@ -166,22 +166,22 @@ def transfer_row(
             f"{validation}, fitted again with the {len(parts.train[1]):,} train examples, L-BFGS, "
             f"{len(y):,} test examples of {name}"
         )
-        words = "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
-        said = protocol.replace("lambda of", f"lambda = {found.regularizer:.3g}, one of")
+        source = "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
+        details = protocol.replace("lambda of", f"lambda = {selection.regularizer:.3g}, one of")
         row = metric_row(
             "transfer",
             metric=metric,
             value=_score(logits, y, metric),
             ci95=score_interval(logits, y, metric=metric, seed=seed),
             count=len(y),
-            feature=words,
-            protocol=f"{words} ({np.shape(x)[1]}-d), {said}",
+            feature=source,
+            protocol=f"{source} ({np.shape(x)[1]}-d), {details}",
             kind=kind,
         )
         numbers[kind] = row["numbers"][kind] | {
-            "regularizer": found.regularizer,
-            "validation": float(found.validation.max()),
-            "gradient": found.gradient,
-            "head_sha256": tree_hash(found.head._asdict()),
+            "regularizer": selection.regularizer,
+            "validation": float(selection.validation.max()),
+            "gradient": selection.gradient,
+            "head_sha256": tree_hash(selection.head._asdict()),
         }
     return {**row, "protocol": protocol, "source": name, "numbers": numbers}

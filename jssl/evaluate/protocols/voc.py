@@ -1,7 +1,7 @@
 """The protocols on PASCAL VOC 2007, whatever data set a run was trained on.
 
-`voc` is the quick check on frozen features; `voc_fc68` and `voc_all` are DeepCluster's, for AlexNet
-and VGG-16, and take hours at full length: `--protocol=all` leaves them out.
+`voc` is a fast evaluation of frozen features; `voc_fc68` and `voc_all` are DeepCluster's, for
+AlexNet and VGG-16, and take hours at full length: `--protocol=all` leaves them out.
 """
 
 import functools
@@ -21,35 +21,35 @@ from jssl.models.plain import PlainNet
 from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
-LEARNT = "train+validation"
+TRAINVAL = "train+validation"
 
 
 def needs(context: Context) -> str:
-    """What a run lacks for `voc`, in words; '' where it lacks nothing."""
+    """Returns what a run lacks for `voc`; '' if nothing."""
     return data.voc_missing(context.settings.data_dir or "")
 
 
 def needs_finetuned(context: Context) -> str:
-    """Likewise of the protocols that fine-tune."""
+    """Returns what a run lacks for `voc_fc68` and `voc_all`; '' if nothing."""
     if not isinstance(_encoder(context), PlainNet):
         return "AlexNet or VGG-16: a run with --config.model.name=alexnet or vgg16"
     return needs(context) or "hours: ask for it by name"
 
 
 def describe(context: Context) -> dict[str, Any]:
-    """What the record says of the examples."""
-    learnt, test = _source(context, LEARNT), _source(context, "test")
+    """Describes the examples for the record."""
+    train, test = _source(context, TRAINVAL), _source(context, "test")
     return {
         "name": test.name,
         "split": "test",
         "examples": len(test),
         "fingerprint": test.fingerprint(),
-        "train_examples": len(learnt),
+        "train_examples": len(train),
     }
 
 
 def run(context: Context) -> list[Row]:
-    """Logistic regression on frozen features: the checkpoint's, the untrained net's, raw pixels."""
+    """Fits logistic regression on features: checkpoint, untrained network, raw pixels."""
     sources = [_source(context, split) for split in ("train", "validation", "test")]
     owners = {"trained": context.state, "untrained": context.untrained, RAW: None}
     feature = context.settings.feature
@@ -77,7 +77,7 @@ def _tell(what: str, step: int, loss: float) -> None:
 
 
 def finetuned(name: str) -> Protocol:
-    """The protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
+    """Returns the protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
     run = functools.partial(_finetuned, voc_finetune.VOC_PRESETS[name], name)
     return Protocol(name, run, needs_finetuned, ("data_dir", "epochs", "seed"), data=describe)
 
@@ -86,14 +86,14 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
     encoder, settings = _encoder(context), context.settings
     if not isinstance(encoder, PlainNet):
         raise UserError(
-            f"Protocol '{name}' draws fc6 to fc8 of AlexNet or VGG-16 anew; found model.name "
+            f"Protocol '{name}' fine-tunes AlexNet or VGG-16; found model.name "
             f"'{context.config.model.name}'. Type --protocol=voc."
         )
-    learnt, test = _source(context, LEARNT), _source(context, "test")
-    batch = min(voc_finetune.BATCH, len(learnt))
+    train, test = _source(context, TRAINVAL), _source(context, "test")
+    batch = min(voc_finetune.BATCH, len(train))
     steps = preset.steps
     if settings.epochs:
-        steps = max(1, round(settings.epochs * len(learnt) / batch))
+        steps = max(1, round(settings.epochs * len(train) / batch))
     training = voc_finetune.make_training(
         encoder,
         lambda x: augment.normalize(x, context.config.augment.normalize),
@@ -101,20 +101,20 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
         num_classes=test.num_classes,
         steps=steps,
     )
-    words = (
+    protocol = (
         f"{preset.words}, {steps:,} steps of batch {batch}"
         + (f" in place of {preset.steps:,}" if steps != preset.steps else "")
         + f", rate {preset.rate:g} halved {_halvings(preset)} times, square crops of 10-50 % "
         f"to {context.size} px, sum over {voc_finetune.CROPS} crops, positives last among equals, "
-        f"difficult ones left out, {len(learnt):,} train, {len(test):,} test images of "
-        f"{_name([learnt, test])}"
+        f"difficult ones left out, {len(train):,} train, {len(test):,} test images of "
+        f"{_name([train, test])}"
     )
     rows: dict[str, Row] = {}
     for kind, owner in {"trained": context.state, "untrained": context.untrained}.items():
         scores, labels = voc_finetune.finetune_voc(
             training,
             *_network(context, owner),
-            learnt,
+            train,
             test,
             size=context.size,
             steps=steps,
@@ -128,7 +128,7 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
             definition="step",
             metric="mAP",
             feature=f"{kind} convolutions",
-            protocol=words,
+            protocol=protocol,
             kind=kind,
             seed=settings.seed,
         )
@@ -138,12 +138,12 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
 
 
 def _halvings(preset: voc_finetune.VocPreset) -> int:
-    """How often a preset's learning rate is halved before its last step."""
+    """Returns how often a preset's learning rate is halved before its last step."""
     return (preset.steps - 1) // preset.period
 
 
 def _encoder(context: Context) -> Any:
-    """The network of the run's config, with the dropout of the official one."""
+    """Returns the network of the run's config, with the official dropout."""
     section = {**context.config.model.to_dict()}
     if section["name"] in ("alexnet", "vgg16"):
         section["dropout"] = 0.5
@@ -151,7 +151,7 @@ def _encoder(context: Context) -> Any:
 
 
 def _network(context: Context, state: TrainState) -> tuple[PyTree, PyTree]:
-    """Parameters and running statistics of the encoder."""
+    """Returns parameters and running statistics of the encoder."""
     if "encoder" not in state.params:
         raise UserError(
             f"The run is of method '{context.config.method}', whose parameters "
@@ -168,9 +168,9 @@ def _source(context: Context, split: str) -> data.VocSource:
 def _name(sources: list[data.VocSource]) -> str:
     name = sources[0].name
     lengths = [(len(source), source.whole) for source in sources]
-    if all(found == whole for found, whole in lengths):
+    if all(length == full for length, full in lengths):
         return name
-    return f"{name}, NOT the whole set of {' + '.join(f'{whole:,}' for _, whole in lengths)} images"
+    return f"{name}, NOT the whole set of {' + '.join(f'{full:,}' for _, full in lengths)} images"
 
 
 PROTOCOL = Protocol(

@@ -1,4 +1,4 @@
-"""`--protocol=voc_all`: VOC 2007 classification, the whole network fine-tuned."""
+"""`--protocol=voc_all`: VOC 2007 classification, fine-tuning all layers."""
 
 from jssl.evaluate.protocols import voc
 

@@ -1,4 +1,4 @@
-"""`--protocol=voc_fc68`: VOC 2007 classification, fc6 to fc8 drawn anew and trained."""
+"""`--protocol=voc_fc68`: VOC 2007 classification, fc6 to fc8 initialised anew and trained."""
 
 from jssl.evaluate.protocols import voc
 
