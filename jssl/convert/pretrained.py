@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import files
-from jssl.convert import efficientnets, resnets, vits
+from jssl.convert import efficientnets, moco_v3, resnets, vits
 from jssl.convert.containers import Weights, read_weights
 from jssl.convert.family import Family, reason
 from jssl.errors import UserError, nearest
@@ -18,7 +18,8 @@ from jssl.run.writers import say
 from jssl.types import TrainState
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (*resnets.FAMILIES, *efficientnets.FAMILIES, *vits.FAMILIES)
+    family.name: family
+    for family in (*resnets.FAMILIES, *moco_v3.FAMILIES, *efficientnets.FAMILIES, *vits.FAMILIES)
 }
 SHOWN = 5  # names in a message
 RECORD = "weights.json"  # in the workdir: which file was imported

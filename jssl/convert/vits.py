@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl import models
 from jssl.convert.containers import Weights
-from jssl.convert.family import COUNTER, Family, fill_run, split
+from jssl.convert.family import COUNTER, Family, Tensors, fill_run, split
 from jssl.convert.preprocessing import set_preprocessing
 from jssl.errors import UserError
 from jssl.models.vit import OFFICIAL, SIZES
@@ -25,13 +25,12 @@ _OF_BLOCK = {
 _INDEX = (r".*relative_position_index", "an index that follows from the number of patches")
 
 
-def _set_model(config: ConfigDict, weights: Weights, recipe: str) -> None:
-    """Sets `model` to the ViT of a file, and `augment.size` where its positions say it.
+def set_model(config: ConfigDict, tensors: Tensors, recipe: str) -> None:
+    """Sets `model` to the ViT of a file, and `augment.size` to that of its positions.
 
     Raises:
         UserError: no ViT that jssl has.
     """
-    tensors = weights.tensors
     dim, _, _, patch = tensors["patch_embed.proj.weight"].shape
     depth = len({m[1] for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name))})
     names = [name for name, size in SIZES.items() if size.dim == dim]
@@ -54,7 +53,7 @@ def _set_model(config: ConfigDict, weights: Weights, recipe: str) -> None:
 def _deit_config(weights: Weights) -> ConfigDict:
     distilled = "dist_token" in weights.tensors
     config = config_lib.base("deit", preset="imagenet")
-    _set_model(config, weights, "deit_distilled" if distilled else "deit")
+    set_model(config, weights.tensors, "deit_distilled" if distilled else "deit")
     config.deit.distillation = "none"  # a file has no teacher
     config.deit.num_classes = weights.tensors["head.weight"].shape[0]
     set_preprocessing(config, weights, normalize="imagenet", crop=0.875)
@@ -63,7 +62,7 @@ def _deit_config(weights: Weights) -> ConfigDict:
 
 def _beit_config(weights: Weights) -> ConfigDict:
     config = config_lib.base("supervised", preset="beit_imagenet")
-    _set_model(config, weights, "beit_finetune")
+    set_model(config, weights.tensors, "beit_finetune")
     config.supervised.num_classes = weights.tensors["head.weight"].shape[0]
     set_preprocessing(config, weights, normalize="half", crop=0.9)
     return fill_run(config)
@@ -75,6 +74,16 @@ def _source(leaf: str, config: ConfigDict) -> str | None:
     top, module, torch_leaf = split(leaf)
     if top != "encoder":
         return f"{ {'classifier': 'head', 'classifier_dist': 'head_dist'}[top] }.{torch_leaf}"
+    return name_of(module, torch_leaf)
+
+
+def name_of(module: str, torch_leaf: str) -> str:
+    """The name of a tensor in timm's state dict.
+
+    Example:
+        >>> name_of('block0.qkv', 'weight'), name_of('', 'cls_token')
+        ('blocks.0.attn.qkv.weight', 'cls_token')
+    """
     if not module:
         return torch_leaf  # a token or the positions
     if module == "patch_embed":

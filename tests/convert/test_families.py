@@ -42,7 +42,10 @@ def state_dict(kind):
         if row == kind
     }
     tensors = {name: recorder.drawn(name, shape) for name, shape in shapes.items()}
-    if kind.startswith("moco"):
+    if kind == "moco_v3_vit":
+        for encoder in ("base_encoder", "momentum_encoder"):
+            tensors[f"module.{encoder}.pos_embed"] = recorder.positions(4, 384)
+    if kind in ("moco_v1", "moco_v2"):
         tensors.update({"module.queue": QUEUE, "module.queue_ptr": np.array([8])})
     return tensors
 
@@ -55,6 +58,8 @@ def safetensors_file(path, tensors):
 CASES = {
     "moco_v1": (legacy_file, "moco", "projection"),
     "moco_v2": (zip_file, "moco", "projection"),
+    "moco_v3": (zip_file, "moco_v3", "projection"),
+    "moco_v3_vit": (legacy_file, "moco_v3", "projection"),
     "resnet18": (safetensors_file, "resnet", "logits"),
     "resnet50": (zip_file, "resnet", "logits"),
     "tf_efficientnet_b0": (safetensors_file, "efficientnet_timm", "logits"),
@@ -84,7 +89,13 @@ def test_the_outputs_are_those_of_the_network_that_wrote_the_file(tmp_path, kind
     expected = OUTPUTS[kind]
     scale = np.abs(expected).max()
     np.testing.assert_allclose(named[CASES[kind][2]], expected, rtol=0, atol=1e-5 * scale)
-    widths = {"resnet50": 2048, "tf_efficientnet_b0": 1280, "deit": 192, "beit": 768}
+    widths = {
+        "moco_v3_vit": 384,
+        "resnet50": 2048,
+        "tf_efficientnet_b0": 1280,
+        "deit": 192,
+        "beit": 768,
+    }
     assert features.shape == (2, widths.get(kind.split("_dist")[0], 512))
 
 

@@ -38,6 +38,41 @@ def moco(torch, torchvision, mlp):
     return whole
 
 
+def mlp(torch, *widths, last=True):
+    """MoCo v3's projector or predictor: layers without bias, each with BN, the last without affine."""
+    layers = []
+    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers.append(torch.nn.Linear(inputs, outputs, bias=False))
+        if i < len(widths) - 2:
+            layers += [torch.nn.BatchNorm1d(outputs), torch.nn.ReLU()]
+        elif last:
+            layers.append(torch.nn.BatchNorm1d(outputs, affine=False))
+    return torch.nn.Sequential(*layers)
+
+
+def moco_v3(torch, encoder, head, widths, last):
+    """The state dict of MoCo v3's builder with two encoders, under DistributedDataParallel."""
+    net = torch.nn.Module()
+    for name in ("base_encoder", "momentum_encoder"):
+        made = encoder()
+        setattr(made, head, mlp(torch, *widths))
+        setattr(net, name, made)
+    net.predictor = mlp(torch, widths[-1], widths[1], widths[-1], last=last)
+    whole = torch.nn.Module()
+    whole.module = net
+    return whole
+
+
+def positions(grid, dim):
+    """MoCo v3's fixed positions, [1, 1 + grid^2, dim]; those of the class token are 0."""
+    places = np.arange(grid, dtype=np.float32)
+    down, across = (x.ravel() for x in np.meshgrid(places, places, indexing="ij"))
+    omega = 1 / 10000 ** (np.arange(dim // 4, dtype=np.float32) / (dim // 4))
+    parts = [f(np.outer(p, omega)) for p in (down, across) for f in (np.sin, np.cos)]
+    whole = np.concatenate(parts, axis=1)
+    return np.concatenate([np.zeros((1, dim)), whole])[None].astype(np.float32)
+
+
 def record(folder):
     import timm
     import torch
@@ -51,6 +86,14 @@ def record(folder):
         "resnet18": torchvision.models.resnet18(num_classes=10),
         "resnet50": torchvision.models.resnet50(num_classes=10),
         "tf_efficientnet_b0": timm.create_model("tf_efficientnet_b0", num_classes=10),
+        "moco_v3": moco_v3(torch, torchvision.models.resnet18, "fc", (512, 24, 16), last=False),
+        "moco_v3_vit": moco_v3(
+            torch,
+            lambda: timm.create_model("vit_small_patch16_224", num_heads=12, img_size=64, depth=2),
+            "head",
+            (384, 24, 24, 16),
+            last=True,
+        ),
         "deit_distilled": timm.create_model(
             "deit_tiny_distilled_patch16_224", num_classes=10, img_size=64
         ),
@@ -62,11 +105,15 @@ def record(folder):
         state = net.state_dict()
         for name, value in state.items():
             lines.append(f"{kind} {name} {'x'.join(map(str, value.shape)) or 'scalar'}")
-            if "queue" not in name:
+            if name.endswith("pos_embed") and kind == "moco_v3_vit":
+                state[name] = torch.from_numpy(positions(4, 384))
+            elif "queue" not in name:
                 state[name] = torch.from_numpy(drawn(name, tuple(value.shape)))
         net.load_state_dict(state)
         net.eval()
-        query = net.module.encoder_q if kind.startswith("moco") else net
+        query = net
+        if kind.startswith("moco"):
+            query = getattr(net.module, "base_encoder" if "v3" in kind else "encoder_q")
         with torch.no_grad():
             out[kind] = query(torch.from_numpy(images)).numpy()
         print(kind, len(state), np.abs(out[kind]).max())
