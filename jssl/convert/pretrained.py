@@ -19,7 +19,8 @@ from jssl.types import TrainState
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (*resnets.FAMILIES, *moco_v3.FAMILIES, *efficientnets.FAMILIES, *vits.FAMILIES)
+    for module in (resnets, moco_v3, efficientnets, vits)
+    for family in module.FAMILIES
 }
 SHOWN = 5  # names in a message
 RECORD = "weights.json"  # in the workdir: which file was imported

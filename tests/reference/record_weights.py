@@ -39,7 +39,7 @@ def moco(torch, torchvision, mlp):
 
 
 def mlp(torch, *widths, last=True):
-    """MoCo v3's projector or predictor: layers without bias, each with BN, the last without affine."""
+    """MoCo v3's projector or predictor: no biases, each layer with BN, the last without affine."""
     layers = []
     for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
         layers.append(torch.nn.Linear(inputs, outputs, bias=False))
