@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jssl import data, methods, optim
+from jssl import data, methods
 from jssl.compile import flops as flops_lib
 from jssl.compile import hlo, roofline
 from jssl.compile.hardware import CHIPS, Topology
@@ -66,16 +66,8 @@ def lengths(config: ConfigDict, examples: int) -> None:
                 f"Method '{config.method}' needs the number of classes, and data set "
                 f"'{config.data.name}' is not here. Type --config.{config.method}.num_classes=N."
             )
-    if examples < config.batch_size:
-        raise UserError(
-            f"Batch size {config.batch_size} is larger than the {examples} training examples. "
-            "Type --examples=N, or --config.batch_size=N with a smaller N."
-        )
-    steps = examples // config.batch_size
-    total = optim.count_updates(
-        config.updates, examples=examples, epochs=config.epochs, batch_size=config.batch_size
-    )
-    config.run.update(num_examples=examples, steps_per_epoch=steps, total_steps=total)
+    advice = "Type --examples=N, or --config.batch_size=N with a smaller N."
+    build.count_lengths(config, examples, advice=advice)
 
 
 def make(config: ConfigDict, devices: list[Any]) -> tuple[Any, Any, tuple[Any, ...]]:

@@ -104,21 +104,7 @@ def build(config: ConfigDict) -> Experiment:
             f"'{train_source.name}' has {train_source.num_classes} classes: expected at least that "
             "many, or 0 to count them."
         )
-    steps_per_epoch = len(train_source) // config.batch_size
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"Batch size {config.batch_size} is larger than the {len(train_source)} training "
-            f"examples of '{train_source.name}'. Type --config.batch_size=N with a smaller N."
-        )
-    total_steps = optim.count_updates(
-        config.updates,
-        examples=len(train_source),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-    )
-    config.run.num_examples = len(train_source)
-    config.run.steps_per_epoch = steps_per_epoch
-    config.run.total_steps = total_steps
+    count_lengths(config, len(train_source), advice="Type --config.batch_size=N with a smaller N.")
     method, schedule = make_method(config, axis_name=launcher.axis_name)
     return Experiment(
         config,
@@ -128,9 +114,32 @@ def build(config: ConfigDict) -> Experiment:
         launcher,
         method,
         schedule,
-        steps_per_epoch,
-        total_steps,
+        config.run.steps_per_epoch,
+        config.run.total_steps,
     )
+
+
+def count_lengths(config: ConfigDict, examples: int, *, advice: str) -> None:
+    """Sets `config.run`: the number of examples, the steps of an epoch and of the run.
+
+    Args:
+        config: of the run, in place.
+        examples: of the train split.
+        advice: what to type where they do not fill a batch.
+
+    Raises:
+        UserError: fewer examples than a batch.
+    """
+    steps = examples // config.batch_size
+    if steps == 0:
+        raise UserError(
+            f"Batch size {config.batch_size} is larger than the {examples} training examples of "
+            f"'{config.data.name}'. {advice}"
+        )
+    total = optim.count_updates(
+        config.updates, examples=examples, epochs=config.epochs, batch_size=config.batch_size
+    )
+    config.run.update(num_examples=examples, steps_per_epoch=steps, total_steps=total)
 
 
 def resolve(config: ConfigDict) -> None:
