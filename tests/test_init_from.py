@@ -206,6 +206,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(tmp_path):
         (f"{source}/checkpoints/3", f"Type --config.init_from={source}:3."),
         (f"{source}:last", f"Type --config.init_from={source}:N, with the number of a step."),
         (str(tmp_path / "gone"), "is not the workdir of a run: there is no"),
+        (str(source / "config.json"), f"type `jssl import --weights={source}/config.json"),
     ):
         config.init_from = name
         assert words in refused(config, run)

@@ -110,7 +110,12 @@ def _checked(name: str, step: int | None) -> int:
         )
     if not os.path.exists(place / "config.json"):
         advice = "Type --config.init_from=WORKDIR[:step] of a run."
-        if place.parent.name == "checkpoints" and place.name.isdecimal():
+        if place.is_file():
+            advice = (
+                f"For published weights type `jssl import --weights={name} --workdir=DIR`, and "
+                "then --config.init_from=DIR."
+            )
+        elif place.parent.name == "checkpoints" and place.name.isdecimal():
             advice = f"Type --config.init_from={place.parent.parent}:{place.name}."
         elif (before := name.rpartition(":")[0]) and Path(before).is_dir():
             advice = f"Type --config.init_from={before}:N, with the number of a step."

@@ -171,13 +171,7 @@ def evaluate_linear(
                     progress(history[-1])
     finally:
         batches.close()
-    for name, network in (("given", state), ("used", placed)):
-        if (after := backbone_hash(network)) != before:
-            raise ValueError(
-                f"The frozen network was changed: SHA-256 of params and batch_stats was {before} "
-                f"and that of the state {name} is {after} now. A linear evaluation must not "
-                "train it, nor update running statistics: the result is not valid."
-            )
+    _check_frozen(before, given=state, used=placed)
     scores = count_right(head, test_x, test_y)
     best = max(history, key=lambda entry: entry["test_top1"])
     record = {
@@ -196,6 +190,16 @@ def evaluate_linear(
     }
     record["protocol"] = presets.describe(recipe, record, train_source, test_source, size)
     return LinearResult(head, record)
+
+
+def _check_frozen(before: str, **states: Any) -> None:
+    for name, state in states.items():
+        if (after := backbone_hash(state)) != before:
+            raise ValueError(
+                f"The frozen network was changed: SHA-256 of params and batch_stats was {before} "
+                f"and that of the state {name} is {after} now. A linear evaluation must not "
+                "train it, nor update running statistics: the result is not valid."
+            )
 
 
 def _classes(train_source: Any, test_source: Any) -> int:
