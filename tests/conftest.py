@@ -56,8 +56,8 @@ for number, handler in (
         signal.signal(number, handler)
 
 LIBC = ctypes.CDLL(None)
-LARGEST = 1.5e9  # bytes of a worker, above which it lets compiled programs go between two files
-GROWTH = 0.3e9  # within a file: when it has grown by so much since it last did
+LARGEST = 1.2e9  # bytes of a worker, above which it lets compiled programs go between two files
+GROWTH = 0.2e9  # within a file: when it has grown by so much since it last did
 _last = {"file": None, "bytes": LARGEST}
 
 

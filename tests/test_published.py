@@ -153,7 +153,7 @@ def test_top1_is_among_the_classes_of_the_set(
     low, high = found["ci95"]
     assert low < 4 / 6 < high and record["data"]["examples"] == COUNT
     assert f"trained logits ({len(classes)}-d), own classifier, 6 test" in found["protocol"]
-    assert "short side resized to 37 px (bicubic), central 32 px" in found["protocol"]
+    assert "short side resized to 36 px (bicubic), central 32 px" in found["protocol"]
     positions = np.searchsorted(classes, labels)  # the classes are sorted
     assert row["top1"]["trained"] == pytest.approx(
         evaluate.subset_accuracy(logits, positions, classes=classes)

@@ -259,7 +259,7 @@ def test_data_without_the_arrays_are_refused_with_what_they_must_hold(name, word
     c.data.name = "photos"
     with pytest.raises(UserError) as error:
         build.build(c)
-    for word in [*words, "'photos' does not hold", "image uint8", "--config.data.name=arrays"]:
+    for word in [*words, "'photos' lacks the arrays", "image uint8", "--config.data.name=arrays"]:
         assert word in str(error.value)
 
 

@@ -240,8 +240,8 @@ def test_a_refresh_is_a_function_of_the_state(course):
 
 
 def refused(config):
-    method, _ = build.make_method(config, axis_name=None)
     with pytest.raises(UserError) as error:
+        method, _ = build.make_method(config, axis_name=None)
         jax.eval_shape(lambda: build.first_state(config, method, N))
     return str(error.value)
 

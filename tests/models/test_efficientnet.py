@@ -202,7 +202,7 @@ def test_survival_statistics_and_expectation(drop):
     assert abs(y.mean() - 3.0) < 4 * 3.0 * np.sqrt(0.3 / 0.7 / draws)
     again = drop(jax.random.key(0), x[10:14], rate=0.3, rows=rows[10:14])
     np.testing.assert_array_equal(again, y[10:14])  # the row's number decides, not its place
-    with pytest.raises(ValueError, match=r"probability in \[0, 1\), found 1"):
+    with pytest.raises(ValueError, match=r"drop rate in \[0, 1\), found 1"):
         drop(jax.random.key(0), x, rate=1.0, rows=rows)
 
 

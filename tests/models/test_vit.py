@@ -442,5 +442,5 @@ def test_error_messages_say_what_to_type():
         models.build({"name": "vit_tny"})
     with pytest.raises(UserError, match="model.patch_size=8 has no effect on 'resnet18'"):
         models.build({"name": "resnet18", "patch_size": 8})
-    with pytest.raises(UserError, match="model.zero_init_last_gamma=True says nothing"):
+    with pytest.raises(UserError, match="model.zero_init_last_gamma=True has no effect"):
         models.build({"name": "vit_tiny", "zero_init_last_gamma": True})
