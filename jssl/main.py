@@ -63,6 +63,8 @@ def _import(flags: Flags) -> None:
 def _run_folder(flags: Flags) -> str:
     """Returns the workdir; the file of `--weights` is imported into it first."""
     folder = need(flags, "workdir", "runs/NAME")
+    if flags.family is not None and flags.weights is None:
+        raise UserError("--family is the kind of a weights file: type --weights=FILE too.")
     if flags.weights is not None:
         from jssl import convert
 

@@ -29,6 +29,9 @@ class Family(NamedTuple):
             this kind has.
         dropped: (pattern of a name, reason) for tensors that jssl does not read.
         licence: of the published files.
+        architectures: pattern of the `architecture` that a folder's config.json may name: other
+            networks can have the same names and shapes, and compute something else.
+        assumed: what a file without a config.json is taken for.
         convert: `(leaf, array) -> array` in jssl's layout; that of torch by default.
     """
 
@@ -39,6 +42,8 @@ class Family(NamedTuple):
     source: Callable[[str, ConfigDict], str | None]
     dropped: tuple[tuple[str, str], ...] = (COUNTER,)
     licence: str = "see where the file is published"
+    architectures: str = ".*"
+    assumed: str = ""
     convert: Callable[[str, np.ndarray], np.ndarray] = lambda leaf, array: from_torch(leaf, array)
 
 

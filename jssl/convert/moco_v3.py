@@ -26,6 +26,7 @@ def _is_vit(names: Iterable[str]) -> bool:
 def _config(weights: Weights) -> ConfigDict:
     vit = _is_vit(weights.tensors)
     config = config_lib.base("moco_v3", preset="v3_vit" if vit else "v3")
+    config.data.eval_interpolation = "bilinear"  # as in its main_lincls.py
     head = f"{BASE}{'head' if vit else 'fc'}."
     layers = sorted(
         (int(m[1]), name)

@@ -29,6 +29,8 @@ def set_preprocessing(config: ConfigDict, weights: Weights, *, normalize: str, c
         return
     if "mean" in said and "std" in said:
         config.augment.normalize = _statistics(said["mean"], said["std"], weights)
+    if "input_size" in said and not config.model.name.startswith("vit"):  # a ViT's positions say it
+        config.augment.size = int(said["input_size"][-1])
     if "crop_pct" in said:
         config.data.eval_crop = float(said["crop_pct"])
     interpolation = said.get("interpolation", "bicubic")

@@ -1,5 +1,7 @@
 """Loads published weights: the kind of file is recognised, and every name in it is checked."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from jssl.convert import efficientnets, moco_v3, resnets, vits
 from jssl.convert.containers import Weights, read_weights
 from jssl.convert.family import Family, reason
 from jssl.errors import UserError, nearest
-from jssl.run import build, checkpoint, checksums, workdir
+from jssl.run import build, checkpoint, checks, checksums, workdir
 from jssl.run.writers import say
 from jssl.types import TrainState
 
@@ -35,6 +37,7 @@ class Pretrained(NamedTuple):
         state: with its weights; what the file does not have is as in a new run.
         dropped: name in the file -> why it was left out.
         kept: leaves of the state that the file does not have.
+        assumed: what the file does not say, and was taken for granted; '' for nothing.
     """
 
     family: Family
@@ -42,6 +45,7 @@ class Pretrained(NamedTuple):
     state: TrainState
     dropped: dict[str, str]
     kept: tuple[str, ...]
+    assumed: str
 
 
 def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
@@ -57,9 +61,16 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
     """
     weights = read_weights(path)
     chosen = _find(weights, family)
+    named = weights.other.get("architecture")
+    if isinstance(named, str) and not re.fullmatch(chosen.architectures, named):
+        raise UserError(
+            f"'{path}' is of architecture '{named}', which jssl does not have, although its "
+            f"tensors have the names of family '{chosen.name}': expected {chosen.about}."
+        )
     try:
         config = chosen.config(weights)
-    except (KeyError, ValueError, IndexError) as error:
+        checks.check(config)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
             f"'{path}' does not fit family '{chosen.name}' ({chosen.about}): its tensors do not "
             f"describe such a network, {error}. Type another --family, one of "
@@ -74,7 +85,7 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
         leaves = checkpoint.flat_leaves(build.first_state(config, method, 1))
         return {leaf: leaves[leaf] for leaf in kept}
 
-    values, used, problems = jax.jit(initial)(), set(), []
+    values, used, problems = {}, set(), []
     for leaf, value in checkpoint.flat_leaves(shapes).items():
         name = sources[leaf]
         if name is None:
@@ -106,8 +117,9 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
             "tensors:\n" + "\n".join(problems[:SHOWN]) + f"{more}\nType another --family, one of "
             f"{', '.join(FAMILIES)}; or fetch the file again from where its authors publish it."
         )
-    state = checkpoint.from_leaves(shapes, values)
-    return Pretrained(chosen, config, state, dropped, tuple(kept))
+    state = checkpoint.from_leaves(shapes, {**values, **jax.jit(initial)()})
+    assumed = "" if "pretrained_cfg" in weights.other else chosen.assumed
+    return Pretrained(chosen, config, state, dropped, tuple(kept), assumed)
 
 
 def _find(weights: Weights, family: str | None) -> Family:
@@ -146,6 +158,8 @@ def load_pretrained(path: str | Path, family: str | None = None):
         features, _ = jax.jit(embed)(state, images)
     """
     loaded = read_pretrained(path, family)
+    if loaded.assumed:
+        warnings.warn(f"{path} does not say it, assumed: {loaded.assumed}", stacklevel=2)
     method, _ = build.make_method(loaded.config, axis_name=None)
     return method.embed, loaded.state
 
@@ -171,8 +185,8 @@ def import_weights(path: str | Path, folder: str | Path, family: str | None = No
         return
     if folder.exists() and any(folder.iterdir()):
         raise UserError(
-            f"The folder '{folder}' holds something else than what --weights={path} would write: "
-            "type another --workdir."
+            f"The folder '{folder}' holds something else than what --weights={path} would write, "
+            "or an import that was interrupted: remove it, or type another --workdir."
         )
     loaded = read_pretrained(path, family)
     workdir.open_workdir(folder, loaded.config)
@@ -203,6 +217,8 @@ def describe(loaded: Pretrained) -> list[str]:
         f"licence of the file: {family.licence}",
         f"preprocessing: {config.augment.size} px, normalised by '{config.augment.normalize}'",
     ]
+    if loaded.assumed:
+        lines.append(f"NOTE the file does not say it, assumed: {loaded.assumed}")
     for why in sorted(set(loaded.dropped.values())):
         count = sum(other == why for other in loaded.dropped.values())
         lines.append(f"left out: {count} tensors, {why}")

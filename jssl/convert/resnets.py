@@ -76,7 +76,9 @@ def _moco_source(leaf: str, config: ConfigDict) -> str | None:
 def _moco_convert(leaf: str, array: np.ndarray) -> np.ndarray:
     if leaf == "queue":
         return array.T  # there a key is a column
-    return array.reshape(()) if leaf == "queue_pointer" else from_torch(leaf, array)
+    if leaf == "queue_pointer":
+        return array.reshape(()) if array.size == 1 else array
+    return from_torch(leaf, array)
 
 
 def _supervised_config(weights: Weights) -> ConfigDict:
@@ -120,5 +122,7 @@ FAMILIES: Iterable[Family] = (
         _supervised_source,
         dropped=(COUNTER,),
         licence="BSD-3-Clause (torchvision)",
+        architectures=r"(tv_)?resnet(18|34|50|101|152)(\..*)?",
+        assumed="torchvision's network and preprocessing",
     ),
 )

@@ -23,7 +23,6 @@ from jssl.regular import FileError, check_regular
 
 MAX_BYTES = 2**36  # of a file: EfficientNet-L2 has 2 GB, SimCLRv2's largest net 3 GB
 MAX_PICKLE = 2**26  # of the pickle in it, which holds names and shapes
-LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the first pickle, a number
 DTYPES: dict[str, Any] = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -77,8 +76,7 @@ class Bag(dict):
     """Stands for an object of a class that is not imported: it only holds the object's state."""
 
     def __init__(self, *values: Any):
-        super().__init__()
-        self.values_given = values
+        super().__init__()  # what a class would make of the values is not known
 
     def __setstate__(self, state: Any) -> None:
         parts = state if isinstance(state, tuple) else (state,)

@@ -108,6 +108,8 @@ FAMILIES: Iterable[Family] = (
         _deit_config,
         _source,
         licence="Apache-2.0 (DeiT)",
+        architectures=r"(deit|vit)_(tiny|small|base|large)(_distilled)?_patch\d+_\d+(\..*)?",
+        assumed="DeiT's preprocessing; other ViTs may have pixels of mean and deviation .5",
     ),
     Family(
         "beit",
@@ -117,5 +119,7 @@ FAMILIES: Iterable[Family] = (
         _source,
         dropped=(COUNTER, _INDEX),
         licence="MIT",
+        architectures=r"beit(v2)?_(base|large)_patch\d+_\d+(\..*)?",
+        assumed="BEiT's preprocessing; BEiT v2 has ImageNet's mean and deviation",
     ),
 )

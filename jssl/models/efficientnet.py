@@ -183,7 +183,7 @@ class EfficientNet(nn.Module):
         plan = self._plan()
         rates = drop_rates(self.stochastic_depth, len(plan))
         live = train and self.frozen_blocks < 0
-        stem, _, head = self.dimensions()
+        stem, _, _, head = self.dimensions()
         x = self._conv(stem, 3, 2, "stem_conv")(x.astype(self.dtype))
         x = self._act(self._norm("stem_bn", live)(x))
         named = {"stem": x}
@@ -219,10 +219,11 @@ class EfficientNet(nn.Module):
             plan += [(stage, repeat == 0) for repeat in range(repeats)]
         return plan
 
-    def dimensions(self) -> tuple[int, int, int]:
-        """Channels of the stem, number of blocks, channels of the head."""
+    def dimensions(self) -> tuple[int, int, int, int]:
+        """Returns channels of the stem, number of blocks, channels of the last and of the head."""
         stem, head = (c if self.lite else round_filters(c, self.width) for c in (_STEM, _HEAD))
-        return stem, len(self._plan()), head
+        plan = self._plan()
+        return stem, len(plan), plan[-1][0].features, head
 
     def place(self, block: int) -> tuple[int, int, bool]:
         """Stage and place in it of a block, both from 0, and whether the block expands."""

@@ -5,6 +5,7 @@ are drawn by name on both sides.
 """
 
 import importlib.util
+import json
 import sys
 
 import jax
@@ -18,6 +19,8 @@ from safetensors.numpy import save_file
 from jssl import convert
 from jssl.augment._pixels import STATISTICS
 from jssl.errors import UserError
+from jssl.main import main
+from jssl.models.efficientnet import SIZES, make_efficientnet
 from jssl.run import build
 
 sys.path.insert(0, str(ROOT / "tests" / "reference"))
@@ -136,3 +139,46 @@ def test_a_family_can_be_named(tmp_path):
         convert.read_pretrained(path, "resnett")
     with pytest.raises(UserError, match="does not fit family 'efficientnet_timm'"):
         convert.read_pretrained(path, "efficientnet_timm")
+
+
+def timm_folder(folder, kind, **config):
+    folder.mkdir()
+    safetensors_file(folder / "model.safetensors", state_dict(kind))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_of_timm_says_how_pictures_are_prepared(tmp_path):
+    about = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 96, 96], "crop_pct": 0.9,
+             "interpolation": "bilinear"}  # fmt: skip
+    folder = timm_folder(tmp_path / "x", "resnet18", architecture="resnet18", pretrained_cfg=about)
+    loaded = convert.read_pretrained(folder)
+    data, augment = loaded.config.data, loaded.config.augment
+    assert (augment.normalize, augment.size) == ("half", 96)
+    assert (data.eval_crop, data.eval_interpolation) == (0.9, "bilinear")
+    assert loaded.assumed == ""
+    assert "torchvision" in convert.read_pretrained(folder / "model.safetensors").assumed
+    about["crop_pct"] = 0
+    again = timm_folder(tmp_path / "y", "resnet18", pretrained_cfg=about)
+    with pytest.raises(UserError, match="data.eval_crop expects a number above 0"):
+        convert.read_pretrained(again)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [("tf_efficientnet_b0", "efficientnet_b0"), ("resnet18", "resnetblur18")],
+)
+def test_another_network_with_the_same_names_is_refused(tmp_path, kind, architecture):
+    folder = timm_folder(tmp_path / "x", kind, architecture=architecture)
+    with pytest.raises(UserError, match=f"is of architecture '{architecture}', which jssl does"):
+        convert.read_pretrained(folder)
+
+
+def test_no_two_efficientnets_are_taken_for_each_other():
+    nets = [make_efficientnet(name) for name in SIZES]
+    assert len({(net.lite, *net.dimensions()) for net in nets}) == len(SIZES)
+
+
+def test_a_family_without_a_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="type --weights=FILE too"):
+        main(["evaluate", "--family=resnet", f"--workdir={tmp_path}"])

@@ -67,9 +67,10 @@ def test_jssls_own_preprocessing_is_that_of_torchvision(loaded):
         assert set(np.argsort(-probabilities)[:3]) == set(expected)
         (torchvision,) = np.asarray(loaded(prepared(name, int)[None]))
         np.testing.assert_allclose(probabilities, torchvision, atol=2e-3)
-        np.testing.assert_allclose(
-            probabilities[list(expected)], list(expected.values()), atol=3e-2
-        )
+        if name != "rocket":  # see above
+            np.testing.assert_allclose(
+                probabilities[list(expected)], list(expected.values()), atol=2e-2
+            )
 
 
 def test_it_becomes_a_workdir_that_other_commands_read(tmp_path, capsys, loaded):
