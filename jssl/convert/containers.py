@@ -129,8 +129,17 @@ def _safetensors(file: Path) -> dict[str, Any]:
 
 
 def _folder_config(path: Path) -> dict[str, Any]:
-    """The config.json of a folder of timm or Hugging Face; {} without one."""
-    file = path / "config.json"
+    """The config.json of a folder of timm or Hugging Face; {} without one.
+
+    The preprocessor_config.json of transformers is its `preprocessor`.
+    """
+    config = _json(path, "config.json")
+    preprocessor = _json(path, "preprocessor_config.json")
+    return {**config, "preprocessor": preprocessor} if preprocessor else config
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    file = path / name
     if not path.is_dir() or not file.exists():
         return {}
     try:

@@ -27,6 +27,7 @@ from jssl.convert import (
 )
 from jssl.convert.containers import Weights, read_weights
 from jssl.convert.family import Family, reason
+from jssl.convert.transformers_names import from_transformers
 from jssl.errors import UserError, nearest
 from jssl.run import build, checkpoint, checks, checksums, workdir
 from jssl.run.writers import say
@@ -76,7 +77,7 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
         UserError: a file that cannot be read, no known family, or tensors that are missing, not
             known or of another shape; the message names the first of them.
     """
-    weights = read_weights(path)
+    weights = from_transformers(read_weights(path))
     chosen = _find(weights, family)
     named = weights.other.get("architecture")
     if isinstance(named, str) and not re.fullmatch(chosen.architectures, named):
@@ -178,6 +179,7 @@ def load_pretrained(path: str | Path, family: str | None = None):
     loaded = read_pretrained(path, family)
     if loaded.assumed:
         warnings.warn(f"{path} does not say it, assumed: {loaded.assumed}", stacklevel=2)
+    say(f"{path}: {loaded.family.about}; licence of the file: {loaded.family.licence}")
     method, _ = build.make_method(loaded.config, axis_name=None)
     return method.embed, loaded.state
 

@@ -1,4 +1,4 @@
-"""Published weights against the authors' own networks, see tests/reference/record_official_weights.py.
+"""Published weights against the authors' nets, see tests/reference/record_official_weights.py.
 
 Three files were written by the authors' code: SimCLR's checkpoint by TensorFlow, BYOL's pickle by
 dill, DALL-E's modules by torch. Of the others the names, shapes and outputs were recorded.

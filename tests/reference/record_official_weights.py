@@ -2,8 +2,8 @@
 
     python tests/reference/record_official_weights.py CHECKOUTS tests/golden
 
-CHECKOUTS is a folder with checkouts of deepcluster and swav (facebookresearch), CMC (HobbitLong) and
-DALL-E (openai), by those names. Needs torch, torchvision, timm and attrs. It writes
+CHECKOUTS is a folder with checkouts of deepcluster and swav (facebookresearch), CMC (HobbitLong)
+and DALL-E (openai), by those names. Needs torch, torchvision, timm and attrs. It writes
 official_names.txt and official_outputs.npz, see record_weights.py, and dalle/encoder.pkl and
 dalle/decoder.pkl: whole modules, one in each of torch's containers.
 

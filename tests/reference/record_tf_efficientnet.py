@@ -2,8 +2,8 @@
 
     TF_USE_LEGACY_KERAS=1 python tests/reference/record_tf_efficientnet.py EFFICIENTNET tests/golden
 
-EFFICIENTNET is models/official/efficientnet of a checkout of https://github.com/tensorflow/tpu, which
-Noisy Student was trained with. Needs tensorflow 2.21 and tf_keras. It writes
+EFFICIENTNET is models/official/efficientnet of a checkout of https://github.com/tensorflow/tpu,
+which Noisy Student was trained with. Needs tensorflow 2.21 and tf_keras. It writes
 tf_efficientnet_names.txt, a line a variable with its moving average, as a checkpoint has them, and
 tf_efficientnet_outputs.npz. The values are drawn by name, see `value_of`.
 """
