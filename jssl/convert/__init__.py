@@ -3,6 +3,7 @@
 from jssl.convert.detectron2 import detectron2_model as detectron2_model
 from jssl.convert.detectron2 import export_detectron2 as export_detectron2
 from jssl.convert.pretrained import FAMILIES as FAMILIES
+from jssl.convert.pretrained import import_if_weights as import_if_weights
 from jssl.convert.pretrained import import_weights as import_weights
 from jssl.convert.pretrained import load_pretrained as load_pretrained
 from jssl.convert.pretrained import read_pretrained as read_pretrained

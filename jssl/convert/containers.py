@@ -91,6 +91,15 @@ def read_weights(path: str | Path) -> Weights:
     return weights
 
 
+def is_weights(path: str | Path) -> bool:
+    """Whether a path is one that `read_weights` might read: a file, or a folder with such files."""
+    path = Path(path)
+    if path.is_dir():
+        names = (*TENSORS, DVAE[0])
+        return any((path / name).is_file() for name in names) or tf_checkpoint.is_checkpoint(path)
+    return path.is_file() or tf_checkpoint.is_checkpoint(path)
+
+
 def _one_file(path: Path) -> Weights:
     file = path
     if path.is_dir():

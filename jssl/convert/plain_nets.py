@@ -87,7 +87,6 @@ def _vgg_config(weights: Weights) -> ConfigDict:
     set_preprocessing(config, weights, normalize="imagenet", crop=0.875)
     name = "head.fc" if "head.fc.weight" in tensors else "classifier.6"
     config.supervised.num_classes = tensors[f"{name}.weight"].shape[0]
-    config.supervised.update({"init_from": ""})
     return fill_run(config)
 
 

@@ -25,7 +25,7 @@ from jssl.convert import (
     swav,
     vits,
 )
-from jssl.convert.containers import Weights, read_weights
+from jssl.convert.containers import Weights, is_weights, read_weights
 from jssl.convert.family import Family, reason
 from jssl.convert.transformers_names import from_transformers
 from jssl.errors import UserError, nearest
@@ -226,6 +226,19 @@ def import_weights(path: str | Path, folder: str | Path, family: str | None = No
     files.write_json(record, facts)  # last: a folder with it is whole
     for line in describe(loaded):
         say(line)
+
+
+def import_if_weights(name: str, folder: Path) -> Path | None:
+    """Imports the file of a name as `import_weights` does; returns None if it is no weights file.
+
+    Args:
+        name: of a weights file, or of anything else.
+        folder: the workdir that is written.
+    """
+    if not is_weights(name):
+        return None
+    import_weights(name, folder)
+    return folder
 
 
 def _sum(weights: Weights) -> str:

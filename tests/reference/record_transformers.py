@@ -2,10 +2,10 @@
 
     python tests/reference/record_transformers.py tests/golden
 
-Needs torch and transformers (recorded with 2.14.1 and 5.24.0). Each net is saved by its library; the
-names and shapes on disk go to transformers_names.txt, the config.json files to
-transformers_configs.json, the outputs to transformers_outputs.npz. The values are drawn by the names
-on disk, see record_weights.py.
+Needs torch and transformers (recorded with 2.14.1 and 5.24.0). Each net is saved by its library.
+The names and shapes on disk go to transformers_names.txt, the config.json files to
+transformers_configs.json, the outputs to transformers_outputs.npz. The values are drawn by the
+names on disk, see record_weights.py.
 """
 
 import json
