@@ -36,6 +36,8 @@ def state_dict(kind):
         filters = {"0.weight": np.full((1, 3, 1, 1), 1 / 3), "0.bias": np.zeros(1),
                    "1.weight": SOBEL[:, None], "1.bias": np.zeros(2)}  # fmt: skip
         tensors.update({f"sobel.{k}": v.astype(np.float32) for k, v in filters.items()})
+    if kind == "moco_linear_vit":
+        tensors["module.pos_embed"] = recorder.positions(4, 384)
     if kind == "beit_pretrained":
         tensors["mask_token"] = recorder.drawn("mask_token", (1, 1, 768))
     return tensors
@@ -52,6 +54,9 @@ CASES = {
     "regnet_timm": (zip_file, "model", "regnet_timm"),
     "regnet_torchvision": (zip_file, "", "regnet_torchvision"),
     "beit_pretrained": (zip_file, "model", "beit_pretrained"),
+    "vgg": (legacy_file, "", "vgg"),
+    "moco_linear_resnet": (zip_file, "state_dict", "moco_linear"),
+    "moco_linear_vit": (zip_file, "state_dict", "moco_linear"),
 }
 
 
@@ -129,12 +134,31 @@ def test_cmc(tmp_path, kind):
     assert "the views" not in loaded.assumed and "L and ab" in loaded.assumed
 
 
-@pytest.mark.parametrize("kind", ["regnet_timm", "regnet_torchvision"])
-def test_regnets(tmp_path, kind):
+@pytest.mark.parametrize(
+    "kind", ["regnet_timm", "regnet_torchvision", "vgg", "moco_linear_resnet", "moco_linear_vit"]
+)
+def test_networks_with_a_classifier(tmp_path, kind):
     loaded = convert.read_pretrained(written(tmp_path, kind))
-    assert loaded.family.name == kind
-    _, named = embedded(loaded, pictures(OUTPUTS["small"], loaded.config))
+    assert loaded.family.name == CASES[kind][2]
+    images = large() if kind == "vgg" else OUTPUTS["small"]
+    _, named = embedded(loaded, pictures(images, loaded.config))
     assert_same(named["logits"], kind)
+
+
+def test_timms_vgg_has_torchvisions_tensors_under_other_names():
+    lines = (GOLDEN / "official_names.txt").read_text().splitlines()
+    shapes = {
+        library: {
+            name: np.broadcast_to(np.float32(0), tuple(map(int, shape.split("x"))))
+            for kind, name, shape in map(str.split, lines)
+            if kind == f"names_{library}_vgg" and shape != "scalar"
+        }
+        for library in ("timm", "torchvision")
+    }
+    renamed = convert.FAMILIES["vgg"].prepare(shapes["timm"])
+    assert {n: x.shape for n, x in renamed.items()} == {
+        n: x.shape for n, x in shapes["torchvision"].items()
+    }
 
 
 def test_pretrained_beit(tmp_path):

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from record_weights import drawn
+from record_weights import drawn, positions
 
 
 def module(folder, name):
@@ -77,6 +77,30 @@ def swav(torch, code):
     return made
 
 
+def vgg(torch, torchvision):
+    """torchvision's VGG-16 with batch normalisation."""
+    layers = [c if c == "M" else c // 16 for c in torchvision.models.vgg.cfgs["D"]]
+    features = torchvision.models.vgg.make_layers(layers, batch_norm=True)
+    net = torchvision.models.VGG(features, num_classes=10)
+    net.classifier[0] = torch.nn.Linear(32 * 49, 256)
+    net.classifier[3] = torch.nn.Linear(256, 256)
+    net.classifier[6] = torch.nn.Linear(256, 10)
+    return net
+
+
+def moco_linear(torch, torchvision, timm):
+    """Networks with a linear classifier under DistributedDataParallel's name."""
+    vit = timm.create_model(
+        "vit_small_patch16_224", num_heads=12, img_size=64, depth=2, num_classes=10
+    )
+    made = {"moco_linear_vit": vit, "moco_linear_resnet": torchvision.models.resnet18()}
+    for kind, net in made.items():
+        made[kind] = whole = torch.nn.Module()
+        whole.module = net
+        whole.forward = net.forward
+    return made
+
+
 def cmc(torch, code):
     made = {"cmc_alexnet": module(code / "CMC", "models.alexnet").MyAlexNetCMC(16)}
     made["cmc_resnet"] = module(code / "CMC", "models.resnet").MyResNetsCMC("resnet18v1")
@@ -127,6 +151,8 @@ def record(code, folder):
         **deepcluster(torch, code),
         **swav(torch, code),
         **cmc(torch, code),
+        **moco_linear(torch, torchvision, timm),
+        "vgg": vgg(torch, torchvision),
         "regnet_timm": timm.create_model("regnety_004", num_classes=10),
         "regnet_torchvision": torchvision.models.regnet_y_400mf(num_classes=10),
         "beit_pretrained": timm.create_model(
@@ -143,10 +169,12 @@ def record(code, folder):
             lines.append(f"{kind} {name} {'x'.join(map(str, value.shape)) or 'scalar'}")
             if "sobel" not in name and "index" not in name:
                 state[own] = torch.from_numpy(drawn(name, tuple(value.shape)))
+            if name.endswith("pos_embed"):
+                state[own] = torch.from_numpy(positions(4, 384))
         net.load_state_dict(state)
         net.eval()
-        images = torch.from_numpy(large if kind.startswith("deepcluster_") and
-                                  kind != "deepcluster_v2" else small)  # fmt: skip
+        of_224 = kind in ("deepcluster_alexnet", "deepcluster_vgg16", "vgg")
+        images = torch.from_numpy(large if of_224 else small)
         if kind.startswith("cmc"):  # of 224 px, as their pools want
             images = torch.from_numpy(np.tile(small, (1, 1, 4, 4))[:, :, :224, :224])
         with torch.no_grad():
@@ -154,6 +182,13 @@ def record(code, folder):
         result = torch.cat(result, 1) if isinstance(result, tuple) else result
         out[kind] = result.numpy()
         print(kind, len(state), out[kind].shape, np.abs(out[kind]).max())
+    # The names of whole nets, which are too large to be drawn.
+    for kind, net in {
+        "names_timm_vgg": timm.create_model("vgg16_bn"),
+        "names_torchvision_vgg": torchvision.models.vgg16_bn(),
+    }.items():
+        for name, value in net.state_dict().items():
+            lines.append(f"{kind} {name} {'x'.join(map(str, value.shape)) or 'scalar'}")
     out |= dalle(torch, code, folder, rng.random((2, 3, 32, 32)).astype(np.float32))
     (folder / "official_names.txt").write_text("\n".join(lines) + "\n")
     np.savez_compressed(folder / "official_outputs.npz", **out)
