@@ -41,6 +41,7 @@ from jssl.run import (
     checkpoint,
     checks,
     lock,
+    pretrained,
     stopping,
     versioned,
     versions,
@@ -94,7 +95,7 @@ def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str,
         else:
             say(f"stage {stage.name} is finished already")
         finished[stage.name] = done
-    record = _record(config, stages, finished)
+    record = _record(config, stages, finished, folder)
     for row in record["rows"]:
         say(f"{row['probe']}: {100 * row['top1']['trained']:.2f} %   ({row['protocol']})")
     _write(folder / "result.json", record)
@@ -172,7 +173,9 @@ def _data_state(parts: build.Experiment) -> dict[str, Any]:
 
 def _hash(state: Any) -> str:
     """Returns the hash of the averaged network in a state, which is the teacher."""
-    return tree_hash({"params": state.average, "batch_stats": state.average_stats})[:16]
+    params = getattr(state, "average", None) or state.params  # another method may keep no average
+    batch_stats = getattr(state, "average_stats", state.batch_stats)
+    return tree_hash({"params": params, "batch_stats": batch_stats})[:16]
 
 
 def probabilities(embed: Callable[..., Any]) -> Callable[[TrainState, Any], jax.Array]:
@@ -289,7 +292,10 @@ def _remove_parts(place: Path) -> None:
 
 
 def _record(
-    config: ConfigDict, stages: Sequence[Stage], finished: Mapping[str, dict[str, Any]]
+    config: ConfigDict,
+    stages: Sequence[Stage],
+    finished: Mapping[str, dict[str, Any]],
+    folder: Path,
 ) -> dict[str, Any]:
     """Returns a record for `jssl.run.results`: a row per network, and one per student's gain."""
     networks = [s for s in stages if s.kind != "label" and "top1" in finished[s.name]]
@@ -307,7 +313,7 @@ def _record(
     shown = f", {100 * fraction:g} % labels" if fraction < 1 else ""
     steps = [done["step"] for done in finished.values() if "step" in done]
     return {
-        "name": f"{config.method} on {config.data.name}{shown}",
+        "name": f"{config.method} on {config.data.name}{shown}{_origin(stages, folder)}",
         "run_hash": _run_hash(config),
         "seed": config.seed,
         "epochs": sum(stage.config.epochs for stage in stages if stage.kind != "label"),
@@ -322,8 +328,18 @@ def _row(probe: str, protocol: str, top1: float, **numbers: Any) -> dict[str, An
     return {"probe": probe, "protocol": protocol, "top1": {"trained": top1}, "numbers": numbers}
 
 
+def _origin(stages: Sequence[Stage], folder: Path) -> str:
+    """Describes from which run the first stage that trains started; '' for none."""
+    for stage in stages:
+        record = pretrained.record(folder / stage.name)
+        if record is not None and stage.config.init_from:
+            return f", {stage.kind} after {record.get('weights') or record['method']}"
+    return ""
+
+
 def _run_hash(config: ConfigDict) -> str:
     flat = config_lib.flatten(config)
+    flat["init_from"] = bool(config.init_from)  # the name says from what
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)
 
