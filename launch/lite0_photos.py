@@ -86,6 +86,7 @@ def features(lite0, record):
         "rows": [row for part in found for row in part["rows"] if "trained" in row["numbers"]],
         "versions": found[0]["versions"],
     }
+    record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(text, indent=1) + "\n")
 
 
