@@ -35,21 +35,39 @@ def main():
     train(f"lite0_photos.py:init={lite0},labels=1.0,size=32,epochs=4", teacher)
     keep(teacher / "result.json", records / "lite0_teacher_seed0.json")
     for seed in seeds:
-        tuned = runs / f"lite0_photos_{seed}"
-        train(f"lite0_photos.py:init={lite0},seed={seed}", tuned)
-        keep(tuned / "result.json", records / f"lite0_photos_seed{seed}.json")
-        noisy = runs / f"noisy_student_lite0_{seed}"
-        train(f"noisy_student_photos.py:lite0={lite0},teacher_epochs=40,seed={seed}", noisy)
-        keep(noisy / "result.json", records / f"noisy_student_lite0_seed{seed}.json")
-        student = runs / f"deit_lite0_{seed}"
-        train(f"deit_photos.py:teacher={teacher},seed={seed}", student)
-        keep(student / "result.json", records / f"deit_lite0_seed{seed}.json")
-    for seed in seeds:
-        tuned = runs / f"lite0_photos_{seed}"
-        curve = tuned / "evaluation" / "robustness.json"
-        if not curve.exists():
-            jssl("evaluate", f"--workdir={tuned}", "--protocol=robustness")
-        keep(curve, records / f"lite0_robustness_seed{seed}.json")
+        tune(given, seed)
+    curve(given, seeds[0])
+    for seed in seeds:  # the long ones
+        distil(given, seed)
+        self_train(given, seed)
+    for seed in seeds[1:]:
+        curve(given, seed)
+
+
+def tune(given, seed):
+    tuned = given.runs / f"lite0_photos_{seed}"
+    train(f"lite0_photos.py:init={given.runs / 'lite0'},seed={seed}", tuned)
+    keep(tuned / "result.json", given.records / f"lite0_photos_seed{seed}.json")
+
+
+def distil(given, seed):
+    student = given.runs / f"deit_lite0_{seed}"
+    train(f"deit_photos.py:teacher={given.runs / 'lite0_teacher'},seed={seed}", student)
+    keep(student / "result.json", given.records / f"deit_lite0_seed{seed}.json")
+
+
+def self_train(given, seed):
+    noisy, lite0 = given.runs / f"noisy_student_lite0_{seed}", given.runs / "lite0"
+    train(f"noisy_student_photos.py:lite0={lite0},teacher_epochs=40,seed={seed}", noisy)
+    keep(noisy / "result.json", given.records / f"noisy_student_lite0_seed{seed}.json")
+
+
+def curve(given, seed):
+    tuned = given.runs / f"lite0_photos_{seed}"
+    record = tuned / "evaluation" / "robustness.json"
+    if not record.exists():
+        jssl("evaluate", f"--workdir={tuned}", "--protocol=robustness")
+    keep(record, given.records / f"lite0_robustness_seed{seed}.json")
 
 
 def jssl(*args):
