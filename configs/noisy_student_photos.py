@@ -10,7 +10,7 @@ Switches:  smoke (a run of seconds), teacher_epochs=N, epochs=N (of each student
            fixres (a last stage at 40 px), lite0=WORKDIR of an imported EfficientNet-Lite0, which
            the teacher fine-tunes at 64 px, for one generation of the same small student:
            jssl import --weights=efficientnet-lite0-57934424.pth --workdir=runs/lite0
-           jssl train --config=configs/noisy_student_photos.py:lite0=runs/lite0,teacher_epochs=40
+           jssl train --config=configs/noisy_student_photos.py:lite0=runs/lite0
                --workdir=runs/noisy_student_lite0
 """
 
@@ -58,4 +58,4 @@ def _lite0():
     """The teacher that starts from ImageNet's weights, with what belongs to them."""
     model = {**OFFICIAL, "name": "efficientnet_lite0", "width": 1.0, "stem": "imagenet"}
     return {"model": {**model, "stochastic_depth": 0.0, "bn_momentum": 0.9},
-            "augment": {"size": 64, "normalize": "half"}, "optim": {"lr": 5e-4}}  # fmt: skip
+            "augment": {"size": 64, "normalize": "half"}}  # fmt: skip

@@ -58,7 +58,7 @@ def distil(given, seed):
 
 def self_train(given, seed):
     noisy, lite0 = given.runs / f"noisy_student_lite0_{seed}", given.runs / "lite0"
-    train(f"noisy_student_photos.py:lite0={lite0},teacher_epochs=40,seed={seed}", noisy)
+    train(f"noisy_student_photos.py:lite0={lite0},seed={seed}", noisy)
     keep(noisy / "result.json", given.records / f"noisy_student_lite0_seed{seed}.json")
 
 
