@@ -30,7 +30,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import data
+from jssl import data, methods
 from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError
 from jssl.evaluate.embed import embed_source
@@ -139,7 +139,7 @@ def _train(stage: Stage, place: Path) -> dict[str, Any]:
     """Trains a teacher or a student to its last step."""
     config = copy.deepcopy(stage.config)  # the run modifies it
     state = train(config, place)
-    return {"step": int(state.step), **judged(config, state), "sha256": _hash(state)}
+    return {"step": int(state.step), **judged(config, state), "sha256": _hash(config, state)}
 
 
 def _fixres(stage: Stage, place: Path) -> dict[str, Any]:
@@ -171,10 +171,9 @@ def _data_state(parts: build.Experiment) -> dict[str, Any]:
     return batches.state()
 
 
-def _hash(state: Any) -> str:
-    """Returns the hash of the averaged network in a state, which is the teacher."""
-    params = getattr(state, "average", None) or state.params  # another method may keep no average
-    batch_stats = getattr(state, "average_stats", state.batch_stats)
+def _hash(config: ConfigDict, state: TrainState) -> str:
+    """Returns the hash of the network that a run's `embed` uses, which is the teacher."""
+    params, batch_stats = methods.get(config.method).judged(state)
     return tree_hash({"params": params, "batch_stats": batch_stats})[:16]
 
 
@@ -216,7 +215,7 @@ def _teacher_of(stage: Stage) -> dict[str, str]:
     if path.exists():
         with contextlib.suppress(UserError, KeyError):  # then hash the network itself
             return {"teacher_sha256": workdir.read_json(path)["sha256"]}
-    return {"teacher_sha256": _hash(build.load_encoder(network)[1])}
+    return {"teacher_sha256": _hash(workdir.read_config(network), build.load_encoder(network)[1])}
 
 
 def _label(stage: Stage, place: Path) -> dict[str, Any]:
@@ -243,7 +242,7 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
     provenance = {
         "teacher": str(stage.network),
         "teacher_step": str(int(state.step)),
-        "teacher_sha256": _hash(state),
+        "teacher_sha256": _hash(teacher, state),
         "config_hash": config_lib.config_hash(teacher),
         "data": split.unlabelled.name,
         "fingerprint": split.unlabelled.fingerprint(),
