@@ -42,6 +42,11 @@ def main():
         self_train(given, seed)
     for seed in seeds[1:]:
         curve(given, seed)
+    # To compare with: the small ResNet, from scratch with the same tiles.
+    scratch = runs / "resnet8_photos_0"
+    train("supervised_photos.py:labels=0.1,epochs=60", scratch)
+    keep(scratch / "result.json", records / "resnet8_photos_seed0.json")
+    corruptions(scratch, records / "resnet8_robustness_seed0.json")
 
 
 def tune(given, seed):
@@ -64,10 +69,14 @@ def self_train(given, seed):
 
 def curve(given, seed):
     tuned = given.runs / f"lite0_photos_{seed}"
-    record = tuned / "evaluation" / "robustness.json"
+    corruptions(tuned, given.records / f"lite0_robustness_seed{seed}.json")
+
+
+def corruptions(folder, copy):
+    record = folder / "evaluation" / "robustness.json"
     if not record.exists():
-        jssl("evaluate", f"--workdir={tuned}", "--protocol=robustness")
-    keep(record, given.records / f"lite0_robustness_seed{seed}.json")
+        jssl("evaluate", f"--workdir={folder}", "--protocol=robustness")
+    keep(record, copy)
 
 
 def jssl(*args):
@@ -100,7 +109,6 @@ def features(lite0, record):
         "seed": 0,
         "epochs": 0.0,
         "steps": 0,
-        "minutes": 0.0,
         "rows": [row for part in found for row in part["rows"] if "trained" in row["numbers"]],
         "versions": found[0]["versions"],
     }

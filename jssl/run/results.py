@@ -110,7 +110,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             for kind in ("trained", "untrained", "raw pixels")
         ]
         seeds = ", ".join(str(r["seed"]) for r, _ in pairs)
-        minutes = spread([r["minutes"] for r, _ in pairs])
+        timed = all("minutes" in r for r, _ in pairs)  # features of published weights are not
+        minutes = spread([r["minutes"] for r, _ in pairs]) if timed else "–"
         lines.append(
             f"| {record['name']}, {record['epochs']:g} epochs | {probe} top-1 % | "
             f"{' | '.join(cells)} | ({protocols.index(protocol) + 1}) | {seeds} | {minutes} |"
