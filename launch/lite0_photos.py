@@ -36,17 +36,18 @@ def main():
     keep(teacher / "result.json", records / "lite0_teacher_seed0.json")
     for seed in seeds:
         tune(given, seed)
-    curve(given, seeds[0])
-    for seed in seeds:  # the long ones
+    for seed in seeds:
         distil(given, seed)
-        self_train(given, seed)
-    for seed in seeds[1:]:
-        curve(given, seed)
     # To compare with: the small ResNet, from scratch with the same tiles.
     scratch = runs / "resnet8_photos_0"
     train("supervised_photos.py:labels=0.1,epochs=60", scratch)
     keep(scratch / "result.json", records / "resnet8_photos_seed0.json")
     corruptions(scratch, records / "resnet8_robustness_seed0.json")
+    for seed in seeds:
+        tuned = runs / f"lite0_photos_{seed}"
+        corruptions(tuned, records / f"lite0_robustness_seed{seed}.json")
+    for seed in seeds:  # the longest ones
+        self_train(given, seed)
 
 
 def tune(given, seed):
@@ -65,11 +66,6 @@ def self_train(given, seed):
     noisy, lite0 = given.runs / f"noisy_student_lite0_{seed}", given.runs / "lite0"
     train(f"noisy_student_photos.py:lite0={lite0},seed={seed}", noisy)
     keep(noisy / "result.json", given.records / f"noisy_student_lite0_seed{seed}.json")
-
-
-def curve(given, seed):
-    tuned = given.runs / f"lite0_photos_{seed}"
-    corruptions(tuned, given.records / f"lite0_robustness_seed{seed}.json")
 
 
 def corruptions(folder, copy):
