@@ -24,7 +24,7 @@ LINES = (
     ("DeiT, hard distillation from it", "deit_lite0", OWN),
     ("DeiT, hard distillation from ResNet-8", "deit_photos_hard", OWN),
     ("DeiT, no teacher", "deit_photos_plain", OWN),
-    ("Noisy Student's teacher: Lite0, 5 % of the labels, 64 px", "noisy_student_lite0", "1_teacher"),
+    ("Noisy Student's teacher: Lite0, 5 % of the labels", "noisy_student_lite0", "1_teacher"),
     ("its student, ResNet-8, 32 px", "noisy_student_lite0", "3_student"),
     ("Noisy Student's teacher: ResNet-8, 5 % of the labels", "noisy_student_photos", "1_teacher"),
     ("its student, ResNet-8, 32 px", "noisy_student_photos", "3_student"),
