@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jssl.run.results import spread
+from jssl.run.results import probe_name, spread
 
 RESULTS = Path(__file__).parents[1] / "configs" / "results"
 BEGIN, END = "<!-- lite0: begin -->", "<!-- lite0: end -->"
@@ -38,15 +38,19 @@ def _records(name):
 
 
 def text():
-    """Both tables in Markdown: top-1 of each use, and errors on corruptions by severity."""
+    """Both tables in Markdown: top-1 of each use, and errors on corruptions by severity.
+
+    A run that has no record yet has no line.
+    """
     lines = ["| network | top-1 of | % | seeds |", "|---|---|---|---|"]
     for use, name, probe in LINES:
-        found = _records(name)
-        rows = [row for record in found for row in record["rows"] if row["probe"] == probe]
+        if not (found := _records(name)):
+            continue
+        rows = [row for record in found for row in record["rows"] if probe_name(row) == probe]
         values = [100 * row["top1"]["trained"] for row in rows]
         seeds = ", ".join(str(record["seed"]) for record in found)
         lines.append(f"| {use} | {probe} | {spread(values)} | {seeds} |")
-    curves = {use: _records(name) for use, name in CURVES}
+    curves = {use: records for use, name in CURVES if (records := _records(name))}
     lines += ["", "| top-1 error %, severity 1 to 5 | " + " | ".join(curves) + " |",
               "|---|" + "---|" * len(curves)]  # fmt: skip
     clean = {use: [100 * _value(r, 0) for r in records] for use, records in curves.items()}
