@@ -7,16 +7,23 @@ Numbers:   the results table of README.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/noisy_student_photos.py --workdir=runs/noisy_student_photos
 Switches:  smoke (a run of seconds), teacher_epochs=N, epochs=N (of each student), seed=N,
-           fixres (a last stage at 40 px)
+           fixres (a last stage at 40 px), lite0=WORKDIR of an imported EfficientNet-Lite0, which
+           the teacher fine-tunes at 64 px, for one generation of the same small student:
+           jssl import --weights=efficientnet-lite0-57934424.pth --workdir=runs/lite0
+           jssl train --config=configs/noisy_student_photos.py:lite0=runs/lite0
+               --workdir=runs/noisy_student_lite0
 """
 
 from bases.photos import on_photos
 
 from jssl import config
+from jssl.models.efficientnet import OFFICIAL
 
 
 def get_config(arg=""):
-    s = config.switches(arg, smoke=False, teacher_epochs=100.0, epochs=140.0, seed=0, fixres=False)
+    s = config.switches(
+        arg, smoke=False, teacher_epochs=100.0, epochs=140.0, seed=0, fixres=False, lite0=""
+    )
     c = config.base("noisy_student", preset="small")
     on_photos(c, s, batch_size=32)
     c.augment.options.scale = (0.4, 1.0)
@@ -30,6 +37,10 @@ def get_config(arg=""):
     student = {"stage": "student"}
     stages = [{"stage": "teacher", "epochs": s.teacher_epochs}]
     stages += [{"stage": "label"}, student, {"stage": "label"}, student]
+    if s.lite0:
+        stages = [{**stages[0], **_lite0()}, {"stage": "label"}, student]
+        c.init_from = s.lite0
+        c.noisy_student.allow_smaller_student = True
     if s.fixres:
         stages += [{"stage": "fixres", "augment": {"size": 40}, "epochs": 2.0,
                     "optim": {"lr": 1e-4, "warmup_epochs": 0.0}}]  # fmt: skip
@@ -41,3 +52,10 @@ def get_config(arg=""):
         c.noisy_student.min_confidence = 0.0
         c.noisy_student.unlabeled_ratio = 2
     return c
+
+
+def _lite0():
+    """The teacher that starts from ImageNet's weights, with what belongs to them."""
+    model = {**OFFICIAL, "name": "efficientnet_lite0", "width": 1.0, "stem": "imagenet"}
+    return {"model": {**model, "stochastic_depth": 0.0, "bn_momentum": 0.9},
+            "augment": {"size": 64, "normalize": "half"}}  # fmt: skip

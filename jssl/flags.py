@@ -23,6 +23,11 @@ _CHECKPOINT: dict[str, dict[str, Any]] = {
     "step": {"type": int, "metavar": "N", "help": "checkpoint; the newest by default"},
     "source": {"metavar": "NAME", "help": "data set; that of the run by default"},
     "data_dir": {"metavar": "DIR", "help": "folder of the data set"},
+    "limit": {
+        "type": int,
+        "metavar": "N",
+        "help": "a dry run on N pictures of each split, which is no result",
+    },
 }
 _WEIGHTS: dict[str, dict[str, Any]] = {
     "weights": {"metavar": "FILE", "help": "published weights; imported into --workdir first"},

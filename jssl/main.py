@@ -101,6 +101,7 @@ def _embed(flags: Flags) -> None:
         source=flags.source,
         data_dir=flags.data_dir,
         split=flags.split,
+        limit=flags.limit,
     )
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 
+import lite0_page
 import pytest
 import rooms
 from helpers import ROOT
@@ -19,6 +20,13 @@ def test_the_picture_of_the_imports_is_up_to_date(name, make):
     if os.environ.get("JSSL_UPDATE_GOLDEN"):
         path.write_text(make())
     assert path.read_text() == make(), f"docs/{name} is of older code: {UPDATE}"
+
+
+def test_the_tables_of_lite0_are_those_of_the_records():
+    path = DOCS / "lite0.md"
+    if os.environ.get("JSSL_UPDATE_GOLDEN"):
+        path.write_text(lite0_page.page(path.read_text()))
+    assert path.read_text() == lite0_page.page(path.read_text()), f"docs/lite0.md is old: {UPDATE}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -47,6 +47,15 @@ def test_seeds_of_one_run_are_one_row_with_their_spread():
 def test_another_config_is_another_row():
     text = results.table([record(0, 0.8), record(0, 0.8, hash_="other")])
     assert sum(line.startswith("| simclr") for line in text.splitlines()) == 2
+    # The teacher is in the name alone.
+    text = results.table([record(0, 0.8), {**record(0, 0.8), "name": "simclr on photos, taught"}])
+    assert sum(line.startswith("| simclr") for line in text.splitlines()) == 2
+
+
+def test_a_record_without_minutes():
+    untimed = {key: value for key, value in record(0, 0.8).items() if key != "minutes"}
+    (row,) = (r for r in results.table([untimed]).splitlines() if r.startswith("| simclr"))
+    assert row.endswith("| (1) | 0 | – |")
 
 
 def test_only_text_between_the_markers_is_replaced(tmp_path, capsys):

@@ -6,13 +6,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers import get_config, small_config, tiles
+from helpers import get_config, small_config, stored_run, tiles
 from PIL import Image
 
 from jssl import data
 from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError
-from jssl.run import build, results, stage_plan, stages, workdir
+from jssl.run import build, checksums, results, stage_plan, stages, workdir
 from jssl.run.train import train
 
 STUDENT = [{"stage": "label"}, {"stage": "student"}]
@@ -274,3 +274,25 @@ def test_no_unlabelled_examples_are_refused(run, tmp_path):
     stage = stages.plan(config_of(*LISTED, label_fraction=1.0), run[0])[1]
     with pytest.raises(UserError, match="every example of 'photos' is labelled"):
         stages._label(stage, tmp_path / "labels")
+
+
+def test_a_teacher_of_another_method_labels(tmp_path):
+    """A supervised run keeps no average: its weights are hashed. Other classes are refused."""
+    config = small_config("supervised")
+    config.augment.size = 16
+    teacher = tmp_path / "teacher"
+    stored_run(config, teacher)
+    settings = {"label_fraction": 0.05, "allow_smaller_student": True, "min_confidence": 0.0}
+    own = config_of(*STUDENT, teacher=str(teacher), empty_classes="allow", **settings)
+    stages.run(own, tmp_path / "run")
+    done = json.loads((tmp_path / "run" / "1_labels" / "done.json").read_text())
+    _, state = build.load_encoder(teacher)
+    network = {"params": state.params, "batch_stats": state.batch_stats}
+    assert done["teacher_sha256"] == checksums.tree_hash(network)[:16]
+    assert done["labelled"] == 3040
+    config.supervised.num_classes = 20
+    stored_run(config, tmp_path / "other")
+    own.noisy_student.teacher = str(tmp_path / "other")
+    with pytest.raises(UserError, match="other' of method 'supervised' has 20 classes, data set"):
+        stages.run(own, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()

@@ -121,7 +121,7 @@ def test_runs_in_a_table_have_different_names():
     config.supervised.label_fraction = 0.1
     assert judge.run_name(config) == "supervised on photos, 10 % labels, from scratch"
     config = small_config("deit")
-    assert judge.run_name(config) == "deit on photos, hard distillation"
+    assert judge.run_name(config) == "deit on photos, hard distillation from resnet8"
     config.deit.distillation = "none"
     assert judge.run_name(config) == "deit on photos, no teacher"
 

@@ -29,7 +29,7 @@ from jssl.convert.containers import Weights, is_weights, read_weights
 from jssl.convert.family import Family, reason
 from jssl.convert.transformers_names import from_transformers
 from jssl.errors import UserError, nearest
-from jssl.run import build, checkpoint, checks, checksums, workdir
+from jssl.run import build, checkpoint, checks, checksums, pretrained, workdir
 from jssl.run.writers import say
 from jssl.types import TrainState
 
@@ -43,7 +43,7 @@ FAMILIES: dict[str, Family] = {
 # fmt: on
 BESIDE = "no part of the network"  # an optimiser's state, a bank
 SHOWN = 5  # names in a message
-RECORD = "weights.json"  # in the workdir: which file was imported
+RECORD = pretrained.WEIGHTS
 
 
 class Pretrained(NamedTuple):

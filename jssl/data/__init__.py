@@ -31,10 +31,12 @@ from jssl.data.sources import Source as Source
 from jssl.data.sources import digits_source as digits_source
 from jssl.data.sources import photos_source as photos_source
 from jssl.data.sources import synthetic_source as synthetic_source
+from jssl.data.subset import Limited as Limited
 from jssl.data.subset import Part as Part
 from jssl.data.subset import Rows as Rows
 from jssl.data.subset import Subset as Subset
 from jssl.data.subset import describe as describe
+from jssl.data.subset import evenly_spaced as evenly_spaced
 from jssl.data.subset import held_out_part as held_out_part
 from jssl.data.subset import label_subset as label_subset
 from jssl.data.subset import labelled_part as labelled_part

@@ -89,8 +89,32 @@ class Landmarks(NamedTuple):
     def fingerprint(self) -> str:
         """Returns a hash of the names of the images, the queries and the ground truth."""
         names = [p.stem for p in (*self.images, *self.other_images)]
-        content = [names, [(q.path.stem, q.roi) for q in self.queries], dict(self.lists)]
+        content: list[Any] = [names, [(q.path.stem, q.roi) for q in self.queries], dict(self.lists)]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+    def few(self, count: int) -> "Landmarks":
+        """Returns a part for a dry run: at most `count` queries, images and other images.
+
+        The images are first one positive of each query, as far as they reach, then others in
+        order; what the lists name besides is left out of them.
+        """
+        roles = [role for role in self.lists if role != "junk"]
+        queries = range(min(count, len(self.queries)))
+        positives = [next((i for r in roles for i in self.lists[r][q]), None) for q in queries]
+        wanted = [i for i in positives if i is not None] + list(range(len(self.images)))
+        kept = list(dict.fromkeys(wanted))[:count]
+        places = {old: new for new, old in enumerate(kept)}
+        lists = {
+            role: [[places[i] for i in each[q] if i in places] for q in queries]
+            for role, each in self.lists.items()
+        }
+        return self._replace(
+            images=tuple(self.images[i] for i in kept),
+            queries=self.queries[: len(queries)],
+            lists=lists,
+            num_positive=None if self.num_positive is None else list(map(len, lists["positive"])),
+            other_images=self.other_images[:count],
+        )
 
 
 def read_landmarks(name: str, data_dir: str | Path) -> Landmarks:

@@ -125,6 +125,16 @@ def labels_of(source: Any) -> np.ndarray:
     return np.array([int(read(i)["label"]) for i in range(len(source))])
 
 
+def evenly_spaced(length: int, count: int) -> np.ndarray:
+    """Returns at most `count` evenly spaced rows of `length`, sorted, int64.
+
+    Example:
+        >>> evenly_spaced(10, 3), evenly_spaced(2, 3)
+        (array([0, 4, 9]), array([0, 1]))
+    """
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+
+
 class Subset(Rows):
     """Evenly spaced examples of a source, as a source.
 
@@ -132,12 +142,25 @@ class Subset(Rows):
     """
 
     def __init__(self, source: Any, count: int):
-        indices = np.linspace(0, len(source) - 1, min(count, len(source)))
-        super().__init__(source, np.unique(indices.astype(int)))
+        super().__init__(source, evenly_spaced(len(source), count))
 
     def fingerprint(self) -> str:
         """Returns the source's fingerprint with the number of rows."""
         return f"{self.source.fingerprint()}[{len(self)} evenly spaced]"
+
+
+class Limited(Subset):
+    """At most `count` evenly spaced examples of a source, for a dry run; its name says so.
+
+    Example:
+        >>> from jssl.data.sources import photos_source
+        >>> Limited(photos_source('test'), 8).name
+        'photos, dry run on 8 of 1,200'
+    """
+
+    def __init__(self, source: Any, count: int):
+        super().__init__(source, count)
+        self.name = f"{source.name}, dry run on {len(self):,} of {len(source):,}"
 
 
 def split_validation(labels: np.ndarray, *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:

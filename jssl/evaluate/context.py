@@ -36,6 +36,7 @@ class Settings(NamedTuple):
         step: of the checkpoint; the newest by default.
         source, data_dir: data set; the run's by default.
         seed: of the protocol's random numbers: held-out examples, corruptions, classifiers.
+        limit: of a dry run: so many evenly spaced pictures of each split; None for all.
     """
 
     k: int = 20
@@ -47,6 +48,7 @@ class Settings(NamedTuple):
     source: str | None = None
     data_dir: str | None = None
     seed: int = 0
+    limit: int | None = None
 
 
 class Context:
@@ -85,6 +87,8 @@ class Context:
         """Creates the context of a finished run; checkpoint and data are read on first use."""
         config = workdir.read_config(folder)
         section = data_config(config, settings.source, settings.data_dir)
+        if settings.limit:  # kNN takes no more neighbours than there are
+            settings = settings._replace(k=min(settings.k, settings.limit))
         return cls(
             config,
             settings,
@@ -167,7 +171,15 @@ class Context:
     @functools.cached_property
     def sources(self) -> tuple[Any, Any]:
         """The labelled train and test split."""
-        return self._sources()
+        train, test = self._sources()
+        return self.limited(train), self.limited(test)
+
+    def limited(self, source: Any) -> Any:
+        """Returns the pictures of a source that --limit leaves: all of them without it.
+
+        They are evenly spaced, as a source may be sorted by class.
+        """
+        return data.Limited(source, self.settings.limit) if self.settings.limit else source
 
     def other_classes(self, source: Any) -> str:
         """Describes how the classes of the run's own classifier differ from those of a source.

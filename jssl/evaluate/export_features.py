@@ -27,6 +27,7 @@ def embed_run(
     source: str | None = None,
     data_dir: str | None = None,
     split: str = "test",
+    limit: int | None = None,
 ) -> None:
     """Writes the features and labels of a data set to an .npz file.
 
@@ -37,11 +38,16 @@ def embed_run(
         step: of the checkpoint; the newest by default.
         source, data_dir: data set; the run's by default.
         split: 'train' or 'test'.
+        limit: of a dry run: so many evenly spaced pictures; None for all.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit expects 1 or more, found {limit}.")
     config = workdir.read_config(folder)
     files.check_output(output, ending=".npz")
     section = data_config(config, source, data_dir)
     examples = data.make_source(section, split)
+    if limit is not None:
+        examples = data.Limited(examples, limit)
     difference = other_classes(folder, config, section, examples) if feature == "logits" else ""
     if difference:
         raise UserError(

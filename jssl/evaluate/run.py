@@ -39,6 +39,7 @@ from jssl.types import TrainState
 
 ALL = "all"
 FOLDER = "evaluation"  # of the records, in the workdir
+DRY_RUN = "dry_run"  # of those of --limit, in FOLDER
 
 
 # In the order of the card.
@@ -70,7 +71,7 @@ def check_settings(
     for name in protocols:
         if name != ALL and name not in PROTOCOLS:
             raise UserError(f"Unknown protocol '{name}': {nearest(name, [*PROTOCOLS, ALL])}.")
-    used = {"step"}.union(*(PROTOCOLS[name].uses for name in protocols if name != ALL))
+    used = {"step", "limit"}.union(*(PROTOCOLS[name].uses for name in protocols if name != ALL))
     for name in given:
         if typed and ALL not in protocols and name not in used:
             readers = [n for n, p in PROTOCOLS.items() if name in p.uses]
@@ -78,7 +79,7 @@ def check_settings(
                 f"--{name} has no effect on --protocol={','.join(protocols)}: it is read by "
                 f"{', '.join(readers)}. Leave it out."
             )
-    for name, lowest in (("k", 1), ("epochs", 0), ("seed", 0), ("step", 0)):
+    for name, lowest in (("k", 1), ("epochs", 0), ("seed", 0), ("step", 0), ("limit", 1)):
         if given.get(name, lowest) < lowest:
             raise UserError(f"--{name} expects {lowest} or more, found {given[name]}.")
     if not given.get("temperature", 1.0) > 0:
@@ -105,7 +106,8 @@ def evaluate_run(
 
     Returns:
         The rows that were printed. Those of each protocol are also in `evaluation/NAME.json` in
-        the workdir, with the data set, the split, the seed and the hash of the network.
+        the workdir, with the data set, the split, the seed and the hash of the network. Those of
+        a dry run (`settings.limit`) say so, are in `evaluation/dry_run/`, and make no model card.
 
     Raises:
         UserError: unknown protocol, preset or feature, no labels, no checkpoint, or a workdir that
@@ -139,19 +141,51 @@ def evaluate_run(
         result = PROTOCOLS[name].run(context)
         if PROTOCOLS[name].baseline and not baselines:
             baselines = knn.baselines(context)
-        record = _record(context, name, result + (baselines if PROTOCOLS[name].baseline else []))
-        write(context.folder / FOLDER / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        result = _dry(result, settings.limit)
+        shown = _dry(baselines, settings.limit) if PROTOCOLS[name].baseline else []
+        record = _record(context, name, result + shown)
+        write(_place(context, name), json.dumps(record, indent=1) + "\n")
         rows += result
     if "knn" not in protocols:
-        rows += baselines
+        rows += _dry(baselines, settings.limit)
     print(format_table(rows))
-    if missing:
+    if settings.limit:
+        print(f"{_dry_words(settings.limit)}. Records: {context.folder / FOLDER / DRY_RUN}")
+    elif missing:
         path = context.folder / "card.md"
         if write(path, card(context, rows, missing)):
             print(f"Model card: {path}")
     if unwritten:
         raise NotWrittenError(unwritten)
     return rows
+
+
+def _dry_words(limit: int) -> str:
+    return f"DRY RUN on {limit:,} pictures of each split, NO RESULT"
+
+
+def _dry(rows: Sequence[Row], limit: int | None) -> list[Row]:
+    """Marks the rows of a dry run: every protocol's text begins with what it is."""
+    if not limit:
+        return list(rows)
+    words = _dry_words(limit)
+
+    def marked(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {**entry, "protocol": f"{words}: {entry['protocol']}"}
+
+    return [
+        {**marked(row), "numbers": {kind: marked(n) for kind, n in row["numbers"].items()}}
+        for row in rows
+    ]
+
+
+def _place(context: Context, name: str) -> Path:
+    """Returns the file of a record; a dry run never has the name of the protocol."""
+    records = context.folder / FOLDER
+    if not (limit := context.settings.limit):
+        return records / f"{name}.json"
+    (records / DRY_RUN).mkdir(exist_ok=True)
+    return records / DRY_RUN / f"{name}_limit_{limit}.json"
 
 
 def _check_records(folder: str | Path) -> None:
@@ -170,8 +204,9 @@ def _check_records(folder: str | Path) -> None:
 
 
 def _record(context: Context, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    limit = context.settings.limit
     record = {
-        "protocol": name,
+        "protocol": f"{_dry_words(limit)}: {name}" if limit else name,
         "method": context.config.method,
         "data": PROTOCOLS[name].data(context),
         "selects": PROTOCOLS[name].selects,

@@ -117,9 +117,12 @@ def make_net(config: ConfigDict, axis_name: str | None) -> Net:
 
 
 def run_name(config: ConfigDict) -> str:
-    """Returns the name of a run in a table of results: the kind of distillation."""
-    kind = config.deit.distillation
-    return ", no teacher" if kind == "none" else f", {kind} distillation"
+    """Returns the name of a run in a table of results: the kind of distillation, the teacher."""
+    kind, teacher = config.deit.distillation, config.deit.teacher_config
+    if kind == "none":
+        return ", no teacher"
+    network = f" from {json.loads(teacher)['model']['name']}" if teacher else ""
+    return f", {kind} distillation{network}"
 
 
 def check_token(config: ConfigDict) -> None:

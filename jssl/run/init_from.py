@@ -38,6 +38,7 @@ class Source(NamedTuple):
         networks: {field of the parameters: (parameters, running statistics)}, numpy arrays.
         codes: {module of the parameters: the network of a third run whose codes it predicts}.
         sha256: of its parameters and running statistics.
+        weights: the published file that was imported there; '' if it was trained.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Source(NamedTuple):
     networks: dict[str, tuple[PyTree, PyTree]]
     codes: dict[str, PyTree]
     sha256: str
+    weights: str
 
 
 def read(parts: build.Experiment, folder: str | Path) -> Source | None:
@@ -83,7 +85,8 @@ def read(parts: build.Experiment, folder: str | Path) -> Source | None:
     params, batch_stats = networks["params"]
     sha256 = tree_hash({"params": params, "batch_stats": batch_stats})
     codes = jax.tree.map(np.array, _codes(old, state))
-    source = Source(text, step, old, workdir.read_classes(name), networks, codes, sha256)
+    weights = pretrained.weights_file(name)
+    source = Source(text, step, old, workdir.read_classes(name), networks, codes, sha256, weights)
     _fit(parts, source, build.abstract_state(parts))
     _check_finite(source)
     return source
@@ -195,6 +198,8 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
             "model": source.config.model.to_dict(),
             "normalize": source.config.augment.normalize,
         }
+        if source.weights:
+            record["weights"] = source.weights
         files.write_json(folder / pretrained.RECORD, record)
     return state.replace(**filled)
 

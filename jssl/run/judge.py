@@ -55,7 +55,8 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         "versions": versions.collect(),
     }
     if (origin := pretrained.record(folder)) is not None:
-        record["init_from"] = {key: origin[key] for key in ("method", "step", "sha256")}
+        kept = ("method", "step", "sha256", "weights")
+        record["init_from"] = {key: origin[key] for key in kept if key in origin}
     say(format_table(rows))
     if jax.process_index() == 0:
         workdir.write_json(folder / "result.json", record)
@@ -76,20 +77,24 @@ def run_name(config: ConfigDict, folder: Path | None = None) -> str:
 
 
 def _origin(config: ConfigDict, folder: Path | None) -> str:
-    """Returns the method of the run in `init_from`; that run's workdir may be gone."""
+    """Returns what the run in `init_from` is: its method, or the published file imported there.
+
+    That run's workdir may be gone.
+    """
     record = pretrained.record(folder) if folder is not None else None
     if record is not None:
-        return f"after {record['method']}"
+        return f"after {record.get('weights') or record['method']}"
     source = Path(pretrained.split(config.init_from)[0])
     if not (source / "config.json").exists():  # and an older version wrote no record
         return "after another run"
-    return f"after {workdir.read_config(source).method}"
+    return f"after {pretrained.weights_file(source) or workdir.read_config(source).method}"
 
 
 def run_hash(config: ConfigDict, folder: Path | None = None) -> str:
     """Returns a hash of all settings that affect the weights, except the seed.
 
-    Of `init_from` only the method counts, not the folder, which differs between seeds.
+    Of `init_from` only the method or the published file counts, not the folder, which differs
+    between seeds.
     """
     flat = config_lib.flatten(config)
     if config.init_from:

@@ -25,6 +25,7 @@ HARMLESS = ("bn_groups", "bn_momentum", "bn_unbiased_running_var", "stochastic_d
             "zero_init_last_gamma", "vit_init", "layer_scale", "mask_token", "pool",
             "relative_bias", "kernel_init", "freeze_patches", "remat")  # fmt: skip
 RECORD = "init_from.json"  # in the workdir: from what a run started
+WEIGHTS = "weights.json"  # in the workdir of an import: which file it was
 IMPORTED = "weights"  # in the workdir: a published file from which the run started, as a workdir
 # Imports the published weights of a name into a workdir; None for a name of something else.
 Importer = Callable[[str, Path], Path | None]
@@ -255,6 +256,12 @@ def split(text: str) -> tuple[str, int | None]:
     if match is None or Path(text).is_dir():
         return text, None
     return match[1], int(match[2])
+
+
+def weights_file(folder: str | Path) -> str:
+    """Returns the name of the published file that was imported into a workdir; '' if none was."""
+    path = Path(folder) / WEIGHTS
+    return workdir.read_json(path)["file"] if path.exists() else ""
 
 
 def record(folder: str | Path) -> dict[str, Any] | None:

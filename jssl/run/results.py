@@ -90,17 +90,18 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     Returns:
         Markdown with the protocol of each number below the table.
     """
-    groups: dict[tuple[str, str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for record in records:
         for row in record["rows"]:
-            key = (record["run_hash"], row["probe"], row["protocol"])
+            # The hash leaves out the teacher, which the name has.
+            key = (record["run_hash"], record["name"], row["probe"], row["protocol"])
             groups.setdefault(key, []).append((record, row))
-    protocols = list(dict.fromkeys(protocol for _, _, protocol in groups))
+    protocols = list(dict.fromkeys(protocol for *_, protocol in groups))
     lines = [
         "| run | probe | trained | untrained net | raw pixels | protocol | seeds | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (_, probe, protocol), pairs in groups.items():
+    for (*_, probe, protocol), pairs in groups.items():
         record = pairs[0][0]
         cells = [
             spread([100 * row["top1"][kind] for _, row in pairs])
@@ -109,7 +110,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             for kind in ("trained", "untrained", "raw pixels")
         ]
         seeds = ", ".join(str(r["seed"]) for r, _ in pairs)
-        minutes = spread([r["minutes"] for r, _ in pairs])
+        timed = all("minutes" in r for r, _ in pairs)  # features of published weights are not
+        minutes = spread([r["minutes"] for r, _ in pairs]) if timed else "–"
         lines.append(
             f"| {record['name']}, {record['epochs']:g} epochs | {probe} top-1 % | "
             f"{' | '.join(cells)} | ({protocols.index(protocol) + 1}) | {seeds} | {minutes} |"

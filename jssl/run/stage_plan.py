@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import methods
+from jssl import data, methods
 from jssl.errors import UserError, nearest
 from jssl.run import build, workdir
 from jssl.types import RunLengths
@@ -57,6 +57,8 @@ def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
     given = config[config.method].teacher
     network = Path(given).absolute() if given else None
     teacher = workdir.read_config(network) if network else None
+    if teacher is not None:
+        _check_classes(config, teacher)
     labels, generation, started = None, 0, False
     for number, changes in enumerate(stages_of(config), 1):
         kind = changes.get("stage")
@@ -95,6 +97,20 @@ def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
             "there is none: expected a stage 'teacher' or 'student'. Leave it out."
         )
     return result
+
+
+def _check_classes(config: ConfigDict, teacher: ConfigDict) -> None:
+    """Refuses a teacher, by its name, whose classes are not as many as those of the data."""
+    train = data.make_source(config.data, "train")
+    found = teacher[teacher.method].get("num_classes", 0)
+    if found != train.num_classes:
+        given = config[config.method].teacher
+        raise UserError(
+            f"The teacher '{given}' of method '{teacher.method}' has {found:,} classes, data set "
+            f"'{train.name}' has {train.num_classes:,}: expected a classifier of this data set. "
+            "Type --config.noisy_student.teacher=WORKDIR of one; or let a stage 'teacher' "
+            f"fine-tune it: --config.init_from={given}."
+        )
 
 
 def _resolved(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:

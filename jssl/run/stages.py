@@ -30,7 +30,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import data
+from jssl import data, methods
 from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError
 from jssl.evaluate.embed import embed_source
@@ -41,6 +41,7 @@ from jssl.run import (
     checkpoint,
     checks,
     lock,
+    pretrained,
     stopping,
     versioned,
     versions,
@@ -94,7 +95,7 @@ def _run(config: ConfigDict, stages: Sequence[Stage], folder: Path) -> dict[str,
         else:
             say(f"stage {stage.name} is finished already")
         finished[stage.name] = done
-    record = _record(config, stages, finished)
+    record = _record(config, stages, finished, folder)
     for row in record["rows"]:
         say(f"{row['probe']}: {100 * row['top1']['trained']:.2f} %   ({row['protocol']})")
     _write(folder / "result.json", record)
@@ -138,7 +139,7 @@ def _train(stage: Stage, place: Path) -> dict[str, Any]:
     """Trains a teacher or a student to its last step."""
     config = copy.deepcopy(stage.config)  # the run modifies it
     state = train(config, place)
-    return {"step": int(state.step), **judged(config, state), "sha256": _hash(state)}
+    return {"step": int(state.step), **judged(config, state), "sha256": _hash(config, state)}
 
 
 def _fixres(stage: Stage, place: Path) -> dict[str, Any]:
@@ -170,9 +171,10 @@ def _data_state(parts: build.Experiment) -> dict[str, Any]:
     return batches.state()
 
 
-def _hash(state: Any) -> str:
-    """Returns the hash of the averaged network in a state, which is the teacher."""
-    return tree_hash({"params": state.average, "batch_stats": state.average_stats})[:16]
+def _hash(config: ConfigDict, state: TrainState) -> str:
+    """Returns the hash of the network that a run's `embed` uses, which is the teacher."""
+    params, batch_stats = methods.get(config.method).judged(state)
+    return tree_hash({"params": params, "batch_stats": batch_stats})[:16]
 
 
 def probabilities(embed: Callable[..., Any]) -> Callable[[TrainState, Any], jax.Array]:
@@ -213,7 +215,7 @@ def _teacher_of(stage: Stage) -> dict[str, str]:
     if path.exists():
         with contextlib.suppress(UserError, KeyError):  # then hash the network itself
             return {"teacher_sha256": workdir.read_json(path)["sha256"]}
-    return {"teacher_sha256": _hash(build.load_encoder(network)[1])}
+    return {"teacher_sha256": _hash(workdir.read_config(network), build.load_encoder(network)[1])}
 
 
 def _label(stage: Stage, place: Path) -> dict[str, Any]:
@@ -240,7 +242,7 @@ def _label(stage: Stage, place: Path) -> dict[str, Any]:
     provenance = {
         "teacher": str(stage.network),
         "teacher_step": str(int(state.step)),
-        "teacher_sha256": _hash(state),
+        "teacher_sha256": _hash(teacher, state),
         "config_hash": config_lib.config_hash(teacher),
         "data": split.unlabelled.name,
         "fingerprint": split.unlabelled.fingerprint(),
@@ -289,7 +291,10 @@ def _remove_parts(place: Path) -> None:
 
 
 def _record(
-    config: ConfigDict, stages: Sequence[Stage], finished: Mapping[str, dict[str, Any]]
+    config: ConfigDict,
+    stages: Sequence[Stage],
+    finished: Mapping[str, dict[str, Any]],
+    folder: Path,
 ) -> dict[str, Any]:
     """Returns a record for `jssl.run.results`: a row per network, and one per student's gain."""
     networks = [s for s in stages if s.kind != "label" and "top1" in finished[s.name]]
@@ -307,7 +312,7 @@ def _record(
     shown = f", {100 * fraction:g} % labels" if fraction < 1 else ""
     steps = [done["step"] for done in finished.values() if "step" in done]
     return {
-        "name": f"{config.method} on {config.data.name}{shown}",
+        "name": f"{config.method} on {config.data.name}{shown}{_origin(stages, folder)}",
         "run_hash": _run_hash(config),
         "seed": config.seed,
         "epochs": sum(stage.config.epochs for stage in stages if stage.kind != "label"),
@@ -322,8 +327,18 @@ def _row(probe: str, protocol: str, top1: float, **numbers: Any) -> dict[str, An
     return {"probe": probe, "protocol": protocol, "top1": {"trained": top1}, "numbers": numbers}
 
 
+def _origin(stages: Sequence[Stage], folder: Path) -> str:
+    """Describes from which run the first stage that trains started; '' for none."""
+    for stage in stages:
+        record = pretrained.record(folder / stage.name)
+        if record is not None and stage.config.init_from:
+            return f", {stage.kind} after {record.get('weights') or record['method']}"
+    return ""
+
+
 def _run_hash(config: ConfigDict) -> str:
     flat = config_lib.flatten(config)
+    flat["init_from"] = bool(config.init_from)  # the name says from what
     kept = {k: v for k, v in flat.items() if k != "seed" and not k.startswith(workdir.FREE)}
     return config_lib.config_hash(kept)
 

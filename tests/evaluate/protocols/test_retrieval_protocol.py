@@ -202,3 +202,19 @@ def test_a_picture_that_is_damaged_is_named(run, data_dir, tmp_path):
     (tmp_path / "x.jpg").write_bytes(whole.getvalue()[:900])
     with pytest.raises(UserError, match="x.jpg' cannot be decoded"):
         retrieval._pixels(retrieval._Picture(tmp_path / "x.jpg"))
+
+
+def test_a_dry_run_keeps_a_positive_of_each_query(run, data_dir):
+    chosen = settings(data_dir, "oxford5k", limit=3)
+    (row,) = evaluate.evaluate_run(run, protocols=["retrieval"], settings=chosen)
+    path = run / "evaluation" / "dry_run" / "retrieval_limit_3.json"
+    record = json.loads(path.read_text())
+    assert record["rows"] == [row] and record["data"]["examples"] == 3
+    few = read_landmarks("oxford5k", data_dir).few(3)
+    # Of both queries the first positive, 1 and 0; then image 2, which is junk of the first.
+    assert [p.stem[-1] for p in few.images] == ["1", "0", "2"] and len(few.other_images) == 3
+    assert few.lists == {"positive": [[0], [1]], "junk": [[2], []]}
+    assert few.num_positive == [1, 1]
+    assert row["protocol"].startswith("DRY RUN on 3 pictures of each split, NO RESULT: R-MAC")
+    few = read_landmarks("roxford5k", data_dir).few(2)
+    assert (few.lists["easy"], few.lists["hard"], few.num_positive) == ([[0], [1]], [[], []], None)

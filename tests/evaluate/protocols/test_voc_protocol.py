@@ -346,3 +346,17 @@ def test_what_lacks_is_named(run, data_dir, tmp_path):
     assert missing["voc_all"](asked).startswith("AlexNet or VGG-16")
     with pytest.raises(UserError, match="found model.name 'resnet8'. Type --protocol=voc"):
         evaluate.evaluate_run(resnet, protocols=["voc_all"], settings=here.settings)
+
+
+@pytest.mark.parametrize("name", ["voc", "voc_fc68"])
+def test_a_dry_run(run, data_dir, monkeypatch, name):
+    one = functools.partial(evaluate.multilabel_rows, regularizers=evaluate.REGULARIZERS[20:21])
+    monkeypatch.setattr(evaluate.protocols.voc, "multilabel_rows", one)
+    epochs = 1.0 if name == "voc_fc68" else 0.0
+    chosen = evaluate.Settings(data_dir=data_dir, limit=5, epochs=epochs)
+    rows = evaluate.evaluate_run(run, protocols=[name], settings=chosen)
+    record = json.loads((run / "evaluation" / "dry_run" / f"{name}_limit_5.json").read_text())
+    assert record["rows"] == rows and record["data"]["examples"] == 5
+    for row in rows:
+        assert row["numbers"]["trained"]["count"] == 5
+        assert row["numbers"]["trained"]["protocol"].startswith("DRY RUN on 5 pictures")
