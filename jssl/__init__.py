@@ -4,6 +4,7 @@ from jssl import losses                                  # a loss as a pure func
 from jssl.methods import simclr                          # a method as pure functions
 embed, state = jssl.load_encoder('runs/simclr_photos')   # a trained network
 embed, state = jssl.load_pretrained('resnet50.pth')      # a published one
+features = jssl.Encoder('runs/simclr_photos')(['a.jpg'])  # of pictures
 """
 
 import importlib
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jssl.convert.pretrained import load_pretrained as load_pretrained
+    from jssl.encoder import Encoder as Encoder
     from jssl.errors import UserError as UserError
     from jssl.run.build import load_encoder as load_encoder
     from jssl.run.train import train as train
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # Imported on first use: `from jssl import losses` loads only jax and the losses.
 _HOMES = {
+    "Encoder": "encoder",
     "UserError": "errors",
     "load_encoder": "run.build",
     "load_pretrained": "convert.pretrained",

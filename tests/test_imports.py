@@ -21,6 +21,7 @@ FLOORS = (
     ("evaluate",),
     ("run.train", "run.judge", "run.stages", "run.results", "run.selection"),
     ("compile", "convert"),
+    ("encoder",),
     ("main", "__main__", "__init__"),
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -19,6 +19,9 @@ from jssl.data.folder import FolderSource as FolderSource
 from jssl.data.landmarks import Landmarks as Landmarks
 from jssl.data.landmarks import read_landmarks as read_landmarks
 from jssl.data.listed import ListedSource as ListedSource
+from jssl.data.picture_files import FileSource as FileSource
+from jssl.data.picture_files import every_picture as every_picture
+from jssl.data.picture_files import find_pictures as find_pictures
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
 from jssl.data.plain_pickle import read_plain_pickle as read_plain_pickle

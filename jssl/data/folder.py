@@ -44,6 +44,7 @@ class FolderSource:
         class_names: of all splits of the folder; () for a split without labels.
         num_classes: their number; 0 without labels.
         labels: int32 [M].
+        paths: of the files, below `root` as it was typed.
 
     Raises:
         UserError: no such folder, an ambiguous layout, no pictures, one class only,
@@ -89,6 +90,10 @@ class FolderSource:
         self._description = _describe(
             folder, detected.kind, by_split, names, detected.passed, walks
         )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(str(self._base / path) for path in self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -29,6 +29,12 @@ class Rows:
         self.class_names = getattr(source, "class_names", None)
         self.image_shape, self.on_error = source.image_shape, source.on_error
 
+    @property
+    def paths(self) -> tuple[str, ...] | None:
+        """The files of the rows; None if the source is none of files."""
+        paths = getattr(self.source, "paths", None)
+        return None if paths is None else tuple(paths[row] for row in self.rows)
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -291,11 +291,13 @@ def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:
 
 
 def data_config(config: ConfigDict, source: str | None, data_dir: str | None) -> ConfigDict:
-    """Returns the `data` section of a run, or of another data set."""
+    """Returns the `data` section of a run, or of another data set with its evaluation crop."""
     section = ConfigDict(config.data.to_dict())
     if source is not None and source != config.data.name:
         section = ConfigDict(data.DEFAULTS)
         section.name = source
+        for key in ("eval_crop", "eval_interpolation"):  # they belong to the network
+            section[key] = config.data.get(key, data.DEFAULTS[key])
     if data_dir is not None:
         section.data_dir = data_dir
     return section

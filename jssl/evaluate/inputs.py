@@ -1,0 +1,182 @@
+"""What may be passed as pictures: paths, pictures of Pillow and arrays, checked one by one."""
+
+import os
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import numpy as np
+from PIL import Image
+
+from jssl import data
+from jssl.data.decode import Picture
+from jssl.errors import UserError
+from jssl.evaluate.pictures import Transform
+
+TAKEN = "a path, a picture of Pillow, an array [H,W,3] or [B,H,W,3], or a list of these"
+# Modes of Pillow with at most 8 bits a channel, whose conversion to RGB is defined.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+Item = str | np.ndarray
+
+
+class Items:
+    """Paths and arrays as a source; see `jssl.data.Source`.
+
+    If an item is of floats, all images are float32 in [0, 1], else uint8.
+
+    Args:
+        items: M paths, or arrays [H,W,3] of uint8 or of float32 in [0, 1].
+        transform: to a square picture, see `jssl.data.eval_transform`.
+        side: of that square; an array of this side is taken as it is.
+        **reading: `bits` and `max_megabytes` of `Picture.read`.
+    """
+
+    name, num_classes, image_shape, on_error = "pictures", 0, None, "stop"
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, items: list[Item], transform: Transform, *, side: int, **reading: Any):
+        self._items, self._transform, self._side, self._reading = items, transform, side, reading
+        self._floats = any(isinstance(x, np.ndarray) and x.dtype != np.uint8 for x in items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self._items[index]
+        try:
+            image = Picture.read(item, **self._reading) if isinstance(item, str) else item
+            example = self._prepared({"image": image})
+        except data.PictureError as error:
+            raise UserError(f"{error} Leave it out.") from error
+        return {**example, "label": np.int32(-1), "index": np.int32(index)}
+
+    def _prepared(self, example: dict[str, Any]) -> dict[str, Any]:
+        image = example["image"]
+        if isinstance(image, np.ndarray):
+            if image.shape[:2] == (self._side, self._side):
+                return {"image": _floats(image) if self._floats else image}
+            if image.dtype != np.uint8:  # the resize is Pillow's, of 8 bits
+                example = {"image": np.rint(image * np.float32(255)).astype(np.uint8)}
+        image = self._transform(example, None)["image"]
+        return {"image": _floats(image) if self._floats else image}
+
+    def fingerprint(self) -> str:
+        """Returns '': nothing is resumed."""
+        return ""
+
+
+def _floats(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
+
+
+def as_items(pictures: Any) -> list[Item]:
+    """Checks what was passed as pictures, and lists it.
+
+    Args:
+        pictures: a path, a picture of Pillow, an array [H,W,3] or [B,H,W,3], or a list of these.
+
+    Returns:
+        Paths, and arrays [H,W,3] of uint8 or of float32 in [0, 1].
+
+    Raises:
+        UserError: nothing, or an array of another kind.
+
+    Example:
+        >>> [item.shape for item in as_items(np.zeros((2, 8, 6, 3), np.uint8))]
+        [(8, 6, 3), (8, 6, 3)]
+        >>> as_items(np.zeros((8, 6), np.uint8))
+        Traceback (most recent call last):
+        jssl.errors.UserError: Found a grey array uint8 [8,6]: expected three channels, [H,W,3] \
+or [B,H,W,3]; pass np.stack([x] * 3, axis=-1).
+    """
+    if _is_one(pictures):
+        items = _listed(pictures)
+    elif isinstance(pictures, Iterable):
+        items = [item for picture in pictures for item in _listed(picture)]
+    else:
+        _refuse(pictures)
+    if not items:
+        raise UserError(f"Found no pictures, an empty list or array: expected {TAKEN}.")
+    return items
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike | Image.Image) or hasattr(value, "__array__")
+
+
+def _listed(value: Any) -> list[Item]:
+    if isinstance(value, str | os.PathLike):
+        path = os.path.expanduser(os.fspath(value))
+        if os.path.isdir(path):
+            raise UserError(
+                f"'{path}' is a folder: expected a picture; pass "
+                f"jssl.data.find_pictures(['{path}'])."
+            )
+        return [path]
+    if isinstance(value, Image.Image):
+        return [_of_pillow(value)]
+    if hasattr(value, "__array__"):
+        return _of_array(np.asarray(value))
+    _refuse(value)
+
+
+def _refuse(value: Any) -> NoReturn:
+    raise UserError(f"Found a {type(value).__name__} as pictures: expected {TAKEN}.")
+
+
+def _of_pillow(picture: Image.Image) -> np.ndarray:
+    if picture.mode not in MODES:
+        raise UserError(
+            f"Found a picture of Pillow of mode '{picture.mode}': expected one of "
+            f"{', '.join(MODES)}; save it to a file and pass the path, or convert it to RGB."
+        )
+    try:
+        if picture.mode == "P":  # else Pillow warns of transparency; the alpha is dropped
+            picture = picture.convert("RGBA")
+        return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"A picture of Pillow cannot be read: {error}. Leave it out.") from error
+
+
+def _of_array(array: np.ndarray) -> list[Item]:
+    """Returns the pictures of an array; refuses what is not [H,W,3] or [B,H,W,3] in range."""
+    shape = f"{array.dtype} [{','.join(map(str, array.shape))}]"
+    if array.ndim not in (3, 4) or array.shape[-1] != 3:
+        _refuse_shape(array, shape)
+    if array.size == 0:
+        return []
+    kind = array.dtype.name
+    if kind not in ("uint8", "float16", "bfloat16", "float32", "float64"):
+        raise UserError(
+            f"Found an array {shape}: expected uint8, or float in [0, 1]; pass "
+            "x.astype(np.uint8) of levels in 0..255."
+        )
+    if kind != "uint8":
+        array = array.astype(np.float32)
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # also NaN
+            raise UserError(f"Found an array {shape} in {low:g}..{high:g}: {_range(low, high)}")
+    return [array] if array.ndim == 3 else list(array)
+
+
+def _range(low: float, high: float) -> str:
+    if low >= 0 and high <= 255:
+        return "expected uint8 in 0..255, or float in [0, 1]; pass x.astype(np.uint8) or x / 255."
+    if np.isfinite([low, high]).all():
+        return "expected float in [0, 1], as the network normalises; pass x before that."
+    return "expected numbers in [0, 1] and none that is not finite."
+
+
+def _refuse_shape(array: np.ndarray, shape: str) -> None:
+    expected = "expected three channels, [H,W,3] or [B,H,W,3]"
+    if array.ndim in (3, 4) and array.shape[-3] == 3:
+        raise UserError(
+            f"Found an array {shape} with its channels first: expected them last, [H,W,3] or "
+            "[B,H,W,3]; pass np.moveaxis(x, -3, -1)."
+        )
+    if array.ndim in (3, 4) and array.shape[-1] == 4:
+        raise UserError(f"Found an array {shape} of four channels: {expected}; pass x[..., :3].")
+    if array.ndim in (3, 4) and array.shape[-1] == 1:
+        raise UserError(f"Found a grey array {shape}: {expected}; pass np.repeat(x, 3, axis=-1).")
+    if array.ndim in (2, 3) and array.size:
+        raise UserError(f"Found a grey array {shape}: {expected}; pass np.stack([x] * 3, axis=-1).")
+    raise UserError(f"Found an array {shape}: {expected}.")
