@@ -89,9 +89,10 @@ COMMANDS: dict[str, Command] = {
         {
             **_WORKDIR,
             **_WEIGHTS,
-            "output": {"metavar": "FILE.npz", "help": "the file to write"},
+            "data": {"metavar": "FOLDER", "help": "short for --source=folder --data_dir=FOLDER"},
+            "output": {"metavar": "FILE", "help": "the file to write: .npz, .csv or .parquet"},
             "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
-            "split": {"default": "test", "help": "train or test"},
+            "split": {"help": "train or test; by default all of a folder, or test"},
             **_CHECKPOINT,
         },
     ),

@@ -93,13 +93,17 @@ def _evaluate(flags: Flags) -> None:
 def _embed(flags: Flags) -> None:
     from jssl import evaluate
 
+    if flags.data is not None and (flags.source is not None or flags.data_dir is not None):
+        raise UserError(
+            "--data=FOLDER is short for --source=folder --data_dir=FOLDER: type one of the two."
+        )
     evaluate.embed_run(
         _run_folder(flags),
         output=need(flags, "output", "features.npz"),
         feature=flags.feature,
         step=flags.step,
-        source=flags.source,
-        data_dir=flags.data_dir,
+        source=flags.source if flags.data is None else "folder",
+        data_dir=flags.data_dir if flags.data is None else flags.data,
         split=flags.split,
         limit=flags.limit,
     )

@@ -1,7 +1,7 @@
 """Features of a data set: every example once, as numpy arrays and as a file."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from jssl import augment, data, files
 from jssl.data.fetch import in_words
+from jssl.data.walk import printable
 from jssl.errors import NotFiniteError, UserError, nearest
 from jssl.types import Array, PyTree, TrainState
 
@@ -179,6 +180,8 @@ def save_npz(
     feature: str = BACKBONE,
     step: int = -1,
     backbone_sha256: str = "",
+    paths: Sequence[str] | None = None,
+    sizes: np.ndarray | None = None,
 ) -> None:
     """Writes features and their description, as plain arrays that are read without pickle.
 
@@ -194,6 +197,8 @@ def save_npz(
         feature: name of the feature.
         step: of the checkpoint.
         backbone_sha256: from `backbone_hash`.
+        paths: of the files of the pictures, str [M]; stored if given.
+        sizes: int [M,2], height and width of the pictures in their files; stored if given.
 
     Raises:
         UserError: another ending, or a folder that cannot be written.
@@ -222,6 +227,10 @@ def save_npz(
         "step": np.array(step, np.int64),
         "backbone_sha256": np.array(str(backbone_sha256)),
     }
+    if paths is not None:
+        arrays["paths"] = np.array([printable(path) for path in paths], np.str_)
+    if sizes is not None:
+        arrays["sizes"] = np.asarray(sizes, np.int32)
     try:
         files.write_npz(path, **arrays)
     except OSError as error:

@@ -5,10 +5,12 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from jssl import data, files
+from jssl import data
 from jssl.errors import UserError
 from jssl.evaluate.context import data_config, other_classes
-from jssl.evaluate.embed import embed_source, save_npz, select_feature
+from jssl.evaluate.embed import embed_source, select_feature
+from jssl.evaluate.feature_files import Table, check_features_output, save_features
+from jssl.evaluate.pictures import Recorded
 from jssl.precision import narrow
 from jssl.run import build, workdir
 from jssl.run.checksums import backbone_hash
@@ -26,26 +28,31 @@ def embed_run(
     step: int | None = None,
     source: str | None = None,
     data_dir: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     limit: int | None = None,
 ) -> None:
-    """Writes the features and labels of a data set to an .npz file.
+    """Writes the features of a data set to a file, with labels, and paths and sizes of pictures.
 
     Args:
         folder: the workdir of the run.
-        output: the file; ends with .npz.
+        output: the file; ends with .npz, .csv or .parquet.
         feature: 'backbone' or the name of an intermediate.
         step: of the checkpoint; the newest by default.
         source, data_dir: data set; the run's by default.
-        split: 'train' or 'test'.
+        split: 'train', 'probe' or 'test'; by default all pictures of a folder, and 'test' of
+            another data set.
         limit: of a dry run: so many evenly spaced pictures; None for all.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit expects 1 or more, found {limit}.")
     config = workdir.read_config(folder)
-    files.check_output(output, ending=".npz")
+    check_features_output(output)
     section = data_config(config, source, data_dir)
-    examples = data.make_source(section, split)
+    if split is None and section.name == "folder":
+        examples, split = data.every_picture(section), "all"
+    else:
+        split = split or "test"
+        examples = data.make_source(section, split)
     if limit is not None:
         examples = data.Limited(examples, limit)
     difference = other_classes(folder, config, section, examples) if feature == "logits" else ""
@@ -57,27 +64,33 @@ def embed_run(
         )
     say(f"{split} data: {data.describe(examples)}")
     embed, state = build.load_encoder(folder, step=step)
+    transform, recorded = data.eval_transform(section, examples, size=config.augment.size), None
+    paths = getattr(examples, "paths", None)
+    if paths is not None and transform is not None:
+        recorded = Recorded(examples, transform)
     lines: list[str] = []
     with tqdm(total=len(examples), unit="image", disable=None) as bar:
         features, labels, indices = embed_source(
             jax.jit(select_feature(embed, feature)),
             state,
-            examples,
+            recorded or examples,
             batch_size=256,
-            transform=data.eval_transform(section, examples, size=config.augment.size),
+            transform=recorded.transform if recorded else transform,
             progress=lambda done, total: bar.update(done - bar.n),
             tell=lines.append,
         )
     for line in lines:  # below the bar
         say(line)
-    save_npz(
-        output,
+    table = Table(
         features,
         labels,
         indices,
-        source=examples,
+        examples,
+        paths=None if paths is None else [paths[i] for i in indices],
+        sizes=None if recorded is None else recorded.sizes[indices],
         feature=feature,
         step=int(state.step),
         backbone_sha256=backbone_hash(state),
     )
+    save_features(output, table)
     print(f"{output}: {feature} features {list(features.shape)} of {examples.name} ({split}).")

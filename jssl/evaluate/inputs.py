@@ -15,7 +15,7 @@ from jssl.evaluate.pictures import Transform
 TAKEN = "a path, a picture of Pillow, an array [H,W,3] or [B,H,W,3], or a list of these"
 # Modes of Pillow with at most 8 bits a channel, whose conversion to RGB is defined.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-Item = str | np.ndarray
+Item = str | Image.Image | np.ndarray
 
 
 class Items:
@@ -24,7 +24,7 @@ class Items:
     If an item is of floats, all images are float32 in [0, 1], else uint8.
 
     Args:
-        items: M paths, or arrays [H,W,3] of uint8 or of float32 in [0, 1].
+        items: M paths, RGB pictures of Pillow, or arrays [H,W,3], uint8 or float32 in [0, 1].
         transform: to a square picture, see `jssl.data.eval_transform`.
         side: of that square; an array of this side is taken as it is.
         **reading: `bits` and `max_megabytes` of `Picture.read`.
@@ -41,31 +41,30 @@ class Items:
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self._items[index]
         try:
-            image = Picture.read(item, **self._reading) if isinstance(item, str) else item
-            example = self._prepared({"image": image})
+            image = self._square(self._items[index])
         except data.PictureError as error:
             raise UserError(f"{error} Leave it out.") from error
-        return {**example, "label": np.int32(-1), "index": np.int32(index)}
+        if self._floats and image.dtype == np.uint8:
+            image = image.astype(np.float32) / 255
+        return {"image": image, "label": np.int32(-1), "index": np.int32(index)}
 
-    def _prepared(self, example: dict[str, Any]) -> dict[str, Any]:
-        image = example["image"]
-        if isinstance(image, np.ndarray):
-            if image.shape[:2] == (self._side, self._side):
-                return {"image": _floats(image) if self._floats else image}
-            if image.dtype != np.uint8:  # the resize is Pillow's, of 8 bits
-                example = {"image": np.rint(image * np.float32(255)).astype(np.uint8)}
-        image = self._transform(example, None)["image"]
-        return {"image": _floats(image) if self._floats else image}
+    def _square(self, item: Item) -> np.ndarray:
+        image: Any
+        if isinstance(item, str):
+            image = Picture.read(item, **self._reading)
+        elif isinstance(item, Image.Image):
+            image = np.asarray(item)
+        elif item.shape[:2] == (self._side, self._side):
+            return item
+        else:  # the resize is Pillow's, of 8 bits
+            floats = item.dtype != np.uint8
+            image = np.rint(item * np.float32(255)).astype(np.uint8) if floats else item
+        return self._transform({"image": image}, None)["image"]
 
     def fingerprint(self) -> str:
         """Returns '': nothing is resumed."""
         return ""
-
-
-def _floats(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
 
 
 def as_items(pictures: Any) -> list[Item]:
@@ -75,7 +74,7 @@ def as_items(pictures: Any) -> list[Item]:
         pictures: a path, a picture of Pillow, an array [H,W,3] or [B,H,W,3], or a list of these.
 
     Returns:
-        Paths, and arrays [H,W,3] of uint8 or of float32 in [0, 1].
+        Paths, RGB pictures of Pillow, and arrays [H,W,3] of uint8 or of float32 in [0, 1].
 
     Raises:
         UserError: nothing, or an array of another kind.
@@ -120,10 +119,10 @@ def _listed(value: Any) -> list[Item]:
 
 
 def _refuse(value: Any) -> NoReturn:
-    raise UserError(f"Found a {type(value).__name__} as pictures: expected {TAKEN}.")
+    raise UserError(f"Found {type(value).__name__} as pictures: expected {TAKEN}.")
 
 
-def _of_pillow(picture: Image.Image) -> np.ndarray:
+def _of_pillow(picture: Image.Image) -> Image.Image:
     if picture.mode not in MODES:
         raise UserError(
             f"Found a picture of Pillow of mode '{picture.mode}': expected one of "
@@ -132,7 +131,7 @@ def _of_pillow(picture: Image.Image) -> np.ndarray:
     try:
         if picture.mode == "P":  # else Pillow warns of transparency; the alpha is dropped
             picture = picture.convert("RGBA")
-        return np.asarray(picture.convert("RGB"))
+        return picture.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise UserError(f"A picture of Pillow cannot be read: {error}. Leave it out.") from error
 
