@@ -76,7 +76,7 @@ def test_unlabelled_training_is_evaluated_on_the_labelled_splits(unlabelled_run)
 def test_embed_writes_the_names(unlabelled_run, tmp_path, capsys):
     folder, _ = unlabelled_run
     evaluate.embed_run(folder, output=tmp_path / "x.npz", feature="backbone")
-    assert "test data: folder 'pictures' read as splits: " in capsys.readouterr().out
+    assert "all data: folder 'pictures' read as splits: " in capsys.readouterr().out
     saved = np.load(tmp_path / "x.npz")
     assert saved["class_names"].tolist() == ["cat", "dog", "owl"]
     assert saved["class_names"].dtype.kind == "U"

@@ -107,7 +107,7 @@ def run(tmp_path_factory):
     ("output", "said"),
     [
         ("nowhere/f.npz", "cannot be written .No such file or directory.: expected a folder that"),
-        ("f.npy", "must end with .npz, found .*Type --output=.*f.npy.npz"),
+        ("f.npy", "must end with .npz, .csv or .parquet, found .*Type --output=.*f.npy.npz"),
         ("f", "must end with .npz"),
         ("folder.npz", "is no file but a folder"),
         ("f" * 252 + ".npz", "File name too long"),
