@@ -96,6 +96,22 @@ COMMANDS: dict[str, Command] = {
             **_CHECKPOINT,
         },
     ),
+    "predict": Command(
+        "writes the classes of pictures, by a run with a classifier",
+        {
+            **_WORKDIR,
+            **_WEIGHTS,
+            "input": {
+                "nargs": "+",
+                "action": "extend",
+                "metavar": "FILE",
+                "help": "pictures, folders or patterns such as 'photos/*.jpg'",
+            },
+            "output": {"metavar": "FILE.csv", "help": "the file to write"},
+            "top_k": {"type": int, "metavar": "N", "help": "classes of each picture; 5 by default"},
+            "step": _CHECKPOINT["step"],
+        },
+    ),
     "export": Command(
         "writes a trained encoder for another library",
         {
@@ -209,7 +225,9 @@ def parse(name: str, args: Sequence[str]) -> Flags:
                 value = "True"
             settings.append((key.removeprefix("--config."), value))
         else:
-            own.append(arg)
+            flag, given, value = arg.partition("=")
+            several = COMMANDS[name].flags.get(flag.removeprefix("--"), {}).get("nargs")
+            own += [flag, value] if several and given else [arg]  # else argparse takes one value
     if settings and not COMMANDS[name].config:
         raise UserError(
             f"jssl {name} takes no --config.{settings[0][0]}: a run keeps the settings that it was "

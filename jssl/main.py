@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jssl import files
 from jssl.errors import UserError, WriteError, nearest
 from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
 
@@ -97,15 +98,27 @@ def _embed(flags: Flags) -> None:
         raise UserError(
             "--data=FOLDER is short for --source=folder --data_dir=FOLDER: type one of the two."
         )
+    output = evaluate.check_features_output(need(flags, "output", "features.npz"))
     evaluate.embed_run(
         _run_folder(flags),
-        output=need(flags, "output", "features.npz"),
+        output=output,
         feature=flags.feature,
         step=flags.step,
         source=flags.source if flags.data is None else "folder",
         data_dir=flags.data_dir if flags.data is None else flags.data,
         split=flags.split,
         limit=flags.limit,
+    )
+
+
+def _predict(flags: Flags) -> None:
+    need(flags, "input", "FILE_OR_FOLDER")
+    from jssl import evaluate
+
+    # Checked before a file of --weights is read.
+    output = files.check_output(need(flags, "output", "predictions.csv"), ending=".csv")
+    evaluate.predict_run(
+        _run_folder(flags), flags.input, output=output, top_k=flags.top_k, step=flags.step
     )
 
 
@@ -152,6 +165,7 @@ RUN: dict[str, Callable[[Flags], None]] = {
     "import": _import,
     "evaluate": _evaluate,
     "embed": _embed,
+    "predict": _predict,
     "export": _export,
     "report": _report,
     "compile": _compile,

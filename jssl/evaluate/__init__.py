@@ -13,6 +13,11 @@ from jssl.evaluate.embed import raw_pixels as raw_pixels
 from jssl.evaluate.embed import save_npz as save_npz
 from jssl.evaluate.embed import select_feature as select_feature
 from jssl.evaluate.export_features import embed_run as embed_run
+from jssl.evaluate.feature_files import Table as Table
+from jssl.evaluate.feature_files import check_features_output as check_features_output
+from jssl.evaluate.feature_files import save_features as save_features
+from jssl.evaluate.predict import predict_run as predict_run
+from jssl.evaluate.predict import top_classes as top_classes
 from jssl.evaluate.probes.knn import knn_accuracy as knn_accuracy
 from jssl.evaluate.probes.knn import knn_predict as knn_predict
 from jssl.evaluate.probes.layers import layer_rows as layer_rows
