@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jssl import files
 from jssl.errors import UserError, WriteError, nearest
 from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
 
@@ -113,7 +112,7 @@ def _embed(flags: Flags) -> None:
 
 def _predict(flags: Flags) -> None:
     need(flags, "input", "FILE_OR_FOLDER")
-    from jssl import evaluate
+    from jssl import evaluate, files
 
     # Checked before a file of --weights is read.
     output = files.check_output(need(flags, "output", "predictions.csv"), ending=".csv")
