@@ -112,6 +112,29 @@ COMMANDS: dict[str, Command] = {
             "step": _CHECKPOINT["step"],
         },
     ),
+    "neighbors": Command(
+        "writes the most similar pictures of a folder, or its near duplicates",
+        {
+            **_WORKDIR,
+            **_WEIGHTS,
+            "data": {"metavar": "FOLDER", "help": "pictures, searched to any depth"},
+            "query": {
+                "nargs": "+",
+                "action": "extend",
+                "metavar": "FILE",
+                "help": "pictures whose neighbours are written",
+            },
+            "k": {"type": int, "default": 9, "metavar": "N", "help": "neighbours of each query"},
+            "near-duplicates": {
+                "type": float,
+                "metavar": "COSINE",
+                "help": "groups of pictures that are at least so similar, such as 0.98",
+            },
+            "output": {"metavar": "FILE.csv", "help": "the file to write"},
+            "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
+            "step": _CHECKPOINT["step"],
+        },
+    ),
     "export": Command(
         "writes a trained encoder for another library",
         {

@@ -121,6 +121,24 @@ def _predict(flags: Flags) -> None:
     )
 
 
+def _neighbors(flags: Flags) -> None:
+    need(flags, "data", "FOLDER")
+    from jssl import evaluate, files
+
+    # Checked before a file of --weights is read.
+    output = files.check_output(need(flags, "output", "neighbors.csv"), ending=".csv")
+    evaluate.neighbors_run(
+        _run_folder(flags),
+        flags.data,
+        output=output,
+        queries=flags.query or (),
+        k=flags.k,
+        near_duplicates=flags.near_duplicates,
+        feature=flags.feature,
+        step=flags.step,
+    )
+
+
 def _export(flags: Flags) -> None:
     from jssl import convert
 
@@ -165,6 +183,7 @@ RUN: dict[str, Callable[[Flags], None]] = {
     "evaluate": _evaluate,
     "embed": _embed,
     "predict": _predict,
+    "neighbors": _neighbors,
     "export": _export,
     "report": _report,
     "compile": _compile,

@@ -16,6 +16,9 @@ from jssl.evaluate.export_features import embed_run as embed_run
 from jssl.evaluate.feature_files import Table as Table
 from jssl.evaluate.feature_files import check_features_output as check_features_output
 from jssl.evaluate.feature_files import save_features as save_features
+from jssl.evaluate.neighbors import duplicate_groups as duplicate_groups
+from jssl.evaluate.neighbors import nearest_rows as nearest_rows
+from jssl.evaluate.neighbors import neighbors_run as neighbors_run
 from jssl.evaluate.predict import predict_run as predict_run
 from jssl.evaluate.predict import top_classes as top_classes
 from jssl.evaluate.probes.knn import knn_accuracy as knn_accuracy

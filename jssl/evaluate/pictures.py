@@ -1,6 +1,6 @@
 """Pictures on their way to a network: prepared as for evaluation, each size and failure kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,10 @@ from ml_collections import ConfigDict
 
 from jssl import data
 from jssl.data.decode import Picture
+from jssl.data.walk import printable
+from jssl.run.writers import say
 
+SHOWN = 5  # pictures named in a message
 Transform = Callable[[dict[str, Any], Any], dict[str, Any]]
 
 
@@ -103,3 +106,22 @@ def preprocessing(config: ConfigDict) -> str:
         f"short side to {int(size / crop)} px ({how}), central {size} x {size} px, normalised by "
         f"{config.augment.normalize}"
     )
+
+
+def say_failed(paths: Sequence[str], failed: dict[int, str], effect: str) -> None:
+    """Prints which pictures could not be read; nothing if all could be.
+
+    Args:
+        paths: of all pictures.
+        failed: index -> why the picture cannot be used.
+        effect: what becomes of them, for the end of the line.
+
+    Example:
+        >>> say_failed(['a.jpg', 'b.jpg'], {1: 'it is empty'}, 'they are left out')
+        NOTE 1 of 2 pictures could not be read: 'b.jpg'; they are left out
+    """
+    if not failed:
+        return
+    named = ", ".join(f"'{printable(paths[i])}'" for i in sorted(failed)[:SHOWN])
+    rest = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+    say(f"NOTE {len(failed)} of {len(paths)} pictures could not be read: {named}{rest}; {effect}")

@@ -13,14 +13,13 @@ from jssl.data.walk import printable
 from jssl.errors import UserError
 from jssl.evaluate.embed import embed_source, select_feature
 from jssl.evaluate.feature_files import write_csv
-from jssl.evaluate.pictures import Recorded, crop, reading
+from jssl.evaluate.pictures import Recorded, crop, reading, say_failed
 from jssl.precision import narrow
 from jssl.run import build, workdir
 from jssl.run.writers import say
 from jssl.third_party import same_handlers
 
 TOP_K = 5  # classes of each picture, if there are so many
-SHOWN = 5  # pictures named in a message
 
 
 @narrow
@@ -87,7 +86,7 @@ def predict_run(
         say(line)
     if names is None:
         say(f"NOTE the classes of {folder} have no names: they are given by number")
-    _report(paths, source.failed)
+    say_failed(paths, source.failed, "their rows have no class, and the column `error` says why")
     print(f"{output}: the {top} most probable of {count} classes for {len(paths)} pictures.")
 
 
@@ -136,15 +135,3 @@ def _rows(
             name = names[label] if label < len(names) else str(label)
             row += ["", ""] if i in failed else [name, f"{probability:.6f}"]
         yield [*row, failed.get(i, "")]
-
-
-def _report(paths: list[str], failed: dict[int, str]) -> None:
-    """Prints which pictures could not be read; their rows say why."""
-    if not failed:
-        return
-    named = ", ".join(f"'{printable(paths[i])}'" for i in sorted(failed)[:SHOWN])
-    rest = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
-    say(
-        f"NOTE {len(failed)} of {len(paths)} pictures could not be read: {named}{rest}; their rows "
-        "have no class, and the column `error` says why"
-    )
