@@ -106,7 +106,7 @@ def test_neighbors_of_a_query(run, folder, tmp_path):
     np.testing.assert_allclose(similarity, own, atol=1e-5)
     assert len({row["path"] for row in rows}) == 4
     # A query from elsewhere, and more neighbours than there are pictures.
-    outside = shutil.copy(query, tmp_path / "outside.png")
+    outside = str(shutil.copy(query, tmp_path / "outside.png"))
     rows = neighbors(run, folder, tmp_path / "m.csv", "--query", outside, "--k=99")
     assert len(rows) == 14 and {rows[0]["path"], rows[1]["path"]} == {
         str(query), str(folder / "deep" / "copy.png")}  # fmt: skip
