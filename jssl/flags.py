@@ -93,6 +93,7 @@ COMMANDS: dict[str, Command] = {
             "output": {"metavar": "FILE", "help": "the file to write: .npz, .csv or .parquet"},
             "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
             "split": {"help": "train or test; by default all of a folder, or test"},
+            "on_error": {"help": "an unusable picture: stop or skip; as in the run by default"},
             **_CHECKPOINT,
         },
     ),
@@ -293,7 +294,11 @@ def _unknown(name: str, arg: str) -> str:
 
 
 # Flags in error messages of the library, and their names for the given commands.
-_EVALUATING = {"--config.data.data_dir": "--data_dir", "--config.data.name": "--source"}
+_EVALUATING = {
+    "--config.data.data_dir": "--data_dir",
+    "--config.data.name": "--source",
+    "--config.data.on_error": "--on_error",
+}
 _TRAINING = {
     "--feature": "--config.monitor.knn_feature",
     "--k": "--config.monitor.knn_k",

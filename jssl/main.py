@@ -106,6 +106,7 @@ def _embed(flags: Flags) -> None:
         source=flags.source if flags.data is None else "folder",
         data_dir=flags.data_dir if flags.data is None else flags.data,
         split=flags.split,
+        on_error=flags.on_error,
         limit=flags.limit,
     )
 

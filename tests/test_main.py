@@ -91,6 +91,7 @@ def test_a_mistake_ends_with_one_message_and_status_2(tmp_path):
     ("command", "message", "said"),
     [
         ("embed", "Type --config.data.name=folder.", "Type --source=folder."),
+        ("embed", "Type --config.data.on_error=skip.", "Type --on_error=skip."),
         ("evaluate", "Type --config.data.data_dir=D.", "Type --data_dir=D."),
         ("evaluate", "--k expects 1 or more.", "--k expects 1 or more."),
         ("evaluate", "Type --config.data.layout=flat.", "takes no --config flag: these are"),

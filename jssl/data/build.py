@@ -58,23 +58,8 @@ def make_source(config: Any, split: str) -> sources.Source:
     """
     if split not in SPLITS:
         raise UserError(f"Unknown split '{split}': {nearest(split, SPLITS)}.")
-    if config.on_error not in POLICIES:
-        raise UserError(
-            f"Unknown policy data.on_error='{config.on_error}': "
-            f"{nearest(config.on_error, POLICIES)}."
-        )
-    folder_layout = config.get("layout", DEFAULTS["layout"])  # older workdirs have no such key
-    if folder_layout not in layout.LAYOUTS:
-        raise UserError(
-            f"Unknown data.layout='{folder_layout}': {nearest(folder_layout, layout.LAYOUTS)}."
-        )
-    reading = {key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")}
-    if reading["bits"] not in BITS or reading["max_megabytes"] < 1:
-        raise UserError(
-            f"Found data.bits={reading['bits']} and data.max_megabytes={reading['max_megabytes']}; "
-            "expected bits of 0 or 9 to 16, and at least 1 megabyte. Type for example "
-            "--config.data.bits=12."
-        )
+    reading = check_reading(config)
+    folder_layout = config.get("layout", DEFAULTS["layout"])
     part = "test" if split == "test" else "train"
     if config.name == "photos":
         return sources.photos_source(part, tile=config.tile)
@@ -115,6 +100,35 @@ def make_source(config: Any, split: str) -> sources.Source:
         on_error=config.on_error,
         bits=reading["bits"],
     )
+
+
+def check_reading(config: Any) -> dict[str, Any]:
+    """Checks the keys of `config.data` that say how pictures are read.
+
+    Returns:
+        `bits` and `max_megabytes`, for `Picture.read`.
+
+    Raises:
+        UserError: an unknown policy or layout, or a number outside its range.
+    """
+    if config.on_error not in POLICIES:
+        raise UserError(
+            f"Unknown policy data.on_error='{config.on_error}': "
+            f"{nearest(config.on_error, POLICIES)}."
+        )
+    folder_layout = config.get("layout", DEFAULTS["layout"])  # older workdirs have no such key
+    if folder_layout not in layout.LAYOUTS:
+        raise UserError(
+            f"Unknown data.layout='{folder_layout}': {nearest(folder_layout, layout.LAYOUTS)}."
+        )
+    reading = {key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")}
+    if reading["bits"] not in BITS or reading["max_megabytes"] < 1:
+        raise UserError(
+            f"Found data.bits={reading['bits']} and data.max_megabytes={reading['max_megabytes']}; "
+            "expected bits of 0 or 9 to 16, and at least 1 megabyte. Type for example "
+            "--config.data.bits=12."
+        )
+    return reading
 
 
 def is_tfds(name: str) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 
 from jssl.data.decode import Picture
 from jssl.data.layout import find_layout, find_split
-from jssl.data.walk import ENDINGS, Passed, Walk, merged, printable
+from jssl.data.walk import ENDINGS, LayoutError, Passed, Walk, merged, printable
 from jssl.errors import UserError
 
 SHOWN = 10  # classes listed by name
@@ -170,7 +170,7 @@ def _check(walk: Walk, kind: str) -> None:
             f"that end in {' '.join(ENDINGS)}. Type --config.data.data_dir=FOLDER."
         )
     if kind == "splits" and pictures and groups:
-        raise UserError(
+        raise LayoutError(
             f"Folder '{walk.base}' holds {len(pictures)} pictures (such as "
             f"'{printable(pictures[0])}') beside {len(groups)} folders (such as "
             f"'{printable(min(groups))}'); expected either one sub-folder a class and no pictures "
@@ -199,7 +199,7 @@ def _check_classes(
     populated = [name for name in sorted(by_class) if name]
     if len(populated) == 1 and (split != "test" or len(names) == 1):
         name = populated[0]
-        raise UserError(
+        raise LayoutError(
             f"Folder '{walk.base}' holds one class: found {len(by_class[name])} pictures, all in "
             f"'{name}'; expected two sub-folders or more, one a class. For pictures without labels "
             f"name the flat folder that holds them. Type --config.data.data_dir={walk.base / name}"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jssl.data.walk import ENDINGS, JUNK, Passed, Walk, printable
+from jssl.data.walk import ENDINGS, JUNK, LayoutError, Passed, Walk, printable
 from jssl.errors import UserError, nearest
 
 LAYOUTS = ("auto", "splits", "classes", "flat")
@@ -180,7 +180,7 @@ def _refuse(
         else ""
     )
     ways = {2: "two", 3: "three"}[len(readings)]
-    raise UserError(
+    raise LayoutError(
         f"Folder '{root}'{mixed} can be read in {ways} ways: "
         + ", or ".join(f"as {text}" for _, text in readings)
         + ". Type "

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from jssl.data import folder as folder_lib
-from jssl.data.build import DEFAULTS, SPLITS, make_source
+from jssl.data.build import DEFAULTS, SPLITS, check_reading, make_source
 from jssl.data.decode import Picture
 from jssl.data.layout import find_layout
 from jssl.data.sources import Source
-from jssl.data.walk import ENDINGS, Walk, merged, printable
+from jssl.data.walk import ENDINGS, LayoutError, Walk, merged, printable
 from jssl.errors import UserError
 
 
@@ -172,7 +172,7 @@ def every_picture(config: Any) -> Source:
     Raises:
         UserError: no such folder, or one without pictures.
     """
-    reading = {key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")}
+    reading = check_reading(config)
     named = {f"{split}_split": config[f"{split}_split"] for split in SPLITS}
     layout = config.get("layout", DEFAULTS["layout"])
     root = Path(config.data_dir).expanduser()
@@ -192,10 +192,11 @@ def every_picture(config: Any) -> Source:
                 on_error=config.on_error,
                 **reading,
             )
-            for split in detected.splits
+            for split, path in detected.splits.items()
+            if Walk(path, strict=False).count()
         ]  # fmt: skip
-        return Joined(parts)
-    except UserError as error:
+        return Joined(parts) if parts else make_source(config, "train")  # which raises
+    except LayoutError as error:
         paths = find_pictures([config.data_dir])
         name = f"folder:{Path(config.data_dir).name}"
         why = str(error).partition(" Type ")[0]

@@ -17,6 +17,10 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
+class LayoutError(UserError):
+    """The pictures of a folder have no labels that are certain."""
+
+
 class Passed:
     """Entries that were passed over: a count and the first path of each kind.
 
@@ -192,7 +196,7 @@ class Walk:
         """Passes over a repeated path; refuses two links to it, whose class is ambiguous."""
         other, by_link = before
         if by_link and other != group and self._strict:
-            raise UserError(
+            raise LayoutError(
                 f"'{printable(path)}' in '{self.base}' links to what is linked into "
                 f"'{printable(other)}' too: found one picture in two folders, expected one class "
                 "for each. Remove one of the links."

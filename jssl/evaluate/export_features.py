@@ -29,6 +29,7 @@ def embed_run(
     source: str | None = None,
     data_dir: str | None = None,
     split: str | None = None,
+    on_error: str | None = None,
     limit: int | None = None,
 ) -> None:
     """Writes the features of a data set to a file, with labels, and paths and sizes of pictures.
@@ -41,6 +42,8 @@ def embed_run(
         source, data_dir: data set; the run's by default.
         split: 'train', 'probe' or 'test'; by default all pictures of a folder, and 'test' of
             another data set.
+        on_error: 'stop' or 'skip': whether a picture that cannot be used is an error, or is left
+            out and named; as in the run by default.
         limit: of a dry run: so many evenly spaced pictures; None for all.
     """
     if limit is not None and limit < 1:
@@ -48,6 +51,8 @@ def embed_run(
     config = workdir.read_config(folder)
     check_features_output(output)
     section = data_config(config, source, data_dir)
+    if on_error is not None:
+        section.on_error = on_error
     if split is None and section.name == "folder":
         examples, split = data.every_picture(section), "all"
     else:

@@ -205,7 +205,8 @@ def _write_groups(
     ]
     write_csv(output, ["group", "path", "similarity"], rows)
     print(
-        f"{output}: {len(groups)} groups of near duplicates, {len(rows)} of {len(paths)} pictures."
+        f"{output}: groups of near duplicates: {len(groups)}, with {len(rows)} of {len(paths)} "
+        "pictures."
     )
 
 

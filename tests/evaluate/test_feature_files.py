@@ -102,8 +102,24 @@ def test_folders_without_a_layout_are_embedded_without_labels(run, tmp_path, cap
     assert "4 pictures, all of them without labels. Folder" in said and "two ways" in said
     one = embed(run, tmp_path / "y.npz", f"--data={pictures(tmp_path / 'q', ['cat/1.png'])}")
     assert len(one["paths"]) == 1
+    (tmp_path / "s" / "val").mkdir(parents=True)  # a split without pictures
+    split = embed(run, tmp_path / "s.npz", f"--data={pictures(tmp_path / 's', SPLITS[:2])}")
+    assert split["labels"].tolist() == [0, 1]
     flat = embed(run, tmp_path / "z.npz", f"--data={pictures(tmp_path / 'r', ['1.png'])}")
     assert flat["paths"].tolist() == [str(tmp_path / "r" / "1.png")]
+
+
+def test_a_picture_that_cannot_be_read_stops_or_is_left_out(run, tmp_path, capsys):
+    root = pictures(tmp_path / "p", ["cat/1.png", "dog/2.png", "dog/3.png"])
+    (root / "dog" / "2.png").write_text("no picture")
+    command = ["embed", f"--workdir={run}", f"--data={root}", f"--output={tmp_path / 'x.csv'}"]
+    with pytest.raises(UserError, match="2.png' cannot be decoded.*on_error=skip"):
+        main(command)
+    assert not (tmp_path / "x.csv").exists()
+    rows = embed(run, tmp_path / "x.csv", f"--data={root}", "--on_error=skip")
+    assert [row["path"] for row in rows] == [str(root / "cat/1.png"), str(root / "dog/3.png")]
+    assert [(row["index"], row["height"]) for row in rows] == [("0", "40"), ("2", "42")]
+    assert "2.png' cannot be decoded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -113,6 +129,7 @@ def test_folders_without_a_layout_are_embedded_without_labels(run, tmp_path, cap
         (["--data=p", "--data_dir=p"], "type one of the two"),
         (["--data=nowhere"], "Folder 'nowhere' does not exist"),
         (["--data=empty"], "Folder 'empty' holds no pictures"),
+        (["--data=empty", "--on_error=sky"], "Unknown policy data.on_error='sky': did you mean"),
         (["--data="], "needs a folder of pictures"),
         (["--data=p", "--output=x.txt"], "must end with .npz, .csv or .parquet, found 'x.txt'"),
     ],

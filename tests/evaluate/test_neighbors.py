@@ -83,7 +83,7 @@ def test_planted_copies_of_pictures_are_groups(run, folder, tmp_path, capsys):
     (folder / "broken.jpg").unlink()
     said = capsys.readouterr().out
     assert "1 of 15 pictures could not be read" in said and "they are left out" in said
-    assert "2 groups of near duplicates, 4 of 14 pictures" in said
+    assert "groups of near duplicates: 2, with 4 of 14 pictures" in said
     names = [(row["group"], row["path"].removeprefix(f"{folder}/")) for row in rows]
     assert names == [("1", "03.png"), ("1", "deep/copy.png"),
                      ("2", "05.png"), ("2", "deep/other.bmp")]  # fmt: skip
