@@ -125,6 +125,10 @@ def _load(path: str | Path, step: int | None) -> tuple[ConfigDict, Any, Any, dic
             imported = workdir.read_json(path / pretrained.WEIGHTS)
             facts |= {"weights": imported["file"], "licence": imported["licence"]}
         return config, embed, state, facts
+    if not path.exists() and not is_weights(path):
+        raise UserError(
+            f"'{path}' does not exist: expected the workdir of a run, or a published weights file."
+        )
     if not is_weights(path):
         workdir.read_config(path)  # a workdir of several stages names the folders of its networks
         raise UserError(

@@ -162,8 +162,10 @@ def test_what_is_no_picture_is_refused_in_a_sentence(encoder, pictures, refused)
 
 
 def test_what_is_no_network_is_refused(run, tmp_path):
-    with pytest.raises(UserError, match="is not the workdir of a run"):
+    with pytest.raises(UserError, match="nowhere' does not exist: expected the workdir of a run"):
         jssl.Encoder(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is not the workdir of a run: it has no config.json"):
+        jssl.Encoder(tmp_path)
     with pytest.raises(UserError, match="no feature 'projektion': did you mean 'projection'"):
         jssl.Encoder(run, feature="projektion")
     with pytest.raises(UserError, match="batch_size expects 1 or more, found 0"):
