@@ -53,11 +53,12 @@ class Encoder:
     ):
         if batch_size < 1:
             raise UserError(f"batch_size expects 1 or more, found {batch_size}.")
+        path = Path(os.path.expanduser(path))
         config, embed, self._state, facts = _load(path, step)
         check_finite(self._state)
         self.size: int = config.augment.size
         self.classes: tuple[str, ...] | None = None
-        if (Path(path) / workdir.CLASSES).exists():
+        if (path / workdir.CLASSES).exists():
             self.classes = workdir.read_classes(path)
         self._batch_size = batch_size
         self._crop, self._reading = crop(config), reading(config.data)
@@ -114,9 +115,8 @@ class Encoder:
         return np.concatenate(parts)
 
 
-def _load(path: str | Path, step: int | None) -> tuple[ConfigDict, Any, Any, dict[str, Any]]:
+def _load(path: Path, step: int | None) -> tuple[ConfigDict, Any, Any, dict[str, Any]]:
     """Returns config, `embed`, state and the facts for the card, of a workdir or weights file."""
-    path = Path(os.path.expanduser(path))
     if (path / "config.json").exists() and (path / "checkpoints").is_dir():
         config = workdir.read_config(path)
         embed, state = build.load_encoder(path, step=step)
