@@ -10,7 +10,7 @@ Nothing of a file is run, and nothing is read before its size is known.
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from jssl.regular import FileError, check_regular, read_file
 MAX_BYTES = torch_file.MAX_BYTES
 MAX_CONFIG = 2**20  # bytes of a folder's config.json
 TENSORS = "model.safetensors"
+METADATA = "config"  # of a safetensors file that jssl wrote: `pretrained_cfg` as in config.json
 
 
 class Weights(NamedTuple):
@@ -35,7 +36,8 @@ class Weights(NamedTuple):
         file: that holds the tensors.
         container: 'safetensors', 'torch' or 'npz'.
         tensors: name -> what `np.asarray` reads, with `shape` and `dtype`.
-        other: epoch and arguments beside the tensors; or a folder's config.json.
+        other: epoch and arguments beside the tensors; a folder's config.json, or the same in the
+            metadata of a safetensors file that jssl wrote.
     """
 
     path: Path
@@ -77,7 +79,8 @@ def read_weights(path: str | Path) -> Weights:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"'{file}' cannot be read: {reason}. Type --weights=FILE.") from error
     if first[8:9] == b"{":
-        weights = Weights(path, file, "safetensors", _safetensors(file), _folder_config(path))
+        config = _folder_config(path) if path.is_dir() else _metadata(file)
+        weights = Weights(path, file, "safetensors", _safetensors(file), config)
     elif zipfile.is_zipfile(file) and _is_npz(file):
         weights = Weights(path, file, "npz", dict(plain_npz.read_npz(file)), {})
     else:
@@ -107,12 +110,24 @@ def _safetensors(file: Path) -> dict[str, Any]:
 def _folder_config(path: Path) -> dict[str, Any]:
     """The config.json of a folder of timm or Hugging Face; {} without one."""
     file = path / "config.json"
-    if not path.is_dir() or not file.exists():
-        return {}
+    return _config(lambda: read_file(file, MAX_CONFIG), file) if file.exists() else {}
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    """What stands under `METADATA` in a safetensors file; {} without it."""
     try:
-        config = json.loads(read_file(file, MAX_CONFIG))
+        with safe_open(file, framework="numpy") as opened:
+            text = (opened.metadata() or {}).get(METADATA, "{}")
+    except (SafetensorError, OSError, ValueError):
+        return {}  # `_safetensors` says why
+    return _config(lambda: text[:MAX_CONFIG], file)
+
+
+def _config(read: Callable[[], str | bytes], file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(read())
     except (FileError, ValueError, RecursionError) as error:
-        raise UserError(f"'{file}' is damaged: {error}. Fetch the folder again.") from error
+        raise UserError(f"'{file}' is damaged: {error}. Fetch it again.") from error
     return config if isinstance(config, dict) else {}
 
 

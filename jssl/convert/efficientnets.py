@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl import models
 from jssl.convert.containers import Weights
-from jssl.convert.family import Family, Tensors, fill_run, split
+from jssl.convert.family import Family, Tensors, arguments, fill_run, split
 from jssl.convert.preprocessing import set_preprocessing
 from jssl.errors import UserError
 from jssl.models.efficientnet import OFFICIAL, SIZES, make_efficientnet
@@ -67,7 +67,9 @@ def _make_config(weights: Weights, names: int, blocks: int) -> ConfigDict:
     crop = _CROPS.get(config.model.name, 0.875)
     set_preprocessing(config, weights, normalize="half" if lite else "imagenet", crop=crop)
     classifier = "_fc" if names == 0 else "classifier"
-    config.supervised.num_classes = tensors[f"{classifier}.weight"].shape[0]
+    if f"{classifier}.weight" in tensors:
+        config.supervised.num_classes = tensors[f"{classifier}.weight"].shape[0]
+    config.model.bn_epsilon = arguments(weights).get("bn_eps", config.model.bn_epsilon)
     return fill_run(config)
 
 
@@ -125,5 +127,6 @@ FAMILIES: Iterable[Family] = (
         architectures=r"tf_efficientnet_(b\d|l2|lite\d).*",
         assumed="tf_efficientnet_*; timm's efficientnet_* have the same names, other padding and "
         "another epsilon, and are not read rightly",
+        optional=("classifier",),
     ),
 )
