@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command] = {
             "output": {"metavar": "FILE", "help": "the file or folder to write"},
             "format": {
                 "default": "detectron2",
-                "help": "safetensors, torch, timm or detectron2; each with a card",
+                "help": "safetensors, torch, timm, hf or detectron2; each with a card",
             },
             "which": {
                 "metavar": "WEIGHTS",

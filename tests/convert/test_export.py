@@ -37,7 +37,7 @@ def recorded(kind, form):
     """Name -> shape in the library that loaded it."""
     rows = [line.split() for line in (GOLDEN / "exports_names.txt").read_text().splitlines()]
     return {
-        name: tuple(map(int, shape.split("x")))
+        name: () if shape == "scalar" else tuple(map(int, shape.split("x")))
         for row_kind, row_form, name, shape in rows
         if (row_kind, row_form) == (kind, form)
     }
@@ -101,6 +101,42 @@ def test_names_values_and_the_way_back(runs, tmp_path, kind, form):
             np.testing.assert_array_equal(found, leaf, err_msg=name)
     if form == "timm":
         compare_outputs(kind, *jax.jit(embed)(state, pictures(KINDS[kind][1])))
+
+
+HF = [kind for kind in KINDS if f"{kind}_hf" in CONFIGS]
+
+
+@pytest.mark.parametrize("kind", HF)
+def test_a_folder_of_transformers(runs, tmp_path, kind):
+    network, (path,) = convert.export_run(runs(kind), tmp_path / "x", "hf")
+    tensors = load_file(path / "model.safetensors")
+    assert {name: x.shape for name, x in tensors.items()} == recorded(kind, "hf")
+    assert json.loads((path / "config.json").read_text()) == CONFIGS[f"{kind}_hf"]
+    about = json.loads((path / "preprocessor_config.json").read_text())
+    assert about["size"] == {"shortest_edge": int(KINDS[kind][1] / 0.875)}
+    assert about["image_mean"] == card.preprocessing(network.config)["mean"]
+    # Every value that timm's folder has, in the order of the file: q, k and v are one tensor there.
+    values = np.concatenate([np.sort(x.ravel()) for x in names.named_tensors(network)[0].values()])
+    own = [x.ravel() for x in tensors.values() if x.ndim]
+    np.testing.assert_array_equal(np.sort(np.concatenate(own)), np.sort(values))
+    if f"{kind}_timm_logits" in OUTPUTS:
+        expected = OUTPUTS[f"{kind}_timm_logits"]
+        atol = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(OUTPUTS[f"{kind}_hf_logits"], expected, rtol=0, atol=atol)
+
+
+def test_queries_keys_and_values_are_split(runs, tmp_path):
+    _, (path,) = convert.export_run(runs("beit"), tmp_path / "x", "hf")
+    tensors = load_file(path / "model.safetensors")
+    kernel = drawn("params.encoder.block1.qkv.kernel", (192, 3 * 192))
+    start = "beit.encoder.layer.1.attention.attention."
+    for i, name in enumerate(("query", "key", "value")):
+        part = kernel[:, 192 * i : 192 * (i + 1)]
+        np.testing.assert_array_equal(tensors[f"{start}{name}.weight"], part.T)
+    np.testing.assert_array_equal(
+        tensors[f"{start}value.bias"], drawn("params.encoder.block1.v_bias", (192,))
+    )
+    assert f"{start}key.bias" not in tensors
 
 
 def compare_outputs(kind, features, named):

@@ -10,6 +10,7 @@ that were loaded (exports_configs.json) and the other library's outputs (exports
 """
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -50,17 +51,82 @@ def timm_outputs(torch, path, network):
     return net, found
 
 
-def compare_tensors(net, tensors):
-    """The largest difference of the tensors; every tensor of the net is among them."""
-    state = {k: v.numpy() for k, v in net.state_dict().items() if "num_batches_tracked" not in k}
-    assert state.keys() == tensors.keys(), set(state) ^ set(tensors)
-    return max(float(np.abs(state[name] - tensors[name]).max()) for name in state)
+def compare_tensors(state, tensors):
+    """All tensors that the net has were exported, and are equal bit by bit."""
+    state = {name: x for name, x in state.items() if "num_batches_tracked" not in name}
+    names = {re.sub(r"^(resnet|vit|deit|beit)\.", "", name): x for name, x in state.items()}
+    own = {
+        re.sub(r"^(resnet|vit|deit|beit)\.", "", name): x
+        for name, x in tensors.items()
+        if "num_batches_tracked" not in name
+    }
+    assert names.keys() == own.keys(), set(names) ^ set(own)
+    difference = max(float(np.abs(names[name] - own[name]).max()) for name in names)
+    assert difference == 0
+    return f"tensors {difference:g}"
+
+
+def compare_outputs(found, own):
+    """Asserts the limit for each output; a text for the table."""
+    rows = []
+    for name, value in found.items():
+        error = float(np.abs(value - own[name]).max() / np.abs(value).max())
+        assert error <= LIMIT, (name, error)
+        rows.append(f"{name} {error:.1e} of {np.abs(value).max():.3g}")
+    return rows
 
 
 def jssl_outputs(network):
     images = pictures(preprocessing(network.config)["size"])
     features, named = jax.jit(network.embed)(network.state, images)
     return {"features": np.asarray(features), "logits": np.asarray(named.get("logits", ()))}
+
+
+def hf_outputs(torch, path, network):
+    """What transformers computes; its net."""
+    import transformers
+
+    name = json.loads((path / "config.json").read_text())["architectures"][0]
+    bare = {} if name not in ("ViTModel", "DeiTModel") else {"add_pooling_layer": False}
+    net, info = getattr(transformers, name).from_pretrained(
+        path, output_loading_info=True, attn_implementation="eager", **bare
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    assert not info["mismatched_keys"], info
+    net.eval()
+    with torch.no_grad():
+        out = net(inputs(torch, network), output_hidden_states=True)
+    found = {}
+    if "logits" in out:
+        found["logits"] = out.logits.numpy()
+    elif name == "ResNetModel" or name == "BeitModel":
+        found["features"] = out.pooler_output.numpy().reshape(2, -1)
+    else:
+        found["features"] = out.last_hidden_state[:, 0].numpy()
+    check_processor(transformers, path, network)
+    return net, found
+
+
+def check_processor(transformers, path, network):
+    """A picture whose short side needs no resizing is cropped and normalised as jssl does."""
+    pixels = preprocessing(network.config)
+    size, short = pixels["size"], int(pixels["size"] / pixels["crop"])
+    picture = np.random.default_rng(0).integers(0, 256, (short, short + 20, 3), dtype=np.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(path)
+    found = np.asarray(processor(picture, return_tensors="np")["pixel_values"])[0]
+    assert found.shape == (3, size, size)
+    top, left = (short - size) // 2, (short + 20 - size) // 2
+    expected = picture[top : top + size, left : left + size].astype(np.float32) / 255
+    expected = (expected - np.float32(pixels["mean"])) / np.float32(pixels["std"])
+    np.testing.assert_allclose(found.transpose(1, 2, 0), expected, rtol=0, atol=2e-6)
+
+
+def saved_again(net, folder):
+    """The tensors that transformers writes of the net: under the names on disk."""
+    from safetensors.numpy import load_file
+
+    net.save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
 
 
 def record(golden):
@@ -71,26 +137,28 @@ def record(golden):
     folder = Path(tempfile.mkdtemp())
     for kind in KINDS:
         run = drawn_run(config_of(kind), folder / kind)
-        try:
-            network, (path,) = convert.export_run(run, folder / f"{kind}_timm", "timm")
-        except UserError as error:
-            print(f"{kind:16} timm         refused: {str(error)[:70]}")
-            continue
-        tensors = load_file(path / "model.safetensors")
-        net, found = timm_outputs(torch, path, network)
-        own = jssl_outputs(network)
-        difference = compare_tensors(net, tensors)
-        assert difference == 0
-        rows = []
-        for name, value in found.items():
-            error = float(np.abs(value - own[name]).max() / np.abs(value).max())
-            assert error <= LIMIT, (kind, name, error)
-            rows.append(f"{name} {error:.1e} of {np.abs(value).max():.3g}")
-            outputs[f"{kind}_timm_{name}"] = value
-        print(f"{kind:16} timm         tensors {difference:g}; {', '.join(rows)}")
-        lines += [f"{kind} timm {n} {'x'.join(map(str, x.shape))}" for n, x in tensors.items()]
-        configs[f"{kind}_timm"] = json.loads((path / "config.json").read_text())
-        check_torch(torch, folder, kind, run, tensors)
+        for form, load in (("timm", timm_outputs), ("hf", hf_outputs)):
+            try:
+                network, (path,) = convert.export_run(run, folder / f"{kind}_{form}", form)
+            except UserError as error:
+                print(f"{kind:16} {form:12} refused: {str(error)[:70]}")
+                continue
+            tensors = load_file(path / "model.safetensors")
+            net, found = load(torch, path, network)
+            if form == "timm":
+                state = {k: v.numpy() for k, v in net.state_dict().items()}
+            else:
+                state = saved_again(net, folder / f"{kind}_again")
+            rows = [compare_tensors(state, tensors)]
+            rows += compare_outputs(found, jssl_outputs(network))
+            outputs |= {f"{kind}_{form}_{name}": value for name, value in found.items()}
+            print(f"{kind:16} {form:12} {', '.join(rows)}")
+            for name, tensor in tensors.items():
+                shape = "x".join(map(str, tensor.shape)) or "scalar"
+                lines.append(f"{kind} {form} {name} {shape}")
+            configs[f"{kind}_{form}"] = json.loads((path / "config.json").read_text())
+            if form == "timm":
+                check_torch(torch, folder, kind, run, tensors)
     (golden / "exports_names.txt").write_text("\n".join(lines) + "\n")
     (golden / "exports_configs.json").write_text(json.dumps(configs, indent=1) + "\n")
     np.savez_compressed(golden / "exports_outputs.npz", **outputs)

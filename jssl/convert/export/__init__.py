@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jssl.convert.detectron2 import write_detectron2
+from jssl.convert.export.hf_folder import export_hf
 from jssl.convert.export.timm_folder import export_timm
 from jssl.convert.export.torch_names import export_safetensors, export_torch
 from jssl.convert.network import Network, read_network
@@ -13,10 +14,17 @@ FORMATS: dict[str, Callable[..., list[Path]]] = {
     "safetensors": export_safetensors,
     "timm": export_timm,
     "torch": export_torch,
+    "hf": export_hf,
     "detectron2": write_detectron2,
 }
-OUTPUTS = {"safetensors": "net.safetensors", "timm": "FOLDER", "torch": "net.pth",
-           "detectron2": "resnet.pkl"}  # fmt: skip
+# An example of --output for each.
+OUTPUTS = {
+    "safetensors": "net.safetensors",
+    "timm": "FOLDER",
+    "torch": "net.pth",
+    "hf": "FOLDER",
+    "detectron2": "resnet.pkl",
+}
 
 
 def export_run(
