@@ -97,13 +97,14 @@ COMMANDS: dict[str, Command] = {
             "output": {"metavar": "FILE", "help": "the file or folder to write"},
             "format": {
                 "default": "detectron2",
-                "help": "safetensors, torch, timm, hf or detectron2; each with a card",
+                "help": "safetensors, torch, timm, hf, onnx or detectron2; each with a card",
             },
             "which": {
                 "metavar": "WEIGHTS",
                 "help": "online or averaged; those that the run's evaluation uses by default",
             },
             "step": _CHECKPOINT["step"],
+            "pixels": {"metavar": "TYPE", "help": "input of onnx: uint8, the default, or float32"},
         },
     ),
     "report": Command(

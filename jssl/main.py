@@ -107,7 +107,7 @@ def _export(flags: Flags) -> None:
     output = need(flags, "output", convert.OUTPUTS[flags.format])
     folder = need(flags, "workdir", "runs/NAME")
     network, paths = convert.export_run(
-        folder, output, flags.format, which=flags.which, step=flags.step
+        folder, output, flags.format, which=flags.which, step=flags.step, pixels=flags.pixels
     )
     print(f"{', '.join(map(str, paths))}: {network.config.model.name}, {network.about}")
 

@@ -68,7 +68,7 @@ def encoder_and_classifier(params):
 
 WAYS = [
     *[(kind, "timm") for kind in KINDS],
-    *[(kind, "safetensors") for kind in ("encoder", "cifar_stem", "resnet10", "moco_v3", "beit")],
+    *[(kind, "safetensors") for kind in ("encoder", "cifar_stem", "deit", "moco_v3", "beit")],
 ]
 
 
@@ -258,7 +258,7 @@ def test_a_distillation_token_needs_both_classifiers():
 
 
 def test_outputs_that_cannot_be_written(runs, tmp_path, monkeypatch):
-    run = runs("encoder")
+    network = read_network(runs("encoder"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     for form, name, match in (
@@ -269,8 +269,8 @@ def test_outputs_that_cannot_be_written(runs, tmp_path, monkeypatch):
         ("safetensors", "absent/x.safetensors", "cannot be written"),
     ):
         with pytest.raises(UserError, match=match):
-            convert.export_run(run, tmp_path / name, form)
+            convert.FORMATS[form](network, tmp_path / name)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="torch, which is not installed.*--format=safetensors"):
-        convert.export_run(run, tmp_path / "x.pth", "torch")
+        convert.FORMATS["torch"](network, tmp_path / "x.pth")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
