@@ -27,7 +27,7 @@ KINDS = {
         "simclr", 32, "cifar10", {**_RESNET, "name": "resnet14", "width": 0.25, "stem": "cifar"},
     ),
     "efficientnet": (
-        "noisy_student", 64, "imagenet", {"name": "efficientnet_b0", "bn_epsilon": 1e-3},
+        "supervised", 64, "imagenet", {"name": "efficientnet_b0", "bn_epsilon": 1e-3},
     ),
     "deit": ("deit", 48, "imagenet", _VIT),
     "deit_distilled": ("deit", 48, "imagenet", {**_VIT, "distillation_token": True}),

@@ -2,7 +2,8 @@
 
     python tests/reference/record_exports.py tests/golden
 
-Needs jssl, torch, timm and transformers (recorded with 2.14.1, 1.0.31 and 5.24.0). Every kind of
+Needs jssl, torch, timm, transformers, onnx and onnxruntime (recorded with 2.14.1, 1.0.31, 5.24.0,
+1.23.2 and 1.32.0). Every kind of
 `tests/convert/export_runs.py` is exported, loaded by the other library and run on the same
 pictures. It asserts that all tensors are equal and that outputs differ by at most 1e-5 of the
 largest, prints a table, and writes the names and shapes (exports_names.txt), the config.json files
@@ -159,9 +160,22 @@ def record(golden):
             configs[f"{kind}_{form}"] = json.loads((path / "config.json").read_text())
             if form == "timm":
                 check_torch(torch, folder, kind, run, tensors)
+        check_onnx(folder, kind, run)
     (golden / "exports_names.txt").write_text("\n".join(lines) + "\n")
     (golden / "exports_configs.json").write_text(json.dumps(configs, indent=1) + "\n")
     np.savez_compressed(golden / "exports_outputs.npz", **outputs)
+
+
+def check_onnx(folder, kind, run):
+    """What onnxruntime computes; every kind has such a file."""
+    import onnxruntime
+
+    network, (path, _) = convert.export_run(run, folder / f"{kind}.onnx", "onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    images = pictures(preprocessing(network.config)["size"])
+    found = dict(zip(names, session.run(None, {"images": images}), strict=True))
+    print(f"{kind:16} onnx         {', '.join(compare_outputs(found, jssl_outputs(network)))}")
 
 
 def check_torch(torch, folder, kind, run, tensors):
