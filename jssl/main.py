@@ -14,11 +14,18 @@ from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
 def _train(flags: Flags) -> None:
     need(flags, "config", "configs/simclr_photos.py")
     folder = need(flags, "workdir", "runs/NAME")
+    from jssl import convert
     from jssl.run import pretrained
 
-    with pretrained.run_in(folder):
+    # Each process of a pod would write into the same folder.
+    alone = flags.coordinator is None and not flags.distributed
+    with pretrained.run_in(folder, convert.import_if_weights if alone else None):
         config = read_config(flags)
-    _distribute(flags)
+        _distribute(flags)
+        _run(config, folder, flags)
+
+
+def _run(config: Any, folder: str, flags: Flags) -> None:
     from jssl.parallel import job
     from jssl.run import extend, judge, stages, stopping, workdir
 

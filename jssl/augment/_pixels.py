@@ -10,6 +10,10 @@ STATISTICS = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "swav": (
+        (0.485, 0.456, 0.406),
+        (0.228, 0.224, 0.225),
+    ),  # a slip in SwAV's code
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "stl10": ((0.4467, 0.4398, 0.4066), (0.2241, 0.2215, 0.2239)),
@@ -42,8 +46,8 @@ def normalize(x: Array, name: str) -> Array:
 
     Args:
         x: float [...,3] in [0, 1].
-        name: of the statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'cifar10', 'cifar100' or
-            'stl10'.
+        name: of the statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'swav', 'cifar10',
+            'cifar100' or 'stl10'.
 
     Returns:
         float32 [...,3].

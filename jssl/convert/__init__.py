@@ -6,6 +6,7 @@ from jssl.convert.export import FORMATS as FORMATS
 from jssl.convert.export import OUTPUTS as OUTPUTS
 from jssl.convert.export import export_run as export_run
 from jssl.convert.pretrained import FAMILIES as FAMILIES
+from jssl.convert.pretrained import import_if_weights as import_if_weights
 from jssl.convert.pretrained import import_weights as import_weights
 from jssl.convert.pretrained import load_pretrained as load_pretrained
 from jssl.convert.pretrained import read_pretrained as read_pretrained

@@ -1,5 +1,6 @@
 """What a kind of published weights file is to jssl: its names, its network, its licence."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,7 +34,9 @@ class Family(NamedTuple):
             networks can have the same names and shapes, and compute something else.
         assumed: what a file without a config.json is taken for.
         optional: modules of the network that a file may be without, as `classifier`.
-        convert: `(leaf, array) -> array` in jssl's layout; that of torch by default.
+        convert: `(leaf, array, config) -> array` in jssl's layout; from torch's by default.
+        prepare: `(tensors) -> tensors`, before anything else is read of them; for a family whose
+            network has a parameter that jssl keeps as a part of another.
     """
 
     name: str
@@ -46,7 +49,10 @@ class Family(NamedTuple):
     architectures: str = ".*"
     assumed: str = ""
     optional: tuple[str, ...] = ()
-    convert: Callable[[str, np.ndarray], np.ndarray] = lambda leaf, array: from_torch(leaf, array)
+    convert: Callable[[str, np.ndarray, ConfigDict], np.ndarray] = lambda leaf, array, config: (
+        from_torch(leaf, array)
+    )
+    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
 
 
 def from_torch(leaf: str, array: np.ndarray) -> np.ndarray:
@@ -78,11 +84,41 @@ def arguments(weights: Weights) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {}
 
 
-def fill_run(config: ConfigDict) -> ConfigDict:
-    """Sets the lengths of a run on ImageNet, on which published networks were trained."""
-    steps = max(1, IMAGENET_EXAMPLES // config.batch_size)
+def flat_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """The kernel of a dense layer after a flatten, for maps [h,w,C] where torch has [C,h,w].
+
+    Args:
+        kernel: [out, C h w], torch's.
+        channels: C; the maps are square.
+
+    Returns:
+        [h w C, out].
+
+    Raises:
+        ValueError: no square maps of so many channels.
+
+    Example:
+        >>> print(flat_kernel(np.arange(8).reshape(1, 8), channels=2).ravel())
+        [0 4 1 5 2 6 3 7]
+    """
+    side = math.isqrt(kernel.shape[1] // channels)
+    if side * side * channels != kernel.shape[1]:
+        raise ValueError(f"a dense layer of {kernel.shape[1]} inputs after {channels} channels")
+    maps = kernel.reshape(-1, channels, side, side)
+    return maps.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
+
+
+def fill_run(config: ConfigDict, examples: int = IMAGENET_EXAMPLES) -> ConfigDict:
+    """Sets the lengths of a run on ImageNet, on which published networks were trained.
+
+    Args:
+        config: in place.
+        examples: for a method whose state has a row for each: fewer than ImageNet has, since the
+            rows start anew when training goes on.
+    """
+    steps = max(1, examples // config.batch_size)
     config.run.update(
-        num_examples=IMAGENET_EXAMPLES,
+        num_examples=examples,
         steps_per_epoch=steps,
         total_steps=max(1, round(steps * config.epochs)),
     )

@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl.convert import resnets, vits
 from jssl.convert.containers import Weights
-from jssl.convert.family import COUNTER, Family, fill_run, split
+from jssl.convert.family import COUNTER, Family, Tensors, fill_run, split
 from jssl.convert.torchvision import torchvision_name
 from jssl.errors import UserError
 from jssl.models.position import sincos_position_embedding
+from jssl.optim import TRANSFORMER
 
 BASE, MOMENTUM, PREDICTOR = "module.base_encoder.", "module.momentum_encoder.", "module.predictor."
 _FIELDS = {"params": BASE, "batch_stats": BASE, "target": MOMENTUM, "target_batch_stats": MOMENTUM}
@@ -79,6 +80,47 @@ def _source(leaf: str, config: ConfigDict) -> str | None:
     return f"{_FIELDS[field]}{'head' if vit else 'fc'}.{place}.{torch_leaf}"
 
 
+def _bare(tensors: Tensors) -> Tensors:
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _linear_config(weights: Weights) -> ConfigDict:
+    """The config of a network with a linear classifier, as its main_lincls writes it."""
+    tensors = weights.tensors
+    vit = "patch_embed.proj.weight" in tensors
+    config = config_lib.base("supervised", preset="imagenet")
+    if vit:
+        vits.set_model(config, tensors, "moco_v3")
+        _check_positions(config, tensors["pos_embed"])
+        config.optim.rules = TRANSFORMER
+    else:
+        resnets.set_model(config, tensors)
+    head = tensors[f"{'head' if vit else 'fc'}.weight"]
+    config.supervised.num_classes = head.shape[0]
+    config.data.eval_interpolation = "bilinear"
+    config.augment.normalize = "imagenet"
+    return fill_run(config)
+
+
+def _linear_source(leaf: str, config: ConfigDict) -> str | None:
+    field = leaf.split(".")[0]
+    if field not in ("params", "batch_stats"):
+        return None
+    top, module, torch_leaf = split(leaf)
+    vit = config.model.name.startswith("vit")
+    if top == "classifier":
+        return f"{'head' if vit else 'fc'}.{torch_leaf}"
+    if vit:
+        return vits.name_of(module, torch_leaf)
+    return torchvision_name(leaf.removeprefix(f"{field}.encoder."))
+
+
+def _is_linear(names: frozenset[str]) -> bool:
+    """Whether a network with a classifier is alone under DistributedDataParallel's name."""
+    heads = {"module.conv1.weight", "module.fc.weight"}, {"module.cls_token", "module.head.weight"}
+    return any(wanted <= names for wanted in heads)
+
+
 FAMILIES: Iterable[Family] = (
     Family(
         "moco_v3",
@@ -91,5 +133,15 @@ FAMILIES: Iterable[Family] = (
         _source,
         dropped=(COUNTER, _POSITIONS),
         licence="CC-BY-NC 4.0",
+    ),
+    Family(
+        "moco_linear",
+        "linear classifiers on MoCo, linear-*.pth.tar of https://github.com/facebookresearch/moco-v3",
+        _is_linear,
+        _linear_config,
+        _linear_source,
+        dropped=(COUNTER, ("pos_embed", _POSITIONS[1])),
+        licence="CC-BY-NC 4.0",
+        prepare=_bare,
     ),
 )

@@ -1,5 +1,6 @@
 """Loads published weights: the kind of file is recognised, and every name in it is checked."""
 
+import hashlib
 import re
 import warnings
 from pathlib import Path
@@ -11,19 +12,36 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import files
-from jssl.convert import efficientnets, moco_v3, resnets, vits
-from jssl.convert.containers import Weights, read_weights
+from jssl.convert import (
+    byol,
+    cmc,
+    dalle,
+    efficientnets,
+    moco_v3,
+    plain_nets,
+    regnets,
+    resnets,
+    simclr,
+    swav,
+    vits,
+)
+from jssl.convert.containers import Weights, is_weights, read_weights
 from jssl.convert.family import Family, reason
+from jssl.convert.transformers_names import from_transformers
 from jssl.errors import UserError, nearest
 from jssl.run import build, checkpoint, checks, checksums, workdir
 from jssl.run.writers import say
 from jssl.types import TrainState
 
+# fmt: off
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for module in (resnets, moco_v3, efficientnets, vits)
+    for module in (resnets, moco_v3, simclr, byol, cmc, plain_nets, swav, efficientnets, regnets,
+                   vits, dalle)
     for family in module.FAMILIES
 }
+# fmt: on
+BESIDE = "no part of the network"  # an optimiser's state, a bank
 SHOWN = 5  # names in a message
 RECORD = "weights.json"  # in the workdir: which file was imported
 
@@ -61,7 +79,7 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
         UserError: a file that cannot be read, no known family, or tensors that are missing, not
             known or of another shape; the message names the first of them.
     """
-    weights = read_weights(path)
+    weights = from_transformers(read_weights(path))
     chosen = _find(weights, family)
     named = weights.other.get("architecture")
     if isinstance(named, str) and not re.fullmatch(chosen.architectures, named):
@@ -69,6 +87,7 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
             f"'{path}' is of architecture '{named}', which jssl does not have, although its "
             f"tensors have the names of family '{chosen.name}': expected {chosen.about}."
         )
+    weights = weights._replace(tensors=dict(chosen.prepare(weights.tensors)))
     try:
         config = chosen.config(weights)
         checks.check(config)
@@ -98,7 +117,7 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
         if name not in weights.tensors:
             problems.append(f"  {name}: absent, expected for {leaf} {list(value.shape)}")
             continue
-        array = chosen.convert(leaf, np.asarray(weights.tensors[name]))
+        array = chosen.convert(leaf, np.asarray(weights.tensors[name]), config)
         if array.shape != value.shape:
             problems.append(
                 f"  {name}: as {leaf} {list(array.shape)}, expected {list(value.shape)}"
@@ -107,7 +126,7 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
         if not np.all(np.isfinite(np.asarray(array, np.float32))):
             problems.append(f"  {name}: values that are not finite")
         values[leaf] = jnp.asarray(np.asarray(array, value.dtype))
-    dropped = {}
+    dropped = dict.fromkeys(weights.beside, BESIDE)
     for name in sorted(set(weights.tensors) - used):
         why = reason(name, chosen.dropped)
         if why is None:
@@ -178,6 +197,7 @@ def load_pretrained(path: str | Path, family: str | None = None):
         warnings.warn(f"{path} does not say it, assumed: {loaded.assumed}", stacklevel=2)
     if loaded.absent:
         warnings.warn(f"{path}: {_untrained(loaded.absent)}", stacklevel=2)
+    say(f"{path}: {loaded.family.about}; licence of the file: {loaded.family.licence}")
     method, _ = build.make_method(loaded.config, axis_name=None)
     return method.embed, loaded.state
 
@@ -197,7 +217,7 @@ def import_weights(path: str | Path, folder: str | Path, family: str | None = No
     """
     folder, record = Path(folder), Path(folder) / RECORD
     weights = read_weights(path)
-    sha256 = checksums.file_sum(weights.file)
+    sha256 = _sum(weights)
     if record.exists() and workdir.read_json(record).get("sha256") == sha256:
         say(f"{path} was imported into {folder} before")
         return
@@ -214,7 +234,7 @@ def import_weights(path: str | Path, folder: str | Path, family: str | None = No
     finally:
         saved.close()
     facts = {
-        "file": weights.file.name,
+        "file": ", ".join(file.name for file in weights.files),
         "sha256": sha256,
         "container": weights.container,
         "family": loaded.family.name,
@@ -224,6 +244,25 @@ def import_weights(path: str | Path, folder: str | Path, family: str | None = No
     files.write_json(record, facts)  # last: a folder with it is whole
     for line in describe(loaded):
         say(line)
+
+
+def import_if_weights(name: str, folder: Path) -> Path | None:
+    """Imports the file of a name as `import_weights` does; returns None if it is no weights file.
+
+    Args:
+        name: of a weights file, or of anything else.
+        folder: the workdir that is written.
+    """
+    if not is_weights(name):
+        return None
+    import_weights(name, folder)
+    return folder
+
+
+def _sum(weights: Weights) -> str:
+    """The sha256 of a file; of several, that of their sums in order."""
+    sums = [checksums.file_sum(file) for file in weights.files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def describe(loaded: Pretrained) -> list[str]:

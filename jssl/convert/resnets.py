@@ -22,31 +22,44 @@ _FIELDS = {"params": QUERY, "batch_stats": QUERY, "target": KEY, "target_batch_s
 def set_model(config: ConfigDict, tensors: Tensors, prefix: str = "") -> None:
     """Sets `model` to the ResNet of a file: its kind of block, their numbers, its width and stem.
 
+    Args:
+        config: in place.
+        tensors: of the file, under torchvision's names after `prefix`.
+        prefix: of the names.
+
     Raises:
         UserError: no ResNet that jssl has.
     """
     block = re.compile(re.escape(prefix) + r"layer(\d+)\.(\d+)\.conv(\d)\.weight")
-    found = [m.groups() for name in tensors if (m := block.fullmatch(name))]
-    groups = sorted({int(group) for group, _, _ in found})
-    sizes = tuple(1 + max(int(n) for g, n, _ in found if int(g) == group) for group in groups)
-    bottleneck = any(conv == "3" for _, _, conv in found)
+    convs = [m.groups() for name in tensors if (m := block.fullmatch(name))]
+    groups = sorted({int(group) for group, _, _ in convs})
+    sizes = tuple(1 + max(int(n) for g, n, _ in convs if int(g) == group) for group in groups)
+    bottleneck = any(conv == "3" for _, _, conv in convs)
     names = [name for name, kind in DEPTHS.items() if kind == (bottleneck, sizes)]
     stem = tensors[f"{prefix}conv1.weight"].shape
-    if stem[2] not in (3, 7) or (bottleneck and _is_wide(tensors, prefix)):
+    channels = tensors[f"{prefix}layer1.0.conv1.weight"].shape[0]
+    fixed = stem[0] == 64 != channels
+    last = 4 * channels if bottleneck else channels
+    block_shapes = (
+        tensors[f"{prefix}layer1.0.conv2.weight"].shape[:2],
+        tensors[f"{prefix}layer1.0.conv{3 if bottleneck else 2}.weight"].shape[0],
+    )
+    # Wide ResNets and ResNeXts have other numbers of channels in a block.
+    if (
+        stem[2] not in (3, 7)
+        or stem[0] not in (channels, 64)
+        or block_shapes != ((channels, channels), last)
+    ):
         raise UserError(
-            f"The ResNet in the file has a stem of {stem[2]} px or wide bottlenecks: expected "
-            "torchvision's resnet18 to resnet152, or one with a 3x3 stem."
+            f"The ResNet in the file has a stem of {stem[2]} px and {stem[0]} channels before "
+            f"blocks of {channels}, or wide bottlenecks or groups: expected torchvision's resnet18 "
+            "to resnet152, of any width, or one with a 3x3 stem."
         )
     config.model.name = names[0] if names else "resnet50" if bottleneck else "resnet18"
     config.model.stage_sizes = () if names else sizes
-    config.model.width = stem[0] / 64
+    config.model.width = channels / 64
+    config.model.stem_width_fixed = fixed
     config.model.stem = "imagenet" if stem[2] == 7 else "cifar"
-
-
-def _is_wide(tensors: Tensors, prefix: str) -> bool:
-    """Whether the 3x3 convolutions have more channels, or groups: Wide ResNets and ResNeXts."""
-    kernel, stem = (tensors[f"{prefix}{n}.weight"].shape for n in ("layer1.0.conv2", "conv1"))
-    return kernel[:2] != (stem[0], stem[0])
 
 
 def _moco_config(weights: Weights) -> ConfigDict:
@@ -73,7 +86,7 @@ def _moco_source(leaf: str, config: ConfigDict) -> str | None:
     return f"{_FIELDS[field]}{layer}.{torch_leaf}"
 
 
-def _moco_convert(leaf: str, array: np.ndarray) -> np.ndarray:
+def _moco_convert(leaf: str, array: np.ndarray, config: ConfigDict) -> np.ndarray:
     if leaf == "queue":
         return array.T  # there a key is a column
     if leaf == "queue_pointer":

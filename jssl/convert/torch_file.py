@@ -22,6 +22,7 @@ from jssl.errors import UserError
 from jssl.regular import FileError, check_regular
 
 MAX_BYTES = 2**36  # of a file: EfficientNet-L2 has 2 GB, SimCLRv2's largest net 3 GB
+MAX_MODULES = 10_000  # of a pickled network
 MAX_PICKLE = 2**26  # of the pickle in it, which holds names and shapes
 DTYPES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -150,7 +151,10 @@ class _Reader(pickle.Unpickler):
         # A new function each time: a pickle may set attributes of what it is given.
         return lambda *values: made(*values)
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: Any) -> Any:
+        # A class of a module that was pickled whole, with its source, which is not looked at.
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            return pid[1]
         good = isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"
         if not good or not isinstance(pid[1], _StorageType) or not _count(pid[4]):
             raise pickle.UnpicklingError(f"the reference {pid!r:.80}")
@@ -278,14 +282,52 @@ def read_torch(path: str | Path) -> Any:
         ) from error
 
 
-def state_dict(loaded: Any, keys: tuple[str, ...] = ("state_dict", "model", "module")) -> dict:
+STATE_DICTS = ("state_dict", "model", "module")  # keys under which a file has its tensors
+
+
+def state_dict_key(loaded: Any) -> str | None:
+    """The key of a loaded file under which its tensors lie; None if they lie at its top."""
+    for key in STATE_DICTS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            return key
+    return None
+
+
+def state_dict(loaded: Any) -> dict:
     """The tensors of a loaded file by name: of a bare state dict, or of one under a key.
 
     Example:
         >>> state_dict({'epoch': 3, 'state_dict': {'fc.bias': np.zeros(2)}})
         {'fc.bias': array([0., 0.])}
     """
-    for key in keys:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            return dict(loaded[key])
+    key = state_dict_key(loaded)
+    if key is not None:
+        return dict(loaded[key])
     return dict(loaded) if isinstance(loaded, Mapping) else {}
+
+
+def module_tensors(module: Any, prefix: str = "") -> dict[str, Tensor]:
+    """The parameters and buffers of a pickled torch module by name.
+
+    Args:
+        module: a `Bag` with `_parameters` and `_modules`; anything else has none.
+        prefix: of the names.
+
+    Raises:
+        UserError: more modules than any network has, as in one that holds itself.
+    """
+    tensors: dict[str, Tensor] = {}
+    waiting, count = [(prefix, module)], 0
+    while waiting:
+        start, part = waiting.pop()
+        count += 1
+        if count > MAX_MODULES:
+            raise UserError(f"The file has more than {MAX_MODULES:,} modules: expected a network.")
+        for kind in ("_parameters", "_buffers", "_modules"):
+            own = part.get(kind) if isinstance(part, Mapping) else None
+            for name, value in own.items() if isinstance(own, Mapping) else ():
+                if kind == "_modules":
+                    waiting.append((f"{start}{name}.", value))
+                elif isinstance(value, Tensor):
+                    tensors[f"{start}{name}"] = value
+    return tensors

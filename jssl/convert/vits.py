@@ -22,6 +22,7 @@ _OF_BLOCK = {
     "v_bias": "attn.v_bias",
     "relative_table": "attn.relative_position_bias_table",
 }
+_SHARED = "rel_pos_bias.relative_position_bias_table"  # one for all blocks, in pre-training
 _INDEX = (r".*relative_position_index", "an index that follows from the number of patches")
 
 
@@ -79,6 +80,28 @@ def _beit_config(weights: Weights) -> ConfigDict:
     return fill_run(config)
 
 
+def _pretrained_config(weights: Weights) -> ConfigDict:
+    tensors = weights.tensors
+    config = config_lib.base("beit", preset="imagenet")
+    vit = dict(tensors)
+    vit["blocks.0.attn.relative_position_bias_table"] = tensors[_SHARED]
+    set_model(config, vit, "beit")
+    config.data.eval_interpolation = "bicubic"
+    # The file has no tokenizer: that of the state is small, and nothing that is read here uses it.
+    config.beit.update(tokenizer="random", hidden=8, vocabulary=tensors["lm_head.weight"].shape[0])
+    patches = (config.augment.size // config.model.patch_size) ** 2
+    config.beit.masked = min(config.beit.masked, patches - 1)
+    config.beit.min_block = min(config.beit.min_block, config.beit.masked)
+    return fill_run(config)
+
+
+def _pretrained_source(leaf: str, config: ConfigDict) -> str | None:
+    if leaf == "params.encoder.relative_table":
+        return _SHARED
+    top = leaf.split(".")[1] if leaf.startswith("params.") else ""
+    return f"lm_head.{split(leaf)[2]}" if top == "head" else _source(leaf, config)
+
+
 def _source(leaf: str, config: ConfigDict) -> str | None:
     if leaf.split(".")[0] != "params":
         return None
@@ -126,7 +149,9 @@ FAMILIES: Iterable[Family] = (
     Family(
         "beit",
         "BEiT after fine-tuning, https://github.com/microsoft/unilm/tree/master/beit",
-        lambda names: {"blocks.0.attn.q_bias", "blocks.0.attn.qkv.weight"} <= names,
+        lambda names: (
+            {"blocks.0.attn.q_bias", "blocks.0.attn.qkv.weight"} <= names and _SHARED not in names
+        ),
         _beit_config,
         _source,
         dropped=(COUNTER, _INDEX),
@@ -134,5 +159,15 @@ FAMILIES: Iterable[Family] = (
         architectures=r"beit(v2)?_(base|large)_patch\d+_\d+(\..*)?",
         assumed="BEiT's preprocessing; BEiT v2 has ImageNet's mean and deviation",
         optional=("classifier",),
+    ),
+    Family(
+        "beit_pretrained",
+        "BEiT before fine-tuning, https://github.com/microsoft/unilm/tree/master/beit",
+        lambda names: {_SHARED, "lm_head.weight", "mask_token"} <= names,
+        _pretrained_config,
+        _pretrained_source,
+        dropped=(COUNTER, _INDEX),
+        licence="MIT",
+        assumed="a network whose tokens are DALL-E's; read its dVAE too to train it further",
     ),
 )

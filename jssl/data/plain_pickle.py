@@ -11,6 +11,7 @@ import math
 import pickle
 import pickletools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,13 @@ for _module in ("__builtin__", "builtins"):
 
 
 class _Reader(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, names: Callable[[str, str], Any]):
+        super().__init__(file, encoding="latin-1")
+        self._names = names
+
     def find_class(self, module: str, name: str) -> Any:
+        if (other := self._names(module, name)) is not None:
+            return other
         if (module, name) == ("numpy", "ndarray"):
             return _Class()
         if (module, name) not in _NAMES:
@@ -174,11 +181,29 @@ def _plain(value: Any, made: dict[int, Any]) -> Any:
     return made[id(value)]
 
 
-def read_plain_pickle(path: str | Path) -> Any:
+def make_array(function: Any, args: Any, state: Any, *_: Any) -> Any:
+    """Stand-in for a function that makes an array of numpy's function, its arguments and state."""
+    if not callable(function) or not isinstance(args, tuple):
+        raise pickle.UnpicklingError("an array with another constructor")
+    array = function(*args)
+    if not isinstance(array, _Array):
+        raise pickle.UnpicklingError("an array with another constructor")
+    array.__setstate__(state)
+    return array
+
+
+def read_plain_pickle(
+    path: str | Path,
+    names: Callable[[str, str], Any] = lambda module, name: None,
+    max_bytes: int = MAX_PICKLE,
+) -> Any:
     """Reads a pickle of lists, tuples, dicts, text, numbers and numpy arrays of these.
 
     Args:
         path: of the file; any protocol, also of Python 2.
+        names: `(module, name) -> stand-in` for other names that the pickle may use; None: refused.
+            A stand-in returns plain values.
+        max_bytes: of the file.
 
     Returns:
         The pickled value. Text of Python 2 is read as latin-1.
@@ -197,9 +222,9 @@ def read_plain_pickle(path: str | Path) -> Any:
     Reference: https://docs.python.org/3/library/pickle.html, Restricting Globals.
     """
     try:
-        data = read_file(path, MAX_PICKLE)
+        data = read_file(path, max_bytes)
         _check(data)
-        return _plain(_Reader(io.BytesIO(data), encoding="latin-1").load(), {})
+        return _plain(_Reader(io.BytesIO(data), names).load(), {})
     except FileError as error:
         raise UserError(f"'{path}' {error}.") from error
     except Exception as error:  # a damaged pickle raises many kinds

@@ -22,7 +22,7 @@ from jssl.types import Array
 _FC = 4096
 _CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _DENSE_INIT = nn.initializers.normal(0.01)
-_SOBEL = np.array(
+SOBEL = np.array(
     [[[1, 0, -1], [2, 0, -2], [1, 0, -1]], [[1, 2, 1], [0, 0, 0], [-1, -2, -1]]], np.float32
 )
 
@@ -62,7 +62,7 @@ def sobel(x: Array) -> Array:
             for j in range(3)
             if kernel[i, j]
         )
-        for kernel in _SOBEL
+        for kernel in SOBEL
     ]
     return jax.lax.stop_gradient(jnp.stack(channels, axis=-1))
 

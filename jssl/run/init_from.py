@@ -75,6 +75,7 @@ def read(parts: build.Experiment, folder: str | Path) -> Source | None:
         )
     if has_checkpoint(folder):
         return None
+    name = pretrained.workdir_of(name)
     step = _checked(name, step)
     old = workdir.read_config(name)
     _, state = build.load_encoder(name, step=step, sharding=parts.launcher.sharding)
@@ -111,10 +112,7 @@ def _checked(name: str, step: int | None) -> int:
     if not os.path.exists(place / "config.json"):
         advice = "Type --config.init_from=WORKDIR[:step] of a run."
         if place.is_file():
-            advice = (
-                f"For published weights type `jssl import --weights={name} --workdir=DIR`, and "
-                "then --config.init_from=DIR."
-            )
+            advice = pretrained.import_first(name)
         elif place.parent.name == "checkpoints" and place.name.isdecimal():
             advice = f"Type --config.init_from={place.parent.parent}:{place.name}."
         elif (before := name.rpartition(":")[0]) and Path(before).is_dir():

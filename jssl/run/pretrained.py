@@ -4,9 +4,9 @@ import contextlib
 import contextvars
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +24,18 @@ HARMLESS = ("bn_groups", "bn_momentum", "bn_unbiased_running_var", "stochastic_d
             "zero_init_last_gamma", "vit_init", "layer_scale", "mask_token", "pool",
             "relative_bias", "kernel_init", "freeze_patches", "remat")  # fmt: skip
 RECORD = "init_from.json"  # in the workdir: from what a run started
-_workdir: contextvars.ContextVar[Path | None] = contextvars.ContextVar("workdir", default=None)
+IMPORTED = "weights"  # in the workdir: a published file from which the run started, as a workdir
+# Imports the published weights of a name into a workdir; None for a name of something else.
+Importer = Callable[[str, Path], Path | None]
+
+
+class _Run(NamedTuple):
+    folder: Path | None = None
+    importer: Importer | None = None
+
+
+_NO_RUN = _Run()
+_run: contextvars.ContextVar[_Run] = contextvars.ContextVar("run", default=_NO_RUN)
 
 
 def fitted(
@@ -125,7 +136,7 @@ def _what_to_type(config: Any, old: Any) -> str:
     for key, (there, _) in _model_difference(config, old).items():
         if key in HARMLESS:
             continue
-        shown = f"'({','.join(map(str, there))},)'" if isinstance(there, (list, tuple)) else there
+        shown = f"'{tuple(there)!r}'" if isinstance(there, (list, tuple)) else there
         flags.append(f"--config.model.{key}={shown}")
     if not flags:
         return "Use the model section of the run it comes from."
@@ -148,13 +159,31 @@ def other_settings(config: Any, old: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def run_in(folder: str | Path | None) -> Iterator[None]:
-    """Sets the workdir for `as_trained` while a config is read."""
-    token = _workdir.set(Path(folder) if folder else None)
+def run_in(folder: str | Path | None, importer: Importer | None = None) -> Iterator[None]:
+    """Sets the workdir for `as_trained` and `workdir_of`.
+
+    Args:
+        folder: the workdir of the run; None: there is none.
+        importer: of published weights.
+    """
+    token = _run.set(_Run(Path(folder) if folder else None, importer))
     try:
         yield
     finally:
-        _workdir.reset(token)
+        _run.reset(token)
+
+
+def workdir_of(name: str) -> str:
+    """Returns the workdir that a run starts from; a weights file is imported into one first.
+
+    Args:
+        name: of a workdir; within `run_in` also of a file of published weights, which is imported
+            into `IMPORTED` of the run's own workdir.
+    """
+    folder, importer = _run.get()
+    if folder is None or importer is None:
+        return name
+    return str(importer(name, folder / IMPORTED) or name)
 
 
 def as_trained(config: Any, init_from: str) -> None:
@@ -166,21 +195,34 @@ def as_trained(config: Any, init_from: str) -> None:
 
     Args:
         config: of the run to start, from `jssl.config.base('supervised', ...)`.
-        init_from: `WORKDIR[:step]` of the other.
+        init_from: `WORKDIR[:step]` of the other, or a weights file.
 
     Raises:
         UserError: no workdir.
     """
-    own = _workdir.get()
+    own = _run.get().folder
     stored = record(own) if own is not None else None
     if stored is not None and stored["init_from"] == init_from:
         model, normalize = stored["model"], stored["normalize"]
     else:
-        before = workdir.read_config(split(init_from)[0])
+        name = workdir_of(split(init_from)[0])
+        if Path(name).is_file():
+            raise UserError(
+                f"{name} is a file, expected the workdir of a run. {import_first(name)}"
+            )
+        before = workdir.read_config(name)
         model, normalize = before.model, before.augment.normalize
     config.model.update({key: value for key, value in model.items() if key in config.model})
     config.model.bn_groups = 1
     config.augment.normalize = normalize
+
+
+def import_first(name: str) -> str:
+    """Returns what to type where a weights file stands for the workdir of a run."""
+    return (
+        f"For published weights type `jssl import --weights={name} --workdir=DIR`, and then "
+        "--config.init_from=DIR."
+    )
 
 
 def split(text: str) -> tuple[str, int | None]:

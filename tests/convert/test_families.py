@@ -23,13 +23,19 @@ from jssl.main import main
 from jssl.models.efficientnet import SIZES, make_efficientnet
 from jssl.run import build
 
-sys.path.insert(0, str(ROOT / "tests" / "reference"))
-spec = importlib.util.spec_from_file_location(
-    "record_weights", ROOT / "tests" / "reference" / "record_weights.py"
-)
-recorder = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recorder)
-sys.path.pop(0)
+
+def imported(name):
+    """The script of tests/reference of that name, as a module."""
+    folder = ROOT / "tests" / "reference"
+    sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.pop(0)
+    return module
+
+
+recorder = imported("record_weights")
 
 GOLDEN = ROOT / "tests" / "golden"
 OUTPUTS = np.load(GOLDEN / "weights_outputs.npz")

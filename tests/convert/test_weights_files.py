@@ -156,7 +156,8 @@ def test_what_is_no_weights_file_is_said(tmp_path):
         (lambda path: path.mkdir(), "model.safetensors' cannot be read"),
         (lambda path: os.mkfifo(path), "is no regular file but a pipe"),
         (lambda path: zip_file(path, {"epoch": 3}), "has no tensors by name"),
-        (lambda path: path.write_bytes(pickle.dumps([1])), "is not a file of torch.save"),
+        (lambda path: path.write_bytes(pickle.dumps([1])), "has no tensors by name"),
+        (lambda path: path.write_bytes(b"weights"), "is not a file of torch.save"),
     )
     for number, (make, match) in enumerate(cases):
         path = tmp_path / str(number)
