@@ -54,7 +54,7 @@ def test_no_tensor_of_a_family_is_taken_for_granted(kind):
     tensors = Watched(convert.FAMILIES[family].prepare(tensors))
     config_of(family, tensors)
     refused = 0
-    for name in sorted(tensors.asked) or list(tensors):
+    for name in sorted(tensors.asked | {name for name in tensors if "embed" in name}):
         others = {k: v for k, v in tensors.items() if k != name}
         for changed in (others, {**others, name: np.zeros(())}, {**others, name: np.zeros(3)}):
             try:
