@@ -29,6 +29,7 @@ KINDS = {
     "efficientnet": (
         "supervised", 64, "imagenet", {"name": "efficientnet_b0", "bn_epsilon": 1e-3},
     ),
+    "regnet": ("supervised", 64, "imagenet", {"name": "regnety_400mf"}),
     "deit": ("deit", 48, "imagenet", _VIT),
     "deit_distilled": ("deit", 48, "imagenet", {**_VIT, "distillation_token": True}),
     "vit_mean": ("supervised", 48, "half", {**_VIT, "patch_size": 8, "pool": "mean"}),

@@ -17,6 +17,7 @@ LIBRARIES = {
     "timm": "timm",
     "hf": "transformers",
 }
+NOT_HF = ("efficientnet_timm", "regnet_timm")  # families that are not written for transformers
 Expected = Mapping[str, tuple[Any, ...]]
 
 
@@ -39,8 +40,7 @@ def check_network(config: Any, modules: Collection[str], form: str) -> None:
     Raises:
         UserError: what was found, what is expected, and which formats take it.
     """
-    family = family_name(config)
-    if form == "hf" and family == "efficientnet_timm":
+    if form == "hf" and family_name(config) in NOT_HF:
         raise UserError(
             f"--format=hf has no '{config.model.name}': expected a ResNet or a Vision Transformer. "
             f"Type --format={_others(config, form)}."
@@ -72,6 +72,7 @@ def difference(config: Any, form: str) -> Difference | None:
     make = {
         "resnet": _resnet,
         "efficientnet_timm": _efficientnet,
+        "regnet_timm": _regnet,
         "deit": _vit,
         "beit": _beit,
     }[family_name(config)]
@@ -86,7 +87,7 @@ def _others(config: Any, form: str) -> str:
         other
         for other in LIBRARIES
         if other != form
-        and not (other == "hf" and config.model.name.startswith("efficientnet"))
+        and not (other == "hf" and family_name(config) in NOT_HF)
         and difference(config, other) is None
     ]
     return " or --format=".join([*taken, "onnx"])
@@ -125,6 +126,10 @@ def _efficientnet(model: Any, form: str) -> Expected:
     if form != "timm":  # which has a setting for it
         expected["bn_epsilon"] = (1e-3,)
     return expected
+
+
+def _regnet(model: Any, form: str) -> Expected:
+    return {"small_images": (False,), "bn_epsilon": (1e-5,)}
 
 
 def _vit(model: Any, form: str) -> Expected:

@@ -15,9 +15,9 @@ from jssl.models.position import expand_shared_table, sincos_position_embedding
 from jssl.run import checkpoint
 
 # Pattern of model.name -> name of the family of files.
-_FAMILIES = (("resnet", "resnet"), ("efficientnet", "efficientnet_timm"))
+_FAMILIES = (("resnet", "resnet"), ("efficientnet", "efficientnet_timm"), ("regnet", "regnet_timm"))
 CLASSIFIERS = ("classifier", "classifier_dist")
-SUPPORTED = "ResNets, Vision Transformers and EfficientNets"
+SUPPORTED = "ResNets, Vision Transformers, EfficientNets and RegNetYs"
 
 
 def family_name(config: Any) -> str:
@@ -124,6 +124,6 @@ def num_classes(tensors: dict[str, np.ndarray]) -> int:
         (10, 0)
     """
     for name, tensor in tensors.items():
-        if re.fullmatch(r"(fc|head|classifier)\.weight", name):
+        if re.fullmatch(r"(fc|head|head\.fc|classifier)\.weight", name):
             return tensor.shape[0]
     return 0

@@ -1,6 +1,7 @@
 """Exports a folder of timm: model.safetensors and a config.json."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from jssl.models.resnet import DEPTHS
 from jssl.models.vit import SIZES
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
-_FIRST = {"resnet": "conv1", "efficientnet_timm": "conv_stem"}
-_CLASSIFIERS = {"resnet": "fc", "efficientnet_timm": "classifier"}
+_FIRST = {"resnet": "conv1", "efficientnet_timm": "conv_stem", "regnet_timm": "stem.conv"}
+_CLASSIFIERS = {"resnet": "fc", "efficientnet_timm": "classifier", "regnet_timm": "head.fc"}
+_REGNETS = {"400mf": "004", "800mf": "008", "8gf": "080", "16gf": "160"}
 # Size of a ViT -> timm's name of the nearest network, and the size that this name has.
 _DISTILLED = ("vit_tiny", "vit_small", "vit_base")
 _BEIT = ("vit_base", "vit_large")
@@ -44,6 +46,8 @@ def architecture(config: Any) -> tuple[str, dict[str, Any]]:
     if family == "efficientnet_timm":
         epsilon = {} if model.bn_epsilon == 1e-3 else {"bn_eps": model.bn_epsilon}
         return f"tf_{model.name}", epsilon
+    if family == "regnet_timm":
+        return f"regnety_{_REGNETS[model.name.removeprefix('regnety_')]}", {}
     return _vit(config, family)
 
 
@@ -137,5 +141,9 @@ def _features(tensors: dict[str, Any]) -> int:
     for name in ("fc_norm.weight", "norm.weight", "bn2.weight"):
         if name in tensors:
             return int(tensors[name].shape[0])
-    last = max(name for name in tensors if name.startswith("layer4.") and ".bn" in name)
+    last = max(
+        name
+        for name in tensors
+        if re.match(r"layer4\.\d+\.bn\d\.weight|s4\.b\d+\.conv3\.bn\.weight", name)
+    )
     return int(tensors[last].shape[0])

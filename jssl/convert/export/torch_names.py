@@ -15,6 +15,7 @@ from jssl.errors import UserError
 _PEERS = {
     "resnet": "torchvision's ResNets, also of timm",
     "efficientnet_timm": "timm's tf_efficientnet_*",
+    "regnet_timm": "timm's RegNetY",
     "deit": "timm's Vision Transformers",
     "beit": "timm's BEiT",
 }
