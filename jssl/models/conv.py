@@ -6,8 +6,10 @@ others. `jax.lax.platform_dependent` chooses at lowering: for TPU and GPU only
 `lax.conv_general_dilated` and its own derivatives remain.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +24,33 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 # torch's default for convolutions and linear layers: uniform in 1 / sqrt(fan in).
 TORCH_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+_plain_only: contextvars.ContextVar[bool] = contextvars.ContextVar("plain_only", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Traces networks with the plain convolution on every platform: one operation each.
+
+    Example:
+        >>> def f(x):
+        ...     return Conv(1, (3, 3)).init_with_output(jax.random.key(0), x)[0]
+        >>> with plain_convolutions():
+        ...     graph = str(jax.make_jaxpr(f)(jnp.ones((1, 4, 4, 1))))
+        >>> 'conv_general_dilated' in graph, 'platform_index' in graph
+        (True, False)
+    """
+    token = _plain_only.set(True)
+    try:
+        yield
+    finally:
+        _plain_only.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether `plain_convolutions` is in effect."""
+    return _plain_only.get()
 
 
 def explicit_padding(
@@ -146,7 +175,11 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         pads = explicit_padding(self.padding, x.shape[1:3], self.kernel_size, self.strides)
-        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, pads)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if is_plain():
+            y = _plain(x, kernel, stride=self.strides, padding=pads)
+        else:
+            y = conv2d(x, kernel, self.strides, pads)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
