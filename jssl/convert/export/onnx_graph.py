@@ -1,8 +1,8 @@
 """Converts a jaxpr to a graph of ONNX: constants are folded, calls are inlined.
 
-What one operation becomes is in `onnx_operations`. The package jax2onnx does the same for more of jax,
-but asks for an orbax-checkpoint below 0.11.37, which jssl cannot be installed with. The graph has one dimension of any size, the
-batch; in jax it is a symbol, and every other dimension is a number.
+What one operation becomes is in `onnx_operations`. The package jax2onnx does the same for more of
+jax, but asks for an orbax-checkpoint below 0.11.37, and jssl for a newer one. The graph has one
+dimension of any size, the batch; in jax it is a symbol, and every other dimension is a number.
 """
 
 from collections.abc import Callable, Sequence
