@@ -45,11 +45,11 @@ def check_network(config: Any, modules: Collection[str], form: str) -> None:
             f"--format=hf has no '{config.model.name}': expected a ResNet or a Vision Transformer. "
             f"Type --format={_others(config, form)}."
         )
-    found = difference(config, form)
-    if found is not None:
+    other = difference(config, form)
+    if other is not None:
         raise UserError(
             f"The {config.model.name} of {LIBRARIES[form]} has another form: found "
-            f"model.{found.key}={found.value!r}, expected {found.expected!r}. Type "
+            f"model.{other.key}={other.value!r}, expected {other.expected!r}. Type "
             f"--format={_others(config, form)}."
         )
     if config.model.distillation_token and not set(CLASSIFIERS) <= set(modules):

@@ -34,9 +34,9 @@ def traced(network: Network, pixels: str) -> tuple[Any, list[str]]:
 
     def outputs(images: Any) -> list[Any]:
         features, named = method.embed(network.state, images)
-        found = {"features": features, "logits": named.get("logits")}
-        names[:] = [name for name in OUTPUTS if found[name] is not None]
-        return [found[name] for name in names]
+        by_name = {"features": features, "logits": named.get("logits")}
+        names[:] = [name for name in OUTPUTS if by_name[name] is not None]
+        return [by_name[name] for name in names]
 
     (batch,) = jax.export.symbolic_shape("b")
     size = config.augment.size

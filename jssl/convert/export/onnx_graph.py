@@ -132,8 +132,8 @@ def convert(graph: Graph, closed: Any, inputs: Sequence[Any], rules: dict[str, R
 
     for equation in _needed(jaxpr):
         given = [read(var) for var in equation.invars]
-        found = _one(graph, equation, given, rules)
-        values.update(zip(equation.outvars, found, strict=True))
+        results = _one(graph, equation, given, rules)
+        values.update(zip(equation.outvars, results, strict=True))
     return [read(var) for var in jaxpr.outvars]
 
 
@@ -162,13 +162,13 @@ def _one(graph: Graph, equation: Any, given: list[Any], rules: dict[str, Rule]) 
             f"The network has the operation '{name}', which jssl does not write as ONNX. Type "
             "--format=safetensors or --format=timm."
         )
-    found = rules[name](graph, equation, given)
-    return found if isinstance(found, list) else [found]
+    results = rules[name](graph, equation, given)
+    return results if isinstance(results, list) else [results]
 
 
 def _folded(equation: Any, given: list[Any]) -> list[Any]:
     """The value of an operation on constants."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        found = equation.primitive.bind(*given, **equation.params)
-    outputs = found if equation.primitive.multiple_results else [found]
+        results = equation.primitive.bind(*given, **equation.params)
+    outputs = results if equation.primitive.multiple_results else [results]
     return [np.asarray(x) for x in outputs]

@@ -181,8 +181,8 @@ def _gather(graph: Graph, equation: Any, given: list[Any]) -> Any:
 
 def _split(graph: Graph, equation: Any, given: list[Any]) -> Any:
     sizes, axis = equation.params["sizes"], equation.params["axis"]
-    found = graph.add("Split", given[0], _integers(sizes), axis=axis, outputs=len(sizes))
-    return found if len(sizes) > 1 else [found]
+    results = graph.add("Split", given[0], _integers(sizes), axis=axis, outputs=len(sizes))
+    return results if len(sizes) > 1 else [results]
 
 
 def _pad(graph: Graph, equation: Any, given: list[Any]) -> Any:
@@ -207,8 +207,8 @@ def _stack(graph: Graph, equation: Any, given: list[Any]) -> Any:
 
 def _arg_max(graph: Graph, equation: Any, given: list[Any]) -> Any:
     (axis,) = equation.params["axes"]
-    found = graph.add("ArgMax", given[0], axis=axis, keepdims=0)
-    return graph.add("Cast", found, to=TYPES[np.dtype(equation.params["index_dtype"]).name])
+    index = graph.add("ArgMax", given[0], axis=axis, keepdims=0)
+    return graph.add("Cast", index, to=TYPES[np.dtype(equation.params["index_dtype"]).name])
 
 
 def _cube_root(graph: Graph, equation: Any, given: list[Any]) -> Any:
