@@ -107,7 +107,8 @@ def _check_classes(config: ConfigDict, teacher: ConfigDict) -> None:
         given = config[config.method].teacher
         raise UserError(
             f"The teacher '{given}' of method '{teacher.method}' has {num_classes:,} classes, "
-            f"data set '{train.name}' has {train.num_classes:,}: expected a classifier of this data set. "
+            f"data set '{train.name}' has {train.num_classes:,}: expected a classifier of this "
+            "data set. "
             "Type --config.noisy_student.teacher=WORKDIR of one; or let a stage 'teacher' "
             f"fine-tune it: --config.init_from={given}."
         )

@@ -75,7 +75,11 @@ def onnx_bytes(network: Network, pixels: str) -> tuple[bytes, dict[str, np.ndarr
             f"The weights have {total:,} bytes, and an ONNX file holds {MAX_BYTES:,}. Type "
             "--format=safetensors."
         )
-    nodes = [helper.make_node(op, a, b, **attributes) for op, a, b, attributes in graph.nodes]
+    # Each has a name: older runtimes fuse two nodes without into two of one name.
+    nodes = [
+        helper.make_node(op, a, b, name=f"node_{b[0]}", **attributes)
+        for op, a, b, attributes in graph.nodes
+    ]
     for name, output in zip(names, outputs, strict=True):
         nodes.append(helper.make_node("Identity", [graph.name(output)], [name]))
     size = network.config.augment.size
