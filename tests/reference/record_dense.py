@@ -8,6 +8,7 @@ Needs torch and torchvision (recorded with 2.14.1 and 0.29.1).
 import sys
 
 import numpy as np
+from record_torchvision_resnet import weights_of
 
 
 def boxes_of(rng, count, size, low=2.0, high=0.6):
@@ -48,7 +49,28 @@ def record(path):
             out[f"align_{aligned}_{ratio}"] = y.numpy().transpose(0, 2, 3, 1)
     y = ops.roi_pool(x, [torch.from_numpy(regions)], 7, 1 / 16)
     out["pool"] = y.numpy().transpose(0, 2, 3, 1)
-    np.savez_compressed(path, **out)
+    np.savez_compressed(path, **out | dilated(torch))
+
+
+def dilated(torch):
+    """torchvision's ResNet-50 whose last group has dilation 2 in every block and stride 1."""
+    import torchvision
+
+    net = torchvision.models.resnet50()
+    state = {k: torch.from_numpy(weights_of(k, tuple(v.shape))) if v.ndim else v
+             for k, v in net.state_dict().items()}  # fmt: skip
+    net.load_state_dict(state)
+    for block in net.layer4:
+        block.conv2.dilation, block.conv2.padding, block.conv2.stride = (2, 2), (2, 2), (1, 1)
+    net.layer4[0].downsample[0].stride = (1, 1)
+    net.eval()
+    x = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 3, 65, 65), np.float32))
+    with torch.no_grad():
+        maps = net.relu(net.bn1(net.conv1(x)))
+        maps = net.layer3(net.layer2(net.layer1(net.maxpool(maps))))
+        out = net.layer4(maps)
+    return {"dilated_images": x.numpy(), "dilated_sum": out.sum(1).numpy(),
+            "dilated_mean": out.mean((2, 3)).numpy(), "trunk_sum": maps.sum(1).numpy()}  # fmt: skip
 
 
 if __name__ == "__main__":
