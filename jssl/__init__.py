@@ -32,8 +32,8 @@ _HOMES = {
     "TrainState": "types",
     "train": "run.train",
 }
-_MODULES = ("augment", "config", "data", "evaluate", "losses", "methods", "models", "optim",
-            "state")  # fmt: skip
+_MODULES = ("augment", "config", "data", "dense", "evaluate", "losses", "methods", "models",
+            "optim", "state")  # fmt: skip
 _RENAMED = {"protocols": "evaluate"}  # old name: new name, for one release
 __all__ = [*_HOMES, *_MODULES]
 

@@ -140,8 +140,17 @@ COMMANDS: dict[str, Command] = {
         "writes a trained encoder for another library",
         {
             **_WORKDIR,
-            "output": {"metavar": "FILE.pkl", "help": "the file to write"},
-            "format": {"default": "detectron2", "help": "the library; also writes its config"},
+            "output": {"metavar": "FILE", "help": "the file or folder to write"},
+            "format": {
+                "default": "detectron2",
+                "help": "safetensors, torch, timm, hf, onnx or detectron2; each with a card",
+            },
+            "which": {
+                "metavar": "WEIGHTS",
+                "help": "online or averaged; those that the run's evaluation uses by default",
+            },
+            "step": _CHECKPOINT["step"],
+            "pixels": {"metavar": "TYPE", "help": "input of onnx: uint8, the default, or float32"},
         },
     ),
     "report": Command(

@@ -143,12 +143,16 @@ def _neighbors(flags: Flags) -> None:
 def _export(flags: Flags) -> None:
     from jssl import convert
 
-    formats = {"detectron2": convert.export_detectron2}
-    if flags.format not in formats:
-        raise UserError(f"Unknown format '{flags.format}': {nearest(flags.format, formats)}.")
-    output = need(flags, "output", "resnet.pkl")
-    recipe = formats[flags.format](need(flags, "workdir", "runs/NAME"), output)
-    print(f"{output}: the encoder for {flags.format}; how to fine-tune it: {recipe}")
+    if flags.format not in convert.FORMATS:
+        raise UserError(
+            f"Unknown format '{flags.format}': {nearest(flags.format, convert.FORMATS)}."
+        )
+    output = need(flags, "output", convert.OUTPUTS[flags.format])
+    folder = need(flags, "workdir", "runs/NAME")
+    network, paths = convert.export_run(
+        folder, output, flags.format, which=flags.which, step=flags.step, pixels=flags.pixels
+    )
+    print(f"{', '.join(map(str, paths))}: {network.config.model.name}, {network.about}")
 
 
 def _report(flags: Flags) -> None:

@@ -97,7 +97,7 @@ def features(lite0, record):
     if not all(part.exists() for part in parts):
         jssl("evaluate", f"--workdir={lite0}", "--source=photos",
              "--protocol=knn,softmax_regression")  # fmt: skip
-    found = [json.loads(part.read_text()) for part in parts]
+    records = [json.loads(part.read_text()) for part in parts]
     weights = json.loads((lite0 / "weights.json").read_text())
     text = {
         "name": f"features of {weights['file']} at 224 px on photos, not trained here",
@@ -105,8 +105,8 @@ def features(lite0, record):
         "seed": 0,
         "epochs": 0.0,
         "steps": 0,
-        "rows": [row for part in found for row in part["rows"] if "trained" in row["numbers"]],
-        "versions": found[0]["versions"],
+        "rows": [row for part in records for row in part["rows"] if "trained" in row["numbers"]],
+        "versions": records[0]["versions"],
     }
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(text, indent=1) + "\n")

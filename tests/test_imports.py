@@ -12,7 +12,7 @@ FLOORS = (
     ("types", "regular", "files", "settings"),
     ("numerics",),
     ("parallel.collectives",),
-    ("losses", "models", "state", "optim", "augment", "metrics"),
+    ("losses", "dense", "models", "state", "optim", "augment", "metrics"),
     ("parallel",),
     ("methods",),
     ("data",),

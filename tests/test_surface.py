@@ -18,8 +18,8 @@ from jssl import methods
 
 GOLDEN = ROOT / "tests" / "golden" / "surface.txt"
 # Of these every public name is kept, and every module of the packages among them.
-MODULES = ("augment", "config", "data", "errors", "evaluate", "losses", "methods", "metrics",
-           "models", "optim", "state", "types")  # fmt: skip
+MODULES = ("augment", "config", "data", "dense", "errors", "evaluate", "losses", "methods",
+           "metrics", "models", "optim", "state", "types")  # fmt: skip
 UPDATE = "JSSL_UPDATE_GOLDEN=1 pytest tests/test_surface.py"
 
 

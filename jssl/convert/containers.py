@@ -13,7 +13,7 @@ its size is known.
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ MAX_CONFIG = 2**20  # bytes of a folder's config.json
 TENSORS = ("model.safetensors", "pytorch_model.bin")  # in a folder of timm or Hugging Face
 DVAE = ("encoder.pkl", "decoder.pkl")  # in a folder of DALL-E's
 _LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # within the first bytes of torch's older files
+METADATA = "config"  # of a safetensors file that jssl wrote: `pretrained_cfg` as in config.json
 
 
 class Weights(NamedTuple):
@@ -41,7 +42,8 @@ class Weights(NamedTuple):
         files: that hold the tensors.
         container: 'safetensors', 'torch', 'tensorflow', 'haiku' or 'npz'.
         tensors: name -> what `np.asarray` reads, with `shape` and `dtype`.
-        other: epoch and arguments beside the tensors; or a folder's config.json.
+        other: epoch and arguments beside the tensors; a folder's config.json, or the same in the
+            metadata of a safetensors file that jssl wrote.
         beside: names of what else the file holds, as the optimiser's state.
     """
 
@@ -114,7 +116,8 @@ def _one_file(path: Path) -> Weights:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"'{file}' cannot be read: {reason}. Type --weights=FILE.") from error
     if first[8:9] == b"{":
-        return Weights(path, (file,), "safetensors", _safetensors(file), _folder_config(path))
+        config = _folder_config(path) if path.is_dir() else _metadata(file)
+        return Weights(path, (file,), "safetensors", _safetensors(file), config)
     if zipfile.is_zipfile(file):
         if _is_npz(file):
             return Weights(path, (file,), "npz", dict(plain_npz.read_npz(file)), {})
@@ -142,19 +145,29 @@ def _folder_config(path: Path) -> dict[str, Any]:
 
     The preprocessor_config.json of transformers is its `preprocessor`.
     """
-    config = _json(path, "config.json")
-    preprocessor = _json(path, "preprocessor_config.json")
+    config, preprocessor = map(_json, (path / "config.json", path / "preprocessor_config.json"))
     return {**config, "preprocessor": preprocessor} if preprocessor else config
 
 
-def _json(path: Path, name: str) -> dict[str, Any]:
-    file = path / name
-    if not path.is_dir() or not file.exists():
-        return {}
+def _json(file: Path) -> dict[str, Any]:
+    return _config(lambda: read_file(file, MAX_CONFIG), file) if file.exists() else {}
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    """What stands under `METADATA` in a safetensors file; {} without it."""
     try:
-        config = json.loads(read_file(file, MAX_CONFIG))
+        with safe_open(file, framework="numpy") as opened:
+            text = (opened.metadata() or {}).get(METADATA, "{}")
+    except (SafetensorError, OSError, ValueError):
+        return {}  # `_safetensors` says why
+    return _config(lambda: text[:MAX_CONFIG], file)
+
+
+def _config(read: Callable[[], str | bytes], file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(read())
     except (FileError, ValueError, RecursionError) as error:
-        raise UserError(f"'{file}' is damaged: {error}. Fetch the folder again.") from error
+        raise UserError(f"'{file}' is damaged: {error}. Fetch it again.") from error
     return config if isinstance(config, dict) else {}
 
 

@@ -14,15 +14,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jssl import files
 from jssl.augment._pixels import STATISTICS
+from jssl.convert.network import Network, read_network
 from jssl.convert.torchvision import torchvision_resnet
 from jssl.errors import UserError, nearest
 from jssl.models.resnet import DEPTHS
-from jssl.run.pretrained import trained_network
 from jssl.types import PyTree
 
 NETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # detectron2's depths
@@ -63,14 +62,16 @@ def detectron2_model(params: PyTree, batch_stats: PyTree) -> dict[str, np.ndarra
     return {detectron2_name(name): x for name, x in tensors.items()}
 
 
-def export_detectron2(folder: str | Path, output: str | Path) -> Path:
+def export_detectron2(
+    folder: str | Path, output: str | Path, *, which: str | None = None, step: int | None = None
+) -> Path:
     """Writes a run's ResNet for detectron2, and MoCo's recipe as FILE.md in the same folder.
-
-    Uses the averaged weights if the run evaluates those.
 
     Args:
         folder: workdir of the run.
         output: the file; ends with .pkl.
+        which: 'online' or 'averaged'; by default those that the run's own evaluation uses.
+        step: of the checkpoint; the newest by default.
 
     Returns:
         The path of the recipe.
@@ -79,24 +80,28 @@ def export_detectron2(folder: str | Path, output: str | Path) -> Path:
         UserError: another ending, no workdir or checkpoint, a network that detectron2 lacks, or an
             unwritable folder.
     """
+    return write_detectron2(read_network(folder, which=which, step=step), output)[1]
+
+
+def write_detectron2(network: Network, output: str | Path) -> list[Path]:
+    """Writes a network for detectron2, see `export_detectron2`: the file and its recipe."""
     output = Path(output)
     if output.suffix != ".pkl":
         raise UserError(f"Detectron2 reads .pkl, found '{output}'. Type --output={output}.pkl.")
     files.check_output(output, ending=".pkl")
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    config, params, batch_stats = trained_network(str(folder), sharding=sharding)
+    config, params, batch_stats = network.config, network.params, network.batch_stats
     check(config)
     if "encoder" not in params:
         raise UserError(
-            f"The run in '{folder}' is of method '{config.method}', whose parameters "
+            f"The run in '{network.folder}' is of method '{config.method}', whose parameters "
             f"{sorted(params)} have no 'encoder'. Type another --workdir."
         )
     model = detectron2_model(params["encoder"], batch_stats["encoder"])
     content = {"model": model, "__author__": "jssl", "matching_heuristics": True}
     recipe_path = output.with_suffix(".md")
     _write(output, _pickled(content))
-    _write(recipe_path, recipe(config, output.name, len(model)).encode())
-    return recipe_path
+    _write(recipe_path, recipe(config, output.name, len(model), network.about).encode())
+    return [output, recipe_path]
 
 
 def check(config: Any) -> None:
@@ -123,13 +128,14 @@ def check(config: Any) -> None:
             )
 
 
-def recipe(config: Any, file: str, tensors: int) -> str:
+def recipe(config: Any, file: str, tensors: int, weights: str = "") -> str:
     """Returns MoCo's detection recipe for this network, in Markdown.
 
     Args:
         config: of the run.
         file: name of the .pkl.
         tensors: its number of tensors.
+        weights: which weights these are.
     """
     model = config.model
     basic, depth = not DEPTHS[model.name][0], int(model.name.removeprefix("resnet"))
@@ -140,6 +146,8 @@ def recipe(config: Any, file: str, tensors: int) -> str:
         f"{config.augment.size} px normalised as '{config.augment.normalize}', which is where "
         "PIXEL_MEAN and PIXEL_STD come from; channels RGB; the stride is in the 3x3 convolution.",
     ]
+    if weights:
+        notes.append(f"* Weights: {weights}.")
     if "same" in (model.padding, model.pool_padding):
         notes.append(
             "* It was trained with TensorFlow's padding (model.padding or pool_padding 'same'), "
@@ -160,7 +168,9 @@ there, on GPUs.
 ## PASCAL VOC: Faster R-CNN, C4
 
 As detection/ of https://github.com/facebookresearch/moco: train on 2007 and 2012 trainval, judged
-on 2007 test by COCO-style AP, AP50 and AP75; the mean of five runs. `Res5ROIHeadsExtraNorm` is of
+on 2007 test by detectron2's evaluator of VOC 2007: its 11-point AP at ten thresholds of IoU, 0.5 to
+0.95. AP is their mean, AP50 and AP75 those at 0.5 and 0.75; COCO's AP has 101 points and is another
+number. The mean of five runs. `Res5ROIHeadsExtraNorm` is of
 its `train_net.py`: one more batch normalisation after res5.
 
 ```yaml

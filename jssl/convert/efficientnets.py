@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl import models
 from jssl.convert.containers import Weights
-from jssl.convert.family import Family, Tensors, fill_run, split
+from jssl.convert.family import Family, Tensors, arguments, fill_run, split
 from jssl.convert.preprocessing import set_preprocessing
 from jssl.errors import UserError
 from jssl.models.efficientnet import OFFICIAL, SIZES, make_efficientnet
@@ -67,7 +67,8 @@ def _make_config(weights: Weights, names: int, blocks: int) -> ConfigDict:
     stem = tensors[f"{_TOP['stem_conv'][names]}.weight"].shape[0]
     head, last = tensors[f"{_TOP['head_conv'][names]}.weight"].shape[:2]
     lite = not any(re.search(r"\._?se[_.]", name) for name in tensors)
-    classes = tensors[f"{'_fc' if names == 0 else 'classifier'}.weight"].shape[0]
+    classifier = f"{'_fc' if names == 0 else 'classifier'}.weight"
+    classes = tensors[classifier].shape[0] if classifier in tensors else 0
     return _config_of(weights, stem, blocks, last, head, lite, classes)
 
 
@@ -78,7 +79,9 @@ def _config_of(
     _set_model(config, stem, blocks, last, head, lite)
     crop = _CROPS.get(config.model.name, 0.875)
     set_preprocessing(config, weights, normalize="half" if lite else "imagenet", crop=crop)
-    config.supervised.num_classes = classes
+    if classes:
+        config.supervised.num_classes = classes
+    config.model.bn_epsilon = arguments(weights).get("bn_eps", config.model.bn_epsilon)
     return fill_run(config)
 
 
@@ -191,6 +194,7 @@ FAMILIES: Iterable[Family] = (
         architectures=r"tf_efficientnet_(b\d|l2|lite\d).*",
         assumed="tf_efficientnet_*; timm's efficientnet_* have the same names, other padding and "
         "another epsilon, and are not read rightly",
+        optional=("classifier",),
     ),
     Family(
         "efficientnet_tf",

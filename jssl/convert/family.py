@@ -33,6 +33,7 @@ class Family(NamedTuple):
         architectures: pattern of the `architecture` that a folder's config.json may name: other
             networks can have the same names and shapes, and compute something else.
         assumed: what a file without a config.json is taken for.
+        optional: modules of the network that a file may be without, as `classifier`.
         convert: `(leaf, array, config) -> array` in jssl's layout; from torch's by default.
         prepare: `(tensors) -> tensors`, before anything else is read of them; for a family whose
             network has a parameter that jssl keeps as a part of another.
@@ -47,6 +48,7 @@ class Family(NamedTuple):
     licence: str = "see where the file is published"
     architectures: str = ".*"
     assumed: str = ""
+    optional: tuple[str, ...] = ()
     convert: Callable[[str, np.ndarray, ConfigDict], np.ndarray] = lambda leaf, array, config: (
         from_torch(leaf, array)
     )
@@ -74,6 +76,12 @@ def split(leaf: str) -> tuple[str, str, str]:
     """
     _, top, *middle, last = leaf.split(".")
     return top, ".".join(middle), LEAVES.get(last, last)
+
+
+def arguments(weights: Weights) -> Mapping[str, Any]:
+    """The arguments of the network that a folder's config.json gives; {} without any."""
+    given = weights.other.get("model_args")
+    return given if isinstance(given, Mapping) else {}
 
 
 def flat_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:

@@ -56,6 +56,7 @@ class Pretrained(NamedTuple):
         dropped: name in the file -> why it was left out.
         kept: leaves of the state that the file does not have.
         assumed: what the file does not say, and was taken for granted; '' for nothing.
+        absent: modules of the network that the file does not have, as in a new run.
     """
 
     family: Family
@@ -64,6 +65,7 @@ class Pretrained(NamedTuple):
     dropped: dict[str, str]
     kept: tuple[str, ...]
     assumed: str
+    absent: tuple[str, ...] = ()
 
 
 def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
@@ -98,6 +100,8 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
     method, _ = build.make_method(config, axis_name=None)
     shapes = jax.eval_shape(lambda: build.first_state(config, method, 1))
     sources = {leaf: chosen.source(leaf, config) for leaf in checkpoint.flat_leaves(shapes)}
+    absent = _absent(chosen, sources, weights)
+    sources = {leaf: None if _module(leaf) in absent else n for leaf, n in sources.items()}
     kept = [leaf for leaf, name in sources.items() if name is None]
 
     def initial() -> dict[str, Any]:
@@ -138,7 +142,19 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
         )
     state = checkpoint.from_leaves(shapes, {**values, **jax.jit(initial)()})
     assumed = "" if "pretrained_cfg" in weights.other else chosen.assumed
-    return Pretrained(chosen, config, state, dropped, tuple(kept), assumed)
+    return Pretrained(chosen, config, state, dropped, tuple(kept), assumed, absent)
+
+
+def _module(leaf: str) -> str:
+    """The module of a leaf of the parameters; '' of another leaf."""
+    return leaf.split(".")[1] if leaf.startswith("params.") else ""
+
+
+def _absent(family: Family, sources: dict[str, str | None], weights: Weights) -> tuple[str, ...]:
+    """The optional modules of which the file has no tensor."""
+    held = {_module(leaf) for leaf, name in sources.items() if name in weights.tensors}
+    modules = {_module(leaf) for leaf in sources}
+    return tuple(m for m in family.optional if m in modules and m not in held)
 
 
 def _find(weights: Weights, family: str | None) -> Family:
@@ -179,6 +195,8 @@ def load_pretrained(path: str | Path, family: str | None = None):
     loaded = read_pretrained(path, family)
     if loaded.assumed:
         warnings.warn(f"{path} does not say it, assumed: {loaded.assumed}", stacklevel=2)
+    if loaded.absent:
+        warnings.warn(f"{path}: {_untrained(loaded.absent)}", stacklevel=2)
     say(f"{path}: {loaded.family.about}; licence of the file: {loaded.family.licence}")
     method, _ = build.make_method(loaded.config, axis_name=None)
     return method.embed, loaded.state
@@ -258,7 +276,13 @@ def describe(loaded: Pretrained) -> list[str]:
     ]
     if loaded.assumed:
         lines.append(f"NOTE the file does not say it, assumed: {loaded.assumed}")
+    if loaded.absent:
+        lines.append(f"NOTE {_untrained(loaded.absent)}")
     for why in sorted(set(loaded.dropped.values())):
         count = sum(other == why for other in loaded.dropped.values())
         lines.append(f"left out: {count} tensors, {why}")
     return lines
+
+
+def _untrained(absent: tuple[str, ...]) -> str:
+    return f"not in the file, untrained here: {', '.join(absent)}; its logits say nothing"

@@ -67,7 +67,8 @@ def _config_of(weights: Weights, block: str, first: str, interpolation: str) -> 
 
 def _timm_config(weights: Weights) -> ConfigDict:
     config = _config_of(weights, r"s(\d)\.b(\d+)", "conv1.conv", "bicubic")
-    config.supervised.num_classes = weights.tensors["head.fc.weight"].shape[0]
+    if "head.fc.weight" in weights.tensors:
+        config.supervised.num_classes = weights.tensors["head.fc.weight"].shape[0]
     return fill_run(config)
 
 
@@ -108,12 +109,13 @@ FAMILIES: Iterable[Family] = (
     Family(
         "regnet_timm",
         "RegNetY of timm, and DeiT's teacher, https://github.com/facebookresearch/deit",
-        lambda names: {"stem.conv.weight", "s1.b1.conv1.conv.weight", "head.fc.weight"} <= names,
+        lambda names: {"stem.conv.weight", "s1.b1.conv1.conv.weight"} <= names,
         _timm_config,
         _source_of(0, "head.fc"),
         licence="Apache-2.0 (DeiT)",
         architectures=r"regnety_(004|008|080|160)(\..*)?",
         assumed="256 px resized, 224 cut, as DeiT evaluates its teacher",
+        optional=("classifier",),
     ),
     Family(
         "regnet_torchvision",

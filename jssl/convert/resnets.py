@@ -99,7 +99,8 @@ def _supervised_config(weights: Weights) -> ConfigDict:
     set_model(config, weights.tensors)
     config.data.eval_interpolation = "bilinear"  # of torchvision's first weights
     set_preprocessing(config, weights, normalize="imagenet", crop=0.875)
-    config.supervised.num_classes = weights.tensors["fc.weight"].shape[0]
+    if "fc.weight" in weights.tensors:
+        config.supervised.num_classes = weights.tensors["fc.weight"].shape[0]
     return fill_run(config)
 
 
@@ -130,12 +131,13 @@ FAMILIES: Iterable[Family] = (
     Family(
         "resnet",
         "ResNets of torchvision and timm",
-        _has("conv1.weight", "layer1.0.conv1.weight", "fc.weight"),
+        _has("conv1.weight", "layer1.0.conv1.weight"),
         _supervised_config,
         _supervised_source,
         dropped=(COUNTER,),
         licence="BSD-3-Clause (torchvision)",
         architectures=r"(tv_)?resnet(18|34|50|101|152)(\..*)?",
         assumed="torchvision's network and preprocessing",
+        optional=("classifier",),
     ),
 )

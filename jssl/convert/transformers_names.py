@@ -127,6 +127,8 @@ def from_transformers(weights: Weights) -> Weights:
         return weights
     _check(weights, kind)
     other = {k: v for k, v in weights.other.items() if k != "preprocessor"}
+    if "num_attention_heads" in other:
+        other["model_args"] = {"num_heads": other["num_attention_heads"]}
     preprocessor = weights.other.get("preprocessor")
     if isinstance(preprocessor, Mapping):
         other["pretrained_cfg"] = _pixels(preprocessor, weights)
@@ -150,12 +152,12 @@ def _check(weights: Weights, kind: str) -> None:
     heads, dim = config.get("num_attention_heads"), config.get("hidden_size")
     expected = {**_EXPECTED, "downsample_in_first_stage": (kind == "regnet",)}
     if isinstance(dim, int) and heads is not None:
-        expected["num_attention_heads"] = (dim // 64,)
+        expected["num_attention_heads"] = tuple(n for n in range(1, 65) if dim % n == 0)
     for key, values in expected.items():
         if key in config and config[key] not in values:
             raise UserError(
                 f"'{weights.path}' has {key} {config[key]!r} in its config.json: expected "
-                f"{' or '.join(map(repr, values))}. jssl has no network with the other."
+                f"{' or '.join(map(repr, values[:4]))}. jssl has no network with the other."
             )
     epsilon = config.get("layer_norm_eps", 0.0)
     if not isinstance(epsilon, float) or epsilon > _MAX_EPSILON:

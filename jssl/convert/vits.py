@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl import models
 from jssl.convert.containers import Weights
-from jssl.convert.family import COUNTER, Family, Tensors, fill_run, split
+from jssl.convert.family import COUNTER, Family, Tensors, arguments, fill_run, split
 from jssl.convert.preprocessing import set_preprocessing
 from jssl.errors import UserError
 from jssl.models.vit import OFFICIAL, SIZES
@@ -51,12 +51,21 @@ def set_model(config: ConfigDict, tensors: Tensors, recipe: str) -> None:
         config.augment.size = patch * ((math.isqrt(rows - 3) + 1) // 2)
 
 
+def _set_variant(config: ConfigDict, weights: Weights) -> None:
+    """Sets what the last normalisation and a folder's config.json say of the network."""
+    config.model.pool = "mean" if "fc_norm.weight" in weights.tensors else "class"
+    heads = arguments(weights).get("num_heads", 0)
+    config.model.heads = 0 if heads == SIZES[config.model.name].heads else heads
+
+
 def _deit_config(weights: Weights) -> ConfigDict:
     distilled = "dist_token" in weights.tensors
     config = config_lib.base("deit", preset="imagenet")
     set_model(config, weights.tensors, "deit_distilled" if distilled else "deit")
     config.deit.distillation = "none"  # a file has no teacher
-    config.deit.num_classes = weights.tensors["head.weight"].shape[0]
+    if "head.weight" in weights.tensors:
+        config.deit.num_classes = weights.tensors["head.weight"].shape[0]
+    _set_variant(config, weights)
     set_preprocessing(config, weights, normalize="imagenet", crop=0.875)
     return fill_run(config)
 
@@ -64,7 +73,9 @@ def _deit_config(weights: Weights) -> ConfigDict:
 def _beit_config(weights: Weights) -> ConfigDict:
     config = config_lib.base("supervised", preset="beit_imagenet")
     set_model(config, weights.tensors, "beit_finetune")
-    config.supervised.num_classes = weights.tensors["head.weight"].shape[0]
+    if "head.weight" in weights.tensors:
+        config.supervised.num_classes = weights.tensors["head.weight"].shape[0]
+    _set_variant(config, weights)
     set_preprocessing(config, weights, normalize="half", crop=0.9)
     return fill_run(config)
 
@@ -125,7 +136,7 @@ FAMILIES: Iterable[Family] = (
         "deit",
         "DeiT, https://github.com/facebookresearch/deit, and other ViTs of timm",
         lambda names: (
-            {"pos_embed", "blocks.0.attn.qkv.weight", "head.weight"} <= names
+            {"pos_embed", "blocks.0.attn.qkv.weight"} <= names
             and "blocks.0.attn.q_bias" not in names
         ),
         _deit_config,
@@ -133,17 +144,21 @@ FAMILIES: Iterable[Family] = (
         licence="Apache-2.0 (DeiT)",
         architectures=r"(deit|vit)_(tiny|small|base|large)(_distilled)?_patch\d+_\d+(\..*)?",
         assumed="DeiT's preprocessing; other ViTs may have pixels of mean and deviation .5",
+        optional=("classifier",),
     ),
     Family(
         "beit",
         "BEiT after fine-tuning, https://github.com/microsoft/unilm/tree/master/beit",
-        lambda names: {"blocks.0.attn.q_bias", "fc_norm.weight", "head.weight"} <= names,
+        lambda names: (
+            {"blocks.0.attn.q_bias", "blocks.0.attn.qkv.weight"} <= names and _SHARED not in names
+        ),
         _beit_config,
         _source,
         dropped=(COUNTER, _INDEX),
         licence="MIT",
         architectures=r"beit(v2)?_(base|large)_patch\d+_\d+(\..*)?",
         assumed="BEiT's preprocessing; BEiT v2 has ImageNet's mean and deviation",
+        optional=("classifier",),
     ),
     Family(
         "beit_pretrained",

@@ -150,7 +150,7 @@ def evaluate_run(
         rows += _dry(baselines, settings.limit)
     print(format_table(rows))
     if settings.limit:
-        print(f"{_dry_words(settings.limit)}. Records: {context.folder / FOLDER / DRY_RUN}")
+        print(f"{_dry_run_note(settings.limit)}. Records: {context.folder / FOLDER / DRY_RUN}")
     elif missing:
         path = context.folder / "card.md"
         if write(path, card(context, rows, missing)):
@@ -160,7 +160,7 @@ def evaluate_run(
     return rows
 
 
-def _dry_words(limit: int) -> str:
+def _dry_run_note(limit: int) -> str:
     return f"DRY RUN on {limit:,} pictures of each split, NO RESULT"
 
 
@@ -168,10 +168,10 @@ def _dry(rows: Sequence[Row], limit: int | None) -> list[Row]:
     """Marks the rows of a dry run: every protocol's text begins with what it is."""
     if not limit:
         return list(rows)
-    words = _dry_words(limit)
+    note = _dry_run_note(limit)
 
     def marked(entry: Mapping[str, Any]) -> dict[str, Any]:
-        return {**entry, "protocol": f"{words}: {entry['protocol']}"}
+        return {**entry, "protocol": f"{note}: {entry['protocol']}"}
 
     return [
         {**marked(row), "numbers": {kind: marked(n) for kind, n in row["numbers"].items()}}
@@ -206,7 +206,7 @@ def _check_records(folder: str | Path) -> None:
 def _record(context: Context, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     limit = context.settings.limit
     record = {
-        "protocol": f"{_dry_words(limit)}: {name}" if limit else name,
+        "protocol": f"{_dry_run_note(limit)}: {name}" if limit else name,
         "method": context.config.method,
         "data": PROTOCOLS[name].data(context),
         "selects": PROTOCOLS[name].selects,

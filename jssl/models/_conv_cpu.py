@@ -99,20 +99,27 @@ def backward(
     return _settle((dx.astype(types[0]), dk.astype(types[1])))
 
 
-def taps(x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding) -> list[Array]:
+def taps(
+    x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding, dilation: int = 1
+) -> list[Array]:
     """Returns the input of each of the kh kw taps at each output position: [B,Ho,Wo,C]."""
     kh, kw = kernel_shape[:2]
-    Ho, Wo = _out_size(x.shape, kernel_shape, stride, padding)
+    spread = tuple(dilation * (k - 1) + 1 for k in (kh, kw))
+    Ho, Wo = _out_size(x.shape, spread, stride, padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, width = stride * (Ho - 1) + 1, stride * (Wo - 1) + 1
     return [
-        x[:, i : i + rows : stride, j : j + width : stride] for i in range(kh) for j in range(kw)
+        x[:, i : i + rows : stride, j : j + width : stride]
+        for i in range(0, spread[0], dilation)
+        for j in range(0, spread[1], dilation)
     ]
 
 
-def columns(x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding) -> Array:
+def columns(
+    x: Array, kernel_shape: Sequence[int], stride: int, padding: Padding, dilation: int = 1
+) -> Array:
     """im2col: x [B,H,W,C] -> the concatenated taps, [B,Ho,Wo,kh kw C]."""
-    patches = taps(x, kernel_shape, stride, padding)
+    patches = taps(x, kernel_shape, stride, padding, dilation)
     return patches[0] if len(patches) == 1 else jnp.concatenate(patches, axis=-1)
 
 

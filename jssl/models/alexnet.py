@@ -71,7 +71,7 @@ class AlexNetHalf(nn.Module):
             if pooled:
                 x = nn.max_pool(x, (3, 3), strides=(2, 2))
             named[f"conv{i}"] = x
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i in (6, 7):
             x = nn.Dense(_FC, kernel_init=TORCH_INIT, dtype=self.dtype, name=f"fc{i}")(x)
             x = nn.relu(self._norm(f"bn{i}")(x, train))

@@ -6,8 +6,10 @@ others. `jax.lax.platform_dependent` chooses at lowering: for TPU and GPU only
 `lax.conv_general_dilated` and its own derivatives remain.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +24,33 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 # torch's default for convolutions and linear layers: uniform in 1 / sqrt(fan in).
 TORCH_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+_plain_only: contextvars.ContextVar[bool] = contextvars.ContextVar("plain_only", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Traces networks with the plain convolution on every platform: one operation each.
+
+    Example:
+        >>> def f(x):
+        ...     return Conv(1, (3, 3)).init_with_output(jax.random.key(0), x)[0]
+        >>> with plain_convolutions():
+        ...     graph = str(jax.make_jaxpr(f)(jnp.ones((1, 4, 4, 1))))
+        >>> 'conv_general_dilated' in graph, 'platform_index' in graph
+        (True, False)
+    """
+    token = _plain_only.set(True)
+    try:
+        yield
+    finally:
+        _plain_only.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether `plain_convolutions` is in effect."""
+    return _plain_only.get()
 
 
 def explicit_padding(
@@ -42,8 +71,8 @@ def explicit_padding(
     return (int(top), int(bottom)), (int(left), int(right))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv2d(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int = 1) -> Array:
     """2-D convolution (cross-correlation), differentiable once.
 
     Args:
@@ -51,6 +80,7 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
         kernel: [kh,kw,C,features], of x's dtype.
         stride: of height and width.
         padding: ((top, bottom), (left, right)) in pixels.
+        dilation: pixels between neighbouring taps of the kernel.
 
     Returns:
         [B,h,w,features], of x's dtype.
@@ -61,49 +91,61 @@ def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
         [[4. 6.]
          [6. 9.]]
     """
-    cpu = functools.partial(_forward_cpu, stride=stride, padding=padding)
-    default = functools.partial(_plain, stride=stride, padding=padding)
+    options: Any = {"stride": stride, "padding": padding, "dilation": dilation}
+    cpu = functools.partial(_forward_cpu, **options)
+    default = functools.partial(_plain, **options)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
-def _forward(x: Array, kernel: Array, stride: int, padding: Padding):
-    return conv2d(x, kernel, stride, padding), (x, kernel)
+def _forward(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int):
+    return conv2d(x, kernel, stride, padding, dilation), (x, kernel)
 
 
-def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Array):
+def _backward(stride: int, padding: Padding, dilation: int, saved: tuple[Array, Array], dy: Array):
     x, kernel = saved
-    cpu = functools.partial(_gradients_cpu, stride=stride, padding=padding)
-    default = functools.partial(_gradients_plain, stride=stride, padding=padding)
+    options: Any = {"stride": stride, "padding": padding, "dilation": dilation}
+    cpu = functools.partial(_gradients_cpu, **options)
+    default = functools.partial(_gradients_plain, **options)
     return lax.platform_dependent(x, kernel, dy, cpu=cpu, default=default)
 
 
 conv2d.defvjp(_forward, _backward)
 
 
-def _plain(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
+def _plain(x: Array, kernel: Array, *, stride: int, padding: Padding, dilation: int = 1) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=LAYOUT,
+    )
 
 
-def _gradients_plain(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):
-    plain = functools.partial(_plain, stride=stride, padding=padding)
-    return jax.vjp(plain, x, kernel)[1](dy)
+def _gradients_plain(x: Array, kernel: Array, dy: Array, **options: Any):
+    return jax.vjp(functools.partial(_plain, **options), x, kernel)[1](dy)
 
 
-def _forward_cpu(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    if _conv_cpu.supported(x, kernel, (stride, stride), padding):
+def _forward_cpu(x: Array, kernel: Array, *, stride: int, padding: Padding, dilation: int) -> Array:
+    if dilation == 1 and _conv_cpu.supported(x, kernel, (stride, stride), padding):
         return _conv_cpu.forward(x, kernel, (stride, stride), padding)
-    return _plain(x, kernel, stride=stride, padding=padding)
+    return _plain(x, kernel, stride=stride, padding=padding, dilation=dilation)
 
 
-def _gradients_cpu(x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding):
-    if _conv_cpu.supported(x, kernel, (stride, stride), padding):
+def _gradients_cpu(
+    x: Array, kernel: Array, dy: Array, *, stride: int, padding: Padding, dilation: int
+):
+    if dilation == 1 and _conv_cpu.supported(x, kernel, (stride, stride), padding):
         return _conv_cpu.backward(x, kernel, dy, (stride, stride), padding)
-    (dx,) = jax.vjp(lambda x: _plain(x, kernel, stride=stride, padding=padding), x)[1](dy)
-    return dx, _weight_gradient(x, dy, kernel.shape, stride, padding).astype(kernel.dtype)
+    options: Any = {"stride": stride, "padding": padding, "dilation": dilation}
+    (dx,) = jax.vjp(lambda x: _plain(x, kernel, **options), x)[1](dy)
+    dk = _weight_gradient(x, dy, kernel.shape, stride, padding, dilation)
+    return dx, dk.astype(kernel.dtype)
 
 
 def _weight_gradient(
-    x: Array, dy: Array, shape: tuple[int, ...], stride: int, padding: Padding
+    x: Array, dy: Array, shape: tuple[int, ...], stride: int, padding: Padding, dilation: int
 ) -> Array:
     """Sums x at each tap times dy over examples and positions, as matrix products.
 
@@ -112,9 +154,9 @@ def _weight_gradient(
     C, features = shape[2:]
     dy = dy.reshape(-1, features)
     if C < 16:
-        patches = [_conv_cpu.columns(x, shape, stride, padding)]
+        patches = [_conv_cpu.columns(x, shape, stride, padding, dilation)]
     else:
-        patches = _conv_cpu.taps(x, shape, stride, padding)
+        patches = _conv_cpu.taps(x, shape, stride, padding, dilation)
     products = [_conv_cpu.transposed_dot(s.reshape(-1, s.shape[-1]), dy) for s in patches]
     return jnp.stack(products).reshape(shape)
 
@@ -126,7 +168,8 @@ class Conv(nn.Module):
         features: number of output channels.
         kernel_size: (kh, kw).
         strides: of height and width.
-        padding: 'SAME', 'VALID' or pairs (low, high).
+        padding: 'SAME', 'VALID' or pairs (low, high); pairs with a dilation.
+        dilation: pixels between neighbouring taps.
         use_bias: add a bias, which starts at 0.
         kernel_init: of the kernel, float32.
         dtype: of the computation.
@@ -136,6 +179,7 @@ class Conv(nn.Module):
     kernel_size: tuple[int, int]
     strides: int = 1
     padding: Any = "SAME"
+    dilation: int = 1
     use_bias: bool = False
     kernel_init: Any = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
@@ -146,7 +190,11 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         pads = explicit_padding(self.padding, x.shape[1:3], self.kernel_size, self.strides)
-        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, pads)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if is_plain():
+            y = _plain(x, kernel, stride=self.strides, padding=pads, dilation=self.dilation)
+        else:
+            y = conv2d(x, kernel, self.strides, pads, self.dilation)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jssl.models import _conv_cpu
-from jssl.models.conv import LAYOUT, Padding, explicit_padding
+from jssl.models.conv import LAYOUT, Padding, explicit_padding, is_plain
 from jssl.types import Array
 
 
@@ -122,4 +122,7 @@ class DepthwiseConv(nn.Module):
         shape = (*self.kernel_size, 1, x.shape[-1])
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         pads = explicit_padding(self.padding, x.shape[1:3], self.kernel_size, self.strides)
-        return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, pads)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if is_plain():
+            return _plain(x, kernel, stride=self.strides, padding=pads)
+        return depthwise_conv2d(x, kernel, self.strides, pads)

@@ -179,7 +179,7 @@ class EfficientNet(nn.Module):
         Raises:
             UserError: in training with stochastic depth and without a key.
         """
-        drop = self._drop(len(x), train, rows)
+        drop = self._drop(x.shape[0], train, rows)
         plan = self._plan()
         rates = drop_rates(self.stochastic_depth, len(plan))
         live = train and self.frozen_blocks < 0

@@ -153,7 +153,7 @@ class PlainNet(nn.Module):
             numbers = row_numbers(rows, len(x), self.axis_name)
             return dropout(jax.random.fold_in(key, number), x, rate=self.dropout, rows=numbers)
 
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         if self.dropout_first:
             x = drop(x, 0)
         x = named["fc6"] = nn.relu(self._dense("fc6")(x))

@@ -74,6 +74,10 @@ class ResNet(nn.Module):
         kernel_init: 'he_fan_out' | 'lecun' | 'haiku'.
         last_group: (bottleneck, output) channels of the last group of bottleneck blocks; (): from
             `width`.
+        groups: which groups of blocks run, of 1, 2, ...; (): all. Without 1 there is no stem, and
+            the input is the map of the group before. Names of parameters do not change, so that a
+            detector splits a pre-trained tree.
+        last_dilation: of the 3x3 convolutions of the last group, whose stride is then 1.
         norm: 'bn' | 'gn1' (one group) | 'ln' (over channels).
         sobel: use `jssl.models.plain.sobel` instead of the image (DeepCluster).
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
@@ -93,6 +97,8 @@ class ResNet(nn.Module):
     zero_init_last_gamma: bool = False
     kernel_init: str = "he_fan_out"
     last_group: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+    last_dilation: int = 1
     norm: str = "bn"
     sobel: bool = False
     bn_groups: int = 1
@@ -108,17 +114,41 @@ class ResNet(nn.Module):
         """Images to features.
 
         Args:
-            x: float [B,H,W,C], normalised as in the method.
+            x: float [B,H,W,C], normalised as in the method; with `groups`, a map.
             train: batch statistics instead of running ones.
 
         Returns:
-            float32 [B,D], the global average of the last group; and the intermediates by name:
-            `stem` and `block_group1` ... [B,h,w,c], and `last_sum`, the last group's output
+            float32 [B,D], the global average of the last group that runs; and the intermediates by
+            name: `stem` and `block_group1` ... [B,h,w,c], and `last_sum`, the last group's output
             before its ReLU, in `dtype`.
         """
         channels = [round(64 * self.width * 2**g) for g in range(len(self.blocks))]
+        intermediates = {}
+        if not self.groups or 1 in self.groups:
+            x = self._stem(x, channels[0], train)
+            intermediates["stem"] = x
+        x = x.astype(self.dtype)
+        block = self._bottleneck if self.bottleneck else self._basic
+        for group, count in enumerate(self.blocks):
+            if self.groups and group + 1 not in self.groups:
+                continue
+            is_last = group == len(self.blocks) - 1
+            dilation = self.last_dilation if is_last else 1
+            for i in range(count):
+                stride = 2 if group > 0 and i == 0 and dilation == 1 else 1
+                name = f"block_group{group + 1}_block{i}"
+                last = is_last and self.bottleneck and self.last_group
+                own = self.last_group if last else (channels[group], EXPANSION * channels[group])
+                total = block(x, own, stride, i == 0, name, train, dilation)
+                x = nn.relu(total)
+            intermediates[f"block_group{group + 1}"] = x
+        intermediates["last_sum"] = total
+        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return features, intermediates
+
+    def _stem(self, x: Array, width: int, train: bool) -> Array:
         x = (sobel(x) if self.sobel else x).astype(self.dtype)
-        stem_width = 64 if self.stem_width_fixed else channels[0]
+        stem_width = 64 if self.stem_width_fixed else width
         if self.stem == "imagenet":
             x = self._conv(stem_width, 7, 2, "conv_init")(x)
         else:
@@ -127,30 +157,18 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             padding = "SAME" if self.pool_padding == "same" else ((1, 1), (1, 1))
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
-        intermediates = {"stem": x}
-        block = self._bottleneck if self.bottleneck else self._basic
-        for group, count in enumerate(self.blocks):
-            for i in range(count):
-                stride = 2 if group > 0 and i == 0 else 1
-                name = f"block_group{group + 1}_block{i}"
-                last = group == len(self.blocks) - 1 and self.bottleneck and self.last_group
-                own = self.last_group if last else (channels[group], EXPANSION * channels[group])
-                total = block(x, own, stride, i == 0, name, train)
-                x = nn.relu(total)
-            intermediates[f"block_group{group + 1}"] = x
-        intermediates["last_sum"] = total
-        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        return features, intermediates
+        return x
 
-    def _conv(self, features: int, size: int, stride: int, name: str) -> Conv:
+    def _conv(self, features: int, size: int, stride: int, name: str, dilation: int = 1) -> Conv:
         # With stride 1 both conventions are equal.
         same = self.padding == "same" and stride > 1
-        half = (size - 1) // 2
+        half = dilation * (size - 1) // 2
         return Conv(
             features,
             (size, size),
             strides=stride,
             padding="SAME" if same else ((half, half), (half, half)),
+            dilation=dilation,
             kernel_init=KERNEL_INITS[self.kernel_init],
             dtype=self.dtype,
             name=name,
@@ -176,24 +194,38 @@ class ResNet(nn.Module):
         return self._norm(f"{name}_shortcut_bn", train)(x)
 
     def _basic(
-        self, x: Array, widths: Sequence[int], stride: int, first: bool, name: str, train: bool
+        self,
+        x: Array,
+        widths: Sequence[int],
+        stride: int,
+        first: bool,
+        name: str,
+        train: bool,
+        dilation: int,
     ) -> Array:
         width = widths[0]
         shortcut = self._shortcut(x, width, stride, first, name, train)
-        x = self._conv(width, 3, stride, f"{name}_conv0")(x)
+        x = self._conv(width, 3, stride, f"{name}_conv0", dilation)(x)
         x = nn.relu(self._norm(f"{name}_bn0", train)(x))
-        x = self._conv(width, 3, 1, f"{name}_conv1")(x)
+        x = self._conv(width, 3, 1, f"{name}_conv1", dilation)(x)
         x = self._norm(f"{name}_bn1", train, last=True)(x)
         return x + shortcut
 
     def _bottleneck(
-        self, x: Array, widths: Sequence[int], stride: int, first: bool, name: str, train: bool
+        self,
+        x: Array,
+        widths: Sequence[int],
+        stride: int,
+        first: bool,
+        name: str,
+        train: bool,
+        dilation: int,
     ) -> Array:
         width, features = widths
         shortcut = self._shortcut(x, features, stride, first, name, train)
         x = self._conv(width, 1, 1, f"{name}_conv0")(x)
         x = nn.relu(self._norm(f"{name}_bn0", train)(x))
-        x = self._conv(width, 3, stride, f"{name}_conv1")(x)
+        x = self._conv(width, 3, stride, f"{name}_conv1", dilation)(x)
         x = nn.relu(self._norm(f"{name}_bn1", train)(x))
         x = self._conv(features, 1, 1, f"{name}_conv2")(x)
         x = self._norm(f"{name}_bn2", train, last=True)(x)

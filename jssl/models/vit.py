@@ -236,7 +236,7 @@ class ViT(nn.Module):
             `distillation_token`.
         """
         self._check(x, mask)
-        B = len(x)
+        B = x.shape[0]
         x, grid = self._patches(x)
         init = token_init(self.vit_init)
         if self.mask_token:

@@ -12,10 +12,9 @@ import jax
 import numpy as np
 
 from jssl import config as config_lib
-from jssl import methods
 from jssl.errors import UserError
 from jssl.models.position import at_resolution, expand_shared_table
-from jssl.run import build, checkpoint, workdir
+from jssl.run import checkpoint, workdir
 from jssl.types import PyTree
 
 NEW = ("fc_norm",)  # of an encoder with mean pooling: not pre-trained
@@ -89,24 +88,6 @@ def _misfit(rows: list[str], advice: str) -> str:
         + "\n".join(rows[:5])
         + f"\n{advice or 'Use the model section of the run it comes from.'}"
     )
-
-
-def trained_network(folder: str, *, sharding: Any) -> tuple[Any, PyTree, PyTree]:
-    """Loads the network that a run's `embed` uses: the averaged weights if it keeps them.
-
-    Args:
-        folder: workdir of the run.
-        sharding: of the arrays.
-
-    Returns:
-        The run's config, parameters and running statistics.
-
-    Raises:
-        UserError: no workdir, or no checkpoint in it.
-    """
-    _, state = build.load_encoder(folder, sharding=sharding)
-    config = workdir.read_config(folder)
-    return config, *methods.get(config.method).judged(state)
 
 
 def encoder_for(config: Any, old: Any, found: PyTree, like: PyTree, *, path: str = "") -> PyTree:

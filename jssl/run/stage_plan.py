@@ -102,12 +102,13 @@ def plan(config: ConfigDict, folder: str | Path) -> list[Stage]:
 def _check_classes(config: ConfigDict, teacher: ConfigDict) -> None:
     """Refuses a teacher, by its name, whose classes are not as many as those of the data."""
     train = data.make_source(config.data, "train")
-    found = teacher[teacher.method].get("num_classes", 0)
-    if found != train.num_classes:
+    num_classes = teacher[teacher.method].get("num_classes", 0)
+    if num_classes != train.num_classes:
         given = config[config.method].teacher
         raise UserError(
-            f"The teacher '{given}' of method '{teacher.method}' has {found:,} classes, data set "
-            f"'{train.name}' has {train.num_classes:,}: expected a classifier of this data set. "
+            f"The teacher '{given}' of method '{teacher.method}' has {num_classes:,} classes, "
+            f"data set '{train.name}' has {train.num_classes:,}: expected a classifier of this "
+            "data set. "
             "Type --config.noisy_student.teacher=WORKDIR of one; or let a stage 'teacher' "
             f"fine-tune it: --config.init_from={given}."
         )
