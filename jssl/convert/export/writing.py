@@ -85,7 +85,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> list[Path]:
             files.write_bytes(temporary / name, content)
         with contextlib.suppress(FileNotFoundError):
             path.rmdir()  # only an empty one
-        os.rename(temporary, path)
+        files.move(temporary, path)
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:
