@@ -1,7 +1,6 @@
 """A trained network as an object that is called with pictures: `jssl.Encoder`."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jssl import convert, data
 from jssl.convert.containers import is_weights
+from jssl.convert.pretrained import tell
 from jssl.errors import UserError
 from jssl.evaluate.embed import BACKBONE, check_finite, select_feature
 from jssl.evaluate.inputs import Items, as_items
@@ -138,8 +138,7 @@ def _load(path: Path, step: int | None) -> tuple[ConfigDict, Any, Any, dict[str,
     if step is not None:
         raise UserError(f"'{path}' is a weights file, which has no steps: leave step={step} out.")
     loaded = convert.read_pretrained(path)
-    if loaded.assumed:
-        warnings.warn(f"{path} does not say it, assumed: {loaded.assumed}", stacklevel=4)
+    tell(loaded, path, stacklevel=5)
     method, _ = build.make_method(loaded.config, axis_name=None)
     facts = {"weights": str(path), "licence": loaded.family.licence}
     return loaded.config, method.embed, loaded.state, facts

@@ -193,13 +193,25 @@ def load_pretrained(path: str | Path, family: str | None = None):
         features, _ = jax.jit(embed)(state, images)
     """
     loaded = read_pretrained(path, family)
-    if loaded.assumed:
-        warnings.warn(f"{path} does not say it, assumed: {loaded.assumed}", stacklevel=2)
-    if loaded.absent:
-        warnings.warn(f"{path}: {_untrained(loaded.absent)}", stacklevel=2)
-    say(f"{path}: {loaded.family.about}; licence of the file: {loaded.family.licence}")
+    tell(loaded, path, stacklevel=3)
     method, _ = build.make_method(loaded.config, axis_name=None)
     return method.embed, loaded.state
+
+
+def tell(loaded: Pretrained, path: str | Path, *, stacklevel: int) -> None:
+    """Prints whose file was read and its licence; warns of what it does not say or have.
+
+    Args:
+        loaded: what was read.
+        path: as it was given.
+        stacklevel: of the warnings.
+    """
+    if loaded.assumed:
+        text = f"{path} does not say it, assumed: {loaded.assumed}"
+        warnings.warn(text, stacklevel=stacklevel)
+    if loaded.absent:
+        warnings.warn(f"{path}: {_untrained(loaded.absent)}", stacklevel=stacklevel)
+    say(f"{path}: {loaded.family.about}; licence of the file: {loaded.family.licence}")
 
 
 def import_weights(path: str | Path, folder: str | Path, family: str | None = None) -> None:
