@@ -65,6 +65,7 @@ COMMANDS: dict[str, Command] = {
         config=True,
     ),
     "config": Command("prints every setting of a config, and where it comes from", {}, config=True),
+    "configs": Command("lists the configs that come with jssl", {}),
     "import": Command(
         "writes published weights as the workdir of a run",
         {**_WORKDIR, **_WEIGHTS},
@@ -148,7 +149,7 @@ def usage() -> str:
 
 {rows}
 
-  jssl train --config=configs/NAME.py[:switches] --workdir=DIR [--config.KEY=VALUE ...]
+  jssl train --config=NAME[:switches] --workdir=DIR [--config.KEY=VALUE ...]
 
 Every run writes its config, versions, parameter table, metrics and checkpoints to the workdir;
 the same command resumes it. `jssl COMMAND --help` lists the flags of a command."""
@@ -175,7 +176,9 @@ def parser(name: str) -> argparse.ArgumentParser:
         epilog="Any key of the config: --config.KEY=VALUE." if command.config else None,
     )
     if command.config:
-        result.add_argument("--config", metavar="FILE.py[:switches]", help="the config file")
+        result.add_argument(
+            "--config", metavar="NAME[:switches]", help="a name of `jssl configs`, or FILE.py"
+        )
     for flag, options in command.flags.items():
         if options.get("type") is bool:
             options = {**options, "type": _boolean, "nargs": "?", "const": True, "default": False}

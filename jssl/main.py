@@ -12,7 +12,7 @@ from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
 
 
 def _train(flags: Flags) -> None:
-    need(flags, "config", "configs/simclr_photos.py")
+    need(flags, "config", "simclr_photos")
     folder = need(flags, "workdir", "runs/NAME")
     from jssl import convert
     from jssl.run import pretrained
@@ -54,12 +54,20 @@ def _distribute(flags: Flags) -> None:
 
 
 def _config(flags: Flags) -> None:
-    need(flags, "config", "configs/simclr_photos.py")
+    need(flags, "config", "simclr_photos")
     from jssl.run import show_config, versioned
 
     config = read_config(flags)
     typed = [versioned.OLD_KEYS.get(key, key) for key, _ in flags.settings]
     print(show_config.show(config, typed))
+
+
+def _configs(flags: Flags) -> None:
+    from jssl import shipped
+
+    width = max(map(len, shipped.names()))
+    print("\n".join(f"{name:<{width}}  {shipped.purpose(name)}" for name in shipped.names()))
+    print("\nType jssl train --config=NAME --workdir=DIR, or jssl config --config=NAME.")
 
 
 def _import(flags: Flags) -> None:
@@ -127,7 +135,7 @@ def _report(flags: Flags) -> None:
 
 
 def _compile(flags: Flags) -> None:
-    need(flags, "config", "configs/simclr_imagenet.py")
+    need(flags, "config", "simclr_imagenet")
     topology_text = need(flags, "topology", "v5e:16x16")
     from jssl.compile import command, devices
     from jssl.run import versions
@@ -149,6 +157,7 @@ def _compile(flags: Flags) -> None:
 RUN: dict[str, Callable[[Flags], None]] = {
     "train": _train,
     "config": _config,
+    "configs": _configs,
     "import": _import,
     "evaluate": _evaluate,
     "embed": _embed,

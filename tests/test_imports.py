@@ -16,7 +16,7 @@ FLOORS = (
     ("parallel",),
     ("methods",),
     ("data",),
-    ("config", "flags"),
+    ("config", "flags", "shipped"),
     ("run",),
     ("evaluate",),
     ("run.train", "run.judge", "run.stages", "run.results", "run.selection"),

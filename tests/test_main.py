@@ -30,7 +30,7 @@ def jssl(*words, cwd):
 
 MISTAKES = [
     (["tran"], "Unknown command 'tran': did you mean 'train'?"),
-    (["train"], "--config is missing. Type --config=configs/simclr_photos.py."),
+    (["train"], "--config is missing. Type --config=simclr_photos."),
     (["train", PHOTOS], "--workdir is missing. Type --workdir=runs/NAME."),
     (["train", "--config=nope.py", "--workdir=w"], "There is no config file 'nope.py'"),
     ([*TRAIN, "--seed=3"], "jssl train has no flag --seed: type --config.seed=3."),

@@ -148,7 +148,7 @@ def check(config: ConfigDict) -> None:
     if method not in config:
         raise UserError(
             f"The config has no section '{method}': it is for another method. Type "
-            f"--config=configs/NAME.py of method '{method}'."
+            f"--config=NAME of method '{method}'."
         )
     lines = []
     for key, value in config_lib.flatten(config).items():
