@@ -35,8 +35,8 @@ def find(name: str) -> Path:
     """
     if name not in names():
         raise UserError(
-            f"Unknown config '{name}': {nearest(name, names())}. `jssl configs` lists all; a config "
-            "file of your own ends in .py: type --config=FILE.py.".replace("?.", "?")
+            f"Unknown config '{name}': {nearest(name, names())}. `jssl configs` lists all; a "
+            "config file of your own ends in .py: type --config=FILE.py.".replace("?.", "?")
         )
     return CONFIGS / f"{name}.py"
 
