@@ -2,6 +2,7 @@
 
 from jssl import losses                                  # a loss as a pure function
 from jssl.methods import simclr                          # a method as pure functions
+run = jssl.train(data='pictures', method='simclr', workdir='runs/pictures')  # on a folder
 embed, state = jssl.load_encoder('runs/simclr_photos')   # a trained network
 embed, state = jssl.load_pretrained('resnet50.pth')      # a published one
 """
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from jssl.convert.pretrained import load_pretrained as load_pretrained
     from jssl.errors import UserError as UserError
     from jssl.run.build import load_encoder as load_encoder
-    from jssl.run.train import train as train
+    from jssl.run.quick import Trained as Trained
+    from jssl.run.quick import train as train
     from jssl.types import Method as Method
     from jssl.types import RunLengths as RunLengths
     from jssl.types import TrainState as TrainState
@@ -27,7 +29,8 @@ _HOMES = {
     "Method": "types",
     "RunLengths": "types",
     "TrainState": "types",
-    "train": "run.train",
+    "train": "run.quick",
+    "Trained": "run.quick",
 }
 _MODULES = ("augment", "config", "data", "evaluate", "losses", "methods", "models", "optim",
             "state")  # fmt: skip

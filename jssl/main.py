@@ -8,11 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from jssl.errors import UserError, WriteError, nearest
-from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
+from jssl.flags import (
+    ALIASES,
+    COMMANDS,
+    FORM_KEYS,
+    Flags,
+    advice_for,
+    has_form,
+    need,
+    parse,
+    usage,
+)
 
 
 def _train(flags: Flags) -> None:
-    need(flags, "config", "simclr_photos")
+    if from_folder := has_form(flags):
+        need(flags, "data", "pictures")
+        need(flags, "method", "simclr")
+    elif flags.config is None:
+        raise UserError(
+            "--config is missing. Type --config=simclr_photos, or for your own pictures "
+            "--data=DIR --method=simclr."
+        )
     folder = need(flags, "workdir", "runs/NAME")
     from jssl import convert
     from jssl.run import pretrained
@@ -20,9 +37,22 @@ def _train(flags: Flags) -> None:
     # Each process of a pod would write into the same folder.
     alone = flags.coordinator is None and not flags.distributed
     with pretrained.run_in(folder, convert.import_if_weights if alone else None):
-        config = read_config(flags)
-        _distribute(flags)
+        if from_folder:
+            _distribute(flags)
+            config = _from_folder(flags, folder)
+        else:
+            config = read_config(flags)
+            _distribute(flags)
         _run(config, folder, flags)
+
+
+def _from_folder(flags: Flags, folder: str) -> Any:
+    """Chooses the config of a run on a folder of pictures."""
+    from jssl.run import quick
+
+    given = {k: v for k, v in vars(flags).items() if k in FORM_KEYS and v is not None}
+    asked = quick.Asked(**given, settings=tuple(flags.settings))
+    return quick.resolve(asked, folder)
 
 
 def _run(config: Any, folder: str, flags: Flags) -> None:

@@ -19,7 +19,15 @@ FLOORS = (
     ("config", "flags", "shipped"),
     ("run",),
     ("evaluate",),
-    ("run.train", "run.judge", "run.stages", "run.results", "run.selection"),
+    (
+        "run.train",
+        "run.judge",
+        "run.stages",
+        "run.results",
+        "run.selection",
+        "run.quick",
+        "run.timed",
+    ),
     ("compile", "convert"),
     ("main", "__main__", "__init__"),
 )

@@ -90,7 +90,7 @@ RULES: dict[str, Rule] = {
     "data.eval_crop": SHARE,
     "data.eval_interpolation": one_of("bicubic", "bilinear"),
     "data.on_error": one_of("stop", "skip"),
-    "data.layout": one_of("auto", "splits", "classes", "flat"),
+    "data.layout": one_of("auto", "splits", "classes", "flat", "nested"),
     "optim.lr": number(0),
     "optim.warmup_epochs": number(0),
     "optim.start_lr": number(0),
