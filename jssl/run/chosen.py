@@ -19,6 +19,7 @@ from jssl.data.walk import printable
 from jssl.errors import UserError, nearest
 from jssl.models import DEFAULTS as MODEL_DEFAULTS
 from jssl.models import DEPTHS, SIZES, VIT_SIZES
+from jssl.optim import TRANSFORMER
 from jssl.run import config_file
 
 LABELS = ("auto", "none")
@@ -55,7 +56,7 @@ class Device(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """What a folder holds: name, number, classes, short sides of a sample, and their largest."""
+    """What a folder holds: name, number of pictures, classes, median short side, text on sizes."""
 
     name: str
     total: int
@@ -179,6 +180,8 @@ def set_model(config: ConfigDict, name: str, size: int) -> None:
     elif name in VIT_SIZES:
         kept = {"distillation_token", "mask_token", "stochastic_depth"}
         new |= {key: old[key] for key in kept if needs_vit}
+        if not needs_vit:  # its tokens and positions are parameters that a ResNet does not have
+            config.optim.rules = TRANSFORMER
     else:
         new["bn_groups"] = old["bn_groups"]
         if name in SIZES:

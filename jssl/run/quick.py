@@ -195,6 +195,7 @@ def resolve(asked: Asked, folder: str | Path, started: float | None = None) -> C
         UserError: a mistake, in the flags of this form.
     """
     started = time.monotonic() if started is None else started
+    _check(asked)
     try:
         return _resolve(asked, Path(folder), started)
     except UserError as error:
@@ -204,7 +205,6 @@ def resolve(asked: Asked, folder: str | Path, started: float | None = None) -> C
 
 
 def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
-    _check(asked)
     asked = dataclasses.replace(asked, data=str(Path(asked.data).expanduser()))
     if (config := resumed(asked, folder)) is not None:
         return config
