@@ -171,6 +171,11 @@ def set_model(config: ConfigDict, name: str, size: int) -> None:
             f"--method={config.method} trains a ViT: {nearest(name, VIT_SIZES)}. Type for example "
             "--model=vit_tiny."
         )
+    if config.method == "cpc" and name not in DEPTHS:
+        raise UserError(
+            f"--method=cpc needs a network without batch normalisation: {nearest(name, DEPTHS)}. "
+            "Type for example --model=resnet18."
+        )
     old = dict(config.model)
     new: dict[str, Any] = {"name": name}
     if name in DEPTHS:
@@ -182,6 +187,8 @@ def set_model(config: ConfigDict, name: str, size: int) -> None:
         new |= {key: old[key] for key in kept if needs_vit}
         if not needs_vit:  # its tokens and positions are parameters that a ResNet does not have
             config.optim.rules = TRANSFORMER
+        if config.method == "moco":  # without batch normalisation nothing is to be shuffled
+            config.moco.shuffle = False
     else:
         new["bn_groups"] = old["bn_groups"]
         if name in SIZES:

@@ -270,7 +270,7 @@ def in_flags(message: str) -> str:
 @narrow
 @same_handlers()
 def train(
-    config: ConfigDict | str | None = None,
+    config: ConfigDict | None = None,
     folder: str | Path | None = None,
     *,
     data: str | Path | None = None,
