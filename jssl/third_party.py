@@ -2,8 +2,8 @@
 
 Some add a handler to the root logger, set environment variables or the start method of processes,
 draw from `random` or change the warning filters. A program that imports jssl must not be affected:
-`unchanged` restores all of it. flax is imported here, because nearly every module needs it; packages
-import this module first.
+`unchanged` restores all of it. flax is imported here, because nearly every module needs it;
+packages import this module first.
 """
 
 import contextlib
