@@ -11,8 +11,8 @@ from PIL import Image
 
 # Run in a process of its own, as the test process has imported everything already.
 PROGRAM = """
-import faulthandler, json, locale, logging, multiprocessing, os, random, signal, sys, threading
-import warnings
+import asyncio, faulthandler, json, locale, logging, multiprocessing, os, random, signal, sys
+import threading, warnings
 
 import numpy as np
 import jax
@@ -62,8 +62,10 @@ worker = threading.Thread(target=train_and_judge, args=(c, "run"), name="host")
 worker.start()
 worker.join()
 evaluate.evaluate_run("run", protocols=["knn"])
-for name in ("first", "second"):  # in the main thread, which may set signal handlers
+async def cell(name):  # a notebook runs its cells within a running event loop
     jssl.train(data=sys.argv[2], method="supervised", workdir=name, epochs=1, size=32)
+for name in ("first", "second"):  # in the main thread, which may set signal handlers
+    asyncio.run(cell(name))
 last = observed()
 print("OBSERVED", json.dumps([first, after_import, last]))
 """

@@ -176,13 +176,15 @@ def test_a_run_without_labels_and_its_resume(unlabelled, tmp_path, capsys):
     assert "found --method=byol" in refused(words[0], "--method=byol", *words[2:])
     assert "found --minutes=3" in refused(*words, "--minutes=3")
     assert "epochs: 1.0 -> 2.0" in refused(*words, "--epochs=2")
+    main.main(["train", *words, "--epochs=2", "--extend"])
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 2.0
 
 
 def test_minutes_decide_the_length_once(pictures, tmp_path, monkeypatch, capsys):
     measured = []
 
-    def measure(config):
-        measured.append(config)
+    def measure(parts):
+        measured.append(parts)
         return timed.Speed(1.0, 0.1, 0.5, 7)
 
     monkeypatch.setattr(timed, "measure", measure)
@@ -198,7 +200,7 @@ def test_minutes_decide_the_length_once(pictures, tmp_path, monkeypatch, capsys)
     again = quick.resolve(asked, tmp_path / "w")
     assert again.epochs == config.epochs and len(measured) == 1
     slow = timed.Speed(50.0, 1.0, 0.0, 3)
-    monkeypatch.setattr(timed, "measure", lambda config: slow)
+    monkeypatch.setattr(timed, "measure", lambda parts: slow)
     with pytest.raises(UserError, match=r"leaves no time to train.*--minutes=1\.2"):
         quick.resolve(asked, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -210,7 +212,7 @@ def test_the_speed_is_measured_with_a_refresh(pictures, monkeypatch):
     asked = quick.Asked(str(pictures), "deepcluster", size=32, epochs=1)
     config, _ = quick.choose(asked, CPU)
     chosen.set_all(config, settings)
-    speed = timed.measure(config)
+    speed = timed.measure(build.build(config))
     assert speed.steps in (3, 4) and min(speed.compiling, speed.step, speed.refresh) > 0
 
 

@@ -236,6 +236,16 @@ def batch_of(pictures: Pictures, device: Device) -> int:
     return batch
 
 
+def workers_of(device: Device) -> int:
+    """Returns the number of processes that read pictures; 0: threads of this process do.
+
+    Example:
+        >>> workers_of(Device('cpu', 'cpu', 1, 0.0, 32)), workers_of(Device('gpu', '', 1, 40.0, 32))
+        (0, 16)
+    """
+    return 0 if device.platform == "cpu" or device.cores < 8 else min(16, device.cores // 2)
+
+
 def epochs_of(steps_per_epoch: int, device: Device) -> float:
     """Returns the number of epochs: some updates, within the bounds for the device.
 

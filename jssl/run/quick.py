@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ RECORD = "chosen.json"
 # Keys of a config for which this form has flags.
 FLAG_OF = {"data.data_dir": "data", "model.name": "model", "augment.size": "size",
            "epochs": "epochs"}  # fmt: skip
-Runner = Callable[[ConfigDict], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +99,8 @@ def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
     if name := asked.model or chosen.network_of(config, pictures, device):
         chosen.set_model(config, name, size)
     chosen.set_patches(config, size)
-    accelerated = device.platform != "cpu"
-    config.dtype = "bfloat16" if accelerated else "float32"
-    if accelerated and device.cores >= 8 and asked.processes:
-        config.data.workers = min(16, device.cores // 2)
+    config.dtype = "float32" if device.platform == "cpu" else "bfloat16"
+    config.data.workers = chosen.workers_of(device) if asked.processes else 0
     config.batch_size = chosen.batch_of(pictures, device)
     chosen.set_all(config, asked.settings)
     chosen.fit_method(config, pictures.total)
@@ -165,8 +162,10 @@ def resumed(asked: Asked, folder: Path) -> ConfigDict | None:
         ("model", asked.model, config.model.name),
         ("size", asked.size, config.augment.size),
         ("minutes", asked.minutes, minutes),
-        ("labels", asked.labels, "none" if config.data.layout == "nested" else "auto"),
     ]
+    if "data.layout" not in dict(asked.settings):
+        was_none = config.data.layout == "nested"
+        rows.append(("labels", asked.labels, "none" if was_none else "auto"))
     differ = [row for row in rows if row[1] is not None and row[1] != row[2]]
     if differ:
         now = " ".join(f"--{flag}={value}" for flag, value, _ in differ)
@@ -176,6 +175,7 @@ def resumed(asked: Asked, folder: Path) -> ConfigDict | None:
             "another --workdir, or the same flags to resume that run."
         )
     config.data.data_dir = asked.data
+    config.data.workers = chosen.workers_of(chosen.this_device()) if asked.processes else 0
     if asked.epochs is not None:  # another length is refused, but for --extend
         config.epochs = float(asked.epochs)
     chosen.set_all(config, asked.settings)
@@ -209,11 +209,11 @@ def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
     if (config := resumed(asked, folder)) is not None:
         return config
     config, lines = choose(asked, chosen.this_device())
-    count = build.build(config).config.run.num_examples  # checks all, before anything is compiled
+    parts = build.build(config)  # checks all, before anything is compiled
     record: dict[str, Any] = {}
     if asked.minutes is not None:
         say("measuring the speed for --minutes: compiles, and times a few steps ...")
-        speed = timed.measure(config)
+        speed = timed.measure(parts)
         steps = config.run.steps_per_epoch
         epochs = timed.epochs_in(asked.minutes, time.monotonic() - started, speed, steps)
         chosen.set_length(config, epochs, steps)
@@ -222,7 +222,7 @@ def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
             f"for --minutes={asked.minutes:g}: {speed.step:.2g} s a step, measured over "
             f"{speed.steps}, compiling {speed.compiling:.0f} s"
         )
-        lines[3] = _length_line(config, count, reason)
+        lines[3] = _length_line(config, config.run.num_examples, reason)
         record = {"minutes": asked.minutes, **speed._asdict(), "epochs": epochs}
     say("\n".join(lines))
     if jax.process_index() == 0:
@@ -281,6 +281,7 @@ def train(
     minutes: float | None = None,
     epochs: float | None = None,
     labels: str = "auto",
+    settings: Mapping[str, Any] | None = None,
     judged: bool = False,
     longer: bool = False,
 ) -> Any:
@@ -296,6 +297,7 @@ def train(
         method: of `jssl.methods`.
         workdir: of the run on `data`.
         model, size, minutes, epochs, labels: see `Asked`.
+        settings: any keys of the config, such as `{'batch_size': 64}`; with `data`.
         judged, longer: of `config`, see `jssl.run.train.train`.
 
     Returns:
@@ -310,7 +312,8 @@ def train(
         embed, state = jssl.load_encoder(run.workdir)
     """
     form = {"data": data, "method": method, "workdir": workdir}
-    chosen_only = {**form, "model": model, "size": size, "minutes": minutes, "epochs": epochs}
+    chosen_only = {**form, "model": model, "size": size, "minutes": minutes, "epochs": epochs,
+                   "settings": settings}  # fmt: skip
     if config is not None or folder is not None:
         given = [name for name, value in chosen_only.items() if value is not None]
         if given or config is None or folder is None or labels != "auto":
@@ -325,7 +328,13 @@ def train(
             f"jssl.train lacks {', '.join(missing)}. Type for example jssl.train(data='pictures', "
             "method='simclr', workdir='runs/pictures')."
         )
-    asked = Asked(str(data), str(method), model, size, minutes, epochs, labels, processes=False)
+    typed = tuple(
+        (key, value if isinstance(value, str) else repr(value))
+        for key, value in (settings or {}).items()
+    )
+    asked = Asked(
+        str(data), str(method), model, size, minutes, epochs, labels, typed, processes=False
+    )
     resolved = resolve(asked, str(workdir))
     train_and_judge(resolved, str(workdir), longer=longer)
     return result_of(str(workdir))

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jssl.errors import UserError
 from jssl.run import build
@@ -28,16 +27,15 @@ class Speed(NamedTuple):
     steps: int
 
 
-def measure(config: ConfigDict) -> Speed:
+def measure(parts: build.Experiment) -> Speed:
     """Times some steps of a run, from reading the pictures to the update; their state is dropped.
 
     Args:
-        config: of the run; its `run` is set.
+        parts: of the run.
 
     Returns:
         `steps` is the number of timed steps.
     """
-    parts = build.build(config)
     launcher, method = parts.launcher, parts.method
     step_fn, refresh = launcher.compile_step(method.train_step), 0.0
 
