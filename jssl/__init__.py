@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from jssl.convert.pretrained import load_pretrained as load_pretrained
     from jssl.errors import UserError as UserError
     from jssl.run.build import load_encoder as load_encoder
-    from jssl.run.quick import Trained as Trained
-    from jssl.run.quick import train as train
+    from jssl.run.call import Trained as Trained
+    from jssl.run.call import train as train
     from jssl.types import Method as Method
     from jssl.types import RunLengths as RunLengths
     from jssl.types import TrainState as TrainState
@@ -29,8 +29,8 @@ _HOMES = {
     "Method": "types",
     "RunLengths": "types",
     "TrainState": "types",
-    "train": "run.quick",
-    "Trained": "run.quick",
+    "train": "run.call",
+    "Trained": "run.call",
 }
 _MODULES = ("augment", "config", "data", "evaluate", "losses", "methods", "models", "optim",
             "state")  # fmt: skip

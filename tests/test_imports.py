@@ -25,6 +25,7 @@ FLOORS = (
         "run.stages",
         "run.results",
         "run.selection",
+        "run.call",
         "run.quick",
         "run.timed",
     ),
