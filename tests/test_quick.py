@@ -220,8 +220,16 @@ def test_train_in_python(pictures, tmp_path):
     """Twice in a process, with a result to go on with."""
     for epochs in (1, 2):
         folder = tmp_path / str(epochs)
-        run = jssl.train(data=pictures, method="supervised", workdir=folder, size=32, epochs=epochs)
+        run = jssl.train(
+            data=pictures,
+            method="supervised",
+            workdir=folder,
+            size=32,
+            epochs=epochs,
+            settings={"seed": 7, "log.tensorboard": False},
+        )
         assert run.workdir == folder and run.config.method == "supervised"
+        assert run.config.seed == 7 and run.config.log.tensorboard is False
         assert run.steps == epochs * run.config.run.steps_per_epoch
         assert np.isfinite(run.metrics["loss"])
     embed, state = jssl.load_encoder(run.workdir)
@@ -236,6 +244,7 @@ def test_train_in_python(pictures, tmp_path):
         ({"data": "p", "method": "simclr"}, "lacks workdir"),
         ({"config": 1, "folder": "w", "data": "p"}, "found data"),
         ({"config": 1}, "one of config and folder"),
+        ({"data": "p", "method": "simclr", "workdir": "w", "judged": True}, "judged is for a"),
         ({"data": "p", "method": "sim", "workdir": "w"}, "Unknown method 'sim'"),
     ],
 )

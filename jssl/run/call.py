@@ -95,6 +95,11 @@ def train(
             f"jssl.train lacks {', '.join(missing)}. Type for example jssl.train(data='pictures', "
             "method='simclr', workdir='runs/pictures')."
         )
+    if judged:
+        raise UserError(
+            "judged is for a config: with data, the config's final.enabled decides. Leave it out, "
+            "or give settings={'final.enabled': True}."
+        )
     asked = quick.Asked(
         str(data), str(method), model, size, minutes, epochs, labels, _typed(settings or {}), False
     )
