@@ -56,7 +56,7 @@ _FORM: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 COMMANDS: dict[str, Command] = {
     "train": Command(
-        "trains a config, or resumes its run",
+        "trains a config or on a folder of pictures, or resumes its run",
         {
             **_WORKDIR,
             **_FORM,
@@ -172,6 +172,7 @@ def usage() -> str:
 {rows}
 
   jssl train --config=NAME[:switches] --workdir=DIR [--config.KEY=VALUE ...]
+  jssl train --data=FOLDER --method=NAME --workdir=DIR    your own pictures, without a config
 
 Every run writes its config, versions, parameter table, metrics and checkpoints to the workdir;
 the same command resumes it. `jssl COMMAND --help` lists the flags of a command."""
