@@ -39,20 +39,22 @@ def _train(flags: Flags) -> None:
     with pretrained.run_in(folder, convert.import_if_weights if alone else None):
         if from_folder:
             _distribute(flags)
-            config = _from_folder(flags, folder)
-        else:
-            config = read_config(flags)
-            _distribute(flags)
+            _train_on_folder(flags, folder)
+            return
+        config = read_config(flags)
+        _distribute(flags)
         _run(config, folder, flags)
 
 
-def _from_folder(flags: Flags, folder: str) -> Any:
-    """Chooses the config of a run on a folder of pictures."""
+def _train_on_folder(flags: Flags, folder: str) -> None:
+    """Chooses the config of a run on a folder of pictures, and trains it."""
     from jssl.run import quick
 
     given = {k: v for k, v in vars(flags).items() if k in FORM_KEYS and v is not None}
     asked = quick.Asked(**given, settings=tuple(flags.settings))
-    return quick.resolve(asked, folder)
+    config = quick.resolve(asked, folder)
+    with quick.own_flags():
+        _run(config, folder, flags)
 
 
 def _run(config: Any, folder: str, flags: Flags) -> None:

@@ -176,6 +176,7 @@ def test_a_run_without_labels_and_its_resume(unlabelled, tmp_path, capsys):
     assert "found --method=byol" in refused(words[0], "--method=byol", *words[2:])
     assert "found --minutes=3" in refused(*words, "--minutes=3")
     assert "epochs: 1.0 -> 2.0" in refused(*words, "--epochs=2")
+    assert "Type --epochs=N with N above 1" in refused(*words, "--epochs=1", "--extend")
     main.main(["train", *words, "--epochs=2", "--extend"])
     assert json.loads((folder / "config.json").read_text())["epochs"] == 2.0
 

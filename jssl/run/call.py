@@ -104,7 +104,9 @@ def train(
         str(data), str(method), model, size, minutes, epochs, labels, _typed(settings or {}), False
     )
     place = str(workdir)
-    train_and_judge(quick.resolve(asked, place), place, longer=longer)
+    resolved = quick.resolve(asked, place)
+    with quick.own_flags():
+        train_and_judge(resolved, place, longer=longer)
     return result_of(place)
 
 

@@ -4,10 +4,11 @@ What is chosen is printed in five lines, and written to the config of the workdi
 same command resumes. `chosen.json` has the lines, and for `--minutes` what was measured.
 """
 
+import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,8 @@ def resolve(asked: Asked, folder: str | Path, started: float | None = None) -> C
     """
     started = time.monotonic() if started is None else started
     _check(asked)
-    try:
+    with own_flags():
         return _resolve(asked, Path(folder), started)
-    except UserError as error:
-        if type(error) is not UserError:
-            raise
-        raise UserError(in_flags(str(error))) from error
 
 
 def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
@@ -231,6 +228,17 @@ def _check(asked: Asked) -> None:
         key = taken[0]
         flag = f"--{FLAG_OF[key]}=VALUE" if key in FLAG_OF else "no --labels=none"
         raise UserError(f"--config.{key} has a flag of its own with --data: type {flag}.")
+
+
+@contextlib.contextmanager
+def own_flags() -> Iterator[None]:
+    """Translates the keys in a `UserError` to the flags of this form."""
+    try:
+        yield
+    except UserError as error:
+        if type(error) is not UserError:  # others have parts of their own
+            raise
+        raise UserError(in_flags(str(error))) from error
 
 
 def in_flags(message: str) -> str:
