@@ -2,6 +2,7 @@
 
 from jssl import losses                                  # a loss as a pure function
 from jssl.methods import simclr                          # a method as pure functions
+run = jssl.train(data='pictures', method='simclr', workdir='runs/pictures')  # on a folder
 embed, state = jssl.load_encoder('runs/simclr_photos')   # a trained network
 embed, state = jssl.load_pretrained('resnet50.pth')      # a published one
 features = jssl.Encoder('runs/simclr_photos')(['a.jpg'])  # of pictures
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from jssl.encoder import Encoder as Encoder
     from jssl.errors import UserError as UserError
     from jssl.run.build import load_encoder as load_encoder
-    from jssl.run.train import train as train
+    from jssl.run.call import Trained as Trained
+    from jssl.run.call import train as train
     from jssl.types import Method as Method
     from jssl.types import RunLengths as RunLengths
     from jssl.types import TrainState as TrainState
@@ -30,7 +32,8 @@ _HOMES = {
     "Method": "types",
     "RunLengths": "types",
     "TrainState": "types",
-    "train": "run.train",
+    "train": "run.call",
+    "Trained": "run.call",
 }
 _MODULES = ("augment", "config", "data", "dense", "evaluate", "losses", "methods", "models",
             "optim", "state")  # fmt: skip

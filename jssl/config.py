@@ -17,7 +17,6 @@ import hashlib
 import json
 import runpy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,10 +24,7 @@ from ml_collections.config_dict import placeholder
 
 from jssl import augment, data, methods, models, optim
 from jssl.errors import UserError, nearest
-
-_HERE = Path(__file__).parent
-# Inside the package in a wheel, next to it in a checkout.
-CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
+from jssl.shipped import CONFIGS as CONFIGS
 
 
 def common() -> dict[str, Any]:

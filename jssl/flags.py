@@ -33,11 +33,33 @@ _WEIGHTS: dict[str, dict[str, Any]] = {
     "weights": {"metavar": "FILE", "help": "published weights; imported into --workdir first"},
     "family": {"metavar": "NAME", "help": "kind of the weights file; recognised by default"},
 }
+# Of `jssl train --data=DIR`, which needs no config: each with the key that it stands for.
+FORM_KEYS = {
+    "data": "data.data_dir",
+    "method": "",
+    "model": "model.name",
+    "size": "augment.size",
+    "epochs": "epochs",
+    "minutes": "epochs",
+    "labels": "data.layout",
+}
+_FORM: dict[str, dict[str, Any]] = {
+    "data": {"metavar": "DIR", "help": "folder of pictures; in place of --config, with --method"},
+    "method": {"metavar": "NAME", "help": "of a run on --data: simclr, byol, dvae, ..."},
+    "model": {"metavar": "NAME", "help": "network, with --data; chosen for the device by default"},
+    "size": {"type": int, "metavar": "N", "help": "side of the views, with --data; by default the "
+             "pictures and the device decide"},
+    "epochs": {"type": float, "metavar": "N", "help": "length, with --data"},
+    "minutes": {"type": float, "metavar": "N", "help": "length as a time, with --data: measured "
+                "before the run"},
+    "labels": {"metavar": "auto|none", "help": "with --data: sub-folders are classes, or nothing"},
+}  # fmt: skip
 COMMANDS: dict[str, Command] = {
     "train": Command(
-        "trains a config, or resumes its run",
+        "trains a config or on a folder of pictures, or resumes its run",
         {
             **_WORKDIR,
+            **_FORM,
             "extend": {"type": bool, "help": "train the run for more --config.epochs"},
             "distributed": {"type": bool, "help": "join the job that the cluster describes"},
             "coordinator": {"metavar": "HOST:PORT", "help": "process 0, without a cluster manager"},
@@ -65,6 +87,7 @@ COMMANDS: dict[str, Command] = {
         config=True,
     ),
     "config": Command("prints every setting of a config, and where it comes from", {}, config=True),
+    "configs": Command("lists the configs that come with jssl", {}),
     "import": Command(
         "writes published weights as the workdir of a run",
         {**_WORKDIR, **_WEIGHTS},
@@ -189,7 +212,8 @@ def usage() -> str:
 
 {rows}
 
-  jssl train --config=configs/NAME.py[:switches] --workdir=DIR [--config.KEY=VALUE ...]
+  jssl train --config=NAME[:switches] --workdir=DIR [--config.KEY=VALUE ...]
+  jssl train --data=FOLDER --method=NAME --workdir=DIR    your own pictures, without a config
 
 Every run writes its config, versions, parameter table, metrics and checkpoints to the workdir;
 the same command resumes it. `jssl COMMAND --help` lists the flags of a command."""
@@ -216,7 +240,9 @@ def parser(name: str) -> argparse.ArgumentParser:
         epilog="Any key of the config: --config.KEY=VALUE." if command.config else None,
     )
     if command.config:
-        result.add_argument("--config", metavar="FILE.py[:switches]", help="the config file")
+        result.add_argument(
+            "--config", metavar="NAME[:switches]", help="a name of `jssl configs`, or FILE.py"
+        )
     for flag, options in command.flags.items():
         if options.get("type") is bool:
             options = {**options, "type": _boolean, "nargs": "?", "const": True, "default": False}
@@ -346,6 +372,33 @@ def advice_for(name: str, message: str) -> str:
             "train` in a new --workdir.)"
         )
     return message
+
+
+def has_form(flags: Flags) -> bool:
+    """Whether the flags are those of `jssl train --data=DIR`.
+
+    Raises:
+        UserError: they are mixed with --config; the message names the key to use.
+    """
+    given = {name: getattr(flags, name) for name in FORM_KEYS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given or flags.config is None:
+        return bool(given)
+    name, value = next(iter(given.items()))
+    shown = f"{value:g}" if isinstance(value, float) else value
+    advice = f"--config.{FORM_KEYS[name]}={shown}"
+    if name == "data":
+        advice = f"--config.data.name=folder {advice}"
+    if name == "method":
+        advice = f"--config={value}_photos, or another config of that method, alone"
+    if name == "minutes":
+        advice = "--config.epochs=N"
+    if name == "labels":
+        advice = f"--config.data.layout={'nested' if value == 'none' else 'auto'}"
+    raise UserError(
+        f"--{name} is for `jssl train --data=DIR`, which has no config file; found it with "
+        f"--config: type {advice}."
+    )
 
 
 def need(flags: Flags, name: str, example: str) -> str:

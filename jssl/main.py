@@ -8,11 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from jssl.errors import UserError, WriteError, nearest
-from jssl.flags import ALIASES, COMMANDS, Flags, advice_for, need, parse, usage
+from jssl.flags import (
+    ALIASES,
+    COMMANDS,
+    FORM_KEYS,
+    Flags,
+    advice_for,
+    has_form,
+    need,
+    parse,
+    usage,
+)
 
 
 def _train(flags: Flags) -> None:
-    need(flags, "config", "configs/simclr_photos.py")
+    if from_folder := has_form(flags):
+        need(flags, "data", "pictures")
+        need(flags, "method", "simclr")
+    elif flags.config is None:
+        raise UserError(
+            "--config is missing. Type --config=simclr_photos, or for your own pictures "
+            "--data=DIR --method=simclr."
+        )
     folder = need(flags, "workdir", "runs/NAME")
     from jssl import convert
     from jssl.run import pretrained
@@ -20,8 +37,23 @@ def _train(flags: Flags) -> None:
     # Each process of a pod would write into the same folder.
     alone = flags.coordinator is None and not flags.distributed
     with pretrained.run_in(folder, convert.import_if_weights if alone else None):
+        if from_folder:
+            _distribute(flags)
+            _train_on_folder(flags, folder)
+            return
         config = read_config(flags)
         _distribute(flags)
+        _run(config, folder, flags)
+
+
+def _train_on_folder(flags: Flags, folder: str) -> None:
+    """Chooses the config of a run on a folder of pictures, and trains it."""
+    from jssl.run import quick
+
+    given = {k: v for k, v in vars(flags).items() if k in FORM_KEYS and v is not None}
+    asked = quick.Asked(**given, settings=tuple(flags.settings))
+    config = quick.resolve(asked, folder)
+    with quick.own_flags():
         _run(config, folder, flags)
 
 
@@ -54,12 +86,20 @@ def _distribute(flags: Flags) -> None:
 
 
 def _config(flags: Flags) -> None:
-    need(flags, "config", "configs/simclr_photos.py")
+    need(flags, "config", "simclr_photos")
     from jssl.run import show_config, versioned
 
     config = read_config(flags)
     typed = [versioned.OLD_KEYS.get(key, key) for key, _ in flags.settings]
     print(show_config.show(config, typed))
+
+
+def _configs(flags: Flags) -> None:
+    from jssl import shipped
+
+    width = max(map(len, shipped.names()))
+    print("\n".join(f"{name:<{width}}  {shipped.purpose(name)}" for name in shipped.names()))
+    print("\nType jssl train --config=NAME --workdir=DIR, or jssl config --config=NAME.")
 
 
 def _import(flags: Flags) -> None:
@@ -162,7 +202,7 @@ def _report(flags: Flags) -> None:
 
 
 def _compile(flags: Flags) -> None:
-    need(flags, "config", "configs/simclr_imagenet.py")
+    need(flags, "config", "simclr_imagenet")
     topology_text = need(flags, "topology", "v5e:16x16")
     from jssl.compile import command, devices
     from jssl.run import versions
@@ -184,6 +224,7 @@ def _compile(flags: Flags) -> None:
 RUN: dict[str, Callable[[Flags], None]] = {
     "train": _train,
     "config": _config,
+    "configs": _configs,
     "import": _import,
     "evaluate": _evaluate,
     "embed": _embed,

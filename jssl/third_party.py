@@ -1,12 +1,14 @@
 """Imports libraries that change global state when they are imported, and restores that state.
 
-Some add a handler to the root logger, set environment variables, draw from `random` or change the
-warning filters. A program that imports jssl must not be affected: `unchanged` restores all of it.
-flax is imported here, because nearly every module needs it; packages import this module first.
+Some add a handler to the root logger, set environment variables or the start method of processes,
+draw from `random` or change the warning filters. A program that imports jssl must not be affected:
+`unchanged` restores all of it. flax is imported here, because nearly every module needs it;
+packages import this module first.
 """
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import random
 import warnings
@@ -28,7 +30,7 @@ def same_handlers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanged() -> Iterator[None]:
-    """Restores logging, environment, random states and warning filters at the end.
+    """Restores logging, environment, start method, random states and warning filters at the end.
 
     Example:
         >>> before = list(logging.root.handlers)
@@ -39,6 +41,7 @@ def unchanged() -> Iterator[None]:
     """
     environment, state, numpy_state = dict(os.environ), random.getstate(), np.random.get_state()
     filters = list(warnings.filters)
+    start_method = multiprocessing.get_start_method(allow_none=True)
     try:
         with same_handlers():
             yield
@@ -46,6 +49,8 @@ def unchanged() -> Iterator[None]:
         for name in set(os.environ) - set(environment):
             del os.environ[name]
         os.environ.update(environment)
+        if start_method is None:  # a queue of multiprocessing fixes it for the whole process
+            multiprocessing.set_start_method(None, force=True)
         random.setstate(state)
         np.random.set_state(numpy_state)
         warnings.filters[:] = filters  # type: ignore[index]  # typeshed: a Sequence; it is a list

@@ -16,14 +16,15 @@ FLOORS = (
     ("parallel",),
     ("methods",),
     ("data",),
-    ("config", "flags"),
+    ("config", "flags", "shipped"),
     ("run",),
     ("evaluate",),
-    ("run.train", "run.judge", "run.stages", "run.results", "run.selection"),
+    ("run.train", "run.judge", "run.stages", "run.results", "run.selection", "run.call",
+     "run.quick", "run.timed"),
     ("compile", "convert"),
     ("encoder",),
     ("main", "__main__", "__init__"),
-)
+)  # fmt: skip
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 # What a method may import, besides other methods.
 METHODS = {"augment", "errors", "losses", "metrics", "models", "numerics", "optim", "parallel",

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 from helpers import ROOT
+from PIL import Image
 
 # Run in a process of its own, as the test process has imported everything already.
 PROGRAM = """
-import faulthandler, json, locale, logging, multiprocessing, os, random, signal, sys, threading
-import warnings
+import asyncio, faulthandler, json, locale, logging, multiprocessing, os, random, signal, sys
+import threading, warnings
 
 import numpy as np
 import jax
@@ -60,14 +62,23 @@ worker = threading.Thread(target=train_and_judge, args=(c, "run"), name="host")
 worker.start()
 worker.join()
 evaluate.evaluate_run("run", protocols=["knn"])
+async def cell(name):  # a notebook runs its cells within a running event loop
+    jssl.train(data=sys.argv[2], method="supervised", workdir=name, epochs=1, size=32)
+for name in ("first", "second"):  # in the main thread, which may set signal handlers
+    asyncio.run(cell(name))
 last = observed()
 print("OBSERVED", json.dumps([first, after_import, last]))
 """
 
 
 def test_the_process_is_unchanged(tmp_path):
+    for number in range(16):  # two classes
+        folder = tmp_path / "pictures" / f"{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        tile = np.full((40, 40, 3), 15 * number, np.uint8)
+        Image.fromarray(tile).save(folder / f"{number}.png")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, f"{ROOT}/configs/supervised_photos.py:smoke"],
+        [sys.executable, "-c", PROGRAM, f"{ROOT}/configs/supervised_photos.py:smoke", "pictures"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -81,3 +92,4 @@ def test_the_process_is_unchanged(tmp_path):
         changed = {key: (first[key], found[key]) for key in first if found[key] != first[key]}
         assert changed == {}, moment
     assert (tmp_path / "run" / "evaluation" / "knn.json").exists()
+    assert (tmp_path / "second" / "metrics.jsonl").exists()

@@ -30,11 +30,14 @@ def jssl(*words, cwd):
 
 MISTAKES = [
     (["tran"], "Unknown command 'tran': did you mean 'train'?"),
-    (["train"], "--config is missing. Type --config=configs/simclr_photos.py."),
+    (
+        ["train"],
+        "--config is missing. Type --config=simclr_photos, or for your own pictures",
+    ),
     (["train", PHOTOS], "--workdir is missing. Type --workdir=runs/NAME."),
     (["train", "--config=nope.py", "--workdir=w"], "There is no config file 'nope.py'"),
     ([*TRAIN, "--seed=3"], "jssl train has no flag --seed: type --config.seed=3."),
-    ([*TRAIN, "--epochs", "3"], "jssl train has no flag --epochs: type --config.epochs="),
+    ([*TRAIN, "--epochs", "3"], "found it with --config: type --config.epochs=3."),
     ([*TRAIN, "--seed=3", "--batch=64"], "no flag --batch: type --config.batch_size=64."),
     ([*TRAIN, "--lr=3"], "type --config.optim.lr=3"),
     ([*TRAIN, "--data-dir=x"], "type --config.data.data_dir=x"),

@@ -15,7 +15,7 @@ DEFAULTS: dict[str, Any] = {
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
-    "layout": "auto",  # of a folder: auto | splits | classes | flat
+    "layout": "auto",  # of a folder: auto | splits | classes | flat | nested
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
     "test_split": "",  # the split for evaluation
     "tile": 32,  # photos: side of a tile, 32 | 64 | 96

@@ -3,6 +3,7 @@
     pictures/cat/1.jpg  pictures/dog/2.png       classes cat, dog
     pictures/train/cat/1.jpg  pictures/val/...   the same, with splits
     pictures/1.jpg  pictures/2.jpg               no labels: label -1, num_classes 0
+    pictures/1.jpg  pictures/a/b/2.jpg           the same with layout 'nested'
     pictures/train/1.jpg  pictures/val/2.jpg     no labels, with splits
     pictures/train/1.jpg  pictures/labelled/cat/2.jpg  pictures/val/cat/3.jpg
 
@@ -68,7 +69,14 @@ class FolderSource:
         detected = find_layout(folder, layout, splits.values())
         split_folder = find_split(detected, folder, split, _subfolder(splits, split))
         split_paths = [os.path.realpath(path) for path in detected.splits.values()]
-        walks = {name: Walk(path, split_paths) for name, path in detected.splits.items()}
+        nested = detected.kind == "nested"  # without classes a link cannot be ambiguous
+        walks = {
+            name: Walk(path, split_paths, strict=not nested)
+            for name, path in detected.splits.items()
+        }
+        for walk in walks.values():
+            if nested:
+                walk.flatten()
         _check(walks[split_folder], detected.kind)
         for walk in walks.values():
             _leave_out(walk, detected.kind)

@@ -3,7 +3,8 @@
     splits    FOLDER/train/...  FOLDER/val/...     every sub-folder is a split
     classes   FOLDER/cat/1.jpg  FOLDER/dog/2.png   every sub-folder is a class; no splits
     flat      FOLDER/1.jpg      FOLDER/2.jpg       no labels, no splits
-    auto      one of them; an ambiguous folder is refused
+    nested    FOLDER/1.jpg      FOLDER/a/b/2.jpg   every picture at any depth; no labels, no splits
+    auto      one of the first three; an ambiguous folder is refused
 
 A split holds class folders or, without labels, pictures only.
 """
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from jssl.data.walk import ENDINGS, JUNK, LayoutError, Passed, Walk, printable
 from jssl.errors import UserError, nearest
 
-LAYOUTS = ("auto", "splits", "classes", "flat")
+LAYOUTS = ("auto", "splits", "classes", "flat", "nested")
 # Sub-folder names of a split; the first that exists is used.
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test", "validation")}
 KNOWN = ("train", "val", "test", "validation")
@@ -29,7 +30,7 @@ class Layout(NamedTuple):
     """The layout of a folder.
 
     Attributes:
-        kind: 'splits', 'classes' or 'flat'.
+        kind: 'splits', 'classes', 'flat' or 'nested'.
         splits: the folder of each split by its name; of the other kinds {'': the folder}.
         passed: what is passed over at the top level.
     """
@@ -59,7 +60,7 @@ def find_layout(root: Path, layout: str = "auto", named: Iterable[str] = ()) -> 
             f"Folder '{root}' does not exist; expected a folder of pictures. "
             "Type --config.data.data_dir=FOLDER."
         )
-    if named and layout in ("classes", "flat"):
+    if named and layout in ("classes", "flat", "nested"):
         raise UserError(
             f"data.layout={layout} has no splits, but the config names the split '{named[0]}'. "
             "Type --config.data.layout=splits, or leave the names of splits out."

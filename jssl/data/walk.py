@@ -98,6 +98,12 @@ class Walk:
         """Returns the number of pictures."""
         return sum(map(len, self.groups.values()))
 
+    def flatten(self) -> None:
+        """Puts all pictures into one group without a name, for pictures without labels."""
+        paths = [path for group in self.groups.values() for path in group]
+        self.groups = {"": sorted(paths, key=_sort_key)} if paths else {}
+        self.folders = []
+
     def _folder(self, path: str, real: str, group: str, by_link: bool) -> None:
         self._read[real] = (group, by_link)
         try:

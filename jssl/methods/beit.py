@@ -40,7 +40,7 @@ from jssl.settings import Setting, choice, count, flag, text, whole
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 RANDOM = "random"
-TRAIN_ONE = "jssl train --config=configs/dvae_photos.py --workdir=runs/dvae_photos"
+TRAIN_ONE = "jssl train --config=dvae_photos --workdir=runs/dvae_photos"
 
 SETTINGS: dict[str, Setting] = {
     "tokenizer": text(""),  # workdir of a run of method dvae; 'random': one that was never trained

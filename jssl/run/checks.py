@@ -90,7 +90,7 @@ RULES: dict[str, Rule] = {
     "data.eval_crop": SHARE,
     "data.eval_interpolation": one_of("bicubic", "bilinear"),
     "data.on_error": one_of("stop", "skip"),
-    "data.layout": one_of("auto", "splits", "classes", "flat"),
+    "data.layout": one_of("auto", "splits", "classes", "flat", "nested"),
     "optim.lr": number(0),
     "optim.warmup_epochs": number(0),
     "optim.start_lr": number(0),
@@ -148,7 +148,7 @@ def check(config: ConfigDict) -> None:
     if method not in config:
         raise UserError(
             f"The config has no section '{method}': it is for another method. Type "
-            f"--config=configs/NAME.py of method '{method}'."
+            f"--config=NAME of method '{method}'."
         )
     lines = []
     for key, value in config_lib.flatten(config).items():

@@ -1,5 +1,7 @@
 """Reads a config file and the settings of the command line: `--config=FILE.py:switches`.
 
+`--config=NAME:switches` reads a config that comes with jssl, see `jssl.shipped`.
+
 Every key of the config can be set with `--config.KEY=VALUE`. A value is read with the type that the
 key has in the config.
 """
@@ -7,6 +9,7 @@ key has in the config.
 import ast
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,12 +20,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
+from jssl import shipped
 from jssl.errors import UserError, nearest
 from jssl.run import versioned
 
 # Keys that are set by the config file or the library, not by flags.
 FIXED = {
-    "method": "it belongs to the config file. Type --config=configs/NAME.py of that method",
+    "method": "it belongs to the config file. Type --config=NAME of that method",
     "preset": "its values are set already. Call base(method, preset=...) in a config file",
     "run": "it is computed from the data when a run is built",
 }
@@ -32,8 +36,8 @@ def load(text: str) -> ConfigDict:
     """Runs a config file.
 
     Args:
-        text: `FILE.py` or `FILE.py:switches`. It can import modules of its folder, and `bases` of
-            jssl's configs.
+        text: `FILE.py` or `FILE.py:switches`; `NAME` or `NAME:switches` of `jssl.shipped`. A file
+            can import modules of its folder, and `bases` of jssl's configs.
 
     Returns:
         The config that its `get_config` returns.
@@ -61,14 +65,25 @@ def load(text: str) -> ConfigDict:
 
 
 def _choices(path: Path) -> str:
+    if path.stem in shipped.names():
+        return f"Type --config={path.stem}, which comes with jssl."
     files = [str(file) for file in Path("configs").glob("*.py")]
-    return f"{nearest(str(path), files)}.".capitalize() if files else "Type --config=FILE.py."
+    return (
+        f"{nearest(str(path), files)}.".capitalize()
+        if files
+        else "Type --config=FILE.py, or a name that `jssl configs` lists."
+    )
 
 
 def _split(text: str) -> tuple[Path, str]:
-    """`FILE.py:switches` -> the file and its switches."""
+    """`FILE.py:switches` or `NAME:switches` -> the file and its switches."""
     file, mark, switches = text.rpartition(".py:")
-    return (Path(file + ".py"), switches) if mark else (Path(text), "")
+    if mark:
+        return Path(file + ".py"), switches
+    if text.endswith(".py") or os.sep in text.partition(":")[0]:
+        return Path(text), ""
+    name, _, switches = text.partition(":")
+    return shipped.find(name), switches
 
 
 def _import(path: Path) -> ModuleType:

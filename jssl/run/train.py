@@ -77,9 +77,10 @@ def train(
         return _train(parts, folder, source)
 
 
-def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainState:
+def batches_of(parts: build.Experiment) -> Any:
+    """Returns the training batches of this process, from the first."""
     config = parts.config
-    batches = data.train_batches(
+    return data.train_batches(
         parts.train_source,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -90,6 +91,11 @@ def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainSt
         transform=build.host_transform(parts),
         order=build.data_order(config),
     )
+
+
+def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainState:
+    config = parts.config
+    batches = batches_of(parts)
     saved = checkpoint.Checkpoints(
         folder,
         method=config.method,

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from jssl import files
 from jssl.errors import UserError
+from jssl.third_party import unchanged
 
 
 def say(text: str) -> None:
@@ -104,9 +105,10 @@ class Writers:
         self.warnings = truncate_jsonl(path, step)
         self._file = open(path, "a", buffering=1)
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            with unchanged():  # it sets an environment variable and the start method
+                from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+                self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         if wandb is not None:
             self._wandb = _start_wandb(workdir, wandb)
 

@@ -208,6 +208,37 @@ def test_an_explicit_layout_counts_skipped_entries(fill):
     assert "2 x folders beside the pictures" in source(root, layout="flat").description()
 
 
+def test_nested_pictures_without_labels(fill):
+    """Every picture at any depth, each once: loose ones, classes, splits, and those of a link."""
+    root = fill(".", "cat", "train/dog/brown", "b/c")
+    (root / "b" / "again").symlink_to(root / "cat")
+    (root / "cat" / "up").symlink_to(root)
+    result = source(root, layout="nested")
+    names = [os.path.relpath(result.encoded(i)["image"].name, root) for i in range(len(result))]
+    folders = (".", "b/c", "cat", "train/dog/brown")
+    expected = [os.path.normpath(f"{folder}/{i}.png") for folder in folders for i in (0, 1)]
+    assert names == expected
+    assert result.labels.tolist() == [-1] * 8 and result.num_classes == 0
+    assert result.class_names == ()
+    assert "read as nested: 8 pictures without labels" in result.description()
+    assert not data.has_split(config(root, layout="nested"), "test")
+    assert "has no splits" in refused(root, layout="nested", train_split="cat")
+    (root / "empty").mkdir()
+    assert "holds no pictures: found no files" in refused(root / "empty", layout="nested")
+
+
+def test_two_links_to_a_folder_have_no_class_to_be_unsure_of(fill, tmp_path):
+    root = fill("a", "b")
+    other = tmp_path / "other"
+    (root / "a" / "0.png").rename(tmp_path / "0.png")
+    other.mkdir()
+    (tmp_path / "0.png").rename(other / "0.png")
+    for name in ("a", "b"):
+        (root / name / "link").symlink_to(other)
+    assert "found one picture in two folders" in refused(root, layout="classes")
+    assert len(source(root, layout="nested")) == 4
+
+
 def test_links_to_folders_above_are_loops(fill):
     root = fill("train/cat", "train/dog", "val/cat", "val/dog", count=6)
     cat = root / "train" / "cat"

@@ -1,0 +1,253 @@
+"""Trains on a folder of pictures without a config file: `jssl train --data=DIR --method=NAME`.
+
+What is chosen is printed in five lines, and written to the config of the workdir, from which the
+same command resumes. `chosen.json` has the lines, and for `--minutes` what was measured.
+"""
+
+import contextlib
+import dataclasses
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jssl import files, methods
+from jssl.errors import UserError
+from jssl.run import build, chosen, timed, workdir
+from jssl.run.writers import say
+
+RECORD = "chosen.json"
+# Keys of a config for which this form has flags.
+FLAG_OF = {"data.data_dir": "data", "model.name": "model", "augment.size": "size",
+           "epochs": "epochs"}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the user asked for; None leaves a choice to `choose`.
+
+    Attributes:
+        data: the folder of pictures.
+        method: of `jssl.methods`.
+        model, size, epochs: network, side of a view in pixels, length.
+        minutes: length as a time; instead of `epochs`.
+        labels: 'auto': sub-folders are classes; 'none': every picture at any depth, no labels.
+        settings: (key, value) of each `--config.KEY=VALUE`.
+        processes: whether worker processes may read the pictures.
+    """
+
+    data: str
+    method: str
+    model: str | None = None
+    size: int | None = None
+    minutes: float | None = None
+    epochs: float | None = None
+    labels: str = "auto"
+    settings: Sequence[tuple[str, str]] = ()
+    processes: bool = True
+
+
+def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
+    """Chooses every setting of a run.
+
+    Args:
+        asked: by the user.
+        device: to train on.
+
+    Returns:
+        The config, and five lines: what was chosen, why, and how to change it.
+
+    Raises:
+        UserError: something that a method, a folder or a device does not allow.
+    """
+    config = chosen.base(asked.method, asked.data, asked.labels, asked.size or 64)
+    chosen.set_all(config, asked.settings)
+    pictures = chosen.look(config)
+    if pictures.classes < 2 and methods.get(asked.method).labels == "required":
+        raise UserError(
+            f"--method={asked.method} learns from labels, but the pictures in '{asked.data}' have "
+            "none: expected a folder with one sub-folder per class. Make them, or type a method "
+            "without labels, such as --method=simclr."
+        )
+    size = asked.size or chosen.side(pictures, device)
+    config = chosen.base(asked.method, asked.data, asked.labels, size)
+    if name := asked.model or chosen.network_of(config, pictures, device):
+        chosen.set_model(config, name, size)
+    chosen.set_patches(config, size)
+    config.dtype = "float32" if device.platform == "cpu" else "bfloat16"
+    config.data.workers = chosen.workers_of(device) if asked.processes else 0
+    config.batch_size = chosen.batch_of(pictures, device)
+    chosen.set_all(config, asked.settings)
+    chosen.fit_method(config, pictures.total)
+    steps = max(1, pictures.total // config.batch_size)
+    chosen.set_length(config, asked.epochs or chosen.epochs_of(steps, device), steps)
+    chosen.set_all(config, asked.settings)
+    return config, _lines(asked, config, pictures, device)
+
+
+def _lines(
+    asked: Asked, c: ConfigDict, pictures: chosen.Pictures, device: chosen.Device
+) -> list[str]:
+    labels = "sub-folders are classes (--labels=none: no labels)"
+    if asked.labels == "none":
+        labels = "sub-folders are not classes, as --labels=none says"
+    elif not pictures.classes:
+        labels = "no sub-folders, so no labels"
+    classes = f"{pictures.classes} classes" if pictures.classes else "no classes"
+    where = f"{device.number} x {device.kind}, {device.cores} cores"
+    depth = f", width {c.model.width:g}" if c.model.width != 1 else ""
+    own = ", the network of the method" if c.model.name == "dvae" else " (--model=NAME)"
+    readers = f"{c.data.workers} processes" if c.data.workers else "threads of this process"
+    cut = "the host shrinks them to twice that, the device crops"
+    if c.data.host_crop:
+        cut = "random crops of the original pictures"
+    return [
+        f"data     {pictures.name}: {pictures.total:,} pictures, {classes}; {labels}",
+        f"model    {c.model.name}{depth}, {c.dtype}, for {where}{own}",
+        f"views    {c.augment.size} px, {cut}; {pictures.sizes} (--size=N)",
+        _length_line(c, pictures.total, "" if asked.epochs else f"for a {device.platform}"),
+        f"reading  by {readers}; settings of {asked.method}_photos (--config.data.workers=N; any "
+        "key: --config.KEY=VALUE)",
+    ]
+
+
+def _length_line(config: ConfigDict, count: int, reason: str) -> str:
+    per_epoch = count // config.batch_size
+    steps = max(1, round(config.epochs * per_epoch))
+    return (
+        f"length   {config.epochs:g} epochs of {per_epoch} steps of {config.batch_size} pictures: "
+        f"{steps:,} steps{', ' * bool(reason)}{reason} (--epochs=N, --minutes=N, "
+        "--config.batch_size=N)"
+    )
+
+
+def resumed(asked: Asked, folder: Path) -> ConfigDict | None:
+    """Returns the config of the run in a workdir, which goes on as it was chosen; None: no run.
+
+    Raises:
+        UserError: what is asked now differs from what that run has.
+    """
+    if not (workdir.local(folder) / "config.json").exists():
+        return None
+    config = workdir.read_config(folder)
+    record = workdir.local(folder) / RECORD
+    minutes = workdir.read_json(record).get("minutes") if record.exists() else None
+    rows = [
+        ("method", asked.method, config.method),
+        ("model", asked.model, config.model.name),
+        ("size", asked.size, config.augment.size),
+        ("minutes", asked.minutes, minutes),
+    ]
+    if "data.layout" not in dict(asked.settings):
+        was_none = config.data.layout == "nested"
+        rows.append(("labels", asked.labels, "none" if was_none else "auto"))
+    differ = [row for row in rows if row[1] is not None and row[1] != row[2]]
+    if differ:
+        now = " ".join(f"--{flag}={value}" for flag, value, _ in differ)
+        was = " ".join(f"--{flag}={value}" for flag, _, value in differ if value is not None)
+        raise UserError(
+            f"The workdir {folder} holds a run with {was or 'no --minutes'}, found {now}. Type "
+            "another --workdir, or the same flags to resume that run."
+        )
+    config.data.data_dir = asked.data
+    config.data.workers = chosen.workers_of(chosen.this_device()) if asked.processes else 0
+    if asked.epochs is not None:  # another length is refused, but for --extend
+        config.epochs = float(asked.epochs)
+    chosen.set_all(config, asked.settings)
+    say(f"resumes the run in {folder} with the settings in its config.json")
+    return config
+
+
+def resolve(asked: Asked, folder: str | Path, started: float | None = None) -> ConfigDict:
+    """Returns the config of a run on a folder, new or resumed, and prints what was chosen.
+
+    Args:
+        asked: by the user.
+        folder: the workdir.
+        started: `time.monotonic()` when the run began, for `minutes`.
+
+    Raises:
+        UserError: a mistake, in the flags of this form.
+    """
+    started = time.monotonic() if started is None else started
+    _check(asked)
+    with own_flags():
+        return _resolve(asked, Path(folder), started)
+
+
+def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
+    asked = dataclasses.replace(asked, data=str(Path(asked.data).expanduser()))
+    if (config := resumed(asked, folder)) is not None:
+        return config
+    config, lines = choose(asked, chosen.this_device())
+    parts = build.build(config)  # checks all, before anything is compiled
+    record: dict[str, Any] = {}
+    if asked.minutes is not None:
+        say("measuring the speed for --minutes: compiles, and times a few steps ...")
+        speed = timed.measure(parts)
+        steps = config.run.steps_per_epoch
+        epochs = timed.epochs_in(asked.minutes, time.monotonic() - started, speed, steps)
+        chosen.set_length(config, epochs, steps)
+        chosen.set_all(config, asked.settings)
+        reason = (
+            f"for --minutes={asked.minutes:g}: {speed.step:.2g} s a step, measured over "
+            f"{speed.steps}, compiling {speed.compiling:.0f} s"
+        )
+        lines[3] = _length_line(config, config.run.num_examples, reason)
+        record = {"minutes": asked.minutes, **speed._asdict(), "epochs": epochs}
+    say("\n".join(lines))
+    if jax.process_index() == 0:
+        files.write_json(workdir.make_folder(folder) / RECORD, {**record, "lines": lines})
+    return config
+
+
+def _check(asked: Asked) -> None:
+    chosen.check(asked.method, asked.data, asked.labels)
+    if asked.minutes is not None and asked.epochs is not None:
+        raise UserError("Found --minutes and --epochs: expected one of them. Leave one out.")
+    if asked.minutes is not None and jax.process_count() > 1:
+        raise UserError(
+            "--minutes measures the speed of one process; this job has several. Type --epochs=N."
+        )
+    for flag in ("minutes", "epochs"):
+        value = getattr(asked, flag)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{flag} expects a number above 0, found {value:g}.")
+    if asked.size is not None and (asked.size < 32 or asked.size % 8):
+        raise UserError(
+            f"--size expects a multiple of 8 from 32 up, found {asked.size}. Type for example "
+            f"--size={max(32, round(asked.size / 8) * 8)}."
+        )
+    taken = [key for key, _ in asked.settings if key in FLAG_OF]
+    taken += [key for key, _ in asked.settings if key == "data.layout" and asked.labels == "none"]
+    if taken:
+        key = taken[0]
+        flag = f"--{FLAG_OF[key]}=VALUE" if key in FLAG_OF else "no --labels=none"
+        raise UserError(f"--config.{key} has a flag of its own with --data: type {flag}.")
+
+
+@contextlib.contextmanager
+def own_flags() -> Iterator[None]:
+    """Translates the keys in a `UserError` to the flags of this form."""
+    try:
+        yield
+    except UserError as error:
+        if type(error) is not UserError:  # others have parts of their own
+            raise
+        raise UserError(in_flags(str(error))) from error
+
+
+def in_flags(message: str) -> str:
+    """Translates the keys in an error message to the flags of this form.
+
+    Example:
+        >>> in_flags('Type --config.data.data_dir=DIR or --config.seed=1.')
+        'Type --data=DIR or --config.seed=1.'
+    """
+    for key, flag in FLAG_OF.items():
+        message = re.sub(rf"--config\.{re.escape(key)}(?![\w.])", f"--{flag}", message)
+    return message
