@@ -16,7 +16,7 @@ FLOORS = (
     ("parallel",),
     ("methods",),
     ("data",),
-    ("config", "flags", "shipped"),
+    ("config", "commands", "flags", "shipped"),
     ("run",),
     ("evaluate",),
     ("run.train", "run.judge", "run.stages", "run.results", "run.selection", "run.call",
