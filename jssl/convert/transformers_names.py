@@ -14,7 +14,7 @@ from jssl.convert.containers import Weights
 from jssl.convert.family import Tensors
 from jssl.errors import UserError
 
-_TYPES = ("vit", "deit", "beit", "resnet", "regnet")  # of `model_type`
+_TYPES = ("vit", "deit", "beit", "resnet", "regnet", "efficientnet")  # of `model_type`
 _ATTENTION = re.compile(r"(blocks\.\d+)\.attn\.(query|key|value)\.(weight|bias)")
 _TABLE = "relative_position_bias.relative_position_bias_table"
 # Applied in order; what fits none keeps its name.
@@ -71,6 +71,25 @@ _REGNET = [(re.compile(pattern), new) for pattern, new in (
 )]  # fmt: skip
 
 
+# To the names of lukemelas' EfficientNet-PyTorch, which count the blocks through.
+_EFFICIENTNET = [(re.compile(pattern), new) for pattern, new in (
+    (r"^efficientnet\.", ""),
+    (r"^embeddings\.convolution\.", "_conv_stem."),
+    (r"^embeddings\.batchnorm\.", "_bn0."),
+    (r"^encoder\.top_conv\.", "_conv_head."),
+    (r"^encoder\.top_bn\.", "_bn1."),
+    (r"^encoder\.blocks\.", "_blocks."),
+    (r"\.expansion\.expand_conv\.", "._expand_conv."),
+    (r"\.expansion\.expand_bn\.", "._bn0."),
+    (r"\.depthwise_conv\.depthwise_conv\.", "._depthwise_conv."),
+    (r"\.depthwise_conv\.depthwise_norm\.", "._bn1."),
+    (r"\.squeeze_excite\.(reduce|expand)\.", r"._se_\1."),
+    (r"\.projection\.project_conv\.", "._project_conv."),
+    (r"\.projection\.project_bn\.", "._bn2."),
+    (r"^classifier\.", "_fc."),
+)]  # fmt: skip
+
+
 class Joined:
     """Tensors one after the other along their first axis, read when they are asked for."""
 
@@ -97,7 +116,7 @@ def model_type(names: Iterable[str]) -> str:
 
 
 def renamed(name: str, kind: str) -> str:
-    """The name of a tensor in timm, or in torchvision of a ResNet.
+    """The name of a tensor in timm; of a ResNet in torchvision, of an EfficientNet in lukemelas'.
 
     Args:
         name: in transformers, on disk.
@@ -109,7 +128,8 @@ def renamed(name: str, kind: str) -> str:
         >>> renamed('resnet.encoder.stages.0.layers.2.layer.1.convolution.weight', 'resnet')
         'layer1.2.conv2.weight'
     """
-    for pattern, new in {"resnet": _RESNET, "regnet": _REGNET}.get(kind, _VIT):
+    tables = {"resnet": _RESNET, "regnet": _REGNET, "efficientnet": _EFFICIENTNET}
+    for pattern, new in tables.get(kind, _VIT):
         name = pattern.sub(new, name)
     # transformers counts from 0 what the others count from 1.
     return re.sub(r"\+(\d+)", lambda match: str(int(match[1]) + 1), name)
@@ -137,7 +157,8 @@ def from_transformers(weights: Weights) -> Weights:
 
 # Key of config.json -> what jssl's networks are.
 _EXPECTED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("gelu", "relu"),
+    "hidden_act": ("gelu", "relu", "swish"),
+    "pooling_type": ("mean",),
     "qkv_bias": (True,),
     "downsample_in_bottleneck": (False,),
     "use_absolute_position_embeddings": (False,),
@@ -159,6 +180,11 @@ def _check(weights: Weights, kind: str) -> None:
                 f"'{weights.path}' has {key} {config[key]!r} in its config.json: expected "
                 f"{' or '.join(map(repr, values[:4]))}. jssl has no network with the other."
             )
+    if config.get("batch_norm_eps", 1e-3) != 1e-3:
+        raise UserError(
+            f"'{weights.path}' has batch_norm_eps {config['batch_norm_eps']!r} in its config.json: "
+            "expected 0.001."
+        )
     epsilon = config.get("layer_norm_eps", 0.0)
     if not isinstance(epsilon, float) or epsilon > _MAX_EPSILON:
         raise UserError(

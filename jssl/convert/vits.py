@@ -131,7 +131,49 @@ def name_of(module: str, torch_leaf: str) -> str:
     return f"{name}.{_PARTS.get(part, part)}.{torch_leaf}"
 
 
+# torchvision's names -> timm's, applied in order.
+_TORCHVISION = [(re.compile(pattern), new) for pattern, new in (
+    (r"^class_token$", "cls_token"),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+    (r"\.ln_(\d)\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^heads\.head\.", "head."),
+)]  # fmt: skip
+
+
+def _from_torchvision(tensors: Tensors) -> Tensors:
+    renamed = {}
+    for name, tensor in tensors.items():
+        for pattern, new in _TORCHVISION:
+            name = pattern.sub(new, name)
+        renamed[name] = tensor
+    return renamed
+
+
+def _torchvision_config(weights: Weights) -> ConfigDict:
+    config = _deit_config(weights)
+    config.data.eval_interpolation = "bilinear"  # of torchvision's first weights
+    return config
+
+
 FAMILIES: Iterable[Family] = (
+    Family(
+        "vit_torchvision",
+        "Vision Transformers of torchvision",
+        lambda names: {"class_token", "conv_proj.weight", "encoder.pos_embedding"} <= names,
+        _torchvision_config,
+        _source,
+        licence="BSD-3-Clause (torchvision)",
+        assumed="the preprocessing of torchvision's first weights",
+        prepare=_from_torchvision,
+        optional=("classifier",),
+    ),
     Family(
         "deit",
         "DeiT, https://github.com/facebookresearch/deit, and other ViTs of timm",

@@ -55,6 +55,7 @@ CASES = {
     "regnet_torchvision": (zip_file, "", "regnet_torchvision"),
     "beit_pretrained": (zip_file, "model", "beit_pretrained"),
     "vgg": (legacy_file, "", "vgg"),
+    "vit_torchvision": (zip_file, "", "vit_torchvision"),
     "moco_linear_resnet": (zip_file, "state_dict", "moco_linear"),
     "moco_linear_vit": (zip_file, "state_dict", "moco_linear"),
 }

@@ -17,6 +17,7 @@ FAMILIES = {
     "deit": "deit",
     "beit": "beit",
     "beit_pretrained": "beit_pretrained",
+    "efficientnet": "efficientnet_pytorch",
     "resnet": "resnet",
     "regnet": "regnet_timm",
 }

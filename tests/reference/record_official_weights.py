@@ -153,6 +153,10 @@ def record(code, folder):
         **cmc(torch, code),
         **moco_linear(torch, torchvision, timm),
         "vgg": vgg(torch, torchvision),
+        "vit_torchvision": torchvision.models.VisionTransformer(
+            image_size=64, patch_size=16, num_layers=2, num_heads=12, hidden_dim=768,
+            mlp_dim=3072, num_classes=10,
+        ),
         "regnet_timm": timm.create_model("regnety_004", num_classes=10),
         "regnet_torchvision": torchvision.models.regnet_y_400mf(num_classes=10),
         "beit_pretrained": timm.create_model(
@@ -169,7 +173,7 @@ def record(code, folder):
             lines.append(f"{kind} {name} {'x'.join(map(str, value.shape)) or 'scalar'}")
             if "sobel" not in name and "index" not in name:
                 state[own] = torch.from_numpy(drawn(name, tuple(value.shape)))
-            if name.endswith("pos_embed"):
+            if name.endswith("module.pos_embed"):
                 state[own] = torch.from_numpy(positions(4, 384))
         net.load_state_dict(state)
         net.eval()

@@ -33,6 +33,10 @@ def models(t):
             t.BeitConfig(**beit, use_shared_relative_position_bias=True, use_mask_token=True,
                          vocab_size=32)
         ),
+        "efficientnet": t.EfficientNetForImageClassification(
+            t.EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280,
+                                 image_size=64, num_labels=10)
+        ),
         "resnet": t.ResNetForImageClassification(
             t.ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2],
                            layer_type="basic", num_labels=10)
