@@ -141,7 +141,7 @@ def test_a_missing_tokenizer_says_how_to_train_one(tmp_path):
         (str(tmp_path / "no"), "is not the workdir of a run"),
     ):
         config.beit.tokenizer = name
-        with pytest.raises(UserError, match=f"(?s){message}.*jssl train --config=configs/dvae_"):
+        with pytest.raises(UserError, match=f"(?s){message}.*jssl train --config=dvae_"):
             build.build(config)
     workdir.open_workdir(tmp_path / "other", small_config("simclr"))
     config.beit.tokenizer = str(tmp_path / "other")
