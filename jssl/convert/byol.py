@@ -28,8 +28,10 @@ _BN = {
 }
 _DROPPED = (
     (r".*_state/.*/~/(mean|var)_ema/(counter|hidden)", "the running averages before correction"),
-    (r".*/classifier/.*", "the linear classifier that was trained beside"),
-    (r"target_(params|state)/predictor/.*", "the target's predictor, which BYOL does not use"),
+    (
+        r"target_(params|state)/(predictor|classifier)/.*",
+        "the target's predictor and classifier, which BYOL does not use",
+    ),
 )
 
 
@@ -70,6 +72,7 @@ def _config(weights: Weights) -> ConfigDict:
     config.model.stem_width_fixed = stem == 64 != channels
     config.data.eval_interpolation = "bicubic"
     config.byol.proj_hidden = tensors[f"{_ONLINE}projector/linear/w"].shape[1]
+    config.byol.num_classes = tensors[f"{_ONLINE}classifier/w"].shape[1]
     config.byol.proj_dim = tensors[f"{_ONLINE}projector/linear_1/w"].shape[1]
     return fill_run(config)
 
@@ -78,6 +81,8 @@ def _source(leaf: str, config: ConfigDict) -> str | None:
     field, _, rest = leaf.partition(".")
     if field not in _FIELDS:
         return None
+    if rest.startswith("classifier."):
+        return f"{_FIELDS[field]}/classifier/{ {'kernel': 'w', 'bias': 'b'}[rest[11:]] }"
     top, module, last = rest.split(".")
     place = _encoder_module(module) if top == "encoder" else _head_module(module)
     if last == "kernel":

@@ -63,8 +63,8 @@ def detection_average_precision(
     Example:
         >>> truth = [Objects(np.array([[10.0, 10, 50, 50]]), np.zeros(1, int), np.zeros(1, bool))]
         >>> boxes = np.array([[12.0, 11, 52, 50], [80.0, 80, 90, 90]])
-        >>> found = [Detections(boxes, np.array([0.9, 0.8]), np.zeros(2, int))]
-        >>> detection_average_precision(found, truth, num_classes=1, thresholds=(0.5, 0.95))
+        >>> detected = [Detections(boxes, np.array([0.9, 0.8]), np.zeros(2, int))]
+        >>> detection_average_precision(detected, truth, num_classes=1, thresholds=(0.5, 0.95))
         array([[1.],
                [0.]])
 
@@ -102,21 +102,21 @@ def _rows(
 ) -> tuple[list[_Row], int]:
     """The detections of a class by falling score, and the number of its objects that count."""
     rows, total = [], 0
-    for picture, (found, truth) in enumerate(zip(detections, objects, strict=True)):
+    for picture, (detected, truth) in enumerate(zip(detections, objects, strict=True)):
         own = np.asarray(truth.classes) == k
         boxes = np.asarray(truth.boxes, np.float64).reshape(-1, 4)[own]
         difficult = np.asarray(truth.difficult, bool)[own]
         total += int(np.sum(~difficult))
-        chosen = np.asarray(found.classes) == k
-        scores = np.round(np.asarray(found.scores, np.float64)[chosen], 3)
-        candidates = np.asarray(found.boxes, np.float64).reshape(-1, 4)[chosen]
+        chosen = np.asarray(detected.classes) == k
+        scores = np.round(np.asarray(detected.scores, np.float64)[chosen], 3)
+        candidates = np.asarray(detected.boxes, np.float64).reshape(-1, 4)[chosen]
         candidates = np.round(candidates + _FIRST, 1)
         overlaps = _overlap(candidates, boxes + _FIRST)
         for score, row in zip(scores, overlaps, strict=True):
             best = int(np.argmax(row)) if len(row) else -1
             overlap = float(row[best]) if len(row) else 0.0
-            hard = bool(len(row) and difficult[best])
-            rows.append(_Row(float(score), picture, best, overlap, hard))
+            is_difficult = bool(len(row) and difficult[best])
+            rows.append(_Row(float(score), picture, best, overlap, is_difficult))
     return sorted(rows, key=lambda row: -row.score), total
 
 

@@ -117,16 +117,19 @@ def test_selective_kernels_are_refused_by_name(tmp_path):
 
 
 class Call:
+    def __init__(self, folder):
+        self.folder = folder
+
     def __reduce__(self):
-        return os.mkdir, ("/tmp/jssl_was_run",)
+        return os.mkdir, (str(self.folder),)
 
 
 def test_a_pickle_of_haiku_runs_nothing(tmp_path):
     path = tmp_path / "byol.pkl"
-    path.write_bytes(pickle.dumps({"experiment_state": Call()}, protocol=2))
+    path.write_bytes(pickle.dumps({"experiment_state": Call(tmp_path / "run")}, protocol=2))
     with pytest.raises(UserError, match=r"the name (posix|nt)\.mkdir"):
         convert.read_pretrained(path)
-    assert not os.path.exists("/tmp/jssl_was_run")
+    assert not (tmp_path / "run").exists()
     data = (GOLDEN / "byol.pkl").read_bytes()
     for size in range(1, len(data), len(data) // 40):
         path.write_bytes(data[:size])

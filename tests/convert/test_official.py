@@ -216,7 +216,7 @@ def test_a_file_of_haiku():
     outputs = np.load(GOLDEN / "byol_outputs.npz")
     images = pictures(outputs["images"].transpose(0, 3, 1, 2), loaded.config)
     features, named = embedded(loaded, images)
-    pairs = {"features": features, "projection": named["projection"]}
+    pairs = {"features": features, "projection": named["projection"], "logits": named["logits"]}
     for name, result in pairs.items():
         scale = np.abs(outputs[name]).max()
         np.testing.assert_allclose(result, outputs[name], rtol=0, atol=1e-5 * scale, err_msg=name)
