@@ -87,10 +87,12 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
             f"'{path}' is of architecture '{named}', which jssl does not have, although its "
             f"tensors have the names of family '{chosen.name}': expected {chosen.about}."
         )
-    weights = weights._replace(tensors=dict(chosen.prepare(weights.tensors)))
     try:
+        weights = weights._replace(tensors=dict(chosen.prepare(weights.tensors)))
         config = chosen.config(weights)
         checks.check(config)
+    except UserError as error:
+        raise UserError(f"'{path}', family '{chosen.name}': {error}") from error
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
             f"'{path}' does not fit family '{chosen.name}' ({chosen.about}): its tensors do not "
@@ -108,26 +110,16 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
         leaves = checkpoint.flat_leaves(build.first_state(config, method, 1))
         return {leaf: leaves[leaf] for leaf in kept}
 
-    values, used, problems = {}, set(), []
+    values, problems = {}, []
     for leaf, value in checkpoint.flat_leaves(shapes).items():
-        name = sources[leaf]
-        if name is None:
+        if (name := sources[leaf]) is None:
             continue
-        used.add(name)
-        if name not in weights.tensors:
-            problems.append(f"  {name}: absent, expected for {leaf} {list(value.shape)}")
-            continue
-        array = chosen.convert(leaf, np.asarray(weights.tensors[name]), config)
-        if array.shape != value.shape:
-            problems.append(
-                f"  {name}: as {leaf} {list(array.shape)}, expected {list(value.shape)}"
-            )
-            continue
-        if not np.all(np.isfinite(np.asarray(array, np.float32))):
-            problems.append(f"  {name}: values that are not finite")
-        values[leaf] = jnp.asarray(np.asarray(array, value.dtype))
+        try:
+            values[leaf] = _value(weights, name, leaf, value, chosen, config)
+        except _MisfitError as error:
+            problems.append(f"  {name}: {error}")
     dropped = dict.fromkeys(weights.beside, BESIDE)
-    for name in sorted(set(weights.tensors) - used):
+    for name in sorted(set(weights.tensors) - set(sources.values())):
         why = reason(name, chosen.dropped)
         if why is None:
             problems.append(f"  {name}: not known to family '{chosen.name}'")
@@ -143,6 +135,43 @@ def read_pretrained(path: str | Path, family: str | None = None) -> Pretrained:
     state = checkpoint.from_leaves(shapes, {**values, **jax.jit(initial)()})
     assumed = "" if "pretrained_cfg" in weights.other else chosen.assumed
     return Pretrained(chosen, config, state, dropped, tuple(kept), assumed, absent)
+
+
+class _MisfitError(Exception):
+    """Says why a tensor is not the leaf of a state."""
+
+
+def _value(
+    weights: Weights, name: str, leaf: str, like: Any, family: Family, config: ConfigDict
+) -> jax.Array:
+    """Reads the tensor of a leaf in jssl's layout.
+
+    Args:
+        weights: of the file.
+        name: of the tensor.
+        leaf: of the state.
+        like: its shape and dtype.
+        family, config: of the file.
+
+    Raises:
+        _MisfitError: absent, of another shape, or not finite.
+    """
+    if name not in weights.tensors:
+        raise _MisfitError(f"absent, expected for {leaf} {list(like.shape)}")
+    tensor = np.asarray(weights.tensors[name])
+    try:
+        array = family.convert(leaf, tensor, config)
+    except (ValueError, IndexError, TypeError) as error:  # a shape that it cannot turn or split
+        why = f". {error}" if isinstance(error, UserError) else ""
+        raise _MisfitError(
+            f"{list(tensor.shape)} cannot be {leaf}, expected {list(like.shape)} as jssl has "
+            f"it{why}"
+        ) from None
+    if array.shape != like.shape:
+        raise _MisfitError(f"as {leaf} {list(array.shape)}, expected {list(like.shape)}")
+    if not np.all(np.isfinite(np.asarray(array, np.float32))):
+        raise _MisfitError("values that are not finite")
+    return jnp.asarray(np.asarray(array, like.dtype))
 
 
 def _module(leaf: str) -> str:

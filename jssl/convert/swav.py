@@ -64,6 +64,9 @@ def _fold_bias(tensors: Tensors) -> Tensors:
     bias, mean = f"{_HEAD}.0.bias", f"{_HEAD}.1.running_mean"
     if bias not in tensors or mean not in tensors:
         return tensors
+    shapes = [tuple(tensors[name].shape) for name in (bias, mean)]
+    if shapes[0] != shapes[1]:  # numpy would broadcast
+        raise ValueError(f"{bias} has shape {list(shapes[0])}, expected {list(shapes[1])}")
     others = {name: tensor for name, tensor in tensors.items() if name != bias}
     return {**others, mean: np.asarray(tensors[mean]) - np.asarray(tensors[bias])}
 

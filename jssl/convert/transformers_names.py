@@ -244,5 +244,11 @@ def _rename(tensors: Tensors, kind: str) -> Tensors:
                 f"The {leaf} of {block} in the file has {', '.join(sorted(parts))}: expected "
                 "query, key and value."
             )
+        shapes = {tuple(part.shape) for part in parts.values()}
+        if len(shapes) > 1 or () in shapes:
+            raise UserError(
+                f"The {leaf} of {block} in the file has query, key and value of shapes "
+                f"{', '.join(str(list(part.shape)) for part in parts.values())}: expected one."
+            )
         result[f"{block}.attn.qkv.{leaf}"] = Joined([parts[n] for n in ("query", "key", "value")])
     return result

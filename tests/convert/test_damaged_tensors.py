@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from convert import test_families, test_official
+from convert import test_families, test_official, test_transformers
 from convert.test_families import GOLDEN
+from convert.tf_files import checkpoint_file
 from convert.torch_files import zip_file
+from safetensors.numpy import load_file
 
 from jssl import convert
 from jssl.convert.containers import Weights, read_weights
@@ -78,3 +80,38 @@ def test_a_tensor_that_the_config_does_not_need_is_named(tmp_path, kind):
         zip_file(tmp_path / "x.pth", {"state_dict": {**others, **change}})
         with pytest.raises(UserError, match=match):
             convert.read_pretrained(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("deepcluster_alexnet", "classifier.1.weight"),
+        ("deepcluster_v2", "module.projection_head.0.bias"),
+        ("cmc_alexnet", "encoder.module.l_to_ab.fc6.0.weight"),
+        ("vgg", "classifier.0.weight"),
+        ("regnet_timm", "s1.b1.conv2.conv.weight"),
+    ],
+)
+def test_a_tensor_that_cannot_be_turned_is_named(tmp_path, kind, name):
+    module = test_families if kind in test_families.CASES else test_official
+    tensors = module.state_dict(kind)
+    for shape in ((), (3,), (2, 3, 5)):
+        zip_file(tmp_path / "x.pth", {"state_dict": {**tensors, name: np.zeros(shape, np.float32)}})
+        with pytest.raises(UserError, match=rf"{re.escape(name)}|does not fit family"):
+            convert.read_pretrained(tmp_path / "x.pth")
+
+
+def test_a_tensor_of_tensorflow_and_of_transformers_that_cannot_be_turned(tmp_path):
+    tensors, _ = test_official.noisy_student()
+    name = "efficientnet-b0/blocks_0/depthwise_conv2d/depthwise_kernel/ExponentialMovingAverage"
+    checkpoint_file(tmp_path / "x", {**tensors, name: np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match=r"depthwise_kernel\S*: \[3\] cannot be params"):
+        convert.read_pretrained(tmp_path / "x")
+    folder = test_transformers.folder_of(tmp_path / "vit", "vit")
+    name = "vit.encoder.layer.0.attention.attention.query.weight"
+    tensors = load_file(folder / "model.safetensors")
+    for shape in ((), (3,), (2, 192)):
+        changed = {**tensors, name: np.zeros(shape, np.float32)}
+        test_families.safetensors_file(folder / "model.safetensors", changed)
+        with pytest.raises(UserError, match=r"query, key and value of shapes .*: expected one"):
+            convert.read_pretrained(folder)
