@@ -23,7 +23,7 @@ def get_config(arg=""):
         raise UserError(f"Switch ':depth' expects 161 or 50, found {s.depth}. Type :depth=161.")
     c = config.base("cpc", preset="imagenet")
     c.data.name = "imagenet2012"
-    c.data.host_crop = ""
+    c.data.host_crop = "device"
     c.data.workers = 16
     c.epochs = s.epochs
     c.batch_size = s.batch

@@ -26,7 +26,7 @@ def get_config(arg=""):
     c.batch_size = s.batch
     c.model.name = "resnet18"
     c.augment.size = SIZES[s.data]
-    c.data.host_crop = "tf" if s.data == "imagenette" else ""  # its pictures differ in size
+    c.data.host_crop = "tf" if s.data == "imagenette" else "device"  # its pictures differ in size
     c.data.workers = 4
     c.simclr.temperature = 0.5
     c.optim.lr_scaling = "sqrt"

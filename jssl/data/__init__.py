@@ -6,6 +6,8 @@ from jssl.data.build import eval_transform as eval_transform
 from jssl.data.build import has_split as has_split
 from jssl.data.build import is_tfds as is_tfds
 from jssl.data.build import make_source as make_source
+from jssl.data.build import reading_of as reading_of
+from jssl.data.build import resolve_crop as resolve_crop
 from jssl.data.build import train_transform as train_transform
 from jssl.data.classes import check_same as check_same
 from jssl.data.classes import class_names as class_names

@@ -21,10 +21,13 @@ DEFAULTS: dict[str, Any] = {
     "tile": 32,  # photos: side of a tile, 32 | 64 | 96
     "num_examples": 1024,  # synthetic: size of the train split
     "image_size": 0,  # side to which the host resizes pictures of unequal size; 0: the views' size
-    "host_crop": "",  # '': crops on the device | torchvision | tf: crops before decoding
+    # Random crops: device (of pictures of one size) | torchvision | tf (of the original picture);
+    # '': torchvision for pictures that differ in size, else device
+    "host_crop": "",
     "workers": 0,  # processes that read and decode; 0: threads of this process
     "threads": 0,  # that read and decode, in each process; 0: one a core, at most 8
     "on_error": "stop",  # an unusable picture: stop | skip (replace it, log and count it)
+    "exif_orientation": "",  # apply | ignore | '': apply to a folder of pictures only
     "bits": 0,  # valid bits of 16-bit samples: 0: as the file declares | 9 to 16, such as 12
     "max_megabytes": 1024,  # largest size of a picture file
     "eval_crop": 0.875,  # pictures that differ in size: share of the short side that is judged
@@ -99,6 +102,7 @@ def make_source(config: Any, split: str) -> sources.Source:
         data_dir=config.data_dir,
         on_error=config.on_error,
         bits=reading["bits"],
+        upright=reading["upright"],
     )
 
 
@@ -106,7 +110,7 @@ def check_reading(config: Any) -> dict[str, Any]:
     """Checks the keys of `config.data` that say how pictures are read.
 
     Returns:
-        `bits` and `max_megabytes`, for `Picture.read`.
+        `bits`, `max_megabytes` and `upright`, for `Picture.read`.
 
     Raises:
         UserError: an unknown policy or layout, or a number outside its range.
@@ -121,7 +125,7 @@ def check_reading(config: Any) -> dict[str, Any]:
         raise UserError(
             f"Unknown data.layout='{folder_layout}': {nearest(folder_layout, layout.LAYOUTS)}."
         )
-    reading = {key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")}
+    reading = reading_of(config, own_pictures=config.name == "folder")
     if reading["bits"] not in BITS or reading["max_megabytes"] < 1:
         raise UserError(
             f"Found data.bits={reading['bits']} and data.max_megabytes={reading['max_megabytes']}; "
@@ -129,6 +133,21 @@ def check_reading(config: Any) -> dict[str, Any]:
             "--config.data.bits=12."
         )
     return reading
+
+
+def reading_of(config: Any, *, own_pictures: bool) -> dict[str, Any]:
+    """Returns `bits`, `max_megabytes` and `upright` for `Picture.read`.
+
+    Args:
+        config: a `data` section.
+        own_pictures: whether they are the user's own, whose EXIF orientation is applied by default.
+            That of public data sets is not: the official pipelines ignore it.
+    """
+    orientation = config.get("exif_orientation", DEFAULTS["exif_orientation"])
+    return {
+        **{key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")},
+        "upright": own_pictures if orientation == "" else orientation == "apply",
+    }
 
 
 def is_tfds(name: str) -> bool:
@@ -178,7 +197,7 @@ def train_transform(
         **crop: `area`, `ratio` and `interpolation` of `HostCrop`.
 
     Returns:
-        With `config.host_crop`: a `HostCrop` to uint8 [V,size,size,3]. Without: None where the
+        With a `config.host_crop` of the host: a `HostCrop` to uint8 [V,size,size,3]. Without: None where the
         pictures have one shape already, else a `CentreCrop` to `config.image_size` (or `size`).
 
     Example:
@@ -187,12 +206,32 @@ def train_transform(
         >>> train_transform(config, make_source(config, 'train'), size=24).sampler
         'tf'
     """
-    if config.host_crop:
+    if config.host_crop not in ("", "device"):
         return HostCrop(size, views=views, sampler=config.host_crop, **crop)
     if source.image_shape is not None:
         return None
     side = config.image_size or size
     return CentreCrop(side, resize=side)
+
+
+def resolve_crop(config: Any, source: sources.Source, *, random: bool = True) -> str:
+    """Returns `config.host_crop`, or what '' means for a source: 'torchvision' or 'device'.
+
+    Args:
+        config: ConfigDict with the keys of `DEFAULTS`.
+        source: of the training examples.
+        random: whether the crops are random resized ones, which the host can make.
+
+    Example:
+        >>> from ml_collections import ConfigDict
+        >>> config = ConfigDict(DEFAULTS)
+        >>> resolve_crop(config, make_source(config, 'train'))
+        'device'
+    """
+    if config.host_crop:
+        return config.host_crop
+    resized = source.image_shape is not None or config.image_size
+    return "device" if resized or not random else "torchvision"
 
 
 def eval_transform(config: Any, source: sources.Source, *, size: int) -> Callable | None:

@@ -146,7 +146,7 @@ class HostCrop:
         if self.sampler not in SAMPLERS:
             raise UserError(
                 f"Unknown host crop '{self.sampler}': {nearest(self.sampler, SAMPLERS)}. "
-                "Type for example --config.data.host_crop=tf, or '' for crops on the device."
+                "Type for example --config.data.host_crop=tf, or device."
             )
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:

@@ -39,7 +39,7 @@ class FolderSource:
             it then means the train split.
         layout: of `jssl.data.layout.LAYOUTS`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
-        **reading: `bits` and `max_megabytes` of `Picture.read`.
+        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
 
     Attributes:
         class_names: of all splits of the folder; () for a split without labels.

@@ -7,7 +7,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from jssl.data.modes import is_srgb
+from jssl.data.modes import is_srgb, valid_orientation
 
 MAGIC = b"\xff\xd8\xff"
 MAX_SCANS = 500  # of a progressive JPEG: more only cost time
@@ -71,17 +71,35 @@ def _ignored(segments: list[tuple[int, bytes]]) -> list[str]:
     if not is_srgb(profile):
         kinds.append("profile")
     for marker, body in segments:
-        if marker == 0xE1 and body.startswith(b"Exif\0\0") and _orientation(body) != 1:
+        if _turned(marker, body) != 1:
             kinds.append("orientation")
         if marker == 0xE2 and body.startswith(b"MPF\0"):
             kinds.append("frames")
     return list(dict.fromkeys(kinds))
 
 
-def _orientation(body: bytes) -> int:
+def orientation(data: bytes) -> int:
+    """Returns the EXIF orientation of a JPEG, 1 to 8; 1 if it declares none.
+
+    Example:
+        >>> import io
+        >>> buffer, exif = io.BytesIO(), Image.Exif()
+        >>> exif[0x0112] = 6
+        >>> Image.new('RGB', (4, 3)).save(buffer, 'JPEG', exif=exif)
+        >>> orientation(buffer.getvalue())
+        6
+    """
+    declared = (_turned(marker, body) for marker, body in _segments(data))
+    return next((value for value in declared if value != 1), 1)
+
+
+def _turned(marker: int, body: bytes) -> int:
+    """Returns the EXIF orientation in a segment; 1 if there is none."""
+    if marker != 0xE1 or not body.startswith(b"Exif\0\0"):
+        return 1
     exif = Image.Exif()
     try:
         exif.load(body)
-        return exif.get(0x0112, 1)
+        return valid_orientation(exif.get(0x0112, 1))
     except Exception:  # damaged metadata; the pixels do not need it
         return 1

@@ -20,6 +20,7 @@ SRGB_GAMMA = 0.45455
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # of a TIFF by its photometric tag
 ALPHA = (1, 2, 999)  # what extra samples of a TIFF may declare; 999 is Corel's
 NO_BAND = "the order of its bands is not declared, so that red, green and blue are not known"
+EXIF_MARKS = (b"eXIf", b"EXIF", b"Raw profile type ", b"tiff:Orientation")  # of PNG and WebP
 MAX_TEXT = 64 * 2**20  # bytes of a PNM in plain text
 DEEP_PNM = re.compile(rb"P([2356])\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
 
@@ -272,8 +273,33 @@ def _ignored(image: Image.Image) -> list[str]:
     """Returns the kinds of metadata of a decoded picture that are not applied."""
     gamma = image.info.get("gamma", SRGB_GAMMA)
     other = not is_srgb(image.info.get("icc_profile") or b"") or abs(gamma - SRGB_GAMMA) > 0.01
-    turned = not _is_tiff(image) and image.getexif().get(0x0112, 1) != 1
-    return ["profile"] * other + ["orientation"] * turned
+    return ["profile"] * other + ["orientation"] * (_orientation(image) != 1)
+
+
+def exif_orientation(data: bytes) -> int:
+    """Returns the EXIF orientation of a picture other than JPEG, 1 to 8; 1 for a TIFF.
+
+    Pillow turns a TIFF itself, and decodes a PNG to look for metadata at its end: only a file in
+    which there is some is opened.
+    """
+    if not any(mark in data for mark in EXIF_MARKS):
+        return 1
+    with open_image(data) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    return 1 if _is_tiff(image) else valid_orientation(image.getexif().get(0x0112, 1))
+
+
+def valid_orientation(value: object) -> int:
+    """Returns an orientation as it was declared; 1 for what is none.
+
+    Example:
+        >>> valid_orientation(6), valid_orientation(0), valid_orientation('6')
+        (6, 1, 1)
+    """
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def is_srgb(profile: bytes) -> bool:

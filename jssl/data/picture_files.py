@@ -81,7 +81,7 @@ class FileSource:
         paths: of the files.
         name: of the data set.
         on_error: 'stop' or 'skip': what the pipeline does with a picture that cannot be used.
-        **reading: `bits` and `max_megabytes` of `Picture.read`.
+        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
 
     Attributes:
         paths: of the files.

@@ -158,14 +158,14 @@ class TfdsSource:
         split: a TFDS split, such as 'train', 'train[:10%]' or 'train+unlabelled'.
         data_dir: where it was prepared; '' means `default_data_dir()`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
-        bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1.
+        **reading: `bits` and `upright` of `Picture`.
 
     Raises:
         UserError: not prepared (names the command), unknown split, no image feature.
     """
 
     def __init__(
-        self, name: str, split: str, *, data_dir: str = "", on_error: str = "stop", bits: int = 0
+        self, name: str, split: str, *, data_dir: str = "", on_error: str = "stop", **reading: Any
     ):
         dataset, builder = find(name), make_builder(name, data_dir)
         data_dir = data_dir or default_data_dir()
@@ -198,7 +198,7 @@ class TfdsSource:
         shape = features["image"].shape
         self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
         self._label = dataset.label if labelled else ""
-        self._split, self._bits = split, bits
+        self._split, self._reading = split, reading
         self._info = f"{builder.info.full_name} {split}"
         self._folder, self._prepare = builder.data_dir, prepare_command(name, data_dir)
         skip = _tfds().decode.SkipDecoding()
@@ -219,7 +219,7 @@ class TfdsSource:
         file = file.decode() if isinstance(file, bytes) else str(file)
         name = f"{self.name} {self._split} example {index}" + (f" ({file})" if file else "")
         return {
-            "image": Picture(record["image"], name, bits=self._bits),
+            "image": Picture(record["image"], name, **self._reading),
             "label": np.int32(record[self._label] if self._label else -1),
             "index": np.int32(index),
         }

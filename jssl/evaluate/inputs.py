@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jssl import data
 from jssl.data.decode import Picture
@@ -27,7 +27,7 @@ class Items:
         items: M paths, RGB pictures of Pillow, or arrays [H,W,3], uint8 or float32 in [0, 1].
         transform: to a square picture, see `jssl.data.eval_transform`.
         side: of that square; an array of this side is taken as it is.
-        **reading: `bits` and `max_megabytes` of `Picture.read`.
+        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
     """
 
     name, num_classes, image_shape, on_error = "pictures", 0, None, "stop"
@@ -54,7 +54,8 @@ class Items:
         if isinstance(item, str):
             image = Picture.read(item, **self._reading)
         elif isinstance(item, Image.Image):
-            image = np.asarray(item)
+            upright = self._reading.get("upright", False)
+            image = np.asarray(ImageOps.exif_transpose(item) if upright else item)
         elif item.shape[:2] == (self._side, self._side):
             return item
         else:  # the resize is Pillow's, of 8 bits

@@ -89,7 +89,7 @@ def crop(config: ConfigDict) -> Transform:
 
 def reading(section: ConfigDict) -> dict[str, Any]:
     """Returns the keys of a `data` section that say how a file is read, for `FileSource`."""
-    return {key: section.get(key, data.DEFAULTS[key]) for key in ("bits", "max_megabytes")}
+    return data.reading_of(section, own_pictures=True)
 
 
 def preprocessing(config: ConfigDict) -> str:

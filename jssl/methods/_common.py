@@ -72,6 +72,11 @@ def in_32_bits(make: Callable[..., Method]) -> Callable[..., Method]:
     return made
 
 
+def crops_on_host(config: Any) -> bool:
+    """Whether the random crops of a config are made on the host, before the device."""
+    return config.data.host_crop not in ("", "device")
+
+
 def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array], Array]]:
     """Makes the augmentation and the normalisation of a config.
 
@@ -85,7 +90,7 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
     view_fn = augment.make_views(
         config.augment.name,
         size=config.augment.size,
-        host_crop=config.data.host_crop,
+        host_crop=crops_on_host(config),
         **{k: v for k, v in config.augment.options.items() if v is not None},
     )
 
@@ -102,7 +107,7 @@ def blank_batch(config: Any, size: int) -> Batch:
     """Returns a batch of `size` examples of zeros, for `init`."""
     spec = methods.get(config.method)
     side = config.augment.size
-    crops = (spec.num_crops,) if config.data.host_crop else ()
+    crops = (spec.num_crops,) if crops_on_host(config) else ()
     extra = spec.data.extra_fields(config)
     return {
         "image": jnp.zeros((size, *crops, side, side, 3), jnp.uint8),

@@ -28,6 +28,7 @@ from jssl.errors import UserError, nearest
 from jssl.methods._common import (
     apply_gradients,
     check_make,
+    crops_on_host,
     first_state,
     in_32_bits,
     input_functions,
@@ -276,7 +277,7 @@ def token_views(config: Any) -> Any:
     fn = augment.make_views(
         config.augment.name,
         size=side * 2 ** (config.beit.groups - 1),
-        host_crop=config.data.host_crop,
+        host_crop=crops_on_host(config),
         **{**options, "resize": "lanczos"},
     )
     if fn.options["views"] != 1:

@@ -37,6 +37,7 @@ from jssl.errors import UserError
 from jssl.methods._common import (
     apply_gradients,
     check_make,
+    crops_on_host,
     first_state,
     in_32_bits,
     input_functions,
@@ -155,10 +156,10 @@ def _check(config: Any) -> None:
     losses.view_pairs(len(s.views), graph=s.graph)
     if s.contrast == "in_batch" and config.batch_size < 2:
         raise UserError("In-batch negatives need --config.batch_size=2 or more; found 1.")
-    if extra and config.data.host_crop:
+    if extra and crops_on_host(config):
         raise UserError(
             f"Views {', '.join(s.views)} are cut together on the device; found data.host_crop="
-            f"'{config.data.host_crop}'. Type --config.data.host_crop=."
+            f"'{config.data.host_crop}'. Type --config.data.host_crop=device."
         )
 
 
@@ -349,5 +350,7 @@ SPEC = MethodSpec(
     num_crops=1,  # the views are parts of it
     linear_preset="cmc",
     linear_variants={"v3": "cmc_wide", "alexnet": "cmc_alexnet"},
-    data=DataHooks(extra_fields=extra_fields),
+    data=DataHooks(
+        device_crops=lambda config: bool(extra_fields(config)), extra_fields=extra_fields
+    ),
 )

@@ -40,12 +40,13 @@ from jssl.methods import _clusters
 from jssl.methods._common import (
     apply_gradients,
     check_make,
+    crops_on_host,
     embed_function,
     first_state,
     in_32_bits,
     input_functions,
 )
-from jssl.methods.spec import MethodSpec
+from jssl.methods.spec import DataHooks, MethodSpec
 from jssl.metrics.clusters import cluster_report
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
@@ -136,10 +137,10 @@ def check(config: Any, lengths: RunLengths) -> None:
     examples = min(lengths.num_examples, lengths.steps_per_epoch * config.batch_size)
     for k in settings.num_clusters:
         check_clusters(k, examples, flag=flag)
-    if config.data.host_crop:
+    if crops_on_host(config):
         raise UserError(
             f"The crops of DeepCluster v2 have two sizes and are made on the device; found "
-            f"data.host_crop='{config.data.host_crop}'. Type --config.data.host_crop='', and "
+            f"data.host_crop='{config.data.host_crop}'. Type --config.data.host_crop=device, and "
             "--config.data.image_size=N for pictures that differ in size."
         )
 
@@ -336,4 +337,5 @@ SPEC = MethodSpec(
     state=State,
     num_crops=LARGE,
     linear_preset="swav",
+    data=DataHooks(device_crops=lambda config: True),  # of two sizes
 )

@@ -73,12 +73,15 @@ class DataHooks:
         pseudo_labels: whether the config's section names pseudo-labels of unlabelled examples,
             which are drawn beside the labelled ones (see `jssl.data.semi_supervised`).
         order: `(config) -> Repeated`, or None for each example once an epoch.
+        device_crops: `(config) -> bool`: whether only the device can make the crops, as they are of
+            several sizes or cut other arrays along.
         extra_fields: `(config) -> {name: (shape after [B,H,W], dtype)}`, further arrays of a batch.
     """
 
     part: Callable[[Config], LabelledPart] = lambda config: LabelledPart()
     pseudo_labels: bool = False
     order: Callable[[Config], Repeated | None] = lambda config: None
+    device_crops: Callable[[Config], bool] = lambda config: False
     extra_fields: Callable[[Config], Fields] = lambda config: {}
 
 

@@ -14,6 +14,7 @@ from jssl.data import semi_supervised
 from jssl.data.pipeline import repeated
 from jssl.errors import UserError
 from jssl.methods._common import blank_batch as blank_batch
+from jssl.methods._common import crops_on_host
 from jssl.methods.spec import LabelledPart
 from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher
 from jssl.run import checkpoint, checks, versioned, workdir
@@ -74,6 +75,9 @@ def build(config: ConfigDict) -> Experiment:
     check_batch_size(config.batch_size, launcher)
     train_source = data.make_source(config.data, "train")
     _check_fields(config, train_source)
+    config.data.host_crop = data.resolve_crop(
+        config.data, train_source, random=_random_crops(config)
+    )
     probe_source = data.make_source(config.data, "probe")
     part = spec.data.part(config)
     test_source: data.Source | None = None
@@ -257,13 +261,24 @@ def sweep(parts: Experiment) -> Iterator[Batch]:
             yield parts.launcher.split({**arrays, "valid": batch["mask"]})
 
 
-def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
-    """Returns the recipe's areas and ratios for crops on the host, if crops are made there."""
+def _random_crops(config: ConfigDict) -> bool:
+    """Whether the crops of a config are random resized ones that the host can make."""
+    device_only = methods.get(config.method).data.device_crops(config)
+    return _augmentation(config)["crop"] == "random" and not device_only
+
+
+def _augmentation(config: ConfigDict) -> dict[str, Any]:
+    """Returns the options of a config's augmentation."""
     recipe = augment.RECIPES.get(config.augment.name, {})
     given = {k: v for k, v in config.augment.options.items() if v is not None}
-    settings = {**augment.OPTIONS, **recipe, **given}
-    if not config.data.host_crop:
+    return {**augment.OPTIONS, **recipe, **given}
+
+
+def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
+    """Returns the recipe's areas and ratios for crops on the host, if crops are made there."""
+    if not crops_on_host(config):
         return {}
+    settings = _augmentation(config)
     return {"area": tuple(settings["scale"]), "ratio": tuple(settings["ratio"])}
 
 

@@ -101,8 +101,6 @@ def base(method: str, folder: str, labels: str, size: int) -> ConfigDict:
     if method == "deepcluster_v2":  # its crops of two sizes are made on the device
         config.data.image_size = 2 * size
         config.deepcluster_v2.small_size = size // 2
-    else:
-        config.data.host_crop = "torchvision"  # from the original, at its full resolution
     config.augment.size = size
     if size >= 96:  # there the blur of the ImageNet recipes can be seen
         if config.augment.name == "simclr_cifar":

@@ -103,7 +103,7 @@ def _lines(
     own = ", the network of the method" if c.model.name == "dvae" else " (--model=NAME)"
     readers = f"{c.data.workers} processes" if c.data.workers else "threads of this process"
     cut = "the host shrinks them to twice that, the device crops"
-    if c.data.host_crop:
+    if not c.data.image_size:
         cut = "random crops of the original pictures"
     return [
         f"data     {pictures.name}: {pictures.total:,} pictures, {classes}; {labels}",

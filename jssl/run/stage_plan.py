@@ -129,7 +129,7 @@ def _without_noise(config: ConfigDict, before: ConfigDict, name: str) -> None:
             f"{before.augment.size} px: expected a higher resolution, such as "
             f"{{'stage': 'fixres', 'augment': {{'size': {before.augment.size * 5 // 4}}}}}."
         )
-    config.data.host_crop = ""
+    config.data.host_crop = "device"
     config.augment.name = "none"
     with config.ignore_type():
         for option in config.augment.options:

@@ -97,6 +97,9 @@ def complete(stored: Mapping[str, Any], where: Path) -> dict[str, Any]:
     unknown: list[str] = []
     merged = _merged(stored, defaults(method), "", unknown)
     move_old_keys(merged)
+    section = stored.get("data", {})
+    if "exif_orientation" not in section and section.get("host_crop") == "":
+        merged["data"]["host_crop"] = "device"  # what '' meant before it depended on the data
     if unknown:
         text = f"{where} has keys that this version does not have: {', '.join(unknown)}"
         if text not in _told:

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jssl.data import PictureError, decode, photos
 from jssl.data.decode import MAX_PIXELS, Picture, resize_boxes
@@ -103,13 +103,44 @@ def test_an_animation_gives_its_first_frame(encode, format_name):
     np.testing.assert_array_equal(array, np.full((10, 12, 3), (255, 0, 0)))
 
 
-def test_exif_orientation_is_ignored(encode, colours):
+@pytest.mark.parametrize("orientation", range(10))  # 0 and 9 are none
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied_as_by_pillow(encode, format_name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.kron(np.arange(0, 240, 16).reshape(3, 5, 1), np.ones((96, 96, 3)))
+    data = encode(pixels.astype(np.uint8), format_name, exif=exif, quality=100)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    picture = Picture(data, "x", upright=True)
+    assert picture.size() == expected.shape[:2] == ((288, 480), (480, 288))[4 < orientation < 9]
+    np.testing.assert_array_equal(picture.pixels(), expected)
+    assert picture.kinds == ()
+    height, width = picture.size()
+    (crop,) = picture.crops([(0, 0, height, width / 2)], (10, 10), interpolation="bilinear")
+    half = Image.fromarray(expected).resize(
+        (10, 10), Image.Resampling.BILINEAR, box=(0, 0, width / 2, height)
+    )
+    assert np.abs(crop.astype(int) - half).max() <= 2  # a JPEG is decoded at a quarter
+
+
+def test_exif_orientation_is_ignored_by_default_and_counted(encode, colours):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     for format_name in ("PNG", "JPEG"):
         data = encode(colours, format_name, exif=exif)
         assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
         assert decode(data, "x").shape == (20, 30, 3)
+        assert kind_of(data)[1] == ("orientation",)
+
+
+def test_damaged_exif_data_do_not_turn_a_picture(encode, colours):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(colours, "JPEG", exif=exif)
+    place = data.index(b"Exif\0\0")
+    for cut in range(6, 26):
+        damaged = data[: place + cut] + b"\xfe\xfe" + data[place + cut + 2 :]
+        assert Picture(damaged, "x", upright=True).pixels().shape in ((20, 30, 3), (30, 20, 3))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (9, 1, 3)])

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from jssl import data
 from jssl.data.build import DEFAULTS
@@ -150,3 +151,25 @@ def test_test_labels_use_all_classes(class_folder):
     (class_folder / "train").rename(class_folder / "mine")
     test = data.make_source(config(class_folder, train_split="mine"), "test")
     assert [int(test[i]["label"]) for i in range(6)] == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("value", "shape"), [("", (8, 6)), ("apply", (8, 6)), ("ignore", (6, 8))])
+def test_exif_orientation_of_a_folder_is_applied_unless_ignored(tmp_path, encode, value, shape):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a.jpg").write_bytes(encode(np.zeros((6, 8, 3), np.uint8), "JPEG", exif=exif))
+    source = data.make_source(config(tmp_path, exif_orientation=value), "train")
+    assert source[0]["image"].shape == (*shape, 3)
+    assert source.encoded(0)["image"].size() == shape
+
+
+def test_random_crops_of_a_folder_come_from_the_original(class_folder):
+    section = config(class_folder)
+    source = data.make_source(section, "train")
+    assert data.resolve_crop(section, source) == "torchvision"
+    assert data.resolve_crop(section, source, random=False) == "device"
+    assert data.resolve_crop(config(class_folder, image_size=64), source) == "device"
+    assert data.resolve_crop(config(class_folder, host_crop="tf"), source) == "tf"
+    assert data.resolve_crop(config(class_folder, host_crop="device"), source) == "device"
+    one_size = ConfigDict(DEFAULTS)
+    assert data.resolve_crop(one_size, data.make_source(one_size, "train")) == "device"

@@ -43,7 +43,9 @@ def folder(tmp_path_factory):
         image = Image.fromarray(photos.read(i)[:height, :width])
         path = root / "ab"[i % 2] / f"{i}.{('png', 'jpg')[i % 2]}"
         path.parent.mkdir(exist_ok=True)
-        (image.convert("L") if i == 4 else image).save(path)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if i == 3 else 1  # lies on its side
+        (image.convert("L") if i == 4 else image).save(path, exif=exif)
     return root
 
 
@@ -82,7 +84,7 @@ def test_pictures_of_pillow_and_arrays_are_prepared_as_files_are(folder, encoder
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(Image.open(path)) for path in paths]
         assert_close(encoder(opened), expected)
-    pixels = [data.Picture.read(path).pixels() for path in paths]
+    pixels = [data.Picture.read(path, upright=True).pixels() for path in paths]
     large = [i for i, x in enumerate(pixels) if x.shape != (32, 32, 3)]
     assert_close(encoder([pixels[i] for i in large]), expected[large])
     mixed = encoder([paths[0], pixels[large[0]], Image.fromarray(pixels[large[1]])])

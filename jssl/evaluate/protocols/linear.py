@@ -1,5 +1,7 @@
 """`--protocol=linear`: the papers' linear evaluation, with augmented images and SGD by a preset."""
 
+from ml_collections import ConfigDict
+
 from jssl import data
 from jssl.evaluate.context import Context, check_preset
 from jssl.evaluate.probes.linear_sgd import evaluate_linear
@@ -16,8 +18,10 @@ def run(context: Context) -> list[Row]:
     own = own_preset(context.config)
     preset = settings.preset or own or "simclr"
     crop = crop_ranges(PRESETS[preset])
-    host_crop = bool(context.data.host_crop)
     train, test = context.sources
+    section = ConfigDict(context.data.to_dict())
+    section.host_crop = data.resolve_crop(section, train)
+    host_crop = section.host_crop != "device"
     result = evaluate_linear(
         context.probed,
         context.state,
@@ -30,7 +34,7 @@ def run(context: Context) -> list[Row]:
         seed=settings.seed,
         host_crop=host_crop,
         train_transform=data.train_transform(
-            context.data, train, size=context.size, views=1, **(crop if host_crop else {})
+            section, train, size=context.size, views=1, **(crop if host_crop else {})
         ),
         test_transform=context.transform(test),
         workers=context.data.workers,
