@@ -80,7 +80,7 @@ class Method(NamedTuple):
             step, where `first` is the global index of `images[0]`.
         refresh: `(state, batches) -> (state, metrics)`, or None. The loop calls it before the first
             step of every epoch, the first one too. `batches()` is a new pass over the whole train
-            split in its order, see `jssl.run.build.sweep`; the metrics are numbers for the log.
+            split in its order, see `jssl.run.batches.sweep`; the metrics are numbers for the log.
             It depends on the state and the data alone: a run that was killed in it, or between
             two checkpoints, reaches the same state again.
         order: `(state) -> order`, or None: the order of the examples in an epoch, as

@@ -14,7 +14,7 @@ from PIL import Image
 from jssl import config as config_lib
 from jssl import flags, main
 from jssl.errors import UserError, WriteError
-from jssl.run import build, config_file, workdir
+from jssl.run import batches, build, config_file, workdir
 from jssl.run.train import train
 
 PHOTOS = f"--config={ROOT}/configs/simclr_photos.py:smoke"
@@ -210,12 +210,12 @@ def test_supervised_needs_labels(tmp_path):
 def test_labels_outside_the_classes_are_refused_with_their_example():
     batch = {"label": np.array([0, 3, -1]), "index": np.array([7, 8, 9])}
     with pytest.raises(UserError, match="'mine', example 9: label -1, expected 0 to 3"):
-        build.check_labels(batch, 4, name="mine")
+        batches.check_labels(batch, 4, name="mine")
     with pytest.raises(UserError, match="example 8: label 3, expected 0 to 2"):
-        build.check_labels({**batch, "label": np.array([0, 3, 1])}, 3, name="mine")
+        batches.check_labels({**batch, "label": np.array([0, 3, 1])}, 3, name="mine")
     with pytest.raises(UserError, match=r"labels of shape \[2\] for each picture"):
-        build.check_labels({**batch, "label": np.zeros((3, 2), int)}, 4, name="mine")
-    build.check_labels(batch | {"label": np.array([0, 1, 2])}, 3, name="mine")
+        batches.check_labels({**batch, "label": np.zeros((3, 2), int)}, 4, name="mine")
+    batches.check_labels(batch | {"label": np.array([0, 1, 2])}, 3, name="mine")
 
 
 def test_fewer_classes_than_the_data_has():

@@ -90,10 +90,11 @@ def test_a_network_of_ones_own(model, size, pictures):
 def test_the_lines_say_what_why_and_how_to_change_it(pictures):
     config, lines = quick.choose(quick.Asked(str(pictures), "byol"), CPU)
     data, model, views, length, reading = lines
-    assert "mine: 40 pictures, 2 classes" in data and "--labels=none" in data
+    assert "mine: 40 pictures, 2 classes, 4 held out for the numbers" in data
+    assert "--labels=none" in data
     assert "resnet8, width 0.5, float32, for 1 x cpu, 2 cores (--model=NAME)" in model
     assert "64 px, random crops of the original" in views and "short sides of 96 to 96 px" in views
-    assert f"{config.epochs:g} epochs of 5 steps of 8 pictures" in length and "--minutes" in length
+    assert f"{config.epochs:g} epochs of 4 steps of 8 pictures" in length and "--minutes" in length
     assert "threads" in reading and "byol_photos" in reading
     config, lines = quick.choose(quick.Asked(str(pictures), "byol"), GPU)
     assert "resnet18, bfloat16, for 1 x NVIDIA A100" in lines[1] and config.augment.size == 96
@@ -193,7 +194,7 @@ def test_minutes_decide_the_length_once(pictures, tmp_path, monkeypatch, capsys)
     config = quick.resolve(asked, tmp_path / "w")
     steps = config.run.steps_per_epoch
     # 51 seconds without those to look at the folder and to compile; an epoch takes 1 second
-    assert steps == 5 and 40 <= config.epochs <= 50 and config.epochs.is_integer()
+    assert steps == 4 and 45 <= config.epochs <= 62 and config.epochs.is_integer()
     record = json.loads((tmp_path / "w" / "chosen.json").read_text())
     assert record["minutes"] == 1.0 and record["epochs"] == config.epochs
     assert "--minutes=1: 0.1 s a step, measured over 7" in capsys.readouterr().out

@@ -15,6 +15,9 @@ DEFAULTS: dict[str, Any] = {
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
+    # Labelled training examples that are not trained with: the best checkpoint is chosen on them,
+    # and without a test split the table at the end is theirs
+    "held_out": 0,
     "layout": "auto",  # of a folder: auto | splits | classes | flat | nested
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
     "test_split": "",  # the split for evaluation
@@ -197,8 +200,9 @@ def train_transform(
         **crop: `area`, `ratio` and `interpolation` of `HostCrop`.
 
     Returns:
-        With a `config.host_crop` of the host: a `HostCrop` to uint8 [V,size,size,3]. Without: None where the
-        pictures have one shape already, else a `CentreCrop` to `config.image_size` (or `size`).
+        With a `config.host_crop` of the host: a `HostCrop` to uint8 [V,size,size,3]. Without: None
+        where the pictures have one shape already, else a `CentreCrop` to `config.image_size` (or
+        `size`).
 
     Example:
         >>> from ml_collections import ConfigDict

@@ -278,7 +278,12 @@ def _first_state(config: ConfigDict) -> TrainState:
 
 def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:
     """Returns the train and test split; raises if their labels mean different classes."""
-    train, test = data.make_source(section, "probe"), data.make_source(section, "test")
+    train, held_out = data.make_source(section, "probe"), None
+    if section.get("held_out", 0):
+        whole = data.make_source(section, "train")
+        _, train, held_out = data.hold_out(whole, train, section.held_out)
+    use_held_out = held_out is not None and not data.has_split(section, "test")
+    test: Any = held_out if use_held_out else data.make_source(section, "test")
     data.check_same(
         data.class_names(test),
         data.class_names(train),

@@ -13,9 +13,10 @@ from jssl.data.subset import Subset
 from jssl.errors import UserError, nearest
 from jssl.evaluate.context import Context
 from jssl.evaluate.embed import BACKBONE
-from jssl.evaluate.protocols import knn
+from jssl.evaluate.protocols import classifier, knn
 from jssl.metrics.collapse import collapse_report, collapse_warnings
-from jssl.run.build import Experiment, abstract_state, host_transform
+from jssl.run.batches import host_transform
+from jssl.run.build import Experiment, abstract_state
 from jssl.types import TrainState
 
 COLLAPSE_EXAMPLES = 512  # enough for a spectrum of 128-512 dimensions, few enough for a CPU
@@ -109,6 +110,18 @@ def make_monitor(
 
     pair = two_views()
 
+    def held_out_top1(state: TrainState) -> float:
+        context = Context.running(
+            experiment,
+            state,
+            compiled=embed,
+            sources=(bank, experiment.held_out),
+            batch_size=config.batch_size,
+        )
+        if methods.get(config.method).has_classifier:
+            return float(classifier.run(context)[0]["top1"]["trained"])
+        return float(knn.run(context, ("trained",))[0]["top1"]["trained"])
+
     def monitor(state: TrainState) -> tuple[dict[str, float], list[str]]:
         scalars: dict[str, float] = {}
         if labelled:
@@ -121,6 +134,8 @@ def make_monitor(
             )
             (row,) = knn.run(context, ("trained",))
             scalars["knn_top1"] = float(row["top1"]["trained"])
+        if experiment.held_out is not None:
+            scalars["held_out_top1"] = held_out_top1(state)
         warnings: list[str] = []
         for name, pick in (
             ("backbone", lambda o: o[0]),
@@ -193,6 +208,15 @@ def _images(experiment: Experiment, source: Any) -> np.ndarray:
     )
     with contextlib.closing(batches):
         return next(batches)["image"]
+
+
+def held_out_protocol(experiment: Experiment) -> str:
+    """Returns what the best checkpoint of a run is chosen by, one line."""
+    own = methods.get(experiment.config.method).has_classifier
+    measure = (
+        "own classifier" if own else f"kNN of {experiment.config.monitor.knn_feature} features"
+    )
+    return f"top-1 of the {measure} on {len(experiment.held_out):,} held-out training examples"
 
 
 def monitor_protocol(experiment: Experiment) -> str:

@@ -15,6 +15,12 @@ from jssl.models.efficientnet import make_efficientnet as make_efficientnet
 from jssl.models.heads import Linear as Linear
 from jssl.models.heads import Projector as Projector
 from jssl.models.norm import BatchNorm as BatchNorm
+from jssl.models.own import OwnNet as OwnNet
+from jssl.models.own import check_devices as check_devices
+from jssl.models.own import make_own
+from jssl.models.own import register as register
+from jssl.models.own import registered as registered
+from jssl.models.own import unregister as unregister
 from jssl.models.plain import PlainNet as PlainNet
 from jssl.models.regnet import SIZES as REGNET_SIZES
 from jssl.models.regnet import RegNet as RegNet
@@ -93,9 +99,14 @@ _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
+def names() -> list[str]:
+    """Returns the names of jssl's own networks."""
+    return [*DEPTHS, *_OTHERS]
+
+
 def build(
     model_config: Any, *, axis_name: str | None = None, dtype: Any = jnp.float32
-) -> ResNet | EfficientNet | PlainNet | AlexNetHalf | RegNet | ViT:
+) -> ResNet | EfficientNet | PlainNet | AlexNetHalf | RegNet | ViT | OwnNet:
     """Builds the encoder of a config.
 
     Args:
@@ -105,7 +116,8 @@ def build(
         dtype: of the computation.
 
     Returns:
-        A linen module `(images [B,H,W,C], train) -> (features [B,D], intermediates)`.
+        A linen module `(images [B,H,W,C], train) -> (features [B,D], intermediates)`; an `OwnNet`
+        for a name of `register`.
 
     Raises:
         UserError: an unknown key, name or value; a key that this network does not read and that is
@@ -126,14 +138,20 @@ def build(
     if isinstance(switches.get("stage_sizes"), list):  # read back from a workdir's JSON
         switches["stage_sizes"] = tuple(switches["stage_sizes"])
     name = switches.pop("name")
-    if name not in _OTHERS and name not in DEPTHS:
-        raise UserError(f"Unknown model.name '{name}': {nearest(name, [*DEPTHS, *_OTHERS])}.")
+    own_names = registered()
+    if name not in (*names(), *own_names):
+        raise UserError(
+            f"Unknown model.name '{name}': {nearest(name, [*names(), *own_names])}. A network of "
+            f"your own is registered first: jssl.models.register('{name}', make)."
+        )
     make, keys = _OTHERS.get(name, (functools.partial(make_resnet, name), _RESNET))
+    if name in own_names:
+        make, keys = functools.partial(make_own, name), ()
     for key, value in switches.items():
         if key not in keys and value != DEFAULTS[key]:
             raise UserError(
                 f"model.{key}={value!r} has no effect on '{name}', which reads "
-                f"{', '.join(k for k in keys if k != 'name')}. Expected its default: type "
+                f"{', '.join(keys) or 'none of these keys'}. Expected its default: type "
                 f"--config.model.{key}={DEFAULTS[key]!r}."
             )
     own = {key: value for key, value in switches.items() if key in keys}

@@ -1,7 +1,5 @@
 """Builds the parts of a run from a config: data, launcher, optimiser, method and first state."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,17 +7,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jssl import augment, data, methods, optim
+from jssl import data, methods, models, optim
 from jssl.data import semi_supervised
-from jssl.data.pipeline import repeated
 from jssl.errors import UserError
 from jssl.methods._common import blank_batch as blank_batch
-from jssl.methods._common import crops_on_host
 from jssl.methods.spec import LabelledPart
 from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher
-from jssl.run import checkpoint, checks, versioned, workdir
+from jssl.run import batches, checkpoint, checks, versioned, workdir
 from jssl.third_party import same_handlers
-from jssl.types import Batch, Method, RunLengths, TrainState
+from jssl.types import Method, RunLengths, TrainState
 
 
 class Experiment(NamedTuple):
@@ -34,6 +30,7 @@ class Experiment(NamedTuple):
         method: the method's pure functions.
         schedule: step -> learning rate.
         steps_per_epoch, total_steps: in updates.
+        held_out: labelled training examples that are not trained with; None if there are none.
     """
 
     config: ConfigDict
@@ -45,6 +42,7 @@ class Experiment(NamedTuple):
     schedule: Any
     steps_per_epoch: int
     total_steps: int
+    held_out: Any = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -73,13 +71,18 @@ def build(config: ConfigDict) -> Experiment:
     extra_fields(config)
     launcher = make_launcher(config.launch)
     check_batch_size(config.batch_size, launcher)
+    models.check_devices(config.model.name, launcher.size)
     train_source = data.make_source(config.data, "train")
     _check_fields(config, train_source)
     config.data.host_crop = data.resolve_crop(
-        config.data, train_source, random=_random_crops(config)
+        config.data, train_source, random=batches.random_crops(config)
     )
     probe_source = data.make_source(config.data, "probe")
     part = spec.data.part(config)
+    _check_held_out(config, part)
+    train_source, probe_source, held_out = data.hold_out(
+        train_source, probe_source, config.data.held_out
+    )
     test_source: data.Source | None = None
     if part.held_out:
         test_source = data.held_out_part(train_source, count=part.held_out)
@@ -91,6 +94,7 @@ def build(config: ConfigDict) -> Experiment:
         train_source = probe_source = semi_supervised.labelled_half(config, train_source)
     if test_source is None and data.has_split(config.data, "test"):
         test_source = data.make_source(config.data, "test")
+    test_source = held_out if test_source is None else test_source
     section = config[config.method]
     _check_classes(section, train_source, probe_source, test_source)
     if "num_classes" in section and section.num_classes == 0:
@@ -120,7 +124,23 @@ def build(config: ConfigDict) -> Experiment:
         schedule,
         config.run.steps_per_epoch,
         config.run.total_steps,
+        held_out,
     )
+
+
+def _check_held_out(config: ConfigDict, part: LabelledPart) -> None:
+    if not config.data.held_out:
+        return
+    if part.held_out:
+        raise UserError(
+            f"Found --config.data.held_out={config.data.held_out} and --config.{config.method}."
+            f"held_out={part.held_out}: expected one of them. Type --config.data.held_out=0."
+        )
+    if methods.get(config.method).data.pseudo_labels:
+        raise UserError(
+            f"Method '{config.method}' has labelled and unlabelled parts of its own. Type "
+            "--config.data.held_out=0."
+        )
 
 
 def count_lengths(config: ConfigDict, examples: int, *, advice: str) -> None:
@@ -188,98 +208,6 @@ def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
 def needs_labels(config: ConfigDict) -> bool:
     """Whether a method requires labels."""
     return methods.get(config.method).labels == "required"
-
-
-def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
-    """Refuses a batch whose labels are not one number in [0, K) per example.
-
-    Raises:
-        UserError: several labels per picture, or the -1 of an unlabelled one, with its index.
-    """
-    labels = np.asarray(batch["label"])
-    if labels.ndim != 1:
-        raise UserError(
-            f"Data set '{name}' has labels of shape {list(labels.shape[1:])} for each picture; "
-            "expected one number. Several labels per picture are supported by --protocol=voc "
-            "only, not by any method."
-        )
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        raise UserError(
-            f"Data set '{name}', example {int(batch['index'][wrong[0]])}: label "
-            f"{int(labels[wrong[0]])}, expected 0 to {num_classes - 1}. Leave unlabelled examples "
-            "out, or train with a method that needs no labels."
-        )
-
-
-def host_transform(parts: Experiment) -> Any:
-    """Returns the transform of training examples on the host, before the device, or None."""
-    config, spec = parts.config, methods.get(parts.config.method)
-    transform = data.train_transform(
-        config.data,
-        parts.train_source,
-        size=config.augment.size,
-        views=spec.num_crops,
-        **_crop_of(config),
-    )
-    if not spec.data.pseudo_labels:
-        return transform
-    return semi_supervised.paired(config, parts.train_source, transform)
-
-
-def data_order(config: ConfigDict) -> Any:
-    """Returns the order of the examples in an epoch, as `jssl.data.train_batches` takes it."""
-    order = methods.get(config.method).data.order(config)
-    if order is None:
-        return data.shuffled
-    return repeated(order.repeats, batch_size=config.batch_size, groups=order.groups)
-
-
-def sweep(parts: Experiment) -> Iterator[Batch]:
-    """Iterates once over the train split for `Method.refresh`, without augmentation.
-
-    Every process reads its part of each batch, and all must take every batch, in lockstep.
-
-    Yields:
-        `{'image': uint8 [N,size,size,3], 'label': int32 [N], 'index': int32 [N], 'valid': bool
-        [N]}` in the order of the data set, N = config.batch_size, split over the devices. The
-        images are cropped as for evaluation. `valid` is False for the padding of the last batch,
-        and for a picture that cannot be used.
-    """
-    config, source = parts.config, parts.train_source
-    batches = data.eval_batches(
-        source,
-        batch_size=config.batch_size,
-        transform=data.eval_transform(config.data, source, size=config.augment.size),
-        threads=config.data.threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    with contextlib.closing(iter(batches)) as running:
-        for batch in running:
-            arrays = {key: batch[key] for key in ("image", "label", "index")}
-            yield parts.launcher.split({**arrays, "valid": batch["mask"]})
-
-
-def _random_crops(config: ConfigDict) -> bool:
-    """Whether the crops of a config are random resized ones that the host can make."""
-    device_only = methods.get(config.method).data.device_crops(config)
-    return _augmentation(config)["crop"] == "random" and not device_only
-
-
-def _augmentation(config: ConfigDict) -> dict[str, Any]:
-    """Returns the options of a config's augmentation."""
-    recipe = augment.RECIPES.get(config.augment.name, {})
-    given = {k: v for k, v in config.augment.options.items() if v is not None}
-    return {**augment.OPTIONS, **recipe, **given}
-
-
-def _crop_of(config: ConfigDict) -> dict[str, tuple[float, float]]:
-    """Returns the recipe's areas and ratios for crops on the host, if crops are made there."""
-    if not crops_on_host(config):
-        return {}
-    settings = _augmentation(config)
-    return {"area": tuple(settings["scale"]), "ratio": tuple(settings["ratio"])}
 
 
 def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, Any]:

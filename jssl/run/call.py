@@ -8,11 +8,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jssl import models
 from jssl.errors import UserError
 from jssl.precision import narrow
 from jssl.run import quick
 from jssl.run import workdir as workdirs
 from jssl.run.judge import train_and_judge
+from jssl.run.train import OnStep
 from jssl.run.train import train as train_config
 from jssl.third_party import same_handlers
 
@@ -43,7 +45,7 @@ def train(
     data: str | Path | None = None,
     method: str | None = None,
     workdir: str | Path | None = None,
-    model: str | None = None,
+    model: str | Any = None,
     size: int | None = None,
     minutes: float | None = None,
     epochs: float | None = None,
@@ -51,6 +53,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     judged: bool = False,
     longer: bool = False,
+    on_step: OnStep | None = None,
 ) -> Any:
     """Trains on a folder of pictures, or trains a config; resumes if the workdir has a checkpoint.
 
@@ -63,8 +66,12 @@ def train(
         data: the folder of pictures; without `config`.
         method: of `jssl.methods`.
         workdir: of the run on `data`.
-        model, size, minutes, epochs, labels: see `jssl.run.quick.Asked`.
+        model: name of a network, or a flax module `(images [B,H,W,3], train) -> features [B,D]`,
+            which is registered under the name of its class, see `jssl.models.register`.
+        size, minutes, epochs, labels: see `jssl.run.quick.Asked`.
         settings: any keys of the config, such as `{'batch_size': 64}`; with `data`.
+        on_step: called as `on_step(step, metrics)`, see `jssl.run.train.train`; for a loop, a
+            tracker or an early stop of one's own.
         judged, longer: of `config`, see `jssl.run.train.train`.
 
     Returns:
@@ -89,7 +96,7 @@ def train(
                 "folder of pictures, jssl.train(data=..., method=..., workdir=...); found "
                 f"{', '.join(given) or 'one of config and folder'}."
             )
-        return train_config(config, folder, judged=judged, longer=longer)
+        return train_config(config, folder, judged=judged, longer=longer, on_step=on_step)
     if missing := [name for name in form if name not in given]:
         raise UserError(
             f"jssl.train lacks {', '.join(missing)}. Type for example jssl.train(data='pictures', "
@@ -100,13 +107,16 @@ def train(
             "judged is for a config: with data, the config's final.enabled decides. Leave it out, "
             "or give settings={'final.enabled': True}."
         )
+    if model is not None and not isinstance(model, str):
+        models.register(type(model).__name__, model)
+        model = type(model).__name__
     asked = quick.Asked(
         str(data), str(method), model, size, minutes, epochs, labels, _typed(settings or {}), False
     )
     place = str(workdir)
     resolved = quick.resolve(asked, place)
     with quick.own_flags():
-        train_and_judge(resolved, place, longer=longer)
+        train_and_judge(resolved, place, longer=longer, on_step=on_step)
     return result_of(place)
 
 

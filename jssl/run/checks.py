@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "data.eval_interpolation": one_of("bicubic", "bilinear"),
     "data.exif_orientation": one_of("", "apply", "ignore"),
     "data.on_error": one_of("stop", "skip"),
+    "data.held_out": NATURAL,
     "data.layout": one_of("auto", "splits", "classes", "flat", "nested"),
     "optim.lr": number(0),
     "optim.warmup_epochs": number(0),

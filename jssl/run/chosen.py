@@ -6,6 +6,7 @@ pictures the size of the views, the device the network, the batch and the reader
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,10 @@ from jssl import data, methods
 from jssl.data.walk import printable
 from jssl.errors import UserError, nearest
 from jssl.models import DEFAULTS as MODEL_DEFAULTS
-from jssl.models import DEPTHS, SIZES, VIT_SIZES
+from jssl.models import DEPTHS, SIZES, VIT_SIZES, registered
+from jssl.models.own import variables_of
 from jssl.optim import TRANSFORMER
+from jssl.optim.masks import parameter_names
 from jssl.run import config_file
 
 LABELS = ("auto", "none")
@@ -30,6 +33,7 @@ CPU_SIDE, CPU_BATCH, CPU_STEPS, CPU_EPOCHS = 64, 32, 500, (1, 100)
 BATCHES, STEPS, EPOCHS = ((40, 256), (20, 128), (0, 64)), 10_000, (100, 400)
 LARGE = 10_000  # pictures from which a larger network is trained
 LEAST = 8  # pictures in a batch
+LEAST_OF_CLASS = 4  # pictures of the smallest class, of which one may be held out
 # Methods that need what a folder of pictures does not have, and what to type instead.
 REFUSED = {
     "beit": (
@@ -56,13 +60,23 @@ class Device(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """What a folder holds: name, number of pictures, classes, median short side, text on sizes."""
+    """What a folder holds.
+
+    Attributes:
+        name: of the folder.
+        total: number of pictures to train with.
+        classes: their number; 0 without labels.
+        short: median short side in pixels.
+        sizes: text on the sizes.
+        held_out: number of pictures that are held out for the numbers.
+    """
 
     name: str
     total: int
     classes: int
     short: int
     sizes: str
+    held_out: int = 0
 
 
 def this_device() -> Device:
@@ -112,8 +126,12 @@ def base(method: str, folder: str, labels: str, size: int) -> ConfigDict:
     return config
 
 
-def look(config: ConfigDict) -> Pictures:
+def look(config: ConfigDict, *, held_out: int | None = None) -> Pictures:
     """Reads what the folder of a config holds, and the sizes of a sample of its pictures.
+
+    Args:
+        config: with the folder.
+        held_out: number of pictures to hold out; None chooses it.
 
     Raises:
         UserError: no such folder, no pictures, an ambiguous layout; no readable picture.
@@ -132,7 +150,22 @@ def look(config: ConfigDict) -> Pictures:
     short = np.sort([min(size) for size in sizes])
     text = f"{len(sizes)} looked at: short sides of {short[0]} to {short[-1]} px"
     name = printable(Path(config.data.data_dir).expanduser().resolve().name)
-    return Pictures(name, len(source), source.num_classes, int(np.median(short)), text)
+    held_out = held_out_of(config, source) if held_out is None else held_out
+    total, classes = len(source) - held_out, source.num_classes
+    return Pictures(name, total, classes, int(np.median(short)), text, held_out)
+
+
+def held_out_of(config: ConfigDict, source: data.Source) -> int:
+    """Returns how many pictures are held out: a tenth, at most 1,000, where labels allow it.
+
+    None are where the folder has a test split, or a class has fewer than `LEAST_OF_CLASS`.
+    """
+    if source.num_classes < 2 or data.has_split(config.data, "test"):
+        return 0
+    counts = np.bincount(data.labels_of(source), minlength=source.num_classes)
+    if counts.min() < LEAST_OF_CLASS:
+        return 0
+    return max(source.num_classes, min(1000, round(len(source) / 10)))
 
 
 def side(pictures: Pictures, device: Device) -> int:
@@ -158,13 +191,14 @@ def set_model(config: ConfigDict, name: str, size: int) -> None:
     Raises:
         UserError: an unknown name, or a network that the method does not train.
     """
-    known = {*DEPTHS, *SIZES, *VIT_SIZES, "alexnet", "vgg16"}
+    own = name in registered()
+    known = {*DEPTHS, *SIZES, *VIT_SIZES, "alexnet", "vgg16", *registered()}
     if name not in known:
         raise UserError(f"Unknown --model={name}: {nearest(name, known)}.")
     if config.model.name == "dvae":
         raise UserError("--method=dvae has its own network: leave --model out.")
     needs_vit = config.model.name.startswith("vit")
-    if needs_vit != name.startswith("vit") and config.method in ("deit", "beit"):
+    if needs_vit and name not in VIT_SIZES and config.method in ("deit", "beit"):
         raise UserError(
             f"--method={config.method} trains a ViT: {nearest(name, VIT_SIZES)}. Type for example "
             "--model=vit_tiny."
@@ -187,11 +221,44 @@ def set_model(config: ConfigDict, name: str, size: int) -> None:
             config.optim.rules = TRANSFORMER
         if config.method == "moco":  # without batch normalisation nothing is to be shuffled
             config.moco.shuffle = False
+    elif own:
+        if config.method == "moco":
+            if "batch_stats" in variables_of(name):
+                raise UserError(
+                    "--method=moco shuffles pictures between groups of batch normalisation, which "
+                    f"'{name}' normalises as one batch: expected a network without it. Type for "
+                    "example --method=byol."
+                )
+            config.moco.shuffle = False
+        config.optim.rules = rules_of(
+            config.optim.rules, parameter_names(variables_of(name)["params"])
+        )
     else:
         new["bn_groups"] = old["bn_groups"]
         if name in SIZES:
             new["small_images"] = size < 96
     config.model.update({**MODEL_DEFAULTS, **new})
+
+
+def rules_of(rules: Sequence[tuple[str, str]], names: Sequence[str]) -> tuple[Any, ...]:
+    """Returns rules of `optim.rules` that cover the parameters of a network of another kind.
+
+    Args:
+        rules: for another network.
+        names: of the parameters, see `jssl.optim.masks`.
+
+    Returns:
+        The rules that match a parameter. The remaining parameters decay.
+
+    Example:
+        >>> rules_of([('scale$', 'none'), ('kernel$', 'decay')], ['a/kernel', 'embedding'])
+        (('kernel$', 'decay'), ('', 'decay'))
+    """
+    fitting = [rule for rule in rules if any(re.search(rule[0], name) for name in names)]
+    if all(any(re.search(regex, name) for regex, _ in fitting) for name in names):
+        return tuple(fitting)
+    group = fitting[-1][1] if fitting else "decay+adapt"
+    return (*fitting, ("", group))
 
 
 def set_patches(config: ConfigDict, size: int) -> None:

@@ -12,7 +12,7 @@ from jssl.evaluate.run import final_rows
 from jssl.evaluate.table import format_table
 from jssl.precision import narrow
 from jssl.run import build, lock, pretrained, stopping, versions, workdir
-from jssl.run.train import train
+from jssl.run.train import OnStep, train
 from jssl.run.writers import say
 from jssl.third_party import same_handlers
 from jssl.types import TrainState
@@ -20,16 +20,23 @@ from jssl.types import TrainState
 
 @narrow
 @same_handlers()
-def train_and_judge(config: ConfigDict, folder: str | Path, *, longer: bool = False) -> None:
+def train_and_judge(
+    config: ConfigDict,
+    folder: str | Path,
+    *,
+    longer: bool = False,
+    on_step: OnStep | None = None,
+) -> None:
     """Trains (or resumes), then writes and prints the table of the finished run.
 
     Args:
         config: the complete config.
         folder: the workdir.
         longer: whether to extend its run to more epochs, see `jssl.run.extend`.
+        on_step: see `jssl.run.train.train`.
     """
     started = time.monotonic()
-    state = train(config, folder, judged=config.final.enabled, longer=longer)
+    state = train(config, folder, judged=config.final.enabled, longer=longer, on_step=on_step)
     if not config.final.enabled or int(state.step) == 0:
         return
     message = "Stopped while evaluating: the training is finished and saved."

@@ -66,7 +66,8 @@ def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
     """
     config = chosen.base(asked.method, asked.data, asked.labels, asked.size or 64)
     chosen.set_all(config, asked.settings)
-    pictures = chosen.look(config)
+    typed = "data.held_out" in dict(asked.settings)
+    pictures = chosen.look(config, held_out=config.data.held_out if typed else None)
     if pictures.classes < 2 and methods.get(asked.method).labels == "required":
         raise UserError(
             f"--method={asked.method} learns from labels, but the pictures in '{asked.data}' have "
@@ -75,6 +76,7 @@ def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
         )
     size = asked.size or chosen.side(pictures, device)
     config = chosen.base(asked.method, asked.data, asked.labels, size)
+    config.data.held_out = pictures.held_out
     if name := asked.model or chosen.network_of(config, pictures, device):
         chosen.set_model(config, name, size)
     chosen.set_patches(config, size)
@@ -98,6 +100,9 @@ def _lines(
     elif not pictures.classes:
         labels = "no sub-folders, so no labels"
     classes = f"{pictures.classes} classes" if pictures.classes else "no classes"
+    total = pictures.total + pictures.held_out
+    if c.data.held_out:
+        classes += f", {c.data.held_out:,} held out for the numbers"
     where = f"{device.number} x {device.kind}, {device.cores} cores"
     depth = f", width {c.model.width:g}" if c.model.width != 1 else ""
     own = ", the network of the method" if c.model.name == "dvae" else " (--model=NAME)"
@@ -106,7 +111,7 @@ def _lines(
     if not c.data.image_size:
         cut = "random crops of the original pictures"
     return [
-        f"data     {pictures.name}: {pictures.total:,} pictures, {classes}; {labels}",
+        f"data     {pictures.name}: {total:,} pictures, {classes}; {labels}",
         f"model    {c.model.name}{depth}, {c.dtype}, for {where}{own}",
         f"views    {c.augment.size} px, {cut}; {pictures.sizes} (--size=N)",
         _length_line(c, pictures.total, "" if asked.epochs else f"for a {device.platform}"),

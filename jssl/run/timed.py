@@ -10,7 +10,7 @@ import numpy as np
 
 from jssl.errors import UserError
 from jssl.run import build
-from jssl.run.train import batches_of
+from jssl.run.batches import batches_of, sweep
 
 UNTIMED = 4  # steps after the first, whose batches were read while it was compiled
 TIMED, SECONDS = (3, 50), 3.0  # least and most timed steps; enough once they took so long
@@ -41,7 +41,7 @@ def measure(parts: build.Experiment) -> Speed:
 
     def refreshed(state: Any) -> Any:
         assert method.refresh is not None
-        return method.refresh(launcher.as_global(state), lambda: build.sweep(parts))[0]
+        return method.refresh(launcher.as_global(state), lambda: sweep(parts))[0]
 
     with contextlib.closing(batches_of(parts)) as batches:
         started = time.monotonic()

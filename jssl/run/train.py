@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,9 +16,17 @@ from jssl import data, files
 from jssl.data.fetch import in_words
 from jssl.errors import NotFiniteError as NotFiniteError
 from jssl.errors import UserError
-from jssl.evaluate.online import check_monitor, make_inspection, make_monitor, monitor_protocol
+from jssl.evaluate.online import (
+    check_monitor,
+    held_out_protocol,
+    make_inspection,
+    make_monitor,
+    monitor_protocol,
+)
 from jssl.precision import narrow
+from jssl.run import batches as batching
 from jssl.run import (
+    best,
     build,
     checkpoint,
     extend,
@@ -32,6 +41,8 @@ from jssl.run import (
 from jssl.third_party import same_handlers
 from jssl.types import TrainState
 
+OnStep = Callable[[int, dict[str, float]], Any]
+
 
 def _stop_requested(step: int) -> bool:
     """Whether to stop; all processes agree, at the same step."""
@@ -43,7 +54,12 @@ def _stop_requested(step: int) -> bool:
 @narrow
 @same_handlers()
 def train(
-    config: ConfigDict, folder: str | Path, *, judged: bool = False, longer: bool = False
+    config: ConfigDict,
+    folder: str | Path,
+    *,
+    judged: bool = False,
+    longer: bool = False,
+    on_step: OnStep | None = None,
 ) -> TrainState:
     """Trains until the config's last step; resumes if the workdir has a checkpoint.
 
@@ -52,6 +68,9 @@ def train(
         folder: the workdir; created if it does not exist.
         judged: whether the table of `final` follows: then its settings are checked here.
         longer: whether to extend the run in the workdir, see `jssl.run.extend`.
+        on_step: called as `on_step(step, metrics)` in every process, after each update, one update
+            late, with its numbers, and after each monitoring with the monitor's: `step` is the
+            number of updates. What it raises ends the run, whose state is saved first.
 
     Returns:
         The last state. Within `jssl.run.stopping.signals()` a signal raises SystemExit(75) after
@@ -74,28 +93,14 @@ def train(
         not_finite.clear(folder)
         if extension is not None:
             extend.tell(folder, extension)
-        return _train(parts, folder, source)
+        return _train(parts, folder, source, on_step)
 
 
-def batches_of(parts: build.Experiment) -> Any:
-    """Returns the training batches of this process, from the first."""
+def _train(
+    parts: Any, folder: Path, source: init_from.Source | None, on_step: OnStep | None
+) -> TrainState:
     config = parts.config
-    return data.train_batches(
-        parts.train_source,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=config.data.workers,
-        threads=config.data.threads,
-        transform=build.host_transform(parts),
-        order=build.data_order(config),
-    )
-
-
-def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainState:
-    config = parts.config
-    batches = batches_of(parts)
+    batches = batching.batches_of(parts)
     saved = checkpoint.Checkpoints(
         folder,
         method=config.method,
@@ -111,7 +116,8 @@ def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainSt
         else:
             state, data_state = saved.restore(build.abstract_state(parts), step)
             batches.restore(data_state)
-        with contextlib.closing(_Run(parts, folder, saved, batches, int(state.step))) as run:
+        started = _Run(parts, folder, saved, batches, int(state.step), on_step)
+        with contextlib.closing(started) as run:
             run.warn(warnings + run.writers.warnings)
             return run.loop(state)
 
@@ -119,8 +125,16 @@ def _train(parts: Any, folder: Path, source: init_from.Source | None) -> TrainSt
 class _Run:
     """One start of a run: its writers, and the training loop."""
 
-    def __init__(self, parts: Any, folder: Path, saved: Any, batches: Any, first: int):
-        config = parts.config
+    def __init__(
+        self,
+        parts: Any,
+        folder: Path,
+        saved: Any,
+        batches: Any,
+        first: int,
+        on_step: OnStep | None,
+    ):
+        config, self.on_step = parts.config, on_step
         self.parts, self.folder, self.saved, self.batches = parts, folder, saved, batches
         self.first = first
         self.labelled = build.needs_labels(config)
@@ -138,6 +152,9 @@ class _Run:
         )
         self.monitor = make_monitor(parts) if config.monitor.every_epochs else None
         self.inspect = make_inspection(parts) if config.monitor.every_epochs else None
+        self.best = None
+        if parts.held_out is not None and self.monitor is not None:
+            self.best = best.Best(folder, method=config.method, examples=held_out_protocol(parts))
 
     def close(self) -> None:
         self.progress.close()
@@ -163,7 +180,7 @@ class _Run:
                 batch = next(self.batches)
                 if self.labelled:
                     section, name = config[config.method], self.parts.train_source.name
-                    build.check_labels(batch, section.num_classes, name=name)
+                    batching.check_labels(batch, section.num_classes, name=name)
                 state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
                 if step == self.first:  # before this a signal exits at once: nothing is lost
                     stack.enter_context(stopping.after_the_step())
@@ -221,11 +238,13 @@ class _Run:
             self.progress.say(f"resumed at step {self.first}")
         if self.monitor is not None:
             self.progress.say(monitor_protocol(parts))
+        if self.best is not None:
+            self.progress.say(f"keeps the best state by {held_out_protocol(parts)}, in best/")
 
     def _refresh(self, step: int, state: TrainState) -> TrainState:
         """Refreshes the state at the start of an epoch; checkpoints of this step are before it."""
         started, method = time.monotonic(), self.parts.method
-        batches = functools.partial(build.sweep, self.parts)
+        batches = functools.partial(batching.sweep, self.parts)
         first = step == self.first  # nothing is lost: a signal exits at once
         try:
             with contextlib.nullcontext() if first else stopping.leaves_the_pass():
@@ -257,6 +276,19 @@ class _Run:
             self.writers.scalars(done, values)
             shown = {k: v for k, v in values.items() if k == "loss" or k.endswith("top1")}
             self.progress.report(done, shown)
+        self._tell(done, values, state)
+
+    def _tell(self, done: int, values: dict[str, float], state: TrainState) -> None:
+        """Calls the user's `on_step`; saves the newest state if that raises."""
+        if self.on_step is None:
+            return
+        try:
+            self.on_step(done, dict(values))
+        except BaseException:
+            if jax.process_count() == 1:  # of several, one cannot save by itself
+                self._save(self.batches.next_step, state)
+                self.saved.wait()
+            raise
 
     def _not_finite(self, step: int, values: Any, index: np.ndarray, state: TrainState) -> None:
         # The guard kept the state from before this update: its step is `step`.
@@ -276,7 +308,7 @@ class _Run:
         """Monitors a state; saves it if the monitor fails."""
         try:
             with stopping.leaves_the_pass():
-                self._monitor(done, state)
+                scalars = self._monitor(done, state)
         except BaseException as error:
             if jax.process_count() == 1:
                 self._save(done, state)
@@ -298,8 +330,9 @@ class _Run:
                 raise type(error)(f"{error}\n{saved}") from error
             self.progress.say(saved)
             raise
+        self._tell(done, scalars, state)
 
-    def _monitor(self, done: int, state: TrainState) -> None:
+    def _monitor(self, done: int, state: TrainState) -> dict[str, float]:
         started = time.monotonic()
         state = self.parts.launcher.as_global(state)
         assert self.monitor is not None  # see `_monitor_due`
@@ -322,6 +355,11 @@ class _Run:
             workdir.write_json(self.folder / "problems.json", problems)
             self.progress.say(f"pictures that were replaced or converted: {in_words(problems)}")
         self.warn(warnings)
+        if self.best is not None:
+            top1 = scalars["held_out_top1"]
+            if self.best.offer(done, top1, state, self.batches.state()):
+                self.progress.say(f"best so far, {100 * top1:.1f} %: {self.best.folder}")
+        return scalars
 
     def warn(self, lines: list[str]) -> None:
         for line in lines:

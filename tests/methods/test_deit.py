@@ -13,6 +13,7 @@ from jssl import config as config_lib
 from jssl.data.pipeline import repeated
 from jssl.errors import UserError
 from jssl.methods import deit
+from jssl.run import batches as batches_lib
 from jssl.run import build, checkpoint
 
 PLAIN = {"erasing_p": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}
@@ -257,12 +258,14 @@ def test_the_pipeline_repeats():
     config.deit.repeated_augmentation = 3
     config.batch_size = 12
     source = data.make_source(config.data, "train")
-    batches = data.train_batches(source, batch_size=12, seed=0, order=build.data_order(config))
+    batches = data.train_batches(
+        source, batch_size=12, seed=0, order=batches_lib.data_order(config)
+    )
     index = next(batches)["index"]
     batches.close()
     assert len(set(index.tolist())) == 4
     config.deit.repeated_augmentation = 1
-    assert build.data_order(config) is data.shuffled
+    assert batches_lib.data_order(config) is data.shuffled
 
 
 def test_average_is_judged_by_one_switch():

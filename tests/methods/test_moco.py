@@ -13,7 +13,7 @@ from jssl import config as config_lib
 from jssl import optim
 from jssl.errors import UserError
 from jssl.methods import moco
-from jssl.run import build
+from jssl.run import batches, build
 
 N, K, D = 16, 64, 24
 
@@ -356,6 +356,6 @@ def test_crops_on_the_host_have_the_recipes_area():
     """ImageNet's JPEGs are cut by the host: MoCo's smallest area is a fifth, not SimCLR's 8 %."""
     for preset in ("v1", "v2", "v3"):
         config = get_config("moco_imagenet", f"preset={preset}")
-        crop = build.host_transform(types.SimpleNamespace(config=config, train_source=None))
+        crop = batches.host_transform(types.SimpleNamespace(config=config, train_source=None))
         assert (crop.sampler, crop.area) == ("torchvision", (0.2, 1.0))
         assert crop.ratio == (3 / 4, 4 / 3)
