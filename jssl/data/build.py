@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, layout, listed, scenes, sources, tfds_source
+from jssl.data import folder, layout, listed, python_source, scenes, sources, tfds_source
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.data.decode import BITS
 from jssl.errors import UserError, nearest
@@ -11,7 +11,7 @@ from jssl.errors import UserError, nearest
 # config.data, with the default of each key.
 DEFAULTS: dict[str, Any] = {
     # photos | digits | synthetic | synthetic_scenes | synthetic_video | arrays | folder | cifar10
-    # ... imagenet2012 | fgvc_aircraft | birdsnap | TFDS name
+    # ... imagenet2012 | fgvc_aircraft | birdsnap | TFDS name; python: an object, of jssl.train
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
@@ -71,6 +71,8 @@ def make_source(config: Any, split: str) -> sources.Source:
         )
     if config.name == "arrays":
         return scenes.arrays_source(config.data_dir, part)
+    if config.name == "python":
+        return python_source.provided_source(config, split, **reading)
     if config.name == "folder":
         if not config.data_dir:
             raise UserError(
@@ -158,7 +160,9 @@ def _tfds_split(config: Any, split: str) -> str:
 
 
 def has_split(config: Any, split: str) -> bool:
-    """Whether the data set has the split; only a folder of pictures may lack 'test'."""
+    """Whether the data set has the split; only pictures of one's own may lack 'test'."""
+    if config.name == "python":
+        return python_source.has_provided(split)
     if config.name != "folder" or not config.data_dir:
         return True
     folder_layout = config.get("layout", DEFAULTS["layout"])
