@@ -16,6 +16,7 @@ from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
+from jssl.data.hf_source import HfSource as HfSource
 from jssl.data.landmarks import Landmarks as Landmarks
 from jssl.data.landmarks import read_landmarks as read_landmarks
 from jssl.data.listed import ListedSource as ListedSource

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, layout, listed, python_source, scenes, sources, tfds_source
+from jssl.data import folder, hf_source, layout, listed, python_source, scenes, sources, tfds_source
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.data.decode import BITS
 from jssl.errors import UserError, nearest
@@ -12,9 +12,12 @@ from jssl.errors import UserError, nearest
 DEFAULTS: dict[str, Any] = {
     # photos | digits | synthetic | synthetic_scenes | synthetic_video | arrays | folder | cifar10
     # ... imagenet2012 | fgvc_aircraft | birdsnap | TFDS name; python: an object, of jssl.train
+    # hf:OWNER/NAME[:CONFIG] | hf: Hugging Face, in its cache or in data_dir
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
+    "image_column": "",  # hf: of the pictures; '': the only one
+    "label_column": "",  # hf: of the labels; '': the only one; none: no labels
     "layout": "auto",  # of a folder: auto | splits | classes | flat | nested
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
     "test_split": "",  # the split for evaluation
@@ -73,6 +76,17 @@ def make_source(config: Any, split: str) -> sources.Source:
         return scenes.arrays_source(config.data_dir, part)
     if config.name == "python":
         return python_source.provided_source(config, split, **reading)
+    if is_hf(config.name):
+        return hf_source.HfSource(
+            config.name,
+            split,
+            _own_split(config, split),
+            data_dir=config.data_dir,
+            on_error=config.on_error,
+            image_column=config.get("image_column", ""),  # older workdirs have no such key
+            label_column=config.get("label_column", ""),
+            **reading,
+        )
     if config.name == "folder":
         if not config.data_dir:
             raise UserError(
@@ -140,7 +154,17 @@ def is_tfds(name: str) -> bool:
         >>> is_tfds('imagenet2012'), is_tfds('photos'), is_tfds('birdsnap')
         (True, False, False)
     """
-    return name not in (*tfds_source.OWN, *tfds_source.OFFICIAL)
+    return name not in (*tfds_source.OWN, *tfds_source.OFFICIAL) and not is_hf(name)
+
+
+def is_hf(name: str) -> bool:
+    """Whether a data set of `config.data.name` is read by Hugging Face `datasets`."""
+    return name == "hf" or name.startswith("hf:")
+
+
+def _own_split(config: Any, split: str) -> str:
+    """Returns the typed name of a split; that of the train split for the probe."""
+    return config[f"{split}_split"] or (config.train_split if split == "probe" else "")
 
 
 def _subfolders(config: Any) -> dict[str, str]:
@@ -149,7 +173,7 @@ def _subfolders(config: Any) -> dict[str, str]:
 
 def _listed_split(config: Any, split: str) -> str:
     own = "test" if split == "test" else listed.LARGEST[config.name]
-    return config[f"{split}_split"] or (config.train_split if split == "probe" else "") or own
+    return _own_split(config, split) or own
 
 
 def _tfds_split(config: Any, split: str) -> str:
@@ -163,6 +187,10 @@ def has_split(config: Any, split: str) -> bool:
     """Whether the data set has the split; only pictures of one's own may lack 'test'."""
     if config.name == "python":
         return python_source.has_provided(split)
+    if is_hf(config.name):
+        return split != "test" or hf_source.has_split(
+            config.name, config.data_dir, config.test_split
+        )
     if config.name != "folder" or not config.data_dir:
         return True
     folder_layout = config.get("layout", DEFAULTS["layout"])

@@ -1,5 +1,6 @@
 """One item of a Python object as a picture and a label, checked; see `jssl.data.PythonSource`."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -159,3 +160,21 @@ def _large_enough(array: np.ndarray, where: str) -> np.ndarray:
             f"least {MIN_SIDE} a side."
         )
     return array
+
+
+def content_of(source: Any, index: int) -> bytes:
+    """Returns a hash of the picture and label of an example, for a fingerprint.
+
+    Args:
+        source: with `encoded`.
+        index: of the example; one that cannot be read is hashed by its message.
+    """
+    try:
+        example = source.encoded(index)
+    except PictureError as error:
+        return hashlib.sha256(str(error).encode()).digest()
+    image = example["image"]
+    encoded = isinstance(image, Picture)
+    data = image.data if encoded else np.ascontiguousarray(image).tobytes()
+    shape = "" if encoded else str(image.shape)
+    return hashlib.sha256(data + f"{shape} {example['label']}".encode()).digest()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jssl.data.decode import Picture, PictureError
-from jssl.data.items import EXPECTED, picture_of, split_item
+from jssl.data.items import EXPECTED, content_of, picture_of, split_item
 from jssl.data.sources import Source
 from jssl.data.subset import evenly_spaced
 from jssl.errors import UserError
@@ -162,11 +162,11 @@ class PythonSource:
     def _digest(self) -> str:
         rows = evenly_spaced(self._length, HASHED).tolist() if self._length else []
         digest = hashlib.sha256(f"{self._length} {self.num_classes}".encode())
-        contents = [self._content(row) for row in rows]
+        contents = [content_of(self, row) for row in rows]
         for row, content in list(zip(rows, contents, strict=True))[
             :: max(1, len(rows) // REPEATED)
         ]:
-            if content != self._content(row):
+            if content != content_of(self, row):
                 raise UserError(
                     f"{self._where(row)} is another each time it is read: expected the same, as "
                     "jssl augments by itself and resumes exactly. Leave random transforms out."
@@ -175,17 +175,6 @@ class PythonSource:
         if hasattr(self, "labels"):
             digest.update(self.labels.tobytes())
         return digest.hexdigest()[:16]
-
-    def _content(self, index: int) -> bytes:
-        """Returns a hash of an item."""
-        try:
-            example = self.encoded(index)
-        except PictureError as error:
-            return hashlib.sha256(str(error).encode()).digest()
-        image = example["image"]
-        data = image.data if isinstance(image, Picture) else np.ascontiguousarray(image).tobytes()
-        shape = "" if isinstance(image, Picture) else str(image.shape)
-        return hashlib.sha256(data + f"{shape} {example['label']}".encode()).digest()
 
     def fingerprint(self) -> str:
         """Returns a hash of the length and classes, and of the content of 64 items at most.

@@ -62,7 +62,7 @@ CATALOGUE: dict[str, DataSet] = {
 
 # Data sets with their own readers, not TFDS.
 OWN = ("photos", "digits", "synthetic", "synthetic_scenes", "synthetic_video", "arrays", "folder",
-       "python")  # fmt: skip
+       "python", "hf")  # fmt: skip
 OFFICIAL = ("fgvc_aircraft", "birdsnap")  # of their authors' archives
 
 

@@ -143,7 +143,7 @@ GOOD = np.zeros((8, 8, 3), np.uint8)
         ((GOOD, 2**40), r"label 1099511627776"),
         ((GOOD, 9), r"label 9, more than there are items.*num_classes=N"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_item_is_refused_by_its_index(item, message):
     with pytest.raises(UserError, match=rf"^Item 2 of 'python:Items' .*{message}") as error:
