@@ -32,6 +32,7 @@ from jssl.data.scenes import SceneSource as SceneSource
 from jssl.data.scenes import arrays_source as arrays_source
 from jssl.data.scenes import synthetic_scenes as synthetic_scenes
 from jssl.data.scenes import synthetic_video as synthetic_video
+from jssl.data.shards import ShardSource as ShardSource
 from jssl.data.sources import ArraySource as ArraySource
 from jssl.data.sources import Source as Source
 from jssl.data.sources import digits_source as digits_source

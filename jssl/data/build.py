@@ -3,7 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, hf_source, layout, listed, python_source, scenes, sources, tfds_source
+from jssl.data import (
+    folder,
+    hf_source,
+    layout,
+    listed,
+    python_source,
+    scenes,
+    shards,
+    sources,
+    tfds_source,
+)
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.data.decode import BITS
 from jssl.errors import UserError, nearest
@@ -13,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     # photos | digits | synthetic | synthetic_scenes | synthetic_video | arrays | folder | cifar10
     # ... imagenet2012 | fgvc_aircraft | birdsnap | TFDS name; python: an object, of jssl.train
     # hf:OWNER/NAME[:CONFIG] | hf: Hugging Face, in its cache or in data_dir
+    # shards:GLOB: WebDataset tar files or array_record files; the splits are further patterns
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
@@ -34,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "eval_interpolation": "bicubic",  # bicubic | bilinear
 }
 SPLITS = ("train", "probe", "test")
+PREFIXES = ("hf:", shards.PREFIX)
 POLICIES = ("stop", "skip")
 SYNTHETIC = {
     "synthetic": sources.synthetic_source,
@@ -62,7 +74,6 @@ def make_source(config: Any, split: str) -> sources.Source:
     if split not in SPLITS:
         raise UserError(f"Unknown split '{split}': {nearest(split, SPLITS)}.")
     reading = check_reading(config)
-    folder_layout = config.get("layout", DEFAULTS["layout"])
     part = "test" if split == "test" else "train"
     if config.name == "photos":
         return sources.photos_source(part, tile=config.tile)
@@ -74,33 +85,8 @@ def make_source(config: Any, split: str) -> sources.Source:
         )
     if config.name == "arrays":
         return scenes.arrays_source(config.data_dir, part)
-    if config.name == "python":
-        return python_source.provided_source(config, split, **reading)
-    if is_hf(config.name):
-        return hf_source.HfSource(
-            config.name,
-            split,
-            _own_split(config, split),
-            data_dir=config.data_dir,
-            on_error=config.on_error,
-            image_column=config.get("image_column", ""),  # older workdirs have no such key
-            label_column=config.get("label_column", ""),
-            **reading,
-        )
-    if config.name == "folder":
-        if not config.data_dir:
-            raise UserError(
-                "Data set 'folder' needs a folder of pictures; data.data_dir is empty. "
-                "Type --config.data.data_dir=FOLDER."
-            )
-        return folder.FolderSource(
-            config.data_dir,
-            split,
-            splits=_subfolders(config),
-            layout=folder_layout,
-            on_error=config.on_error,
-            **reading,
-        )
+    if config.name in ("python", "folder", "hf") or config.name.startswith(PREFIXES):
+        return _users_own(config, split, reading)
     if config.name in listed.SPLITS:
         return listed.ListedSource(
             config.name,
@@ -115,6 +101,41 @@ def make_source(config: Any, split: str) -> sources.Source:
         data_dir=config.data_dir,
         on_error=config.on_error,
         bits=reading["bits"],
+    )
+
+
+def _users_own(config: Any, split: str, reading: dict[str, Any]) -> sources.Source:
+    """Returns the source of a data set that the user brings."""
+    if config.name == "python":
+        return python_source.provided_source(config, split, **reading)
+    if config.name.startswith(shards.PREFIX):
+        pattern = shards.pattern_of(config, split)
+        return shards.ShardSource(
+            pattern, data_dir=config.data_dir, on_error=config.on_error, **reading
+        )
+    if is_hf(config.name):
+        return hf_source.HfSource(
+            config.name,
+            split,
+            _own_split(config, split),
+            data_dir=config.data_dir,
+            on_error=config.on_error,
+            image_column=config.get("image_column", ""),  # older workdirs have no such key
+            label_column=config.get("label_column", ""),
+            **reading,
+        )
+    if not config.data_dir:
+        raise UserError(
+            "Data set 'folder' needs a folder of pictures; data.data_dir is empty. "
+            "Type --config.data.data_dir=FOLDER."
+        )
+    return folder.FolderSource(
+        config.data_dir,
+        split,
+        splits=_subfolders(config),
+        layout=config.get("layout", DEFAULTS["layout"]),  # older workdirs have no such key
+        on_error=config.on_error,
+        **reading,
     )
 
 
@@ -154,7 +175,8 @@ def is_tfds(name: str) -> bool:
         >>> is_tfds('imagenet2012'), is_tfds('photos'), is_tfds('birdsnap')
         (True, False, False)
     """
-    return name not in (*tfds_source.OWN, *tfds_source.OFFICIAL) and not is_hf(name)
+    own = (*tfds_source.OWN, *tfds_source.OFFICIAL)
+    return name not in own and not is_hf(name) and not name.startswith(shards.PREFIX)
 
 
 def is_hf(name: str) -> bool:
@@ -187,6 +209,8 @@ def has_split(config: Any, split: str) -> bool:
     """Whether the data set has the split; only pictures of one's own may lack 'test'."""
     if config.name == "python":
         return python_source.has_provided(split)
+    if config.name.startswith(shards.PREFIX):
+        return split != "test" or bool(config.test_split)
     if is_hf(config.name):
         return split != "test" or hf_source.has_split(
             config.name, config.data_dir, config.test_split

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jssl.data.items import reason_of
 from jssl.data.walk import printable
 from jssl.errors import UserError, nearest
 from jssl.regular import MAX_LIST, FileError, read_file
@@ -249,7 +250,7 @@ def open_files(paths: list[Path]) -> Any:
             parts = [datasets.Dataset.from_file(str(path)) for path in paths]
             return datasets.concatenate_datasets(parts)
     except Exception as error:  # pyarrow and datasets raise many types
-        reason = str(error.__cause__ or error).splitlines()[0][:200]
+        reason = reason_of(error.__cause__ or error)
         raise UserError(
             f"The data set in '{paths[0].parent}' cannot be read: {reason}. Copy or load it again."
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 
 from jssl.data.decode import Picture, PictureError
 from jssl.data.hf_files import choose_split, find_splits, library, open_files
-from jssl.data.items import content_of
+from jssl.data.items import MAX_CLASSES, content_of, reason_of
 from jssl.data.subset import evenly_spaced
 from jssl.errors import UserError, nearest
 
@@ -173,7 +173,7 @@ def _validate(table: Any, columns: list[str], folder: Path) -> None:
     try:
         table.data.table.select(columns).validate(full=True)
     except Exception as error:  # pyarrow's
-        reason = str(error).splitlines()[0][:200]
+        reason = reason_of(error)
         raise UserError(
             f"The data set in '{folder}' is damaged: {reason}. Copy or load it again."
         ) from error
@@ -193,7 +193,7 @@ def _labels_of(
     names = getattr(table.features[column], "names", None)
     number = len(names) if names else int(labels.max(initial=-1)) + 1
     wrong = np.flatnonzero((labels < -1) | (labels >= min(number, 2**31)))
-    if not names and number > len(labels):
+    if not names and number > MAX_CLASSES:
         wrong = np.array([labels.argmax()])
     if len(wrong):
         raise UserError(

@@ -18,6 +18,7 @@ EXPECTED = (
     "(picture, label), or a mapping {'image': picture, 'label': label}"
 )
 LARGEST = 2**31 - 1  # of a label, which is int32
+MAX_CLASSES = 1_000_000  # counted from labels: a larger one is the number of something else
 
 
 def split_item(item: Any, *, image: str, label: str | None, where: str) -> tuple[Any, int | None]:
@@ -160,6 +161,17 @@ def _large_enough(array: np.ndarray, where: str) -> np.ndarray:
             f"least {MIN_SIDE} a side."
         )
     return array
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its type.
+
+    Example:
+        >>> reason_of(OSError('gone\\nsee the log')), reason_of(EOFError())
+        ('gone', 'EOFError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def content_of(source: Any, index: int) -> bytes:

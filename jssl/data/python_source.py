@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jssl.data.decode import Picture, PictureError
-from jssl.data.items import EXPECTED, content_of, picture_of, split_item
+from jssl.data.items import EXPECTED, MAX_CLASSES, content_of, picture_of, split_item
 from jssl.data.sources import Source
 from jssl.data.subset import evenly_spaced
 from jssl.errors import UserError
@@ -107,11 +107,11 @@ class PythonSource:
         found = (self._label_of(i) for i in range(self._length))
         self.labels = np.array([-1 if label is None else label for label in found], np.int32)
         largest = int(self.labels.max())
-        if largest >= self._length:
+        if largest >= MAX_CLASSES:
             at = int(self.labels.argmax())
             raise UserError(
-                f"{self._where(at)} has the label {largest}, more than there are items: expected "
-                "the number of a class. Pass jssl.data.PythonSource(..., num_classes=N)."
+                f"{self._where(at)} has the label {largest:,}: expected the number of a class, "
+                f"below {MAX_CLASSES:,}. Pass jssl.data.PythonSource(..., num_classes=N) for more."
             )
         return largest + 1
 

@@ -210,7 +210,7 @@ def test_bytes_in_a_plain_column(tmp_path, encode):
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"), [([0, 5], "example 1: label 5"), ([-2, 0], "label -2")]
+    ("labels", "message"), [([0, 10**7], "example 1: label 10000000"), ([-2, 0], "label -2")]
 )
 def test_numbers_that_are_no_labels(labels, message, tmp_path):
     stored = made(range(2)).remove_columns("label").add_column("label", labels)

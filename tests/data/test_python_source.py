@@ -141,7 +141,7 @@ GOOD = np.zeros((8, 8, 3), np.uint8)
         ((GOOD, np.array([0, 1])), r"label ndarray array\(\[0, 1\]\)"),
         ((GOOD, -2), r"label -2: expected a whole number from 0.*or -1 for none"),
         ((GOOD, 2**40), r"label 1099511627776"),
-        ((GOOD, 9), r"label 9, more than there are items.*num_classes=N"),
+        ((GOOD, 10**7), r"label 10,000,000: expected .* below 1,000,000.*num_classes=N"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
