@@ -7,6 +7,7 @@ from typing import Any
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from jssl.data.decode import PictureError
+from jssl.data.heif import is_heif
 from jssl.data.items import reason_of
 from jssl.errors import UserError
 
@@ -45,7 +46,9 @@ class Records:
         except Exception as error:  # the reader's own
             reason = reason_of(error)
             raise PictureError(f"Picture '{name}' cannot be read: {reason}.") from error
-        return record if record.startswith(STARTS) else picture_in_example(record, name)
+        if record.startswith(STARTS) or is_heif(record):
+            return record
+        return picture_in_example(record, name)
 
 
 def _check(path: str) -> None:
