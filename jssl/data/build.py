@@ -109,9 +109,9 @@ def _users_own(config: Any, split: str, reading: dict[str, Any]) -> sources.Sour
     if config.name == "python":
         return python_source.provided_source(config, split, **reading)
     if config.name.startswith(shards.PREFIX):
-        pattern = shards.pattern_of(config, split)
+        pattern, others = shards.patterns_of(config, split)
         return shards.ShardSource(
-            pattern, data_dir=config.data_dir, on_error=config.on_error, **reading
+            pattern, others=others, data_dir=config.data_dir, on_error=config.on_error, **reading
         )
     if is_hf(config.name):
         return hf_source.HfSource(

@@ -64,6 +64,10 @@ class HfSource:
         label = _label_column(table, label_column, self.name)
         _validate(table, [self._image, *([label] if label else [])], files[self._split][0].parent)
         self.labels, self.num_classes, self.class_names = _labels_of(table, label, self.name)
+        if self.num_classes and self.class_names is None:  # a split may lack some of the classes
+            tables = [open_files(paths) for key, paths in files.items() if key != self._split]
+            counts = [_labels_of(x, label, self.name)[1] for x in tables if label in x.features]
+            self.num_classes = max([self.num_classes, *counts])
         self._description = f"{self.name} {self._split}: {len(table):,} pictures in column " + (
             f"'{self._image}', {self.num_classes} classes in column '{label}'"
             if self.num_classes

@@ -6,16 +6,18 @@ batch. A picture is read by one `pread`.
 """
 
 import collections
+import functools
 import glob
 import hashlib
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jssl.data.decode import Picture, PictureError
 from jssl.data.records import Records
-from jssl.data.tar_index import BLOCK, TarIndex, read_index
+from jssl.data.tar_index import BLOCK, read_index
 from jssl.data.walk import printable
 from jssl.errors import UserError
 from jssl.regular import MAX_MEGABYTES
@@ -66,11 +68,42 @@ as --config.data.name='shards:yfcc/*.tar'.
     return paths
 
 
+class _Joined(NamedTuple):
+    """The indexes of several tar files: the end of each, and places, sizes and labels of all."""
+
+    ends: np.ndarray
+    files: tuple[tuple[int, int], ...]
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    passed: collections.Counter[str]
+
+
+@functools.lru_cache(maxsize=4)
+def _index(paths: tuple[str, ...], stats: tuple[tuple[int, int], ...]) -> _Joined:
+    """Reads the headers of tar files, once in a process while they stay as in `stats`."""
+    indexes = [read_index(path) for path in paths]
+    return _Joined(
+        np.cumsum([len(index.offsets) for index in indexes]),
+        tuple(index.file for index in indexes),
+        np.concatenate([index.offsets for index in indexes]),
+        np.concatenate([index.sizes for index in indexes]),
+        np.concatenate([index.labels for index in indexes]),
+        sum((index.passed for index in indexes), collections.Counter()),
+    )
+
+
+def _index_of(paths: list[str]) -> _Joined:
+    stats = [os.stat(path) for path in paths]
+    return _index(tuple(paths), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
 class ShardSource:
     """The pictures in the shards of a pattern; see `jssl.data.tar_index` and `jssl.data.records`.
 
     Args:
         pattern: of the shards.
+        others: patterns of the other splits, whose labels count for the number of classes.
         data_dir: folder of a relative pattern.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
         bits, max_megabytes: of `Picture.read`.
@@ -88,6 +121,7 @@ class ShardSource:
         self,
         pattern: str,
         *,
+        others: Sequence[str] = (),
         data_dir: str = "",
         on_error: str = "stop",
         bits: int = 0,
@@ -104,19 +138,19 @@ class ShardSource:
             self._length = len(self._records)
             self._state = str(self._length)
         else:
-            self._join([read_index(path) for path in self._paths])
-        self.num_classes = 0 if self._labels is None else int(self._labels.max()) + 1
+            self._join(_index_of(self._paths))
+        self.num_classes = 0
+        if self._labels is not None:  # a split may lack some classes of the data set
+            shards = [find_shards(other, data_dir) for other in others if other != pattern]
+            tars = [paths for paths in shards if not paths[0].lower().endswith(RECORD)]
+            labels = [self._labels, *(_index_of(paths).labels for paths in tars)]
+            self.num_classes = max(int(part.max(initial=-1)) for part in labels) + 1
         # Numbers have no names, and no labels no classes.
         self.class_names: tuple[str, ...] | None = None if self.num_classes else ()
 
-    def _join(self, indexes: list[TarIndex]) -> None:
-        self._ends = np.cumsum([len(index.offsets) for index in indexes])
-        self._files = [index.file for index in indexes]
-        self._offsets = np.concatenate([index.offsets for index in indexes])
-        self._sizes = np.concatenate([index.sizes for index in indexes])
-        labels = np.concatenate([index.labels for index in indexes])
-        for index in indexes:
-            self._passed.update(index.passed)
+    def _join(self, index: _Joined) -> None:
+        self._ends, self._files, labels = index.ends, index.files, index.labels
+        self._offsets, self._sizes, self._passed = index.offsets, index.sizes, index.passed
         self._length = len(labels)
         if not self._length:
             others = ", ".join(f"{n} x {end}" for end, n in self._passed.most_common(5))
@@ -231,25 +265,25 @@ class ShardSource:
         )
 
 
-def pattern_of(config: Any, split: str) -> str:
-    """Returns the pattern of the shards of a split.
+def patterns_of(config: Any, split: str) -> tuple[str, list[str]]:
+    """Returns the pattern of the shards of a split, and those of the others.
 
     Args:
         config: the `data` section, whose name is 'shards:GLOB'.
         split: 'train', 'probe' or 'test'.
 
     Raises:
-        UserError: no pattern for the test split.
+        UserError: no pattern for the split.
     """
     train = config.train_split or config.name.removeprefix(PREFIX)
-    pattern = config.test_split if split == "test" else train
-    if split == "probe":
-        pattern = config.probe_split or train
-    if not pattern:
+    if not train:
+        raise UserError(
+            f"Data set '{config.name}' names no shards. Type --config.data.name='shards:GLOB'."
+        )
+    patterns = {"train": train, "probe": config.probe_split or train, "test": config.test_split}
+    if not patterns[split]:
         raise UserError(
             f"Data set '{config.name}' has no {split} shards. Type "
             f"--config.data.{split}_split='val/*.tar'."
-            if split == "test"
-            else f"Data set '{config.name}' names no shards. Type --config.data.name='shards:GLOB'."
         )
-    return pattern
+    return patterns[split], sorted({other for other in patterns.values() if other})

@@ -218,6 +218,18 @@ def test_numbers_that_are_no_labels(labels, message, tmp_path):
         data.make_source(section(save(tmp_path, stored)), "train")
 
 
+def test_numbers_have_the_same_classes_in_all_splits(tmp_path):
+    parts = {"train": [0, 2], "test": [5, 1], "validation": [-1, -1]}
+    stored = {
+        split: made(range(2)).remove_columns("label").add_column("label", labels)
+        for split, labels in parts.items()
+    }
+    datasets.DatasetDict(stored).save_to_disk(str(tmp_path / "x"))
+    keys = {"test_split": "test"}
+    sources = [data.make_source(section(tmp_path / "x", **keys), s) for s in ("train", "test")]
+    assert [s.num_classes for s in sources] == [6, 6]
+
+
 def test_hidden_labels_are_no_labels(tmp_path):
     folder = save(tmp_path, made(range(3), labels=[-1, -1, -1]))
     source = data.make_source(section(folder), "train")

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from jssl import data
+from jssl.data import shards
 from jssl.data.build import DEFAULTS, has_split, is_tfds
 from jssl.data.records import picture_in_example
 from jssl.data.shards import find_shards
@@ -106,6 +107,27 @@ def test_pictures_without_labels_and_splits_of_their_own(png, tmp_path):
     check(source("train/*.tar", "probe", **keys), [1, 2])
     with pytest.raises(UserError, match="names no shards"):
         source("")
+
+
+def test_the_splits_have_the_same_number_of_classes(png, tmp_path):
+    for name, label in (("train", 2), ("val", 6), ("probe", 4)):
+        pack(tmp_path / f"{name}.tar", [("a.png", png(1)), ("a.cls", b"%d" % label)])
+    keys = {"data_dir": str(tmp_path), "test_split": "val.tar", "probe_split": "probe.tar"}
+    counts = [
+        source("train.tar", split, **keys).num_classes for split in ("train", "probe", "test")
+    ]
+    assert counts == [7, 7, 7]
+    assert source("train.tar", data_dir=str(tmp_path)).num_classes == 3
+
+
+def test_headers_are_read_once(png, tmp_path, monkeypatch):
+    path, reads = pack(tmp_path / "a.tar", [("a.png", png(1))]), []
+    monkeypatch.setattr(shards, "read_index", lambda x: reads.append(x) or read_index(x))
+    for split in ("train", "probe", "train"):
+        source(path, split)
+    assert len(reads) == 1
+    pack(path, [("a.png", png(1)), ("b.png", png(2))])
+    assert len(source(path)) == 2 and len(reads) == 2
 
 
 @pytest.mark.parametrize("processes", [1, 2])
