@@ -19,6 +19,7 @@ from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.folder import FolderSource as FolderSource
 from jssl.data.held_out import hold_out as hold_out
+from jssl.data.hf_source import HfSource as HfSource
 from jssl.data.landmarks import Landmarks as Landmarks
 from jssl.data.landmarks import read_landmarks as read_landmarks
 from jssl.data.listed import ListedSource as ListedSource
@@ -28,10 +29,13 @@ from jssl.data.picture_files import find_pictures as find_pictures
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
 from jssl.data.plain_pickle import read_plain_pickle as read_plain_pickle
+from jssl.data.python_source import PythonSource as PythonSource
+from jssl.data.python_source import provided as provided
 from jssl.data.scenes import SceneSource as SceneSource
 from jssl.data.scenes import arrays_source as arrays_source
 from jssl.data.scenes import synthetic_scenes as synthetic_scenes
 from jssl.data.scenes import synthetic_video as synthetic_video
+from jssl.data.shards import ShardSource as ShardSource
 from jssl.data.sources import ArraySource as ArraySource
 from jssl.data.sources import Source as Source
 from jssl.data.sources import digits_source as digits_source

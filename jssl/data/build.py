@@ -3,7 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from jssl.data import folder, layout, listed, scenes, sources, tfds_source
+from jssl.data import (
+    folder,
+    hf_source,
+    layout,
+    listed,
+    python_source,
+    scenes,
+    shards,
+    sources,
+    tfds_source,
+)
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.data.decode import BITS
 from jssl.errors import UserError, nearest
@@ -11,13 +21,17 @@ from jssl.errors import UserError, nearest
 # config.data, with the default of each key.
 DEFAULTS: dict[str, Any] = {
     # photos | digits | synthetic | synthetic_scenes | synthetic_video | arrays | folder | cifar10
-    # ... imagenet2012 | fgvc_aircraft | birdsnap | TFDS name
+    # ... imagenet2012 | fgvc_aircraft | birdsnap | TFDS name; python: an object, of jssl.train
+    # hf:OWNER/NAME[:CONFIG] | hf: Hugging Face, in its cache or in data_dir
+    # shards:GLOB: WebDataset tar files or array_record files; the splits are further patterns
     "name": "photos",
     "data_dir": "",  # the folder of pictures, or where TFDS data lies ('': ~/tensorflow_datasets)
     "train_split": "",  # a TFDS split or sub-folder to train on; '': the data set's own
     # Labelled training examples that are not trained with: the best checkpoint is chosen on them,
     # and without a test split the table at the end is theirs
     "held_out": 0,
+    "image_column": "",  # hf: of the pictures; '': the only one
+    "label_column": "",  # hf: of the labels; '': the only one; none: no labels
     "layout": "auto",  # of a folder: auto | splits | classes | flat | nested
     "probe_split": "",  # the labelled split that kNN and linear probes are fitted on; '': as above
     "test_split": "",  # the split for evaluation
@@ -30,13 +44,14 @@ DEFAULTS: dict[str, Any] = {
     "workers": 0,  # processes that read and decode; 0: threads of this process
     "threads": 0,  # that read and decode, in each process; 0: one a core, at most 8
     "on_error": "stop",  # an unusable picture: stop | skip (replace it, log and count it)
-    "exif_orientation": "",  # apply | ignore | '': apply to a folder of pictures only
+    "exif_orientation": "",  # apply | ignore | '': apply to the user's own pictures
     "bits": 0,  # valid bits of 16-bit samples: 0: as the file declares | 9 to 16, such as 12
     "max_megabytes": 1024,  # largest size of a picture file
     "eval_crop": 0.875,  # pictures that differ in size: share of the short side that is judged
     "eval_interpolation": "bicubic",  # bicubic | bilinear
 }
 SPLITS = ("train", "probe", "test")
+PREFIXES = ("hf:", shards.PREFIX)
 POLICIES = ("stop", "skip")
 SYNTHETIC = {
     "synthetic": sources.synthetic_source,
@@ -65,7 +80,6 @@ def make_source(config: Any, split: str) -> sources.Source:
     if split not in SPLITS:
         raise UserError(f"Unknown split '{split}': {nearest(split, SPLITS)}.")
     reading = check_reading(config)
-    folder_layout = config.get("layout", DEFAULTS["layout"])
     part = "test" if split == "test" else "train"
     if config.name == "photos":
         return sources.photos_source(part, tile=config.tile)
@@ -77,20 +91,8 @@ def make_source(config: Any, split: str) -> sources.Source:
         )
     if config.name == "arrays":
         return scenes.arrays_source(config.data_dir, part)
-    if config.name == "folder":
-        if not config.data_dir:
-            raise UserError(
-                "Data set 'folder' needs a folder of pictures; data.data_dir is empty. "
-                "Type --config.data.data_dir=FOLDER."
-            )
-        return folder.FolderSource(
-            config.data_dir,
-            split,
-            splits=_subfolders(config),
-            layout=folder_layout,
-            on_error=config.on_error,
-            **reading,
-        )
+    if is_own(config.name):
+        return _users_own(config, split, reading)
     if config.name in listed.SPLITS:
         return listed.ListedSource(
             config.name,
@@ -106,6 +108,51 @@ def make_source(config: Any, split: str) -> sources.Source:
         on_error=config.on_error,
         bits=reading["bits"],
         upright=reading["upright"],
+    )
+
+
+def is_own(name: str) -> bool:
+    """Whether a data set of `config.data.name` is one that the user brings.
+
+    Example:
+        >>> is_own('folder'), is_own('hf:me/pets'), is_own('photos')
+        (True, True, False)
+    """
+    return name in ("python", "folder", "hf") or name.startswith(PREFIXES)
+
+
+def _users_own(config: Any, split: str, reading: dict[str, Any]) -> sources.Source:
+    """Returns the source of a data set that the user brings."""
+    if config.name == "python":
+        return python_source.provided_source(config, split, **reading)
+    if config.name.startswith(shards.PREFIX):
+        pattern, others = shards.patterns_of(config, split)
+        return shards.ShardSource(
+            pattern, others=others, data_dir=config.data_dir, on_error=config.on_error, **reading
+        )
+    if is_hf(config.name):
+        return hf_source.HfSource(
+            config.name,
+            split,
+            _own_split(config, split),
+            data_dir=config.data_dir,
+            on_error=config.on_error,
+            image_column=config.get("image_column", ""),  # older workdirs have no such key
+            label_column=config.get("label_column", ""),
+            **reading,
+        )
+    if not config.data_dir:
+        raise UserError(
+            "Data set 'folder' needs a folder of pictures; data.data_dir is empty. "
+            "Type --config.data.data_dir=FOLDER."
+        )
+    return folder.FolderSource(
+        config.data_dir,
+        split,
+        splits=_subfolders(config),
+        layout=config.get("layout", DEFAULTS["layout"]),  # older workdirs have no such key
+        on_error=config.on_error,
+        **reading,
     )
 
 
@@ -128,7 +175,7 @@ def check_reading(config: Any) -> dict[str, Any]:
         raise UserError(
             f"Unknown data.layout='{folder_layout}': {nearest(folder_layout, layout.LAYOUTS)}."
         )
-    reading = reading_of(config, own_pictures=config.name == "folder")
+    reading = reading_of(config, own_pictures=is_own(config.name))
     if reading["bits"] not in BITS or reading["max_megabytes"] < 1:
         raise UserError(
             f"Found data.bits={reading['bits']} and data.max_megabytes={reading['max_megabytes']}; "
@@ -160,7 +207,18 @@ def is_tfds(name: str) -> bool:
         >>> is_tfds('imagenet2012'), is_tfds('photos'), is_tfds('birdsnap')
         (True, False, False)
     """
-    return name not in (*tfds_source.OWN, *tfds_source.OFFICIAL)
+    own = (*tfds_source.OWN, *tfds_source.OFFICIAL)
+    return name not in own and not is_hf(name) and not name.startswith(shards.PREFIX)
+
+
+def is_hf(name: str) -> bool:
+    """Whether a data set of `config.data.name` is read by Hugging Face `datasets`."""
+    return name == "hf" or name.startswith("hf:")
+
+
+def _own_split(config: Any, split: str) -> str:
+    """Returns the typed name of a split; that of the train split for the probe."""
+    return config[f"{split}_split"] or (config.train_split if split == "probe" else "")
 
 
 def _subfolders(config: Any) -> dict[str, str]:
@@ -169,7 +227,7 @@ def _subfolders(config: Any) -> dict[str, str]:
 
 def _listed_split(config: Any, split: str) -> str:
     own = "test" if split == "test" else listed.LARGEST[config.name]
-    return config[f"{split}_split"] or (config.train_split if split == "probe" else "") or own
+    return _own_split(config, split) or own
 
 
 def _tfds_split(config: Any, split: str) -> str:
@@ -180,7 +238,15 @@ def _tfds_split(config: Any, split: str) -> str:
 
 
 def has_split(config: Any, split: str) -> bool:
-    """Whether the data set has the split; only a folder of pictures may lack 'test'."""
+    """Whether the data set has the split; only pictures of one's own may lack 'test'."""
+    if config.name == "python":
+        return python_source.has_provided(split)
+    if config.name.startswith(shards.PREFIX):
+        return split != "test" or bool(config.test_split)
+    if is_hf(config.name):
+        return split != "test" or hf_source.has_split(
+            config.name, config.data_dir, config.test_split
+        )
     if config.name != "folder" or not config.data_dir:
         return True
     folder_layout = config.get("layout", DEFAULTS["layout"])

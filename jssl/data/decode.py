@@ -31,6 +31,7 @@
     a level above the largest declared    refused
     over 89 megapixels, over 500 scans    refused before anything is decoded
     damaged, cut short, unwritten end     refused, with the decoder's message
+    HEIC, with the extra heic             its values, turned as it says        16-bit if so
     another format (EPS, PSD, AVIF, ...)  refused; nothing is started for it
 
 `KINDS` describes the third column; `jssl.data.fetch.Problems` counts them. JPEG is read by

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from jssl.data import heif
 from jssl.data.decode import Picture
 from jssl.data.layout import find_layout, find_split
 from jssl.data.walk import ENDINGS, LayoutError, Passed, Walk, merged, printable
@@ -173,9 +174,12 @@ def _check(walk: Walk, kind: str) -> None:
         if walk.count():
             found = f"{len(groups)} folders" if kind == "flat" else f"{len(pictures)} pictures"
             found += f", which data.layout={kind} passes over"
+        advice = "Type --config.data.data_dir=FOLDER."
+        if any(ending.lower() in heif.ENDINGS for ending in walk.endings):
+            advice = f"To read HEIC type {heif.INSTALL}."
         raise UserError(
             f"Folder '{walk.base}' holds no pictures: found {found or 'no files'}; expected files "
-            f"that end in {' '.join(ENDINGS)}. Type --config.data.data_dir=FOLDER."
+            f"that end in {' '.join(ENDINGS)}. {advice}"
         )
     if kind == "splits" and pictures and groups:
         raise LayoutError(

@@ -12,6 +12,7 @@ from typing import TypeGuard
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from jssl.data.heif import is_heif, open_heif
 from jssl.data.whole import check_whole
 from jssl.errors import UserError
 
@@ -26,7 +27,7 @@ DEEP_PNM = re.compile(rb"P([2356])\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:
-    """Opens a picture of one of `FORMATS` without decoding it.
+    """Opens a picture of one of `FORMATS`, or HEIC, without decoding it.
 
     Raises:
         UserError: this process is set to accept truncated pictures.
@@ -37,6 +38,8 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: pictures that are cut short would be "
             "grey or black in part. Set it to False."
         )
+    if is_heif(data):
+        return open_heif(data)
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -243,7 +246,7 @@ def _eight_bits(image: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
     mode = image.mode
     if mode in ("I", "F"):
         raise ValueError(f"its pixels are of mode '{mode}', 8 or 16 bits a channel were expected")
-    if ";16" in raw:
+    if ";16" in raw or image.info.get("bit_depth", 8) > 8:  # the latter of HEIC
         kinds.append("16-bit")
     bands = image.getbands()
     transparent = "transparency" in image.info

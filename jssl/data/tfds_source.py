@@ -61,7 +61,8 @@ CATALOGUE: dict[str, DataSet] = {
 
 
 # Data sets with their own readers, not TFDS.
-OWN = ("photos", "digits", "synthetic", "synthetic_scenes", "synthetic_video", "arrays", "folder")
+OWN = ("photos", "digits", "synthetic", "synthetic_scenes", "synthetic_video", "arrays", "folder",
+       "python", "hf")  # fmt: skip
 OFFICIAL = ("fgvc_aircraft", "birdsnap")  # of their authors' archives
 
 

@@ -25,7 +25,7 @@ class MemberError(ValueError):
     """A member that must not be unpacked."""
 
 
-class _Member(tarfile.TarInfo):
+class Member(tarfile.TarInfo):
     """A header that is read in bounded memory, and whose damage is not taken for the end.
 
     The ignored types here and below exist in tarfile since Python 3.2, but not in its stubs.
@@ -78,7 +78,7 @@ def unpack(archive: Path, folder: Path) -> int:
     allowed = max(SMALL, MAX_TIMES * check_regular(os.stat(archive), 2**63))
     base = os.path.realpath(folder)
     total = files = 0
-    with tarfile.open(archive, tarinfo=_Member) as tar:
+    with tarfile.open(archive, tarinfo=Member) as tar:
         for number, member in enumerate(iter(tar.next, None)):
             if number >= MAX_MEMBERS:
                 raise MemberError(f"it has more than {MAX_MEMBERS:,} members")

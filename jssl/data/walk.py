@@ -10,9 +10,12 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from jssl.data import heif
 from jssl.errors import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# HEIC is read where its extra is installed.
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+           *(heif.ENDINGS if heif.readable() else ()))  # fmt: skip
 # Folders made by operating systems and archivers.
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
@@ -148,6 +151,7 @@ class Walk:
         ending = Path(path).suffix
         self.endings[ending or os.path.basename(path)] += 1
         kind = f"files ending in {printable(ending)}" if ending else "files without an ending"
+        kind += f" ({heif.INSTALL} reads them)" * (ending.lower() in heif.ENDINGS)
         self.passed.add(kind, path)
         return False
 

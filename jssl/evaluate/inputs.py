@@ -9,12 +9,11 @@ from PIL import Image, ImageOps
 
 from jssl import data
 from jssl.data.decode import Picture
+from jssl.data.items import MODES
 from jssl.errors import UserError
 from jssl.evaluate.pictures import Transform
 
 TAKEN = "a path, a picture of Pillow, an array [H,W,3] or [B,H,W,3], or a list of these"
-# Modes of Pillow with at most 8 bits a channel, whose conversion to RGB is defined.
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 Item = str | Image.Image | np.ndarray
 
 

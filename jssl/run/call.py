@@ -1,13 +1,16 @@
-"""`jssl.train`: a folder of pictures, or a config, from Python."""
+"""`jssl.train`: a folder of pictures, a Python object, or a config, from Python."""
 
+import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from jssl import data as data_lib
 from jssl import models
 from jssl.errors import UserError
 from jssl.precision import narrow
@@ -42,7 +45,7 @@ def train(
     config: ConfigDict | None = None,
     folder: str | Path | None = None,
     *,
-    data: str | Path | None = None,
+    data: Any = None,
     method: str | None = None,
     workdir: str | Path | None = None,
     model: str | Any = None,
@@ -55,7 +58,7 @@ def train(
     longer: bool = False,
     on_step: OnStep | None = None,
 ) -> Any:
-    """Trains on a folder of pictures, or trains a config; resumes if the workdir has a checkpoint.
+    """Trains on pictures, or trains a config; resumes if the workdir has a checkpoint.
 
     With `data` it is `jssl train --data=DIR`: the settings are chosen, and printed. With `config`
     it is `jssl.run.train.train`. It changes no signal handlers, logging or streams of its caller.
@@ -63,7 +66,9 @@ def train(
     Args:
         config: the complete config; without `data`.
         folder: the workdir of `config`.
-        data: the folder of pictures; without `config`.
+        data: the folder of pictures; or an object with `__len__` and `__getitem__`, such as a
+            torch Dataset, see `jssl.data.PythonSource`; or a mapping with such objects as 'train'
+            and 'test'. Without `config`.
         method: of `jssl.methods`.
         workdir: of the run on `data`.
         model: name of a network, or a flax module `(images [B,H,W,3], train) -> features [B,D]`,
@@ -93,8 +98,8 @@ def train(
         if given or config is None or folder is None or labels != "auto":
             raise UserError(
                 "jssl.train takes a config and its workdir, jssl.train(config, folder), or a "
-                "folder of pictures, jssl.train(data=..., method=..., workdir=...); found "
-                f"{', '.join(given) or 'one of config and folder'}."
+                "folder of pictures or an object, jssl.train(data=..., method=..., workdir=...); "
+                f"found {', '.join(given) or 'one of config and folder'}."
             )
         return train_config(config, folder, judged=judged, longer=longer, on_step=on_step)
     if missing := [name for name in form if name not in given]:
@@ -110,13 +115,17 @@ def train(
     if model is not None and not isinstance(model, str):
         models.register(type(model).__name__, model)
         model = type(model).__name__
+    in_folder = isinstance(data, str | os.PathLike)
     asked = quick.Asked(
-        str(data), str(method), model, size, minutes, epochs, labels, _typed(settings or {}), False
-    )
+        os.fspath(data) if in_folder else "", str(method), model, size, minutes, epochs, labels,
+        _typed(settings or {}), False, "folder" if in_folder else "python",
+    )  # fmt: skip
     place = str(workdir)
-    resolved = quick.resolve(asked, place)
-    with quick.own_flags():
-        train_and_judge(resolved, place, longer=longer, on_step=on_step)
+    quick.check(asked)
+    with contextlib.nullcontext() if in_folder else data_lib.provided(data, labels=labels):
+        resolved = quick.resolve(asked, place)
+        with quick.own_flags():
+            train_and_judge(resolved, place, longer=longer, on_step=on_step)
     return result_of(place)
 
 

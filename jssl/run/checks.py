@@ -79,6 +79,8 @@ RULES: dict[str, Rule] = {
     "data.train_split": TEXT,
     "data.probe_split": TEXT,
     "data.test_split": TEXT,
+    "data.image_column": TEXT,
+    "data.label_column": TEXT,
     "data.tile": whole(1),
     "data.num_examples": COUNT,
     "data.image_size": NATURAL,

@@ -106,11 +106,11 @@ def check(method: str, folder: str, labels: str) -> None:
         )
 
 
-def base(method: str, folder: str, labels: str, size: int) -> ConfigDict:
+def base(method: str, folder: str, labels: str, size: int, name: str = "folder") -> ConfigDict:
     """Returns the config of `METHOD_photos` with the data set and the size of the views."""
     config = config_file.load(f"{method}_photos" + (":distill=none" if method == "deit" else ""))
     config.updates = "whole_epochs"
-    config.data.update(name="folder", data_dir=folder, threads=0)
+    config.data.update(name=name, data_dir=folder, threads=0)
     config.data.layout = "nested" if labels == "none" else "auto"
     if method == "deepcluster_v2":  # its crops of two sizes are made on the device
         config.data.image_size = 2 * size
@@ -127,7 +127,7 @@ def base(method: str, folder: str, labels: str, size: int) -> ConfigDict:
 
 
 def look(config: ConfigDict, *, held_out: int | None = None) -> Pictures:
-    """Reads what the folder of a config holds, and the sizes of a sample of its pictures.
+    """Reads what the data of a config hold, and the sizes of a sample of the pictures.
 
     Args:
         config: with the folder.
@@ -137,11 +137,14 @@ def look(config: ConfigDict, *, held_out: int | None = None) -> Pictures:
         UserError: no such folder, no pictures, an ambiguous layout; no readable picture.
     """
     source = data.make_source(config.data, "train")
-    assert isinstance(source, data.FolderSource)
+    if not len(source):
+        raise UserError(f"Data set '{source.name}' is empty: found 0 pictures.")
+    read = getattr(source, "encoded", source.__getitem__)
     sizes, problem = [], None
     for row in data.evenly_spaced(len(source), SAMPLE):
         try:
-            sizes.append(source.encoded(int(row))["image"].size())
+            image = read(int(row))["image"]
+            sizes.append(image.size() if isinstance(image, data.Picture) else image.shape[:2])
         except data.PictureError as error:
             problem = error  # the run names it, or replaces it, see data.on_error
     if not sizes:
@@ -149,7 +152,9 @@ def look(config: ConfigDict, *, held_out: int | None = None) -> Pictures:
         raise problem
     short = np.sort([min(size) for size in sizes])
     text = f"{len(sizes)} looked at: short sides of {short[0]} to {short[-1]} px"
-    name = printable(Path(config.data.data_dir).expanduser().resolve().name)
+    name = source.name
+    if config.data.name == "folder":
+        name = printable(Path(config.data.data_dir).expanduser().resolve().name)
     held_out = held_out_of(config, source) if held_out is None else held_out
     total, classes = len(source) - held_out, source.num_classes
     return Pictures(name, total, classes, int(np.median(short)), text, held_out)
@@ -295,8 +300,8 @@ def batch_of(pictures: Pictures, device: Device) -> int:
         batch *= 2
     if pictures.total < batch:
         raise UserError(
-            f"Folder '{pictures.name}' holds {pictures.total} pictures: expected {batch} or more, "
-            f"a batch for {device.number} device(s). Type --data=DIR with more pictures."
+            f"'{pictures.name}' holds {pictures.total} pictures: expected {batch} or more, a batch "
+            f"for {device.number} device(s). Bring more pictures."
         )
     return batch
 

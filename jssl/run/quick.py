@@ -31,13 +31,14 @@ class Asked:
     """What the user asked for; None leaves a choice to `choose`.
 
     Attributes:
-        data: the folder of pictures.
+        data: the folder of pictures; '' for an object.
         method: of `jssl.methods`.
         model, size, epochs: network, side of a view in pixels, length.
         minutes: length as a time; instead of `epochs`.
         labels: 'auto': sub-folders are classes; 'none': every picture at any depth, no labels.
         settings: (key, value) of each `--config.KEY=VALUE`.
         processes: whether worker processes may read the pictures.
+        name: of the data set: 'folder', or 'python' for an object.
     """
 
     data: str
@@ -49,6 +50,7 @@ class Asked:
     labels: str = "auto"
     settings: Sequence[tuple[str, str]] = ()
     processes: bool = True
+    name: str = "folder"
 
 
 def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
@@ -64,18 +66,24 @@ def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
     Raises:
         UserError: something that a method, a folder or a device does not allow.
     """
-    config = chosen.base(asked.method, asked.data, asked.labels, asked.size or 64)
+    config = chosen.base(asked.method, asked.data, asked.labels, asked.size or 64, asked.name)
     chosen.set_all(config, asked.settings)
     typed = "data.held_out" in dict(asked.settings)
     pictures = chosen.look(config, held_out=config.data.held_out if typed else None)
     if pictures.classes < 2 and methods.get(asked.method).labels == "required":
+        if asked.name == "python":
+            raise UserError(
+                f"method='{asked.method}' learns from labels, but '{pictures.name}' has "
+                f"{pictures.classes} classes: expected items (picture, label) of two or more. "
+                "Pass such items, or a method without labels, such as method='simclr'."
+            )
         raise UserError(
             f"--method={asked.method} learns from labels, but the pictures in '{asked.data}' have "
             "none: expected a folder with one sub-folder per class. Make them, or type a method "
             "without labels, such as --method=simclr."
         )
     size = asked.size or chosen.side(pictures, device)
-    config = chosen.base(asked.method, asked.data, asked.labels, size)
+    config = chosen.base(asked.method, asked.data, asked.labels, size, asked.name)
     config.data.held_out = pictures.held_out
     if name := asked.model or chosen.network_of(config, pictures, device):
         chosen.set_model(config, name, size)
@@ -95,7 +103,9 @@ def _lines(
     asked: Asked, c: ConfigDict, pictures: chosen.Pictures, device: chosen.Device
 ) -> list[str]:
     labels = "sub-folders are classes (--labels=none: no labels)"
-    if asked.labels == "none":
+    if asked.name == "python":
+        labels = "labels of the items" if pictures.classes else "no labels"
+    elif asked.labels == "none":
         labels = "sub-folders are not classes, as --labels=none says"
     elif not pictures.classes:
         labels = "no sub-folders, so no labels"
@@ -141,6 +151,13 @@ def resumed(asked: Asked, folder: Path) -> ConfigDict | None:
     config = workdir.read_config(folder)
     record = workdir.local(folder) / RECORD
     minutes = workdir.read_json(record).get("minutes") if record.exists() else None
+    if asked.name != config.data.name:
+        kinds = {"python": "a Python object", "folder": "a folder of pictures"}
+        was = kinds.get(config.data.name, f"data set '{config.data.name}'")
+        raise UserError(
+            f"The workdir {folder} holds a run on {was}, found {kinds[asked.name]}. Type another "
+            "--workdir, or resume that run with the data with which it started."
+        )
     rows = [
         ("method", asked.method, config.method),
         ("model", asked.model, config.model.name),
@@ -179,13 +196,14 @@ def resolve(asked: Asked, folder: str | Path, started: float | None = None) -> C
         UserError: a mistake, in the flags of this form.
     """
     started = time.monotonic() if started is None else started
-    _check(asked)
+    check(asked)
     with own_flags():
         return _resolve(asked, Path(folder), started)
 
 
 def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
-    asked = dataclasses.replace(asked, data=str(Path(asked.data).expanduser()))
+    if asked.data:
+        asked = dataclasses.replace(asked, data=str(Path(asked.data).expanduser()))
     if (config := resumed(asked, folder)) is not None:
         return config
     config, lines = choose(asked, chosen.this_device())
@@ -210,7 +228,12 @@ def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
     return config
 
 
-def _check(asked: Asked) -> None:
+def check(asked: Asked) -> None:
+    """Checks what was asked without reading the data.
+
+    Raises:
+        UserError: an unknown method, a value outside its range, or a flag given twice.
+    """
     chosen.check(asked.method, asked.data, asked.labels)
     if asked.minutes is not None and asked.epochs is not None:
         raise UserError("Found --minutes and --epochs: expected one of them. Leave one out.")

@@ -171,7 +171,7 @@ def test_skipped_entries_are_counted_by_kind(fill, tmp_path):
     root = fill("train/cat", "train/dog", "val/cat", "val/dog", count=3)
     fill("__MACOSX/train/cat", "train/__MACOSX", "train/.cache", "train/cat/@eaDir")
     fill("train/cat", name="{}.jfif")
-    fill("train/dog", count=1, name="{}.HEIC")
+    fill("train/dog", count=1, name="{}.AVIF")
     (root / "train" / "fish").mkdir()
     (root / "train" / "labels.csv").write_text("x")
     (root / "train" / "cat" / ".DS_Store").write_text("x")
@@ -191,7 +191,7 @@ def test_skipped_entries_are_counted_by_kind(fill, tmp_path):
         "1 x hidden folders ('train/.cache')",
         "1 x hidden files ('train/cat/.DS_Store')",
         "2 x files ending in .jfif ('train/cat/0.jfif')",
-        "1 x files ending in .HEIC ('train/dog/0.HEIC')",
+        "1 x files ending in .AVIF ('train/dog/0.AVIF')",
         "1 x files ending in .csv ('train/labels.csv')",
         "1 x files beside the splits ('README')",
         "1 x folders without pictures ('train/fish')",
