@@ -122,10 +122,11 @@ def evaluate_run(
     _check_records(folder)
     context = Context.load(folder, settings)
     unwritten: list[str] = []
+    beside: list[Path] = []  # files beside the records
 
-    def write(path: Path, text: str) -> bool:
+    def write(path: Path, content: bytes) -> bool:
         try:
-            files.write_text(path, text)
+            files.write_bytes(path, content)
         except OSError as error:  # the results are still printed
             unwritten.append(f"{path} ({error.strerror})")
             return False
@@ -144,16 +145,21 @@ def evaluate_run(
         result = _dry(result, settings.limit)
         shown = _dry(baselines, settings.limit) if PROTOCOLS[name].baseline else []
         record = _record(context, name, result + shown)
-        write(_place(context, name), json.dumps(record, indent=1) + "\n")
+        write(_place(context, f"{name}.json"), (json.dumps(record, indent=1) + "\n").encode())
+        for file, content in PROTOCOLS[name].files(context).items():
+            if write(path := _place(context, file), content):
+                beside.append(path)
         rows += result
     if "knn" not in protocols:
         rows += _dry(baselines, settings.limit)
     print(format_table(rows))
+    if beside:
+        print(f"Also written: {', '.join(map(str, beside))}")
     if settings.limit:
         print(f"{_dry_run_note(settings.limit)}. Records: {context.folder / FOLDER / DRY_RUN}")
     elif missing:
         path = context.folder / "card.md"
-        if write(path, card(context, rows, missing)):
+        if write(path, card(context, rows, missing).encode()):
             print(f"Model card: {path}")
     if unwritten:
         raise NotWrittenError(unwritten)
@@ -179,13 +185,14 @@ def _dry(rows: Sequence[Row], limit: int | None) -> list[Row]:
     ]
 
 
-def _place(context: Context, name: str) -> Path:
-    """Returns the file of a record; a dry run never has the name of the protocol."""
+def _place(context: Context, file: str) -> Path:
+    """Returns the path of a record or a file beside it; a dry run never has the name of either."""
     records = context.folder / FOLDER
     if not (limit := context.settings.limit):
-        return records / f"{name}.json"
+        return records / file
     (records / DRY_RUN).mkdir(exist_ok=True)
-    return records / DRY_RUN / f"{name}_limit_{limit}.json"
+    name, _, ending = file.rpartition(".")
+    return records / DRY_RUN / f"{name}_limit_{limit}.{ending}"
 
 
 def _check_records(folder: str | Path) -> None:
@@ -306,7 +313,7 @@ def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
     )
     rows = [*knn.run(context), *softmax_regression.run(context)]
     if spec.has_classifier:
-        rows += classifier.run(context)
+        rows.append(classifier.top1_row(context))
     if spec.grid_feature is not None:
         rows += grid.run(context, KINDS)
     return rows
