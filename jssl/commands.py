@@ -148,6 +148,10 @@ COMMANDS: dict[str, Command] = {
                 "help": "groups of pictures that are at least so similar, such as 0.98",
             },
             "output": {"metavar": "FILE.csv", "help": "the file to write"},
+            "gallery": {
+                "metavar": "FILE",
+                "help": "the pictures, .html or .png; by default an .html beside the output",
+            },
             "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
             "step": _CHECKPOINT["step"],
         },

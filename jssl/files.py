@@ -115,12 +115,13 @@ def check_folder(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_output(path: str | Path, *, ending: str) -> Path:
+def check_output(path: str | Path, *, ending: str, flag: str = "--output") -> Path:
     """Checks that an output file can be written, before anything is computed for it.
 
     Args:
-        path: value of --output.
+        path: value of the flag.
         ending: required suffix, such as '.npz'; '' for any.
+        flag: its name, for the messages.
 
     Raises:
         UserError: another suffix, no such folder, a read-only folder, or `path` is a folder.
@@ -128,16 +129,16 @@ def check_output(path: str | Path, *, ending: str) -> Path:
     path = Path(path)
     if ending and path.suffix != ending:
         raise UserError(
-            f"--output must end with {ending}, found '{path}'. Type --output={path}{ending}."
+            f"{flag} must end with {ending}, found '{path}'. Type {flag}={path}{ending}."
         )
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"'{path}' is no file but a folder or device. Type another --output.")
+            raise UserError(f"'{path}' is no file but a folder or device. Type another {flag}.")
         check_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
-            "disk with room. Type another --output."
+            f"disk with room. Type another {flag}."
         ) from None
     return path
 

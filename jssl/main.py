@@ -168,10 +168,12 @@ def _neighbors(flags: Flags) -> None:
 
     # Checked before a file of --weights is read.
     output = files.check_output(need(flags, "output", "neighbors.csv"), ending=".csv")
+    gallery = evaluate.check_gallery(output, flags.gallery)
     evaluate.neighbors_run(
         _run_folder(flags),
         flags.data,
         output=output,
+        gallery=gallery,
         queries=flags.query or (),
         k=flags.k,
         near_duplicates=flags.near_duplicates,

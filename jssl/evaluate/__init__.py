@@ -16,6 +16,7 @@ from jssl.evaluate.export_features import embed_run as embed_run
 from jssl.evaluate.feature_files import Table as Table
 from jssl.evaluate.feature_files import check_features_output as check_features_output
 from jssl.evaluate.feature_files import save_features as save_features
+from jssl.evaluate.gallery import check_gallery as check_gallery
 from jssl.evaluate.neighbors import duplicate_groups as duplicate_groups
 from jssl.evaluate.neighbors import nearest_rows as nearest_rows
 from jssl.evaluate.neighbors import neighbors_run as neighbors_run
