@@ -8,10 +8,12 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -66,6 +68,50 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Writes arrays as .npz, see `replace`."""
     named: dict[str, Any] = {**arrays}  # typed Any, as savez also has a flag among its keywords
     replace(path, lambda file: np.savez(file, **named))
+
+
+class Blocks(NamedTuple):
+    """An array that is written in blocks of its rows, so that it is never in memory as a whole.
+
+    Attributes:
+        shape: of the array.
+        dtype: of the array.
+        blocks: its rows, in order.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Iterable[np.ndarray]
+
+
+def write_npz_blocks(path: str | Path, arrays: Iterable[tuple[str, Blocks]]) -> None:
+    """Writes arrays in blocks as .npz, the same bytes as `write_npz`.
+
+    Args:
+        path: of the file; its folder exists.
+        arrays: names and arrays; each is written before the next is asked for.
+
+    Raises:
+        OSError: see `replace`.
+        ValueError: blocks that do not have the shape together.
+    """
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, (shape, dtype, blocks) in arrays:
+                # As numpy.savez: without the time of the writing.
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    header = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype))
+                    np.lib.format.write_array_header_1_0(member, {**header, "shape": shape})
+                    size = 0
+                    for block in blocks:
+                        plain = np.ascontiguousarray(block, dtype)
+                        member.write(plain.reshape(-1).view(np.uint8).data)
+                        size += plain.size
+                if size != math.prod(shape):
+                    raise ValueError(f"{name}: {size} numbers in blocks, expected shape {shape}.")
+
+    replace(path, write)
 
 
 def write_picture(path: str | Path, picture: Any) -> None:
