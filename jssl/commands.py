@@ -93,7 +93,11 @@ COMMANDS: dict[str, Command] = {
         {
             **_WORKDIR,
             **_WEIGHTS,
-            "protocol": {"default": "knn,linear", "help": "comma-separated names, or all"},
+            "protocol": {
+                "default": "default",
+                "help": "comma-separated names, or all; default: knn, and logistic below 10,000 "
+                "train examples, else linear",
+            },
             "k": {"type": int, "metavar": "N", "help": "neighbours of kNN"},
             "temperature": {"type": float, "help": "of kNN's weights exp(similarity/temperature)"},
             "feature": {"metavar": "NAME", "help": "backbone or an intermediate"},

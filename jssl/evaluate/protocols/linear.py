@@ -3,7 +3,7 @@
 from jssl import data
 from jssl.evaluate.context import Context, check_preset
 from jssl.evaluate.probes.linear_sgd import evaluate_linear
-from jssl.evaluate.probes.presets import PRESETS, crop_ranges, own_preset
+from jssl.evaluate.probes.presets import PRESETS, crop_ranges, own_preset, rate_warning
 from jssl.evaluate.protocol import DATA, KNN, Protocol, Row, need_labels
 from jssl.evaluate.table import linear_row
 from jssl.run.writers import say
@@ -18,6 +18,9 @@ def run(context: Context) -> list[Row]:
     crop = crop_ranges(PRESETS[preset])
     host_crop = bool(context.data.host_crop)
     train, test = context.sources
+    epochs = settings.epochs or PRESETS[preset].epochs
+    if warning := rate_warning(PRESETS[preset], epochs=epochs, examples=len(train)):
+        say(f"WARNING linear, preset {preset}: {warning}")
     result = evaluate_linear(
         context.probed,
         context.state,
