@@ -22,6 +22,11 @@ def labelled_data(context: Context) -> dict[str, Any]:
     }
 
 
+def no_files(context: Context) -> dict[str, bytes]:
+    """Returns no files beside the record."""
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """One way to evaluate a run.
@@ -46,7 +51,7 @@ class Protocol:
     baseline: bool = False
     data: Callable[[Context], dict[str, Any]] = labelled_data
     selects: str = ""
-    files: Callable[[Context], dict[str, bytes]] = lambda context: {}
+    files: Callable[[Context], dict[str, bytes]] = no_files
 
 
 DATA = ("source", "data_dir")
