@@ -26,6 +26,30 @@ _WEIGHTS: dict[str, dict[str, Any]] = {
     "weights": {"metavar": "FILE", "help": "published weights; imported into --workdir first"},
     "family": {"metavar": "NAME", "help": "kind of the weights file; recognised by default"},
 }
+_JOB: dict[str, dict[str, Any]] = {
+    "distributed": {"type": bool, "help": "join the job that the cluster describes"},
+    "coordinator": {"metavar": "HOST:PORT", "help": "process 0, without a cluster manager"},
+    "processes": {"type": int, "metavar": "N", "help": "number of processes of that job"},
+    "process": {"type": int, "metavar": "N", "help": "index of this process"},
+    "init_timeout": {
+        "type": int,
+        "default": 300,
+        "metavar": "SECONDS",
+        "help": "longest wait for the others to start",
+    },
+    "heartbeat_timeout": {
+        "type": int,
+        "default": 30,
+        "metavar": "SECONDS",
+        "help": "a process that is silent for longer is dead",
+    },
+    "shutdown_timeout": {
+        "type": int,
+        "default": 60,
+        "metavar": "SECONDS",
+        "help": "longest wait for the others to exit",
+    },
+}
 # Of `jssl train --data=DIR`, which needs no config: each with the key that it stands for.
 FORM_KEYS = {
     "data": "data.data_dir",
@@ -54,28 +78,7 @@ COMMANDS: dict[str, Command] = {
             **_WORKDIR,
             **_FORM,
             "extend": {"type": bool, "help": "train the run for more --config.epochs"},
-            "distributed": {"type": bool, "help": "join the job that the cluster describes"},
-            "coordinator": {"metavar": "HOST:PORT", "help": "process 0, without a cluster manager"},
-            "processes": {"type": int, "metavar": "N", "help": "number of processes of that job"},
-            "process": {"type": int, "metavar": "N", "help": "index of this process"},
-            "init_timeout": {
-                "type": int,
-                "default": 300,
-                "metavar": "SECONDS",
-                "help": "longest wait for the others to start",
-            },
-            "heartbeat_timeout": {
-                "type": int,
-                "default": 30,
-                "metavar": "SECONDS",
-                "help": "a process that is silent for longer is dead",
-            },
-            "shutdown_timeout": {
-                "type": int,
-                "default": 60,
-                "metavar": "SECONDS",
-                "help": "longest wait for the others to exit",
-            },
+            **_JOB,
         },
         config=True,
     ),
@@ -90,7 +93,11 @@ COMMANDS: dict[str, Command] = {
         {
             **_WORKDIR,
             **_WEIGHTS,
-            "protocol": {"default": "knn,linear", "help": "comma-separated names, or all"},
+            "protocol": {
+                "default": "default",
+                "help": "comma-separated names, or all; default: knn, and logistic below 10,000 "
+                "train examples, else linear",
+            },
             "k": {"type": int, "metavar": "N", "help": "neighbours of kNN"},
             "temperature": {"type": float, "help": "of kNN's weights exp(similarity/temperature)"},
             "feature": {"metavar": "NAME", "help": "backbone or an intermediate"},
@@ -111,6 +118,7 @@ COMMANDS: dict[str, Command] = {
             "split": {"help": "train or test; by default all of a folder, or test"},
             "on_error": {"help": "an unusable picture: stop or skip; as in the run by default"},
             **_CHECKPOINT,
+            **_JOB,
         },
     ),
     "predict": Command(
@@ -148,6 +156,10 @@ COMMANDS: dict[str, Command] = {
                 "help": "groups of pictures that are at least so similar, such as 0.98",
             },
             "output": {"metavar": "FILE.csv", "help": "the file to write"},
+            "gallery": {
+                "metavar": "FILE",
+                "help": "the pictures, .html or .png; by default an .html beside the output",
+            },
             "feature": {"default": "backbone", "metavar": "NAME", "help": "or an intermediate"},
             "step": _CHECKPOINT["step"],
         },

@@ -8,10 +8,12 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -68,6 +70,50 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     replace(path, lambda file: np.savez(file, **named))
 
 
+class Blocks(NamedTuple):
+    """An array that is written in blocks of its rows, so that it is never in memory as a whole.
+
+    Attributes:
+        shape: of the array.
+        dtype: of the array.
+        blocks: its rows, in order.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Iterable[np.ndarray]
+
+
+def write_npz_blocks(path: str | Path, arrays: Iterable[tuple[str, Blocks]]) -> None:
+    """Writes arrays in blocks as .npz, the same bytes as `write_npz`.
+
+    Args:
+        path: of the file; its folder exists.
+        arrays: names and arrays; each is written before the next is asked for.
+
+    Raises:
+        OSError: see `replace`.
+        ValueError: blocks that do not have the shape together.
+    """
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, (shape, dtype, blocks) in arrays:
+                # As numpy.savez: without the time of the writing.
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    header = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype))
+                    np.lib.format.write_array_header_1_0(member, {**header, "shape": shape})
+                    size = 0
+                    for block in blocks:
+                        plain = np.ascontiguousarray(block, dtype)
+                        member.write(plain.reshape(-1).view(np.uint8).data)
+                        size += plain.size
+                if size != math.prod(shape):
+                    raise ValueError(f"{name}: {size} numbers in blocks, expected shape {shape}.")
+
+    replace(path, write)
+
+
 def write_picture(path: str | Path, picture: Any) -> None:
     """Writes a picture of Pillow as PNG, see `replace`."""
     buffer = io.BytesIO()
@@ -115,12 +161,13 @@ def check_folder(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_output(path: str | Path, *, ending: str) -> Path:
+def check_output(path: str | Path, *, ending: str, flag: str = "--output") -> Path:
     """Checks that an output file can be written, before anything is computed for it.
 
     Args:
-        path: value of --output.
+        path: value of the flag.
         ending: required suffix, such as '.npz'; '' for any.
+        flag: its name, for the messages.
 
     Raises:
         UserError: another suffix, no such folder, a read-only folder, or `path` is a folder.
@@ -128,16 +175,16 @@ def check_output(path: str | Path, *, ending: str) -> Path:
     path = Path(path)
     if ending and path.suffix != ending:
         raise UserError(
-            f"--output must end with {ending}, found '{path}'. Type --output={path}{ending}."
+            f"{flag} must end with {ending}, found '{path}'. Type {flag}={path}{ending}."
         )
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"'{path}' is no file but a folder or device. Type another --output.")
+            raise UserError(f"'{path}' is no file but a folder or device. Type another {flag}.")
         check_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
-            "disk with room. Type another --output."
+            f"disk with room. Type another {flag}."
         ) from None
     return path
 

@@ -138,17 +138,27 @@ def _embed(flags: Flags) -> None:
             "--data=FOLDER is short for --source=folder --data_dir=FOLDER: type one of the two."
         )
     output = evaluate.check_features_output(need(flags, "output", "features.npz"))
-    evaluate.embed_run(
-        _run_folder(flags),
-        output=output,
-        feature=flags.feature,
-        step=flags.step,
-        source=flags.source if flags.data is None else "folder",
-        data_dir=flags.data_dir if flags.data is None else flags.data,
-        split=flags.split,
-        on_error=flags.on_error,
-        limit=flags.limit,
-    )
+    if flags.weights is not None and (flags.distributed or flags.coordinator is not None):
+        raise UserError(
+            "--weights is for one process, as each would write the same --workdir: type jssl "
+            f"import --weights={flags.weights} --workdir=DIR first, then leave --weights out."
+        )
+    folder = _run_folder(flags)
+    _distribute(flags)
+    from jssl.parallel import job
+
+    with job.together(folder):
+        evaluate.embed_run(
+            folder,
+            output=output,
+            feature=flags.feature,
+            step=flags.step,
+            source=flags.source if flags.data is None else "folder",
+            data_dir=flags.data_dir if flags.data is None else flags.data,
+            split=flags.split,
+            on_error=flags.on_error,
+            limit=flags.limit,
+        )
 
 
 def _predict(flags: Flags) -> None:
@@ -168,10 +178,12 @@ def _neighbors(flags: Flags) -> None:
 
     # Checked before a file of --weights is read.
     output = files.check_output(need(flags, "output", "neighbors.csv"), ending=".csv")
+    gallery = evaluate.check_gallery(output, flags.gallery)
     evaluate.neighbors_run(
         _run_folder(flags),
         flags.data,
         output=output,
+        gallery=gallery,
         queries=flags.query or (),
         k=flags.k,
         near_duplicates=flags.near_duplicates,

@@ -11,7 +11,6 @@ from runs import finished_run
 from jssl import data, evaluate
 from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError
-from jssl.evaluate import embed
 from jssl.run import build, workdir
 from jssl.run.judge import train_and_judge
 
@@ -81,7 +80,9 @@ def test_embed_writes_the_names(unlabelled_run, tmp_path, capsys):
     assert saved["class_names"].tolist() == ["cat", "dog", "owl"]
     assert saved["class_names"].dtype.kind == "U"
     source = data.synthetic_source("test", size=8, num_examples=16)
-    embed.save_npz(tmp_path / "y.npz", np.zeros((4, 2)), np.zeros(4), np.arange(4), source=source)
+    evaluate.save_npz(
+        tmp_path / "y.npz", np.zeros((4, 2)), np.zeros(4), np.arange(4), source=source
+    )
     assert np.load(tmp_path / "y.npz")["class_names"].shape == (0,)
 
 

@@ -135,7 +135,7 @@ def test_a_disk_that_fills_during_an_evaluation_loses_no_result(run, capsys):
     def fill(path, text):
         raise FULL
 
-    with mock.patch("jssl.evaluate.run.files.write_text", fill):
+    with mock.patch("jssl.evaluate.run.files.write_bytes", fill):
         with pytest.raises(SystemExit) as error:
             evaluate.evaluate_run(run, protocols=["knn"])
     assert isinstance(error.value, NotWrittenError)

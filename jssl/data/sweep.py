@@ -1,7 +1,7 @@
 """Evaluation batches: every example of a data set exactly once, in batches of one shape."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,17 +31,21 @@ class EvalBatches:
         threads: int,
         process_index: int,
         process_count: int,
+        steps: Sequence[int] | None = None,
+        notes: bool = False,
     ):
         self.problems = Problems(source.name, len(source))
         self._source, self._batch_size, self._transform = source, batch_size, transform
         self._threads, self._size = threads, batch_size // process_count
         self._offset = process_index * self._size
+        whole = range(math.ceil(len(source) / batch_size))
+        self._steps, self._notes = whole if steps is None else steps, notes
 
     def __len__(self) -> int:
-        return math.ceil(len(self._source) / self._batch_size)
+        return len(self._steps)
 
-    def _batch(self, step: int) -> dict[str, Any]:
-        start = step * self._batch_size + self._offset
+    def _batch(self, place: int) -> dict[str, Any]:
+        start = self._steps[place] * self._batch_size + self._offset
         indices = range(start, max(start, min(start + self._size, len(self._source))))
         examples = [fetch(self._source, i, self._transform, None) for i in indices]
         # Equal batch shapes, so that the step compiles once.
@@ -63,7 +67,9 @@ class EvalBatches:
         try:
             with plain_errors():
                 for batch in batches:
-                    self.problems.add(batch.pop(NOTES))
+                    self.problems.add(batch[NOTES])
+                    if not self._notes:
+                        del batch[NOTES]
                     yield batch
         finally:
             batches.close()
@@ -77,6 +83,8 @@ def eval_batches(
     threads: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    steps: Sequence[int] | None = None,
+    notes: bool = False,
 ) -> EvalBatches:
     """Batches that hold every example exactly once, in order, all of one shape.
 
@@ -86,6 +94,8 @@ def eval_batches(
         transform: `(example, None) -> example`; None decodes only.
         threads: that read and decode; 0: one a core, at most 8.
         process_index, process_count: which part of each batch to read.
+        steps: the batches to read, of ceil(M / batch_size); all by default.
+        notes: whether a batch keeps its `NOTES`, as `Problems.add` takes them.
 
     Returns:
         Iterable of ceil(M / batch_size) batches as from `train_batches`, with 'mask' bool [B]:
@@ -104,5 +114,12 @@ def eval_batches(
     if len(source) == 0:
         raise UserError(f"Data set '{source.name}' is empty: found 0 examples.")
     return EvalBatches(
-        source, batch_size, transform, threads or default_threads(), process_index, process_count
+        source,
+        batch_size,
+        transform,
+        threads or default_threads(),
+        process_index,
+        process_count,
+        steps,
+        notes,
     )

@@ -10,12 +10,14 @@ from jssl.evaluate.context import Settings as Settings
 from jssl.evaluate.embed import BACKBONE as BACKBONE
 from jssl.evaluate.embed import embed_source as embed_source
 from jssl.evaluate.embed import raw_pixels as raw_pixels
-from jssl.evaluate.embed import save_npz as save_npz
 from jssl.evaluate.embed import select_feature as select_feature
 from jssl.evaluate.export_features import embed_run as embed_run
 from jssl.evaluate.feature_files import Table as Table
 from jssl.evaluate.feature_files import check_features_output as check_features_output
 from jssl.evaluate.feature_files import save_features as save_features
+from jssl.evaluate.feature_files import save_parts as save_parts
+from jssl.evaluate.feature_npz import save_npz as save_npz
+from jssl.evaluate.gallery import check_gallery as check_gallery
 from jssl.evaluate.neighbors import duplicate_groups as duplicate_groups
 from jssl.evaluate.neighbors import nearest_rows as nearest_rows
 from jssl.evaluate.neighbors import neighbors_run as neighbors_run

@@ -211,6 +211,19 @@ class Context:
         """The run's own classifier, compiled: `(state, images) -> float32 [B,K]`."""
         return self.compile("logits")
 
+    @functools.cached_property
+    def classified(self) -> tuple[Any, Any]:
+        """Logits of the run's own classifier, float32 [M,K], and labels [M] of the test split."""
+        test = self.sources[1]
+        return embed_source(
+            self.compile("logits"),
+            self.state,
+            test,
+            batch_size=self.batch_size,
+            feature="logits",
+            transform=self.transform(test),
+        )[:2]
+
     @property
     def probed(self) -> Callable[..., Any]:
         """`embed` for probes of single layers: AlexNet's maps pooled as in DeepCluster."""

@@ -1,17 +1,15 @@
-"""Features of a data set: every example once, as numpy arrays and as a file."""
+"""Features of a data set: every example once, as numpy arrays."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jssl import augment, data, files
+from jssl import augment, data
 from jssl.data.fetch import in_words
-from jssl.data.walk import printable
 from jssl.errors import NotFiniteError, UserError, nearest
 from jssl.types import Array, PyTree, TrainState
 
@@ -168,73 +166,3 @@ def check_finite(state: Any) -> None:
 @jax.jit
 def _finite(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
-
-
-def save_npz(
-    path: str | Path,
-    features: np.ndarray,
-    labels: np.ndarray,
-    indices: np.ndarray,
-    *,
-    source: Any,
-    feature: str = BACKBONE,
-    step: int = -1,
-    backbone_sha256: str = "",
-    paths: Sequence[str] | None = None,
-    sizes: np.ndarray | None = None,
-) -> None:
-    """Writes features and their description, as plain arrays that are read without pickle.
-
-    The write is atomic: to a temporary file, which is then renamed.
-
-    Args:
-        path: ends with .npz.
-        features: float [M,D].
-        labels: int [M].
-        indices: int [M].
-        source: the data set; its name, fingerprint and `class_names` (str [K], empty if unknown)
-            are stored.
-        feature: name of the feature.
-        step: of the checkpoint.
-        backbone_sha256: from `backbone_hash`.
-        paths: of the files of the pictures, str [M]; stored if given.
-        sizes: int [M,2], height and width of the pictures in their files; stored if given.
-
-    Raises:
-        UserError: another ending, or a folder that cannot be written.
-        ValueError: arrays of different lengths.
-
-    Reading it:
-        saved = np.load('features.npz')      # allow_pickle stays False
-        saved['features'], saved['labels'], str(saved['feature']), int(saved['step'])
-    """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise UserError(f"Features are saved as .npz, found '{path}'. Type {path}.npz.")
-    if not len(features) == len(labels) == len(indices):
-        raise ValueError(
-            f"features, labels and indices must have the same length, found {np.shape(features)}, "
-            f"{np.shape(labels)} and {np.shape(indices)}."
-        )
-    arrays = {
-        "features": np.asarray(features, np.float32),
-        "labels": np.asarray(labels, np.int32),
-        "indices": np.asarray(indices, np.int32),
-        "class_names": np.array(data.class_names(source) or (), np.str_),
-        "feature": np.array(str(feature)),
-        "source": np.array(str(source.name)),
-        "fingerprint": np.array(str(source.fingerprint())),
-        "step": np.array(step, np.int64),
-        "backbone_sha256": np.array(str(backbone_sha256)),
-    }
-    if paths is not None:
-        arrays["paths"] = np.array([printable(path) for path in paths], np.str_)
-    if sizes is not None:
-        arrays["sizes"] = np.asarray(sizes, np.int32)
-    try:
-        files.write_npz(path, **arrays)
-    except OSError as error:
-        raise UserError(
-            f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
-            "disk with room. Type another --output."
-        ) from error

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,9 @@ import numpy as np
 from jssl import data, files
 from jssl.data.walk import printable
 from jssl.errors import UserError
-from jssl.evaluate.embed import save_npz
+from jssl.evaluate.feature_npz import save_npz_parts
+
+Shape = tuple[int, int]  # (M, D)
 
 
 class Table(NamedTuple):
@@ -85,6 +88,20 @@ def save_features(path: str | Path, table: Table) -> None:
         table: the features.
 
     Raises:
+        UserError: as `save_parts`.
+    """
+    save_parts(path, [table], shape=np.shape(table.features))
+
+
+def save_parts(path: str | Path, parts: Iterable[Table], *, shape: tuple[int, ...]) -> None:
+    """Writes the features of several tables as one; they are read once, one after the other.
+
+    Args:
+        path: ends with .npz, .csv or .parquet.
+        parts: the tables in order, at least one; of the same source, feature and network.
+        shape: (M, D) of all features together.
+
+    Raises:
         UserError: as `check_features_output`, or a file that cannot be written.
 
     Reading it:
@@ -93,7 +110,7 @@ def save_features(path: str | Path, table: Table) -> None:
     """
     path = Path(path)
     try:
-        WRITERS[path.suffix](path, table)
+        WRITERS[path.suffix](path, iter(parts), (shape[0], shape[1]))
     except OSError as error:
         raise UserError(
             f"'{path}' cannot be written ({error.strerror}): expected a folder that exists and a "
@@ -101,23 +118,19 @@ def save_features(path: str | Path, table: Table) -> None:
         ) from error
 
 
-def _save_npz(path: Path, table: Table) -> None:
-    names = ("feature", "step", "backbone_sha256", "source", "paths", "sizes")
-    save_npz(
-        path,
-        table.features,
-        table.labels,
-        table.indices,
-        **{name: getattr(table, name) for name in names},
-    )
+def _save_npz(path: Path, parts: Iterator[Table], shape: Shape) -> None:
+    save_npz_parts(path, parts, shape)
 
 
-def _save_csv(path: Path, table: Table) -> None:
-    columns = table.columns()
-    names = [*columns, *(f"f{i}" for i in range(table.features.shape[1]))]
-    cells = zip(*columns.values(), strict=True)
+def _save_csv(path: Path, parts: Iterator[Table], shape: Shape) -> None:
+    first = next(parts)
+    names = [*first.columns(), *(f"f{i}" for i in range(shape[1]))]
     # The shortest digits that give the same float32.
-    rows = ((*row, *map(str, x)) for row, x in zip(cells, table.features, strict=True))
+    rows = (
+        (*row, *map(str, x))
+        for table in itertools.chain([first], parts)
+        for row, x in zip(zip(*table.columns().values(), strict=True), table.features, strict=True)
+    )
     write_csv(path, names, rows)
 
 
@@ -140,12 +153,22 @@ def write_csv(path: str | Path, names: Sequence[str], rows: Iterable[Sequence[An
     files.replace(path, write)
 
 
-def _save_parquet(path: Path, table: Table) -> None:
+def _save_parquet(path: Path, parts: Iterator[Table], shape: Shape) -> None:
     pyarrow, parquet = _pyarrow()
-    values = pyarrow.array(np.ascontiguousarray(table.features, np.float32).reshape(-1))
-    features = pyarrow.FixedSizeListArray.from_arrays(values, table.features.shape[1])
-    columns = pyarrow.table({**table.columns(), "features": features})
-    files.replace(path, lambda file: parquet.write_table(columns, file))
+
+    def columns(table: Table) -> Any:
+        values = pyarrow.array(np.ascontiguousarray(table.features, np.float32).reshape(-1))
+        features = pyarrow.FixedSizeListArray.from_arrays(values, shape[1])
+        return pyarrow.table({**table.columns(), "features": features})
+
+    def write(file: Any) -> None:
+        first = columns(next(parts))
+        with parquet.ParquetWriter(file, first.schema) as writer:
+            writer.write_table(first)
+            for table in parts:
+                writer.write_table(columns(table))
+
+    files.replace(path, write)
 
 
 def _pyarrow() -> Any:
@@ -160,7 +183,7 @@ def _pyarrow() -> Any:
     return pyarrow, pyarrow.parquet
 
 
-WRITERS: dict[str, Callable[[Path, Table], None]] = {
+WRITERS: dict[str, Callable[[Path, Iterator[Table], Shape], None]] = {
     ".npz": _save_npz,
     ".csv": _save_csv,
     ".parquet": _save_parquet,

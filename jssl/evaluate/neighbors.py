@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from jssl import data, files
 from jssl.data.walk import printable
-from jssl.errors import UserError
+from jssl.errors import NotWrittenError, UserError
 from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
 from jssl.evaluate.feature_files import write_csv
+from jssl.evaluate.gallery import Row, check_gallery, write_gallery
 from jssl.evaluate.pictures import Recorded, crop, reading, say_failed
 from jssl.precision import narrow
 from jssl.run import build, workdir
@@ -103,13 +104,14 @@ def neighbors_run(
     pictures: str | Path,
     *,
     output: str | Path,
+    gallery: str | Path | None = None,
     queries: Sequence[str | Path] = (),
     k: int = 9,
     near_duplicates: float | None = None,
     feature: str = BACKBONE,
     step: int | None = None,
 ) -> None:
-    """Writes the most similar pictures of a folder, or its near duplicates, to a CSV file.
+    """Writes the most similar pictures of a folder, or its near duplicates: a CSV and a gallery.
 
     For queries a row for each neighbour: `query`, `rank` from 1, `path`, `similarity`; the file of
     the query itself is no neighbour. For near duplicates a row for each picture that has one:
@@ -119,7 +121,9 @@ def neighbors_run(
     Args:
         folder: the workdir of a run.
         pictures: a folder, searched to any depth.
-        output: the file; ends with .csv.
+        output: the table; ends with .csv.
+        gallery: the pictures of the table with their paths and similarities; ends with .html or
+            .png. By default an HTML page beside the table.
         queries: files, folders and patterns, see `jssl.data.find_pictures`.
         k: neighbours of each query.
         near_duplicates: smallest similarity of near duplicates, such as 0.98.
@@ -132,6 +136,7 @@ def neighbors_run(
     """
     config = workdir.read_config(folder)
     files.check_output(output, ending=".csv")
+    gallery = check_gallery(output, gallery)
     _check(queries, k, near_duplicates)
     if not os.path.isdir(os.path.expanduser(pictures)):
         raise UserError(f"--data expects a folder of pictures, found '{pictures}'.")
@@ -144,9 +149,10 @@ def neighbors_run(
         raise UserError("Expected queries that can be read: leave those out that are named above.")
     readable, features = _features(config, program, state, feature, paths)
     if near_duplicates is not None:
-        _write_groups(output, readable, features, near_duplicates)
+        rows = _write_groups(output, readable, features, near_duplicates)
     else:
-        _write_neighbors(output, readable, features, read, of_queries, k)
+        rows = _write_neighbors(output, readable, features, read, of_queries, k)
+    _write_gallery(gallery, rows, folder, feature, reading(config.data))
 
 
 def _check(queries: Sequence[str | Path], k: int, near_duplicates: float | None) -> None:
@@ -194,9 +200,22 @@ def _features(
     return [paths[i] for i in keep], features[keep]
 
 
+def _write_gallery(
+    path: Path, rows: list[Row], folder: str | Path, feature: str, reading: dict[str, Any]
+) -> None:
+    title = f"Cosine similarity of the {feature} of {folder}"
+    try:
+        shown, pictures = write_gallery(path, rows, title=title, **reading)
+    except OSError as error:
+        raise NotWrittenError([f"{path} ({error.strerror})"]) from error
+    total = sum(len(row.pictures) for row in rows)
+    part = f", the first {pictures:,} of {total:,} pictures" if pictures < total else ""
+    print(f"{path}: a gallery of {shown} of {len(rows)} rows{part}.")
+
+
 def _write_groups(
     output: str | Path, paths: list[str], features: np.ndarray, threshold: float
-) -> None:
+) -> list[Row]:
     groups, similarity = duplicate_groups(features, threshold)
     rows = [
         [number, printable(paths[i]), f"{similarity[i]:.6f}"]
@@ -208,6 +227,10 @@ def _write_groups(
         f"{output}: groups of near duplicates: {len(groups)}, with {len(rows)} of {len(paths)} "
         "pictures."
     )
+    return [
+        Row(f"group {number}", [(paths[i], f"{similarity[i]:.4f}") for i in group])
+        for number, group in enumerate(groups, 1)
+    ]
 
 
 def _write_neighbors(
@@ -217,10 +240,10 @@ def _write_neighbors(
     queries: list[str],
     of_queries: np.ndarray,
     k: int,
-) -> None:
+) -> list[Row]:
     real = [os.path.realpath(path) for path in paths]
     nearest, similarity = nearest_rows(features, of_queries, min(k + 1, len(paths)))
-    rows = []
+    rows, shown = [], []
     for query, row, values in zip(queries, nearest, similarity, strict=True):
         own = os.path.realpath(query)
         others = [(i, x) for i, x in zip(row, values, strict=True) if real[i] != own][:k]
@@ -228,5 +251,8 @@ def _write_neighbors(
             [printable(query), rank, printable(paths[i]), f"{x:.6f}"]
             for rank, (i, x) in enumerate(others, 1)
         ]
+        texts = [(paths[i], f"{rank}: {x:.4f}") for rank, (i, x) in enumerate(others, 1)]
+        shown.append(Row(query, [(query, "query"), *texts]))
     write_csv(output, ["query", "rank", "path", "similarity"], rows)
     print(f"{output}: {len(rows)} neighbours of {len(queries)} pictures among {len(paths)}.")
+    return shown

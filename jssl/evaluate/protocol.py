@@ -22,6 +22,11 @@ def labelled_data(context: Context) -> dict[str, Any]:
     }
 
 
+def no_files(context: Context) -> dict[str, bytes]:
+    """Returns no files beside the record."""
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """One way to evaluate a run.
@@ -36,6 +41,7 @@ class Protocol:
         data: `(context) -> dict`, the description of the examples for the record.
         selects: text of what is chosen by labels, and on which examples; '' if nothing is. Never
             the test split: a test changes its labels, and only the scores may change.
+        files: `(context) -> {name: content}`, written beside the record after `run`.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Protocol:
     baseline: bool = False
     data: Callable[[Context], dict[str, Any]] = labelled_data
     selects: str = ""
+    files: Callable[[Context], dict[str, bytes]] = no_files
 
 
 DATA = ("source", "data_dir")

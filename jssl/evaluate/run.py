@@ -38,6 +38,10 @@ from jssl.third_party import same_handlers
 from jssl.types import TrainState
 
 ALL = "all"
+DEFAULT = "default"  # kNN and one linear probe, which depends on the size of the train split
+# Train examples from which on the default probe is `linear`. Below, the presets of ImageNet have
+# too few steps for their rates (see `presets.SMALLEST_SUM`), and logistic regression takes seconds.
+LARGE = 10_000
 FOLDER = "evaluation"  # of the records, in the workdir
 DRY_RUN = "dry_run"  # of those of --limit, in FOLDER
 
@@ -59,7 +63,7 @@ def check_settings(
     """Checks the names of protocols and the flags, before anything is read.
 
     Args:
-        protocols: names of `PROTOCOLS`, or 'all'.
+        protocols: names of `PROTOCOLS`, 'all' or 'default'.
         given: the fields of `Settings` that are not at their default.
         typed: whether they are flags; `Settings` from a program may have fields that no protocol
             reads.
@@ -69,9 +73,14 @@ def check_settings(
             range.
     """
     for name in protocols:
-        if name != ALL and name not in PROTOCOLS:
-            raise UserError(f"Unknown protocol '{name}': {nearest(name, [*PROTOCOLS, ALL])}.")
-    used = {"step", "limit"}.union(*(PROTOCOLS[name].uses for name in protocols if name != ALL))
+        if name not in (ALL, DEFAULT, *PROTOCOLS):
+            choices = nearest(name, [*PROTOCOLS, ALL, DEFAULT])
+            raise UserError(f"Unknown protocol '{name}': {choices}.")
+        if name == DEFAULT and len(protocols) > 1:
+            raise UserError(f"--protocol={DEFAULT} stands alone: leave the others out, or it.")
+    single = [name for name in protocols if name not in (ALL, DEFAULT)]
+    single += ["knn", "linear", "logistic"] if DEFAULT in protocols else []
+    used = {"step", "limit"}.union(*(PROTOCOLS[name].uses for name in single))
     for name in given:
         if typed and ALL not in protocols and name not in used:
             readers = [n for n, p in PROTOCOLS.items() if name in p.uses]
@@ -100,8 +109,10 @@ def evaluate_run(
 
     Args:
         folder: the workdir of the run.
-        protocols: of `PROTOCOLS`; 'all' runs those that this run and its data allow, and writes
-            the model card, `card.md` in the workdir, which lists what the others lack.
+        protocols: of `PROTOCOLS`; 'default' is kNN and logistic regression, or from 10,000 train
+            examples on the linear protocol, also if `preset` or `epochs` is given; 'all' runs those
+            that this run and its data allow, and writes the model card, `card.md` in the workdir,
+            which lists what the others lack.
         settings: of the protocols; the defaults of `Settings` when None.
 
     Returns:
@@ -117,21 +128,25 @@ def evaluate_run(
     settings = settings or Settings()
     changed = {k: v for k, v in settings._asdict().items() if v != Settings._field_defaults[k]}
     check_settings(protocols, changed, typed=False)
-    if "linear" in protocols or ALL in protocols:
+    if {"linear", ALL, DEFAULT} & {*protocols}:
         check_preset(settings.preset)
     _check_records(folder)
     context = Context.load(folder, settings)
     unwritten: list[str] = []
+    beside: list[Path] = []  # files beside the records
 
-    def write(path: Path, text: str) -> bool:
+    def write(path: Path, content: bytes) -> bool:
         try:
-            files.write_text(path, text)
+            files.write_bytes(path, content)
         except OSError as error:  # the results are still printed
             unwritten.append(f"{path} ({error.strerror})")
             return False
         return True
 
     missing: dict[str, str] = {}
+    footnote = ""
+    if DEFAULT in protocols:
+        protocols, footnote = _default(context)
     if ALL in protocols:
         missing = {name: needed for name, p in PROTOCOLS.items() if (needed := p.needs(context))}
         protocols = [name for name in PROTOCOLS if name not in missing]
@@ -144,20 +159,41 @@ def evaluate_run(
         result = _dry(result, settings.limit)
         shown = _dry(baselines, settings.limit) if PROTOCOLS[name].baseline else []
         record = _record(context, name, result + shown)
-        write(_place(context, name), json.dumps(record, indent=1) + "\n")
+        write(_place(context, f"{name}.json"), (json.dumps(record, indent=1) + "\n").encode())
+        for file, content in PROTOCOLS[name].files(context).items():
+            if write(path := _place(context, file), content):
+                beside.append(path)
         rows += result
     if "knn" not in protocols:
         rows += _dry(baselines, settings.limit)
     print(format_table(rows))
+    if footnote:
+        print(footnote)
+    if beside:
+        print(f"Also written: {', '.join(map(str, beside))}")
     if settings.limit:
         print(f"{_dry_run_note(settings.limit)}. Records: {context.folder / FOLDER / DRY_RUN}")
     elif missing:
         path = context.folder / "card.md"
-        if write(path, card(context, rows, missing)):
+        if write(path, card(context, rows, missing).encode()):
             print(f"Model card: {path}")
     if unwritten:
         raise NotWrittenError(unwritten)
     return rows
+
+
+def _default(context: Context) -> tuple[list[str], str]:
+    """Returns the default protocols, and a footnote on the rule; '' if the user chose the probe."""
+    settings, train = context.settings, context.sources[0]
+    if settings.preset or settings.epochs:
+        return ["knn", "linear"], ""
+    count = len(train.source if settings.limit else train)  # a dry run runs what the run would
+    rule = (
+        f"By default the linear probe is `logistic` below {LARGE:,} train examples, `linear` from "
+        f"there on; {train.name} has {count:,}."
+    )
+    probe, other = ("logistic", "linear") if count < LARGE else ("linear", "logistic")
+    return ["knn", probe], f"{rule} The other one: --protocol={other}."
 
 
 def _dry_run_note(limit: int) -> str:
@@ -179,13 +215,14 @@ def _dry(rows: Sequence[Row], limit: int | None) -> list[Row]:
     ]
 
 
-def _place(context: Context, name: str) -> Path:
-    """Returns the file of a record; a dry run never has the name of the protocol."""
+def _place(context: Context, file: str) -> Path:
+    """Returns the path of a record or a file beside it; a dry run never has the name of either."""
     records = context.folder / FOLDER
     if not (limit := context.settings.limit):
-        return records / f"{name}.json"
+        return records / file
     (records / DRY_RUN).mkdir(exist_ok=True)
-    return records / DRY_RUN / f"{name}_limit_{limit}.json"
+    name, _, ending = file.rpartition(".")
+    return records / DRY_RUN / f"{name}_limit_{limit}.{ending}"
 
 
 def _check_records(folder: str | Path) -> None:
@@ -306,7 +343,7 @@ def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
     )
     rows = [*knn.run(context), *softmax_regression.run(context)]
     if spec.has_classifier:
-        rows += classifier.run(context)
+        rows.append(classifier.top1_row(context))
     if spec.grid_feature is not None:
         rows += grid.run(context, KINDS)
     return rows

@@ -3,6 +3,7 @@
 from jssl.optim.factory import DEFAULTS as DEFAULTS
 from jssl.optim.factory import OPTIMISERS as OPTIMISERS
 from jssl.optim.factory import build as build
+from jssl.optim.factory import rate_warning as rate_warning
 from jssl.optim.lars import lars as lars
 from jssl.optim.layers import layer_scales as layer_scales
 from jssl.optim.layers import scale_by_layer as scale_by_layer

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jssl import data, files
+from jssl import data, files, optim
 from jssl.data.fetch import in_words
 from jssl.errors import NotFiniteError as NotFiniteError
 from jssl.errors import UserError
@@ -234,6 +234,13 @@ class _Run:
             f"{parts.launcher.size} device(s), workdir {self.folder}"
         )
         self.progress.say(f"data: {data.describe(parts.train_source)}")
+        if warning := optim.rate_warning(
+            config.optim,
+            parts.schedule,
+            batch_size=config.batch_size,
+            total_steps=parts.total_steps,
+        ):
+            self.progress.say(f"WARNING {warning}")
         if self.first:
             self.progress.say(f"resumed at step {self.first}")
         if self.monitor is not None:

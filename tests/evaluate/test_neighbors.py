@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from gallery_page import Page
 from helpers import small_config, stored_run
 from PIL import Image
 
@@ -112,6 +113,23 @@ def test_neighbors_of_a_query(run, folder, tmp_path):
         str(query), str(folder / "deep" / "copy.png")}  # fmt: skip
 
 
+def test_the_gallery_shows_the_table(run, folder, tmp_path, capsys):
+    query = folder / "02.png"
+    table = neighbors(run, folder, tmp_path / "n.csv", f"--query={query}", "--k=3")
+    assert f"{tmp_path / 'n.html'}: a gallery of 1 of 1 rows." in capsys.readouterr().out
+    page = Page((tmp_path / "n.html").read_text(encoding="utf-8"))
+    assert page.headings == [str(query)] and page.captions[0] == ["query", str(query)]
+    assert page.captions[1:] == [
+        [f"{row['rank']}: {float(row['similarity']):.4f}", row["path"]] for row in table
+    ]
+    assert len(page.pictures) == 4
+    gallery = tmp_path / "groups.png"
+    neighbors(run, folder, tmp_path / "d.csv", "--near-duplicates=1", f"--gallery={gallery}")
+    with Image.open(gallery) as sheet:
+        assert sheet.size == (3 * 168 + 8, 30 + 2 * (196 + 14 + 8))  # two groups of two
+    assert not (tmp_path / "d.html").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "refused"),
     [
@@ -122,6 +140,8 @@ def test_neighbors_of_a_query(run, folder, tmp_path):
         (["--near-duplicates=98"], "expects a cosine above -1 and at most 1, found 98.0"),
         (["--near-duplicates=0.9", "--data=no"], "--data expects a folder of pictures, found 'no'"),
         (["--near-duplicates=0.9", "--output=n.txt"], "must end with .csv"),
+        (["--query=a.jpg", "--gallery=g.pdf"], "--gallery must end with .html or .png, found 'g.p"),
+        (["--query=a.jpg", "--gallery=no/g.png"], "Type another --gallery."),
         (["--near_duplicates=0.9"], "did you mean 'near-duplicates'?"),
     ],
 )

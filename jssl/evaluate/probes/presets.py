@@ -14,6 +14,10 @@ from jssl.evaluate.probes.softmax_regression import LinearHead, sgd
 from jssl.types import Array
 
 FEWEST_STEPS = 10  # per epoch; with fewer a preset's batch is halved
+# Of the rates of all steps, which is how far SGD can move a weight, in units of the gradient. With
+# features of norm 4 of 16 classes of photographs, sums of 3, 14, 54 and 160 were 19, 15, 10 and 5
+# points below logistic regression, and sums of 400 and more at most 2. On ImageNet it is 22,000.
+SMALLEST_SUM = 100
 IMAGENET_STEPS = 5005  # per epoch of ImageNet in batches of 256, the unit of 'inverse'
 
 
@@ -158,6 +162,43 @@ def fitting_batch(preset: LinearPreset, examples: int) -> int:
     while size > 1 and examples // size < FEWEST_STEPS:
         size //= 2
     return size
+
+
+def rate_warning(preset: LinearPreset, *, epochs: float, examples: int) -> str:
+    """Warns of an SGD preset whose rates are too small for so few examples.
+
+    Args:
+        preset: with its batch size fitted to the examples, see `fitting_batch`.
+        epochs: of the probe.
+        examples: in the train split.
+
+    Returns:
+        One line; '' if there is nothing to warn of.
+
+    Example:
+        >>> print(rate_warning(PRESETS['simclr'], epochs=90, examples=200))
+        the learning rate is 0.00625 for batches of 16 (linear scaling of 0.1), and sums to 3.41 \
+over 1,080 steps: expected 100 or more. SGD ends long before its optimum, and the number is low. \
+Type --protocol=logistic, or more --epochs=N.
+        >>> rate_warning(PRESETS['simclr'], epochs=90, examples=50_000)
+        ''
+    """
+    size = fitting_batch(preset, examples)
+    steps = max(1, round(epochs * (examples // size)))
+    places = range(0, steps, max(1, steps // 100))  # the mean of a hundred steps will do
+    per_epoch = steps / epochs
+    rates = [
+        preset_rate(preset, step / per_epoch, epochs=epochs, batch_size=size) for step in places
+    ]
+    total = steps * sum(rates) / len(rates)
+    if preset.optimizer != "sgd" or total >= SMALLEST_SUM:
+        return ""
+    return (
+        f"the learning rate is {rates[0]:.3g} for batches of {size} (linear scaling of "
+        f"{preset.lr:g}), and sums to {total:.3g} over {steps:,} steps: expected {SMALLEST_SUM} or "
+        "more. SGD ends long before its optimum, and the number is low. Type --protocol=logistic, "
+        "or more --epochs=N."
+    )
 
 
 def direction(preset: LinearPreset) -> optax.GradientTransformation:

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from jssl import data
 from jssl.evaluate.context import Context, check_preset
 from jssl.evaluate.probes.linear_sgd import evaluate_linear
-from jssl.evaluate.probes.presets import PRESETS, crop_ranges, own_preset
+from jssl.evaluate.probes.presets import PRESETS, crop_ranges, own_preset, rate_warning
 from jssl.evaluate.protocol import DATA, KNN, Protocol, Row, need_labels
 from jssl.evaluate.table import linear_row
 from jssl.run.writers import say
@@ -22,6 +22,9 @@ def run(context: Context) -> list[Row]:
     section = ConfigDict(context.data.to_dict())
     section.host_crop = data.resolve_crop(section, train)
     host_crop = section.host_crop != "device"
+    epochs = settings.epochs or PRESETS[preset].epochs
+    if warning := rate_warning(PRESETS[preset], epochs=epochs, examples=len(train)):
+        say(f"WARNING linear, preset {preset}: {warning}")
     result = evaluate_linear(
         context.probed,
         context.state,
