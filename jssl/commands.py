@@ -82,6 +82,30 @@ COMMANDS: dict[str, Command] = {
         },
         config=True,
     ),
+    "sweep": Command(
+        "trains every combination of some settings, and chooses one on held-out training examples",
+        {
+            **_WORKDIR,
+            "over": {
+                "action": "append",
+                "metavar": "KEY=V1,V2",
+                "help": "a setting and its values; may be given several times",
+            },
+            "seeds": {"default": "0", "metavar": "N,N", "help": "of the runs; 0 by default"},
+        },
+        config=True,
+    ),
+    "runs": Command(
+        "lists the runs below a folder, or compares two runs",
+        {
+            "folders": {
+                "positional": True,
+                "nargs": "+",
+                "metavar": "DIR",
+                "help": "one folder with runs, or the workdirs of two",
+            },
+        },
+    ),
     "config": Command("prints every setting of a config, and where it comes from", {}, config=True),
     "configs": Command("lists the configs that come with jssl", {}),
     "import": Command(

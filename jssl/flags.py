@@ -52,6 +52,10 @@ def parser(name: str) -> argparse.ArgumentParser:
             "--config", metavar="NAME[:switches]", help="a name of `jssl configs`, or FILE.py"
         )
     for flag, options in command.flags.items():
+        if options.get("positional"):
+            own = {key: value for key, value in options.items() if key != "positional"}
+            result.add_argument(flag, **own)
+            continue
         if options.get("type") is bool:
             options = {**options, "type": _boolean, "nargs": "?", "const": True, "default": False}
             result.add_argument(f"--{flag}", **options, metavar="BOOL")

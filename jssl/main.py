@@ -85,6 +85,30 @@ def _distribute(flags: Flags) -> None:
         jax.distributed.initialize(**timeouts)
 
 
+def _sweep(flags: Flags) -> None:
+    need(flags, "config", "simclr_photos")
+    folder = need(flags, "workdir", "runs/NAME")
+    seeds = flags.seeds.split(",")
+    if not all(seed.strip().isdecimal() for seed in seeds) or len({*seeds}) < len(seeds):
+        raise UserError(f"Found --seeds={flags.seeds}: expected whole numbers, such as 0,1,2.")
+    config = read_config(flags)
+    from jssl.run import stopping, sweep, workdir
+
+    with stopping.signals(), workdir.write_errors(Path(folder).absolute()):
+        sweep.sweep(config, folder, flags.over or (), [int(seed) for seed in seeds])
+
+
+def _runs(flags: Flags) -> None:
+    from jssl.run import runs
+
+    if len(flags.folders) > 2:
+        raise UserError(
+            f"Found {len(flags.folders)} folders: type jssl runs DIR, or jssl runs WORKDIR WORKDIR."
+        )
+    listed = len(flags.folders) == 1
+    print(runs.runs_table(*flags.folders) if listed else runs.compare(*flags.folders))
+
+
 def _config(flags: Flags) -> None:
     need(flags, "config", "simclr_photos")
     from jssl.run import show_config, versioned
@@ -235,6 +259,8 @@ def _compile(flags: Flags) -> None:
 
 RUN: dict[str, Callable[[Flags], None]] = {
     "train": _train,
+    "sweep": _sweep,
+    "runs": _runs,
     "config": _config,
     "configs": _configs,
     "import": _import,

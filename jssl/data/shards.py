@@ -129,7 +129,8 @@ class ShardSource:
         upright: bool = False,
     ):
         self.name, self.on_error = PREFIX + pattern, on_error
-        self._reading, self._max_bytes = {"bits": bits, "upright": upright}, max_megabytes * 2**20
+        self._reading: dict[str, Any] = {"bits": bits, "upright": upright}
+        self._max_bytes = max_megabytes * 2**20
         self._paths = find_shards(pattern, data_dir)
         self._records: Records | None = None
         self._labels: np.ndarray | None = None

@@ -9,6 +9,7 @@ from jssl.evaluate.embed import BACKBONE
 from jssl.evaluate.probes.knn import knn_accuracy
 from jssl.evaluate.probes.softmax_regression import fit_linear, linear_accuracy
 from jssl.metrics.intervals import binomial_interval
+from jssl.run.plain_table import plain_table
 from jssl.third_party import unchanged
 
 with unchanged():
@@ -50,8 +51,10 @@ def metric_row(
         >>> row = metric_row('retrieval', metric='mAP', value=0.5, ci95=(0.4, 0.6), count=55,
         ...                  feature='trained map', protocol='toy')
         >>> print(format_table([row]))
-        probe      features     metric     %  95 % interval  protocol
-        retrieval  trained map  mAP     50.0    40.0 - 60.0  toy
+        probe      features     metric     %  95 % interval
+        retrieval  trained map  mAP     50.0    40.0 - 60.0  [1]
+        <BLANKLINE>
+        [1] toy
     """
     entry = {"value": float(value), "ci95": [float(edge) for edge in ci95], "count": int(count)}
     entry |= {"feature": feature, "protocol": protocol}
@@ -278,30 +281,39 @@ def _row(probe: str, protocol: str, numbers: dict[str, Any]) -> dict[str, Any]:
     return {"probe": probe, "protocol": protocol, "top1": top1, "numbers": numbers}
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Formats rows as aligned plain text, a line per number: value, 95 % interval, protocol.
+def format_table(rows: Sequence[Mapping[str, Any]], *, width: int = 100) -> str:
+    """Formats rows as aligned plain text, a line per number, with its protocol as a footnote.
 
     Args:
         rows: from `probe_rows`, `linear_row` or `metric_row`.
+        width: of the text, in columns.
 
     Returns:
-        Lines without a final newline. A number also shows its best epoch, if it has one.
+        Lines without a final newline. Numbers of one protocol share a footnote; it also has the
+        best epoch of a number that has one.
 
     Example:
         >>> row = _row('kNN', 'k=1', {'raw pixels': number(
         ...     {'top1': 0.8, 'correct': 8, 'count': 10}, 'raw pixels', 3, 'k=1')})
         >>> print(format_table([row]))
-        probe  features    metric     %  95 % interval  protocol
-        kNN    raw pixels  top-1   80.0    49.0 - 94.3  raw pixels (3-d), k=1
+        probe  features          metric     %  95 % interval
+        kNN    raw pixels (3-d)  top-1   80.0    49.0 - 94.3  [1]
+        <BLANKLINE>
+        [1] k=1
     """
-    lines = [("probe", "features", "metric", "%", "95 % interval", "protocol")]
-    lines += [line for row in rows for line in table_lines(row)]
-    widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    return "\n".join(
-        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  "
-        f"{e:>{widths[4]}}  {f}"
-        for a, b, c, d, e, f in lines
-    )
+    columns = {name: "left" for name in ("probe", "features", "metric")}
+    columns |= {"%": "right", "95 % interval": "right", "": "left"}
+    notes: dict[str, int] = {}
+    cells = []
+    for row in rows:
+        for line, entry in zip(table_lines(row), row["numbers"].values(), strict=True):
+            probe, feature, metric, value, interval, protocol = line
+            sized = f"{feature} ({entry['dim']}-d)" if "dim" in entry else feature
+            note = protocol.removeprefix(f"{sized}, ")
+            mark = f"[{notes.setdefault(note, len(notes) + 1)}]"
+            shown = sized if note != protocol else feature
+            cells.append((probe, shown, metric, value, interval, mark))
+    return plain_table(columns, cells, notes=list(notes), width=width)
 
 
 def table_lines(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:

@@ -97,6 +97,17 @@ def held(folder: Path) -> Iterator[None]:
             del _held[path]
 
 
+def holder(folder: Path) -> str:
+    """Returns who holds the lock of a workdir; '' for nobody, or a dead process of this machine.
+
+    The process of another machine is named without knowing whether it is alive.
+    """
+    content = _read(Path(os.path.realpath(folder)) / NAME)
+    if content is None or (content.get("machine") == _machine() and not _alive(content)):
+        return ""
+    return _owner(content)
+
+
 def check(folder: Path) -> None:
     """Raises UserError if another run took over the lock of a workdir: do not write to it."""
     with _guard:

@@ -181,8 +181,12 @@ class _Run:
                 if self.labelled:
                     section, name = config[config.method], self.parts.train_source.name
                     batching.check_labels(batch, section.num_classes, name=name)
+                first, started = step == self.first, time.monotonic()
+                if first:
+                    self.progress.say("compiling ...")
                 state, values = step_fn(state, launcher.put_batch(batch), np.int32(step))
-                if step == self.first:  # before this a signal exits at once: nothing is lost
+                if first:  # before this a signal exits at once: nothing is lost
+                    self.progress.say(f"compiled in {time.monotonic() - started:.1f} s")
                     stack.enter_context(stopping.after_the_step())
                 # The numbers of the last step are read while this one runs.
                 if pending is not None:
@@ -231,7 +235,7 @@ class _Run:
             f"{config.method} ({config.preset}) on {parts.train_source.name}: "
             f"{len(parts.train_source):,} training examples, {count} parameters, "
             f"{parts.total_steps:,} steps of {config.batch_size}, launch {config.launch} over "
-            f"{parts.launcher.size} device(s), workdir {self.folder}"
+            f"{parts.launcher.size} x {jax.devices()[0].device_kind}, workdir {self.folder}"
         )
         self.progress.say(f"data: {data.describe(parts.train_source)}")
         if warning := optim.rate_warning(
