@@ -246,7 +246,7 @@ def table(scores: Mapping[str, Sequence[float]], seeds: int, examples: int) -> s
         rows.append((name, text, f"{len(values)}/{seeds}"))
     columns = {"combination": "left", "held-out top-1 % [1]": "right", "seeds": "right"}
     note = (
-        f"on {examples:,} held-out examples after the last update; mean ± standard deviation over the "
-        "seeds"
+        f"on {examples:,} held-out examples after the last update; mean ± standard deviation over "
+        "the seeds"
     )
     return plain_table(columns, rows, notes=[note])
