@@ -29,7 +29,13 @@ from jssl.augment._patches import (
     extract_patches,
     patch_grid,
 )
-from jssl.augment._pixels import denormalize, normalize, to_float
+from jssl.augment._pixels import (
+    denormalize,
+    mean_and_std,
+    normalize,
+    statistics_of,
+    to_float,
+)
 from jssl.augment._policy import auto_augment, rand_augment
 from jssl.augment.masking import (
     blockwise_mask,
@@ -70,6 +76,7 @@ __all__ = [
     "largest_mask",
     "make_views",
     "masked_places",
+    "mean_and_std",
     "mix_batch",
     "normalize",
     "patch_grid",
@@ -86,5 +93,6 @@ __all__ = [
     "sample_box",
     "solarize",
     "split_views",
+    "statistics_of",
     "to_float",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jssl.augment._pixels import STATISTICS
+from jssl.augment._pixels import OWN, STATISTICS, statistics_of
 from jssl.convert.containers import Weights
 from jssl.errors import UserError
 
@@ -28,7 +28,7 @@ def set_preprocessing(config: ConfigDict, weights: Weights, *, normalize: str, c
     if not isinstance(said, Mapping):
         return
     if "mean" in said and "std" in said:
-        config.augment.normalize = _statistics(said["mean"], said["std"], weights)
+        _set_statistics(config, said["mean"], said["std"], weights)
     if "input_size" in said and not config.model.name.startswith("vit"):  # a ViT's positions say it
         config.augment.size = int(said["input_size"][-1])
     if "crop_pct" in said:
@@ -42,11 +42,18 @@ def set_preprocessing(config: ConfigDict, weights: Weights, *, normalize: str, c
     config.data.eval_interpolation = interpolation
 
 
-def _statistics(mean: Any, deviation: Any, weights: Weights) -> str:
+def _set_statistics(config: ConfigDict, mean: Any, deviation: Any, weights: Weights) -> None:
+    """Sets the name of the statistics, or 'own' and their numbers."""
     for name, values in STATISTICS.items():
         if np.shape(mean) == (3,) and np.allclose([mean, deviation], values, atol=1e-4):
-            return name
-    raise UserError(
-        f"'{weights.path}' was trained on pixels of mean {mean} and deviation {deviation}, which "
-        f"jssl has no name for: expected those of one of {', '.join(STATISTICS)}."
-    )
+            config.augment.normalize = name
+            return
+    try:
+        own = {"normalize": OWN, "mean": map(float, mean), "std": map(float, deviation)}
+        own["mean"], own["std"] = statistics_of(own)
+    except (TypeError, ValueError):  # a UserError is one too
+        raise UserError(
+            f"'{weights.path}' was trained on pixels of mean {mean} and deviation {deviation}: "
+            "expected three numbers each, for pixels in [0, 1], in its config.json."
+        ) from None
+    config.augment.update(own)

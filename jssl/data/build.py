@@ -47,6 +47,8 @@ DEFAULTS: dict[str, Any] = {
     "exif_orientation": "",  # apply | ignore | '': apply to the user's own pictures
     "bits": 0,  # valid bits of 16-bit samples: 0: as the file declares | 9 to 16, such as 12
     "max_megabytes": 1024,  # largest size of a picture file
+    # 3: red, green, blue; 1: grey; others: .npy files, arrays, and with 4 pictures with alpha
+    "channels": 3,
     "eval_crop": 0.875,  # pictures that differ in size: share of the short side that is judged
     "eval_interpolation": "bicubic",  # bicubic | bilinear
 }

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import data
+from jssl.augment._pixels import in_words
 from jssl.data.decode import Picture
 from jssl.data.walk import printable
 from jssl.run.writers import say
@@ -104,7 +105,7 @@ def preprocessing(config: ConfigDict) -> str:
     how = config.data.get("eval_interpolation", data.DEFAULTS["eval_interpolation"])
     return (
         f"short side to {int(size / crop)} px ({how}), central {size} x {size} px, normalised by "
-        f"{config.augment.normalize}"
+        f"{in_words(config.augment)}"
     )
 
 

@@ -77,6 +77,11 @@ def crops_on_host(config: Any) -> bool:
     return config.data.host_crop not in ("", "device")
 
 
+def channels_of(config: Any) -> int:
+    """Returns the number of channels of a config's pictures; 3 of runs from before the key."""
+    return config.data.get("channels", 3)
+
+
 def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array], Array]]:
     """Makes the augmentation and the normalisation of a config.
 
@@ -97,8 +102,10 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
     def views(key: Array, images: Array, first: Array) -> Array:
         return augment.batch_views(view_fn, key, images, first)
 
+    statistics = augment.statistics_of(config.augment, channels_of(config))
+
     def prepare(images: Array) -> Array:
-        return augment.normalize(augment.to_float(images), config.augment.normalize)
+        return augment.normalize(augment.to_float(images), statistics)
 
     return views, prepare
 
@@ -110,7 +117,7 @@ def blank_batch(config: Any, size: int) -> Batch:
     crops = (spec.num_crops,) if crops_on_host(config) else ()
     extra = spec.data.extra_fields(config)
     return {
-        "image": jnp.zeros((size, *crops, side, side, 3), jnp.uint8),
+        "image": jnp.zeros((size, *crops, side, side, channels_of(config)), jnp.uint8),
         "label": jnp.zeros((size,), jnp.int32),
         "index": jnp.zeros((size,), jnp.int32),
         **{k: jnp.zeros((size, side, side, *shape), dtype) for k, (shape, dtype) in extra.items()},

@@ -196,7 +196,7 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
             "taken": copied,
             "anew": anew,
             "model": source.config.model.to_dict(),
-            "normalize": source.config.augment.normalize,
+            **{key: source.config.augment[key] for key in ("normalize", "mean", "std")},
         }
         if source.weights:
             record["weights"] = source.weights

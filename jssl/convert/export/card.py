@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jssl.augment._pixels import STATISTICS
+from jssl.augment._pixels import mean_and_std, statistics_of
 from jssl.convert.network import Network
 from jssl.data.build import DEFAULTS
 from jssl.errors import UserError
@@ -37,8 +37,8 @@ def preprocessing(config: Any) -> dict[str, Any]:
         >>> preprocessing(ConfigDict(values))['mean']
         [0.5, 0.5, 0.5]
     """
-    mean, std = STATISTICS[config.augment.normalize]
     data = {**DEFAULTS, **config.data}
+    mean, std = mean_and_std(statistics_of(config.augment, data["channels"]), data["channels"])
     return {
         "mean": list(mean),
         "std": list(std),

@@ -96,7 +96,7 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
         steps = max(1, round(settings.epochs * len(train) / batch))
     training = voc_finetune.make_training(
         encoder,
-        lambda x: augment.normalize(x, context.config.augment.normalize),
+        lambda x: augment.normalize(x, augment.statistics_of(context.config.augment)),
         preset,
         num_classes=test.num_classes,
         steps=steps,
