@@ -21,6 +21,7 @@ from jssl.augment._pixels import in_words, mean_and_std, statistics_of
 from jssl.convert.network import Network, read_network
 from jssl.convert.torchvision import torchvision_resnet
 from jssl.errors import UserError, nearest
+from jssl.methods._common import channels_of
 from jssl.models.resnet import DEPTHS
 from jssl.types import PyTree
 
@@ -107,6 +108,11 @@ def write_detectron2(network: Network, output: str | Path) -> list[Path]:
 def check(config: Any) -> None:
     """Raises UserError for a network that detectron2 lacks."""
     model = config.model
+    if channels_of(config) != 3:
+        raise UserError(
+            "--format=detectron2 is for pictures of three channels, found data.channels="
+            f"{channels_of(config)}. Type --format=safetensors or --format=onnx."
+        )
     if model.name not in NETS:
         raise UserError(f"Detectron2 has no '{model.name}': {nearest(model.name, NETS)}.")
     basic = not DEPTHS[model.name][0]

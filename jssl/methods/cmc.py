@@ -348,6 +348,7 @@ def make(
 SPEC = MethodSpec(
     make=make,
     settings=SETTINGS,
+    colours="it splits a picture into the channels of Lab or into modalities",
     state=State,
     num_crops=1,  # the views are parts of it
     linear_preset="cmc",

@@ -42,6 +42,11 @@ LAUNCH = Rule(
     ),
 )
 
+RANGE = Rule(
+    "() or two levels in brackets, such as (0, 4095), each a number in 0..65535",
+    lambda value: value in ((), []) or each(number(0, 65535), count=2).holds(value),
+)
+
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**31 - 1),
     "epochs": POSITIVE,
@@ -93,6 +98,7 @@ RULES: dict[str, Rule] = {
     "data.bits": either(0, whole(9, 16)),
     "data.max_megabytes": COUNT,
     "data.channels": COUNT,
+    "data.range": RANGE,
     "data.eval_crop": SHARE,
     "data.eval_interpolation": one_of("bicubic", "bilinear"),
     "data.exif_orientation": one_of("", "apply", "ignore"),

@@ -79,7 +79,9 @@ def _tell(what: str, step: int, loss: float) -> None:
 def finetuned(name: str) -> Protocol:
     """Returns the protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
     run = functools.partial(_finetuned, voc_finetune.VOC_PRESETS[name], name)
-    return Protocol(name, run, needs_finetuned, ("data_dir", "epochs", "seed"), data=describe)
+    return Protocol(
+        name, run, needs_finetuned, ("data_dir", "epochs", "seed"), data=describe, colours=True
+    )
 
 
 def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> list[Row]:
@@ -181,4 +183,5 @@ PROTOCOL = Protocol(
     ("data_dir", "feature", "seed"),
     data=describe,
     selects="the regulariser, on the validation split",
+    colours=True,
 )
