@@ -236,8 +236,9 @@ class Picture:
                 alpha = self.channels == 4
                 array, kinds = read_rgb(self.data, self.bits, self.levels, alpha=alpha)
         if self.channels == 1 and array.shape[2] == 3 and not stored:
+            colours = bool((array != array[..., :1]).any())
+            kinds = [*(["colour"] if colours else []), *(k for k in kinds if k != "grey")]
             array = grey_of(array)
-            kinds = [k for k in kinds if k != "grey"] if "grey" in kinds else ["colour", *kinds]
         if array.shape[2] != self.channels:
             advice = "" if stored else " More channels than colours and alpha are read from .npy."
             what = other_channels(array.shape, self.channels)

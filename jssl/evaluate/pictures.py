@@ -111,8 +111,8 @@ def preprocessing(config: ConfigDict) -> str:
     text = channels_in_words(config.data)
     other = "" if text == channels_in_words({}) else f"{text}; "
     return (
-        f"{other}short side to {int(size / crop)} px ({how}), central {size} x {size} px, normalised by "
-        f"{in_words(config.augment)}"
+        f"{other}short side to {int(size / crop)} px ({how}), central {size} x {size} px, "
+        f"normalised by {in_words(config.augment)}"
     )
 
 

@@ -17,8 +17,6 @@ from jssl.convert.export.card import card, preprocessing
 from jssl.convert.export.checks import check_network
 from jssl.convert.export.names import family_name, named_tensors, num_classes
 from jssl.convert.network import Network
-from jssl.errors import UserError
-from jssl.methods._common import channels_of
 from jssl.models.resnet import DEPTHS
 from jssl.models.vit import SIZES
 
@@ -249,12 +247,6 @@ def export_hf(network: Network, output: str | Path) -> list[Path]:
     path = writing.check_folder(output)
     config = network.config
     check_network(config, network.params, "hf")
-    if channels_of(config) != 3:
-        raise UserError(
-            "--format=hf is for pictures of three channels, to which the processors of "
-            f"transformers convert: found data.channels={channels_of(config)}. Type --format=timm "
-            "or --format=onnx."
-        )
     named, left_out = named_tensors(network)
     tensors, classes = hf_tensors(config, named), num_classes(named)
     kind = kind_of(config)

@@ -131,8 +131,8 @@ features = net.run(["features"], {{"{IMAGES}": pictures}})[0]
         f"input: {IMAGES} {pixels} [batch,{size},{size},{channels}], resized and cropped as below; "
         "the division by 255, the mean and the deviation are in the graph"
         if pixels == "uint8"
-        else f"input: {IMAGES} float32 [batch,{size},{size},{channels}] in [0, 1], resized and cropped "
-        "as below; the mean and the deviation are in the graph",
+        else f"input: {IMAGES} float32 [batch,{size},{size},{channels}] in [0, 1], resized and "
+        "cropped as below; the mean and the deviation are in the graph",
         f"ONNX opset {OPSET}; it computes in float32",
     ]
     text = card(network, path.name, constants, use=use, notes=notes)
