@@ -31,7 +31,6 @@ from jssl.augment._patches import (
 )
 from jssl.augment._pixels import (
     denormalize,
-    mean_and_std,
     normalize,
     statistics_of,
     to_float,
@@ -76,7 +75,6 @@ __all__ = [
     "largest_mask",
     "make_views",
     "masked_places",
-    "mean_and_std",
     "mix_batch",
     "normalize",
     "patch_grid",

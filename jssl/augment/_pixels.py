@@ -140,13 +140,13 @@ def in_words(section: Any) -> str:
     return f"own mean ({mean}) and deviation ({std})"
 
 
-def normalize(x: Array, statistics: str | Statistics) -> Array:
+def normalize(x: Array, name: str | Statistics) -> Array:
     """Computes (x - mean) / std of each channel.
 
     Args:
         x: float [...,C] in [0, 1].
-        statistics: mean and standard deviation, C numbers each, or their name: 'none', 'half' (to
-            [-1, 1]), 'imagenet', 'swav', 'cifar10', 'cifar100' or 'stl10'. See `statistics_of`.
+        name: of the statistics: 'none', 'half' (to [-1, 1]), 'imagenet', 'swav', 'cifar10',
+            'cifar100' or 'stl10'; or mean and standard deviation themselves, C numbers each.
 
     Returns:
         float32 [...,C].
@@ -161,9 +161,9 @@ def normalize(x: Array, statistics: str | Statistics) -> Array:
         [[0.5]]
     """
     channels = x.shape[-1]
-    numbers = mean_and_std(statistics, channels)
+    numbers = mean_and_std(name, channels)
     x = x.astype(jnp.float32)
-    if statistics == "none":
+    if name == "none":
         return x
     mean, std = (
         jnp.array(v, jnp.float32).reshape((1,) * (x.ndim - 1) + (channels,)) for v in numbers
@@ -171,7 +171,7 @@ def normalize(x: Array, statistics: str | Statistics) -> Array:
     return (x - mean) / std
 
 
-def denormalize(x: Array, statistics: str | Statistics) -> Array:
+def denormalize(x: Array, name: str | Statistics) -> Array:
     """Inverts `normalize`: x std + mean of each channel, float32 [...,C].
 
     Raises:
@@ -183,6 +183,6 @@ def denormalize(x: Array, statistics: str | Statistics) -> Array:
         [0.485, 0.456, 0.631]
     """
     channels = x.shape[-1]
-    zero, one = (normalize(jnp.full((channels,), v, jnp.float32), statistics) for v in (0.0, 1.0))
+    zero, one = (normalize(jnp.full((channels,), v, jnp.float32), name) for v in (0.0, 1.0))
     shape = (1,) * (x.ndim - 1) + (channels,)
     return (x.astype(jnp.float32) - zero.reshape(shape)) / (one - zero).reshape(shape)

@@ -55,7 +55,7 @@ def read_array(data: bytes, name: str, limits: Range) -> tuple[np.ndarray, list[
 def bytes_of(array: np.ndarray) -> bytes:
     """Returns an array as the content of an .npy file."""
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.lib.format.write_array(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
