@@ -43,7 +43,9 @@ def common() -> dict[str, Any]:
         "augment": {
             "name": "simclr",
             "size": 224,
-            "normalize": "none",
+            "normalize": "none",  # the name of a mean and deviation; own: the two below
+            "mean": (),  # of each channel, for pixels in [0, 1]
+            "std": (),
             "options": {},  # each of jssl.augment.OPTIONS; None: the recipe's own
         },
         "optim": {},  # jssl.optim.DEFAULTS

@@ -30,6 +30,7 @@ class Encoder:
 
     Attributes:
         size: side of the square picture that the network gets, in pixels.
+        channels: number C of its channels.
         dim: length D of a feature.
         classes: names of the classes of the data it was trained on, by number; None if unknown.
         card: what the network is: method, network, weights, preprocessing, licence, ...
@@ -62,8 +63,9 @@ class Encoder:
             self.classes = workdir.read_classes(path)
         self._batch_size = batch_size
         self._crop, self._reading = crop(config), reading(config.data)
+        self.channels: int = self._reading["channels"]
         self._embed = jax.jit(select_feature(embed, feature))
-        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), "uint8")
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, self.channels), "uint8")
         self.dim: int = jax.eval_shape(self._embed, self._state, image).shape[1]
         self.card: dict[str, Any] = {
             "method": config.method,
@@ -86,8 +88,9 @@ class Encoder:
         central square. An array that is `size` x `size` pixels already is taken as it is.
 
         Args:
-            pictures: the path of a picture, a picture of Pillow, an array [H,W,3] or [B,H,W,3],
-                or a list of these, of mixed sizes. Arrays are uint8 or float in [0, 1].
+            pictures: the path of a picture, a picture of Pillow, an array [H,W,C] or [B,H,W,C],
+                or a list of these, of mixed sizes. Arrays are uint8 or float in [0, 1], or uint16
+                for a run with a data.range.
 
         Returns:
             float32 [N,D], in the order of the pictures.
@@ -96,7 +99,7 @@ class Encoder:
             UserError: no pictures, one that cannot be read, or an array of another kind.
         """
         items = Items(
-            as_items(pictures),
+            as_items(pictures, self.channels, self._reading["levels"]),
             self._crop,
             side=self.size,
             **self._reading,

@@ -29,7 +29,12 @@ from jssl.augment._patches import (
     extract_patches,
     patch_grid,
 )
-from jssl.augment._pixels import denormalize, normalize, to_float
+from jssl.augment._pixels import (
+    denormalize,
+    normalize,
+    statistics_of,
+    to_float,
+)
 from jssl.augment._policy import auto_augment, rand_augment
 from jssl.augment.masking import (
     blockwise_mask,
@@ -86,5 +91,6 @@ __all__ = [
     "sample_box",
     "solarize",
     "split_views",
+    "statistics_of",
     "to_float",
 ]

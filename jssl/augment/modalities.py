@@ -173,7 +173,11 @@ def _crop(name: str, x: Array, box: Any, flip: Array, size: int) -> Array:
 
 
 def split_views(
-    arrays: Mapping[str, Array], views: Iterable[str], *, segments: int = 0, normalize: str = "none"
+    arrays: Mapping[str, Array],
+    views: Iterable[str],
+    *,
+    segments: int = 0,
+    normalize: str | _pixels.Statistics = "none",
 ) -> dict[str, Array]:
     """Converts the arrays of a batch to the encoders' inputs, normalised to about [-1, 1].
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jssl.augment import _blur, _boxes, _color, _geometry, _operations, _policy
 from jssl.errors import UserError, nearest
 
@@ -205,3 +207,37 @@ def resolve(name: str, size: int, options: Mapping[str, Any]) -> dict[str, Any]:
             refuse(option, f"a chance in [0, 1], or one for each of the {o['views']} views")
         o[option] = tuple(float(p) for p in chances)
     return o
+
+
+# Options whose operations need red, green and blue, with what each does.
+OF_COLOURS = {
+    "jitter_p": "colour jitter",
+    "gray_p": "conversion to grey",
+    "policy_ops": "RandAugment or AutoAugment",
+    "cutout_pad": "a square of grey",
+}
+
+
+def check_channels(name: str, options: Mapping[str, Any], channels: int) -> None:
+    """Refuses operations on colours of pictures that have other channels.
+
+    Args:
+        name: of the recipe.
+        options: from `resolve`.
+        channels: number of the pictures' channels.
+
+    Raises:
+        UserError: an operation that needs red, green and blue, with what turns it off.
+
+    Example:
+        >>> check_channels('crop_flip', resolve('crop_flip', 32, {}), 5)
+    """
+    if channels == 3:
+        return
+    used = [key for key in OF_COLOURS if np.any(options[key])]
+    if used:
+        flags = " ".join(f"--config.augment.options.{key}=0" for key in used)
+        raise UserError(
+            f"Augmentation '{name}' has {' and '.join(OF_COLOURS[key] for key in used)}, for red, "
+            f"green and blue, found pictures of data.channels={channels}. Type {flags}."
+        )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jssl.augment import _blur, _boxes, _color, _geometry, _operations, _pixels, _policy
 from jssl.augment._numbers import uniform_numbers
-from jssl.augment.recipes import CHANCES, resolve
+from jssl.augment.recipes import CHANCES, check_channels, resolve
 from jssl.types import Array
 
 
@@ -31,16 +31,17 @@ class Draw(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, like a function
 class Views:
-    """The views of one image, as a function `(key, image) -> float32 [V,size,size,3]`.
+    """The views of one image, as a function `(key, image) -> float32 [V,size,size,C]`.
 
     It has two parts, so that a batch can draw all its random numbers at once and then process its
     images one by one: `draw(key, height, width)` returns a `Draw` with a leading axis V, and
-    `render(image [H,3,W], draw)` the view [size,size,3] of one of them.
+    `render(image [H,C,W], draw)` the view [size,size,C] of one of them.
     """
 
     size: int
     host_crop: bool
     options: dict[str, Any]
+    channels: int = 3
 
     def __call__(self, key: Array, image: Array) -> Array:
         draws = self.draw(key, *self.check(image))
@@ -50,8 +51,9 @@ class Views:
     def check(self, image: Array) -> tuple[int, int]:
         """Returns (H, W) of the image; ValueError if its shape does not match `host_crop`."""
         V, shape = self.options["views"], image.shape
-        expected = f"[{V},H,W,3] (host_crop)" if self.host_crop else "[H,W,3]"
-        good = len(shape) == (4 if self.host_crop else 3) and shape[-1] == 3
+        one = f"H,W,{self.channels}"
+        expected = f"[{V},{one}] (host_crop)" if self.host_crop else f"[{one}]"
+        good = len(shape) == (4 if self.host_crop else 3) and shape[-1] == self.channels
         if not good or (self.host_crop and shape[0] != V):
             raise ValueError(f"An image is {expected}; found {list(shape)}.")
         _pixels.check_dtype(image)
@@ -114,16 +116,17 @@ class Views:
         return _boxes.Box(*(jnp.int32(v) for v in (0, 0, height, width)))
 
     def render(self, image: Array, draw: Draw) -> Array:
-        """Renders one view [size,size,3] of an image [H,3,W]."""
+        """Renders one view [size,size,C] of an image [H,C,W]."""
         o = self.options
         x = self._crop(image, draw)
         if o["clip_crop"]:
             x = jnp.clip(x, 0.0, 1.0)
         x = self._policy(x, draw)
-        planes = x[:, 0], x[:, 1], x[:, 2]
+        planes = [x[:, c] for c in range(self.channels)]
         steps = [self._gray, self._jitter] if o["gray_first"] else [self._jitter, self._gray]
-        for step in steps:
-            planes = step(planes, draw)
+        for step in steps if self.channels == 3 else []:
+            red, green, blue = planes
+            planes = list(step((red, green, blue), draw))
         x = self._blur([jnp.clip(plane, 0.0, 1.0) for plane in planes], draw)
         if any(o["solarize_p"]):
             inverted = _color.solarize(x, threshold=o["solarize_threshold"])
@@ -159,7 +162,7 @@ class Views:
         return jax.lax.cond(draw.gray, gray, lambda planes: planes, planes)
 
     def _blur(self, planes: list[Array], draw: Draw) -> Array:
-        """Stacks planes in [0, 1] to an image [size,size,3] in [0, 1], optionally blurred."""
+        """Stacks planes in [0, 1] to an image [size,size,C] in [0, 1], optionally blurred."""
         o = self.options
         radius = o["blur_radius"]
         radius = _blur.blur_radius(self.size) if radius is None else radius
@@ -177,7 +180,7 @@ class Views:
         return jax.lax.cond(draw.blur, blurred, sharp, planes)
 
     def _crop(self, image: Array, draw: Draw) -> Array:
-        """Returns the crop, resized and optionally flipped: [size,3,size]."""
+        """Returns the crop, resized and optionally flipped: [size,C,size]."""
         o, (H, _, W) = self.options, image.shape
         if o["crop"] == "pad" and not self.host_crop:
             image = _geometry.shift_reflected(image, draw.shift, pad=o["crop_pad"])
@@ -194,7 +197,9 @@ class Views:
         )
 
 
-def make_views(name: str, *, size: int, host_crop: bool = False, **options: Any) -> Views:
+def make_views(
+    name: str, *, size: int, host_crop: bool = False, channels: int = 3, **options: Any
+) -> Views:
     """Returns the function from one image to its augmented views.
 
     Recipes: 'simclr', 'simclr_cifar', 'byol', 'moco_v1', 'moco_v2', 'moco_v3', 'moco_cifar' have
@@ -207,15 +212,18 @@ def make_views(name: str, *, size: int, host_crop: bool = False, **options: Any)
         size: of the views in pixels.
         host_crop: the images are [V,H,W,3], one host crop for each view; they are flipped and
             coloured, and resized only if their size differs.
+        channels: number C of the images. Operations on colours, and those of RandAugment and
+            AutoAugment, need three.
         **options: any of `OPTIONS`, replacing the recipe's. A probability is one number, or a
             tuple with one for each view.
 
     Returns:
-        `fn(key, image) -> float32 [V,size,size,3]` in [0, 1]; image is uint8 or float in [0, 1],
-        [H,W,3] ([V,H,W,3] with host_crop). fn raises ValueError for other shapes.
+        `fn(key, image) -> float32 [V,size,size,C]` in [0, 1]; image is uint8 or float in [0, 1],
+        [H,W,C] ([V,H,W,C] with host_crop). fn raises ValueError for other shapes.
 
     Raises:
-        UserError: unknown recipe, option or value, or a number out of range.
+        UserError: unknown recipe, option or value, a number out of range, or an operation that
+            these channels do not have.
 
     Example:
         >>> fn = make_views('simclr', size=32, strength=0.5, blur_p=0.0)
@@ -228,7 +236,9 @@ def make_views(name: str, *, size: int, host_crop: bool = False, **options: Any)
         SimCLR's code draws one blur sigma for a batch; here each image has its own. SimCLR's
         resize is that of its TF 2 code (of its TF 1 code: 'bicubic_tf1').
     """
-    return Views(size, bool(host_crop), resolve(name, size, options))
+    resolved = resolve(name, size, options)
+    check_channels(name, resolved, channels)
+    return Views(size, bool(host_crop), resolved, channels)
 
 
 def batch_views(
@@ -241,12 +251,12 @@ def batch_views(
     Args:
         fn: from `make_views`.
         key: typed PRNG key [], of this step.
-        images: uint8 or float [B,H,W,3] ([B,V,H,W,3] with host_crop), on this device.
+        images: uint8 or float [B,H,W,C] ([B,V,H,W,C] with host_crop), on this device.
         first: int32 [], index of `images[0]` in the global batch; or [B], the index of each image,
             if they are not contiguous.
 
     Returns:
-        float32 [V,B,size,size,3] in [0, 1].
+        float32 [V,B,size,size,C] in [0, 1].
 
     Example:
         >>> fn, key = make_views('simclr_cifar', size=8), jax.random.key(0)
@@ -265,7 +275,7 @@ def batch_views(
     # On an accelerator one batched program. On the CPU one view at a time: it stays in the cache,
     # and operations that were not drawn (blur, jitter) are skipped.
     return jax.lax.platform_dependent(
-        images.swapaxes(-1, -2),  # [B,H,3,W], once for all views
+        images.swapaxes(-1, -2),  # [B,H,C,W], once for all views
         draws,
         cpu=functools.partial(_one_by_one, fn),
         default=functools.partial(_batched, fn),

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from jssl import files
-from jssl.augment._pixels import STATISTICS
+from jssl.augment._pixels import in_words, mean_and_std, statistics_of
 from jssl.convert.network import Network, read_network
 from jssl.convert.torchvision import torchvision_resnet
 from jssl.errors import UserError, nearest
+from jssl.methods._common import channels_of
 from jssl.models.resnet import DEPTHS
 from jssl.types import PyTree
 
@@ -107,6 +108,11 @@ def write_detectron2(network: Network, output: str | Path) -> list[Path]:
 def check(config: Any) -> None:
     """Raises UserError for a network that detectron2 lacks."""
     model = config.model
+    if channels_of(config) != 3:
+        raise UserError(
+            "--format=detectron2 is for pictures of three channels, found data.channels="
+            f"{channels_of(config)}. Type --format=safetensors or --format=onnx."
+        )
     if model.name not in NETS:
         raise UserError(f"Detectron2 has no '{model.name}': {nearest(model.name, NETS)}.")
     basic = not DEPTHS[model.name][0]
@@ -139,11 +145,12 @@ def recipe(config: Any, file: str, tensors: int, weights: str = "") -> str:
     """
     model = config.model
     basic, depth = not DEPTHS[model.name][0], int(model.name.removeprefix("resnet"))
-    mean, std = ([round(255 * x, 3) for x in part] for part in STATISTICS[config.augment.normalize])
+    numbers = mean_and_std(statistics_of(config.augment))
+    mean, std = ([round(255 * x, 3) for x in part] for part in numbers)
     stem = 64 if model.stem_width_fixed else round(64 * model.width)
     notes = [
         f"* Of the run: method {config.method}, data {config.data.name}, images of "
-        f"{config.augment.size} px normalised as '{config.augment.normalize}', which is where "
+        f"{config.augment.size} px normalised as '{in_words(config.augment)}', which is where "
         "PIXEL_MEAN and PIXEL_STD come from; channels RGB; the stride is in the 3x3 convolution.",
     ]
     if weights:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jssl.augment._pixels import STATISTICS
+from jssl.augment._pixels import OWN, STATISTICS, mean_and_std, statistics_of
 from jssl.convert.containers import Weights
 from jssl.errors import UserError
 
@@ -15,8 +15,8 @@ def set_preprocessing(config: ConfigDict, weights: Weights, *, normalize: str, c
     """Sets how pictures are prepared: as a folder's config.json says, else as the paper does.
 
     Args:
-        config: in place: `augment.normalize`, `augment.size`, `data.eval_crop` and
-            `data.eval_interpolation`.
+        config: in place: `augment.normalize`, `augment.mean` and `std`, `augment.size`,
+            `data.channels`, `data.eval_crop` and `data.eval_interpolation`.
         weights: of the file; `pretrained_cfg` of timm's config.json is read.
         normalize, crop: of the family, for a file that says nothing.
 
@@ -27,8 +27,10 @@ def set_preprocessing(config: ConfigDict, weights: Weights, *, normalize: str, c
     said: Any = weights.other.get("pretrained_cfg")
     if not isinstance(said, Mapping):
         return
+    if "input_size" in said:
+        config.data.channels = int(said["input_size"][0])
     if "mean" in said and "std" in said:
-        config.augment.normalize = _statistics(said["mean"], said["std"], weights)
+        _set_statistics(config, said["mean"], said["std"], weights)
     if "input_size" in said and not config.model.name.startswith("vit"):  # a ViT's positions say it
         config.augment.size = int(said["input_size"][-1])
     if "crop_pct" in said:
@@ -42,11 +44,21 @@ def set_preprocessing(config: ConfigDict, weights: Weights, *, normalize: str, c
     config.data.eval_interpolation = interpolation
 
 
-def _statistics(mean: Any, deviation: Any, weights: Weights) -> str:
-    for name, values in STATISTICS.items():
-        if np.shape(mean) == (3,) and np.allclose([mean, deviation], values, atol=1e-4):
-            return name
-    raise UserError(
-        f"'{weights.path}' was trained on pixels of mean {mean} and deviation {deviation}, which "
-        f"jssl has no name for: expected those of one of {', '.join(STATISTICS)}."
-    )
+def _set_statistics(config: ConfigDict, mean: Any, deviation: Any, weights: Weights) -> None:
+    """Sets the name of the statistics, or 'own' and their numbers."""
+    channels = config.data.channels
+    try:
+        said = tuple(map(float, mean)), tuple(map(float, deviation))
+        own = {"normalize": OWN, "mean": said[0], "std": said[1]}
+        statistics_of(own, channels)
+    except (TypeError, ValueError):  # a UserError is one too
+        raise UserError(
+            f"'{weights.path}' was trained on pixels of mean {mean} and deviation {deviation}: "
+            f"expected {channels} numbers each, for pixels in [0, 1], in its config.json."
+        ) from None
+    named = [n for n, (m, _) in STATISTICS.items() if channels == 3 or len(set(m)) == 1]
+    for name in named:
+        if np.allclose(said, mean_and_std(name, channels), atol=1e-4):
+            config.augment.normalize = name
+            return
+    config.augment.update(own)

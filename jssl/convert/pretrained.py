@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import files
+from jssl.augment._pixels import in_words
 from jssl.convert import (
     byol,
     cmc,
@@ -313,7 +314,7 @@ def describe(loaded: Pretrained) -> list[str]:
     lines = [
         f"{family.about}: {config.model.name}, {count:,} parameters, as method '{config.method}'; "
         f"licence of the file: {family.licence}",
-        f"preprocessing: {config.augment.size} px, normalised by '{config.augment.normalize}'",
+        f"preprocessing: {config.augment.size} px, normalised by '{in_words(config.augment)}'",
     ]
     if loaded.assumed:
         lines.append(f"NOTE the file does not say it, assumed: {loaded.assumed}")

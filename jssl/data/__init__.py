@@ -41,6 +41,7 @@ from jssl.data.sources import Source as Source
 from jssl.data.sources import digits_source as digits_source
 from jssl.data.sources import photos_source as photos_source
 from jssl.data.sources import synthetic_source as synthetic_source
+from jssl.data.statistics import mean_and_std as mean_and_std
 from jssl.data.subset import Limited as Limited
 from jssl.data.subset import Part as Part
 from jssl.data.subset import Rows as Rows

@@ -14,8 +14,10 @@ from jssl.data import (
     sources,
     tfds_source,
 )
+from jssl.data.channels import check_range
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.data.decode import BITS
+from jssl.data.items import without_limit
 from jssl.errors import UserError, nearest
 
 # config.data, with the default of each key.
@@ -47,6 +49,10 @@ DEFAULTS: dict[str, Any] = {
     "exif_orientation": "",  # apply | ignore | '': apply to the user's own pictures
     "bits": 0,  # valid bits of 16-bit samples: 0: as the file declares | 9 to 16, such as 12
     "max_megabytes": 1024,  # largest size of a picture file
+    # 3: red, green, blue; 1: grey; others: .npy files, arrays, and with 4 pictures with alpha
+    "channels": 3,
+    # () or (low, high): the levels of 16 bits that become 0 and 255, such as (0, 4095)
+    "range": (),
     "eval_crop": 0.875,  # pictures that differ in size: share of the short side that is judged
     "eval_interpolation": "bicubic",  # bicubic | bilinear
 }
@@ -81,16 +87,20 @@ def make_source(config: Any, split: str) -> sources.Source:
         raise UserError(f"Unknown split '{split}': {nearest(split, SPLITS)}.")
     reading = check_reading(config)
     part = "test" if split == "test" else "train"
+    channels = reading["channels"]
     if config.name == "photos":
-        return sources.photos_source(part, tile=config.tile)
+        return sources.in_channels(sources.photos_source(part, tile=config.tile), channels)
     if config.name == "digits":
-        return sources.digits_source(part)
+        return sources.in_channels(sources.digits_source(part), channels)
     if config.name in SYNTHETIC:
-        return SYNTHETIC[config.name](
+        made = SYNTHETIC[config.name](
             part, size=config.image_size or 32, num_examples=config.num_examples
         )
+        return sources.in_channels(made, channels)
     if config.name == "arrays":
-        return scenes.arrays_source(config.data_dir, part)
+        return scenes.arrays_source(
+            config.data_dir, part, channels=channels, levels=reading["levels"]
+        )
     if is_own(config.name):
         return _users_own(config, split, reading)
     if config.name in listed.SPLITS:
@@ -106,8 +116,7 @@ def make_source(config: Any, split: str) -> sources.Source:
         _tfds_split(config, split),
         data_dir=config.data_dir,
         on_error=config.on_error,
-        bits=reading["bits"],
-        upright=reading["upright"],
+        **without_limit(reading),
     )
 
 
@@ -160,7 +169,7 @@ def check_reading(config: Any) -> dict[str, Any]:
     """Checks the keys of `config.data` that say how pictures are read.
 
     Returns:
-        `bits`, `max_megabytes` and `upright`, for `Picture.read`.
+        The keys of `Picture.read`.
 
     Raises:
         UserError: an unknown policy or layout, or a number outside its range.
@@ -182,11 +191,17 @@ def check_reading(config: Any) -> dict[str, Any]:
             "expected bits of 0 or 9 to 16, and at least 1 megabyte. Type for example "
             "--config.data.bits=12."
         )
+    if reading["channels"] < 1:
+        raise UserError(
+            f"Found data.channels={reading['channels']}: expected 3 (colours), 1 (grey) or more. "
+            "Type for example --config.data.channels=1."
+        )
+    check_range(reading["levels"], reading["bits"])
     return reading
 
 
 def reading_of(config: Any, *, own_pictures: bool) -> dict[str, Any]:
-    """Returns `bits`, `max_megabytes` and `upright` for `Picture.read`.
+    """Returns the keys of `Picture.read`: bits, max_megabytes, channels, levels and upright.
 
     Args:
         config: a `data` section.
@@ -195,7 +210,9 @@ def reading_of(config: Any, *, own_pictures: bool) -> dict[str, Any]:
     """
     orientation = config.get("exif_orientation", DEFAULTS["exif_orientation"])
     return {
-        **{key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes")},
+        # Older workdirs lack some of these keys.
+        **{key: config.get(key, DEFAULTS[key]) for key in ("bits", "max_megabytes", "channels")},
+        "levels": tuple(config.get("range", DEFAULTS["range"])),
         "upright": own_pictures if orientation == "" else orientation == "apply",
     }
 
@@ -305,14 +322,14 @@ def resolve_crop(config: Any, source: sources.Source, *, random: bool = True) ->
 
 
 def eval_transform(config: Any, source: sources.Source, *, size: int) -> Callable | None:
-    """Returns the host transform for evaluation: to one square picture [size,size,3].
+    """Returns the host transform for evaluation: to one square picture [size,size,C].
 
     None if the pictures have that shape already. Pictures of one other shape are resized (the
     central square if they are not square). Pictures of different shapes: short side to `size` /
     `eval_crop`, rounded down (256 for 224), then a centre crop, as in the official ImageNet
     evaluations. Antialiased.
     """
-    if source.image_shape == (size, size, 3):
+    if source.image_shape is not None and source.image_shape[:2] == (size, size):
         return None
     fixed = source.image_shape is not None
     resize = size if fixed else int(size / config.get("eval_crop", DEFAULTS["eval_crop"]))

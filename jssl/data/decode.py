@@ -8,6 +8,8 @@
     16 bits: PNG, TIFF, grey or RGB       v >> 8, the high byte (as libpng)    16-bit
       none of them above 4095             the same: nearly black               dark 16-bit
       with data.bits=N, 9..16             v >> (N - 8); above 2^N - 1 refused  16-bit
+      with data.range=(a, b)              round(255 (v-a)/(b-a)), alpha alike  range
+        a level outside                   0 or 255                             clipped
     TIFF grey of 12 bits                  v >> 4                               16-bit, grey
     PNM of more than 8 bits, largest M    floor(256 v / (M + 1))               16-bit
     palette                               its colours                          palette
@@ -18,6 +20,7 @@
     alpha, straight or premultiplied      dropped: the straight colours        alpha
     a transparent colour                  that colour                          alpha
     bands after RGB (near infrared, ...)  dropped                              extra band
+      with data.channels=4                a straight alpha is the fourth channel
     several frames or pages, MPO          the first                            frames
     EXIF orientation, upright=True        applied
     the same, upright=False               ignored, as torchvision and          orientation
@@ -31,6 +34,8 @@
     a level above the largest declared    refused
     over 89 megapixels, over 500 scans    refused before anything is decoded
     damaged, cut short, unwritten end     refused, with the decoder's message
+    colours, with data.channels=1         luma, as Pillow's L                  colour
+    .npy: uint8, or uint16 with a range   its values; C as data.channels says  range if so
     HEIC, with the extra heic             its values, turned as it says        16-bit if so
     another format (EPS, PSD, AVIF, ...)  refused; nothing is started for it
 
@@ -44,12 +49,14 @@ scale: by their standards they only describe the origin of the levels.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from jssl.data import jpeg
+from jssl.data import jpeg, plain_npy
+from jssl.data.channels import Range, grey_of, other_channels
 from jssl.data.modes import exif_orientation, open_image, read_rgb
 from jssl.errors import UserError
 from jssl.regular import MAX_MEGABYTES, FileError, read_file
@@ -73,6 +80,9 @@ RESAMPLING = {
 # Message to the user for each conversion.
 KINDS = {
     "grey": "grey became three equal channels",
+    "colour": "colours became one grey channel",
+    "range": "levels of more than 8 bits were scaled from data.range to 8 bits",
+    "clipped": "levels outside data.range were clipped to it",
     "16-bit": "levels of more than 8 bits were cut to the upper 8",
     "dark 16-bit": "no level of 16 bits is above 4095, which makes it nearly black: if the largest "
     "possible is 2^N - 1, type --config.data.bits=N",
@@ -100,16 +110,29 @@ class Picture:
         name: for messages.
         bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1.
         upright: whether the orientation of its EXIF data is applied.
+        channels: number C: 3; 1 for grey; another for .npy, or 4 for colours and alpha.
+        levels: () or (low, high): the levels of more than 8 bits that become 0 and 255.
         kinds: after decoding, the conversions of `KINDS` that were made; () for plain RGB.
     """
 
-    __slots__ = ("bits", "data", "kinds", "name", "upright")
+    __slots__ = ("bits", "channels", "data", "kinds", "levels", "name", "upright")
 
-    def __init__(self, data: bytes, name: str, *, bits: int = 0, upright: bool = False):
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        *,
+        bits: int = 0,
+        upright: bool = False,
+        channels: int = 3,
+        levels: Range = (),
+    ):
         self.data = data
         self.name = name
         self.bits = bits
         self.upright = upright
+        self.channels = channels
+        self.levels = levels
         self.kinds: tuple[str, ...] = ()
 
     @classmethod
@@ -117,16 +140,15 @@ class Picture:
         cls,
         path: str | Path,
         *,
-        bits: int = 0,
         max_megabytes: int = MAX_MEGABYTES,
-        upright: bool = False,
+        **reading: Any,
     ) -> "Picture":
         """Reads the file of a picture without decoding it.
 
         Args:
             path: of a regular file.
-            bits, upright: see the attributes.
             max_megabytes: the largest size of a file, in units of 2^20 bytes.
+            **reading: `bits`, `upright`, `channels` and `levels`, see the attributes.
 
         Raises:
             PictureError: it cannot be read, is no regular file, or is larger.
@@ -136,7 +158,7 @@ class Picture:
         except FileError as error:
             hint = " To read larger ones type --config.data.max_megabytes=N." * error.large
             raise PictureError(f"Picture '{path}' {error}.{hint}") from error
-        return cls(data, str(path), bits=bits, upright=upright)
+        return cls(data, str(path), **reading)
 
     def size(self) -> tuple[int, int]:
         """Returns height and width from the header, without decoding; upright if it is decoded so.
@@ -147,6 +169,8 @@ class Picture:
         with _named(self.name):
             if self.data.startswith(jpeg.MAGIC):
                 height, width, _, _ = simplejpeg.decode_jpeg_header(self.data)
+            elif self.data.startswith(plain_npy.MAGIC):
+                height, width = plain_npy.size_of(self.data)
             else:
                 with open_image(self.data) as image:
                     width, height = image.size
@@ -155,7 +179,7 @@ class Picture:
 
     def _orientation(self) -> int:
         """Returns the EXIF orientation that is applied, 1 to 8."""
-        if not self.upright:
+        if not self.upright or self.data.startswith(plain_npy.MAGIC):
             return 1
         with _named(self.name):
             if self.data.startswith(jpeg.MAGIC):
@@ -163,7 +187,7 @@ class Picture:
             return exif_orientation(self.data)
 
     def pixels(self) -> np.ndarray:
-        """Decodes the whole picture: uint8 [H,W,3]."""
+        """Decodes the whole picture: uint8 [H,W,C]."""
         height, width = self.size()
         return self._decode(height, width)
 
@@ -183,7 +207,7 @@ class Picture:
             interpolation: 'nearest', 'bilinear' or 'bicubic', with antialiasing.
 
         Returns:
-            uint8 [V,h,w,3].
+            uint8 [V,h,w,C].
         """
         height, width = self.size()
         need_y = max(size[0] / box[2] for box in boxes) * REDUCING_GAP * height
@@ -202,22 +226,37 @@ class Picture:
         orientation = self._orientation()
         if orientation >= TRANSPOSED:
             min_height, min_width = min_width, min_height
+        stored = self.data.startswith(plain_npy.MAGIC)
         with _named(self.name):
-            if self.data.startswith(jpeg.MAGIC):
+            if stored:
+                array, kinds = plain_npy.read_array(self.data, self.name, self.levels)
+            elif self.data.startswith(jpeg.MAGIC):
                 array, kinds = jpeg.read_rgb(self.data, min_height, min_width)
             else:
-                array, kinds = read_rgb(self.data, self.bits)
+                alpha = self.channels == 4
+                array, kinds = read_rgb(self.data, self.bits, self.levels, alpha=alpha)
+        if self.channels == 1 and array.shape[2] == 3 and not stored:
+            colours = bool((array != array[..., :1]).any())
+            kinds = [*(["colour"] if colours else []), *(k for k in kinds if k != "grey")]
+            array = grey_of(array)
+        if array.shape[2] != self.channels:
+            advice = "" if stored else " More channels than colours and alpha are read from .npy."
+            what = other_channels(array.shape, self.channels)
+            raise PictureError(f"Picture '{self.name}' {what}.{advice}")
         self.kinds = tuple(kind for kind in kinds if not self.upright or kind != "orientation")
         return turned(array, orientation)
 
 
-def decode(data: bytes, name: str, *, bits: int = 0) -> np.ndarray:
-    """Decodes the bytes of a picture file to uint8 [H,W,3]; see the rules of this file.
+def decode(
+    data: bytes, name: str, *, bits: int = 0, channels: int = 3, levels: Range = ()
+) -> np.ndarray:
+    """Decodes the bytes of a picture file to uint8 [H,W,C]; see the rules of this file.
 
     Args:
         data: the content of the file.
         name: for error messages.
         bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1.
+        channels, levels: see `Picture`.
 
     Raises:
         PictureError: it cannot be used.
@@ -230,7 +269,7 @@ def decode(data: bytes, name: str, *, bits: int = 0) -> np.ndarray:
         >>> array.shape, array[0, 0].tolist()
         ((2, 3, 3), [200, 200, 200])
     """
-    return Picture(data, name, bits=bits).pixels()
+    return Picture(data, name, bits=bits, channels=channels, levels=levels).pixels()
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -268,12 +307,13 @@ def resize_boxes(
     interpolation: str,
     inside: bool = True,
 ) -> np.ndarray:
-    """Crops V boxes of decoded pixels [H,W,3] and resizes each: uint8 [V,h,w,3].
+    """Crops V boxes of decoded pixels [H,W,C] and resizes each: uint8 [V,h,w,C].
 
-    Pillow's resize, antialiased; the edges of a box may be fractions of a pixel.
+    Pillow's resize, antialiased, of each channel alone; the edges of a box may be fractions of a
+    pixel.
 
     Args:
-        pixels: uint8 [H,W,3].
+        pixels: uint8 [H,W,C].
         boxes: V boxes (top, left, height, width) in pixels.
         size: (h, w) of the result.
         interpolation: 'nearest', 'bilinear' or 'bicubic'.
@@ -294,8 +334,15 @@ def resize_boxes(
             x, y = math.floor(left), math.floor(top)
             part = np.ascontiguousarray(pixels[y : math.ceil(bottom), x : math.ceil(right)])
         box = (left - x, top - y, right - x, bottom - y)
-        image = Image.fromarray(part)
-        crops.append(np.asarray(image.resize(size[::-1], RESAMPLING[interpolation], box=box)))
+        # Pillow resizes the channels of RGB alone; those of RGBA it would weight by the alpha.
+        planes = [part] if part.shape[2] == 3 else [part[..., c] for c in range(part.shape[2])]
+        resized = [
+            np.asarray(
+                Image.fromarray(plane).resize(size[::-1], RESAMPLING[interpolation], box=box)
+            )
+            for plane in planes
+        ]
+        crops.append(resized[0] if part.shape[2] == 3 else np.stack(resized, axis=-1))
     return np.stack(crops)
 
 
@@ -330,6 +377,6 @@ class _named:  # noqa: N801 (reads as `with _named(name)`)
             what = str(error).replace(f" {hex(id(error))}", "").split("<_io")[0].strip()
             raise PictureError(
                 f"Picture '{self.name}' cannot be decoded: {what or kind.__name__}. Expected a "
-                "whole JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file."
+                "whole JPEG, PNG, GIF, BMP, WebP, TIFF, PPM or .npy file."
             ) from error
         return False

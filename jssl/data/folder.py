@@ -24,7 +24,7 @@ import numpy as np
 from jssl.data import heif
 from jssl.data.decode import Picture
 from jssl.data.layout import find_layout, find_split
-from jssl.data.walk import ENDINGS, LayoutError, Passed, Walk, merged, printable
+from jssl.data.walk import ARRAYS, ENDINGS, LayoutError, Passed, Walk, merged, printable
 from jssl.errors import UserError
 
 SHOWN = 10  # classes listed by name
@@ -40,7 +40,7 @@ class FolderSource:
             it then means the train split.
         layout: of `jssl.data.layout.LAYOUTS`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
 
     Attributes:
         class_names: of all splits of the folder; () for a split without labels.
@@ -179,7 +179,7 @@ def _check(walk: Walk, kind: str) -> None:
             advice = f"To read HEIC type {heif.INSTALL}."
         raise UserError(
             f"Folder '{walk.base}' holds no pictures: found {found or 'no files'}; expected files "
-            f"that end in {' '.join(ENDINGS)}. {advice}"
+            f"that end in {' '.join((*ENDINGS, *ARRAYS))}. {advice}"
         )
     if kind == "splits" and pictures and groups:
         raise LayoutError(

@@ -32,7 +32,7 @@ class HfSource:
         label_column: of the labels; '' for the only ClassLabel, or else the integers in 'label';
             'none' for no labels.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
 
     Attributes:
         labels: int32 [M], -1 for none.

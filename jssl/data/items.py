@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image, ImageOps
 
+from jssl.data import plain_npy
+from jssl.data.channels import grey_of, need_range, other_channels
 from jssl.data.decode import MIN_SIDE, Picture, PictureError
 from jssl.errors import UserError
 
@@ -91,12 +93,13 @@ def picture_of(value: Any, where: str, **reading: Any) -> Picture | np.ndarray:
     """Converts a picture of any kind; paths and bytes are not decoded.
 
     Args:
-        value: a path, bytes of a file, a picture of Pillow, or an array uint8 [H,W,3] or [H,W].
+        value: a path, bytes of a file, a picture of Pillow, or an array [H,W,C], or [H,W] of one
+            channel or three equal ones; uint8, or uint16 with `levels`.
         where: the item, for messages.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
 
     Returns:
-        A `Picture`, or uint8 [H,W,3].
+        A `Picture`, also for an array of uint16, or uint8 [H,W,C].
 
     Raises:
         UserError: a value or an array of another kind.
@@ -114,14 +117,19 @@ def picture_of(value: Any, where: str, **reading: Any) -> Picture | np.ndarray:
         return Picture.read(os.path.expanduser(os.fspath(value)), **reading)
     if isinstance(value, bytes | bytearray | memoryview):
         return Picture(bytes(value), where, **without_limit(reading))
+    channels = reading.get("channels", 3)
     if isinstance(value, Image.Image):
-        return _of_pillow(value, where, upright=reading.get("upright", False))
+        return _of_pillow(value, where, channels, upright=reading.get("upright", False))
     if hasattr(value, "__array__"):
-        return _of_array(np.asarray(value), where)
+        array = _of_array(np.asarray(value), where, channels, reading.get("levels", ()))
+        if array.dtype == np.uint8:
+            return array
+        # As a file in memory: its levels are scaled, and the clipped ones reported, as of one.
+        return Picture(plain_npy.bytes_of(array), where, **without_limit(reading))
     raise UserError(f"{where} is {_shown(value)}: expected {EXPECTED}.")
 
 
-def _of_pillow(picture: Image.Image, where: str, *, upright: bool) -> np.ndarray:
+def _of_pillow(picture: Image.Image, where: str, channels: int, *, upright: bool) -> np.ndarray:
     if picture.mode not in MODES:
         raise UserError(
             f"{where} is a picture of Pillow of mode '{picture.mode}': expected one of "
@@ -130,33 +138,67 @@ def _of_pillow(picture: Image.Image, where: str, *, upright: bool) -> np.ndarray
     try:
         if upright:
             picture = ImageOps.exif_transpose(picture)
-        if picture.mode == "P":  # otherwise Pillow warns of transparency; the alpha is dropped
-            picture = picture.convert("RGBA")
-        array = np.asarray(picture.convert("RGB"))
+        array = pixels_of(picture, channels)
+    except UserError as error:
+        raise UserError(f"{where} is a picture of Pillow that {error}.") from error
     except Exception as error:  # decoders raise many types on damage
         raise PictureError(f"{where} is a picture that cannot be read: {error}.") from error
     return _large_enough(array, where)
 
 
-def _of_array(array: np.ndarray, where: str) -> np.ndarray:
-    if array.dtype != np.uint8:
-        _refuse_array(array, where, "pass levels 0..255 as x.astype(np.uint8)")
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=2)
-    if array.ndim == 3 and array.shape[2] != 3 and array.shape[0] == 3:
-        _refuse_array(array, where, "its channels are first, pass np.moveaxis(x, 0, -1)")
-    if array.ndim != 3 or array.shape[2] != 3:
-        _refuse_array(array, where, "leave out other bands, and return one picture")
+def pixels_of(picture: Image.Image, channels: int) -> np.ndarray:
+    """Converts a picture of Pillow of one of `MODES`: uint8 [H,W,C].
+
+    Args:
+        picture: of at most 8 bits a channel.
+        channels: number C: 3, 1 (luma), or 4 if the picture has an alpha.
+
+    Raises:
+        UserError: another number of channels.
+
+    Example:
+        >>> pixels_of(Image.new('RGB', (3, 2), (255, 0, 0)), 1)[0, 0].tolist()
+        [76]
+    """
+    if picture.mode == "P":  # otherwise Pillow warns of transparency
+        picture = picture.convert("RGBA")
+    if channels == 4 and picture.mode == "RGBA":
+        return np.asarray(picture)
+    rgb = np.asarray(picture.convert("RGB"))
+    if channels not in (1, 3):
+        raise UserError(other_channels(rgb.shape, channels))
+    return grey_of(rgb) if channels == 1 else rgb
+
+
+def _of_array(
+    array: np.ndarray, where: str, channels: int, limits: tuple[float, ...]
+) -> np.ndarray:
+    """Returns uint8 or, with a range, uint16 [H,W,C]."""
+    if array.dtype == np.uint16 and not limits:
+        need_range(where)
+    if array.dtype not in (np.uint8, np.uint16):
+        _refuse_array(array, where, channels, "pass levels 0..255 as x.astype(np.uint8)")
+    if array.ndim == 2 and channels in (1, 3):
+        array = np.repeat(array[..., None], channels, axis=2)
+    if array.ndim == 3 and array.shape[2] != channels and array.shape[0] == channels:
+        advice = "its channels are first, pass np.moveaxis(x, 0, -1)"
+        _refuse_array(array, where, channels, advice)
+    if array.ndim != 3:
+        _refuse_array(array, where, channels, "return one picture")
+    if array.shape[2] != channels:
+        advice = f"leave out other bands, or set data.channels={array.shape[2]}"
+        _refuse_array(array, where, channels, advice)
     return _large_enough(array, where)
 
 
-def _refuse_array(array: np.ndarray, where: str, advice: str) -> NoReturn:
+def _refuse_array(array: np.ndarray, where: str, channels: int, advice: str) -> NoReturn:
     shape = ",".join(map(str, array.shape))
+    flat = " or [H,W]" if channels in (1, 3) else ""
     hint = ""
     if array.dtype.kind == "f":
         hint = " A transform such as torchvision's ToTensor makes such arrays: leave it out."
     raise UserError(
-        f"{where} is an array {array.dtype} [{shape}]: expected uint8 [H,W,3] or [H,W]; "
+        f"{where} is an array {array.dtype} [{shape}]: expected uint8 [H,W,{channels}]{flat}; "
         f"{advice}.{hint}"
     )
 

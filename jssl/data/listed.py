@@ -64,7 +64,7 @@ class ListedSource:
         split: one of its splits.
         data_dir: where it was prepared; '' means `default_data_dir()`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
 
     Attributes:
         labels: int32 [M].

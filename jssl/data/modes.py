@@ -12,6 +12,8 @@ from typing import TypeGuard
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from jssl.data import channels
+from jssl.data.channels import Range
 from jssl.data.heif import is_heif, open_heif
 from jssl.data.whole import check_whole
 from jssl.errors import UserError
@@ -49,16 +51,21 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
         raise
 
 
-def read_rgb(data: bytes, bits: int) -> tuple[np.ndarray, list[str]]:
+def read_rgb(
+    data: bytes, bits: int, limits: Range = (), *, alpha: bool = False
+) -> tuple[np.ndarray, list[str]]:
     """Decodes a picture other than JPEG.
 
     Args:
         data: the content of the file.
         bits: 0, or N: the largest level of samples stored in 16 bits is 2^N - 1, unless the file
             declares less than 16 bits.
+        limits: () or (low, high): the levels of more than 8 bits that become 0 and 255.
+        alpha: whether a straight alpha is kept as a fourth channel.
 
     Returns:
-        uint8 [H,W,3], and the conversions of `jssl.data.decode.KINDS` that were made.
+        uint8 [H,W,3], or [H,W,4] if there is an alpha that is kept, and the conversions of
+        `jssl.data.decode.KINDS` that were made.
 
     Raises:
         Exception: any error of the decoder; ValueError for refused pictures.
@@ -72,15 +79,18 @@ def read_rgb(data: bytes, bits: int) -> tuple[np.ndarray, list[str]]:
         tags = getattr(image, "tag_v2", None)
         kinds += _bands(tags) if tags is not None else []
         if deep is not None:
-            array, new_kinds = _from_levels(*deep, bits)
+            array, new_kinds = _from_levels(*deep, bits, limits)
         elif image.mode.startswith("I;16"):
-            array, new_kinds = _from_levels(*_grey_levels(image), bits)
-        elif ";16" in raw and bits:
-            array, new_kinds = _from_levels(_colour_levels(data, image, raw), 65535, bits)
+            array, new_kinds = _from_levels(*_grey_levels(image), bits, limits)
+        elif ";16" in raw and (bits or limits):
+            levels = _colour_levels(data, image, raw, alpha)
+            array, new_kinds = _from_levels(levels, 65535, bits, limits)
             new_kinds += ["alpha"] if "A" in raw else []
         else:
-            array, new_kinds = _eight_bits(image, raw)
+            array, new_kinds = _eight_bits(image, raw, limits, alpha)
         kinds += new_kinds + _ignored(image)
+    if array.shape[2] == 4:
+        kinds = [kind for kind in kinds if kind != "alpha"]
     return array, [*(["frames"] if frames else []), *dict.fromkeys(kinds)]
 
 
@@ -125,15 +135,15 @@ def _is_tiff(image: Image.Image) -> TypeGuard[TiffImagePlugin.TiffImageFile]:
     return isinstance(image, TiffImagePlugin.TiffImageFile)
 
 
-def _colour_levels(data: bytes, image: ImageFile.ImageFile, raw: str) -> np.ndarray:
-    """Reads all 16 bits of a colour picture: uint16 [H,W,C], of which C <= 3 are colours."""
+def _colour_levels(data: bytes, image: ImageFile.ImageFile, raw: str, alpha: bool) -> np.ndarray:
+    """Reads all 16 bits of a colour picture: uint16 [H,W,1, 3 or, with an alpha kept, 4]."""
     name = raw.partition(";")[0]
     planes = _is_tiff(image) and _samples(image.tag_v2)[1] == 2
     if name not in ("RGB", "RGBA", "RGBX", "LA") or planes:
         raise ValueError(
-            "data.bits is given, but 16 bits a channel are not read in full of a picture of "
-            f"{'colours in planes of their own' if planes else f'kind {name}'}; expected "
-            "interleaved RGB or grey"
+            "data.bits or data.range is given, but 16 bits a channel are not read in full of a "
+            f"picture of {'colours in planes of their own' if planes else f'kind {name}'}; "
+            "expected interleaved RGB or grey"
         )
     if name == "LA":  # its four bytes unchanged
         _set_raw(image, "RGBA")
@@ -146,12 +156,15 @@ def _colour_levels(data: bytes, image: ImageFile.ImageFile, raw: str) -> np.ndar
         with open_image(data) as other:
             other.seek(0)
             _set_raw(other, f"{name};16{byte_order}")
-            parts.append(np.asarray(other)[..., :3].astype(np.uint16))
+            kept = 4 if alpha and name == "RGBA" else 3
+            parts.append(np.asarray(other)[..., :kept].astype(np.uint16))
     return parts[0] * 256 + parts[1]
 
 
-def _from_levels(levels: np.ndarray, largest: int, bits: int) -> tuple[np.ndarray, list[str]]:
-    """Converts levels [H,W,1 or 3] above 8 bits to uint8 [H,W,3]; `largest` < 0: white is 0."""
+def _from_levels(
+    levels: np.ndarray, largest: int, bits: int, limits: Range
+) -> tuple[np.ndarray, list[str]]:
+    """Converts levels [H,W,C] above 8 bits to uint8, one to three; `largest` < 0: white is 0."""
     inverted, largest = largest < 0, abs(largest)
     declared = f"{largest} that the file declares"
     if bits and largest == 65535:
@@ -161,6 +174,11 @@ def _from_levels(levels: np.ndarray, largest: int, bits: int) -> tuple[np.ndarra
         raise ValueError(f"it has a level of {levels.min()}, below 0")
     if top > largest:
         raise ValueError(f"it has a level of {top}, above the {declared}")
+    if limits:
+        array, kinds = channels.scaled(largest - levels if inverted else levels, limits)
+        if levels.shape[2] == 1:
+            array, kinds = np.repeat(array, 3, axis=2), [*kinds, "grey"]
+        return array, kinds
     kinds = ["16-bit"]
     if largest == 65535 and not bits and top < 4096:
         kinds.append("dark 16-bit")
@@ -240,13 +258,17 @@ def _undescribed(data: bytes) -> str:
     return f"it is a TIFF of {bits} bits of kind {kind}, which is not read"
 
 
-def _eight_bits(image: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
+def _eight_bits(
+    image: Image.Image, raw: str, limits: Range, alpha: bool
+) -> tuple[np.ndarray, list[str]]:
     kinds = []
     image.load()
     mode = image.mode
     if mode in ("I", "F"):
         raise ValueError(f"its pixels are of mode '{mode}', 8 or 16 bits a channel were expected")
     if ";16" in raw or image.info.get("bit_depth", 8) > 8:  # the latter of HEIC
+        if limits:
+            raise ValueError("data.range is given, but its decoder gives only 8 bits")
         kinds.append("16-bit")
     bands = image.getbands()
     transparent = "transparency" in image.info
@@ -266,7 +288,7 @@ def _eight_bits(image: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
         image = image.convert(mode[:-1] + "A")  # undoes the premultiplied alpha
     if transparent and mode == "P":
         image = image.convert("RGBA")  # otherwise Pillow warns; the alpha is dropped below
-    array = np.asarray(image.convert("RGB"))
+    array = np.asarray(image.convert("RGBA" if alpha and image.mode == "RGBA" else "RGB"))
     if ";16" in raw and array.max(initial=0) < 16 and mode in ("RGB", "RGBA"):
         kinds.append("dark 16-bit")
     return array, kinds

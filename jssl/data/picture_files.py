@@ -14,7 +14,7 @@ from jssl.data.build import DEFAULTS, SPLITS, check_reading, make_source
 from jssl.data.decode import Picture
 from jssl.data.layout import find_layout
 from jssl.data.sources import Source
-from jssl.data.walk import ENDINGS, LayoutError, Walk, merged, printable
+from jssl.data.walk import ARRAYS, ENDINGS, LayoutError, Walk, merged, printable
 from jssl.errors import UserError
 
 
@@ -53,7 +53,8 @@ def _below(folder: str) -> list[str]:
     walk = Walk(Path(folder), strict=False)
     if not walk.count():
         raise UserError(
-            f"Folder '{folder}' holds no pictures: expected files that end in {' '.join(ENDINGS)}."
+            f"Folder '{folder}' holds no pictures: expected files that end in "
+            f"{' '.join((*ENDINGS, *ARRAYS))}."
         )
     return [os.path.join(folder, path) for path in merged(walk.groups)]
 
@@ -66,10 +67,11 @@ def _matching(pattern: str) -> list[str]:
         )
     matches = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     paths = [path for path in matches if path.lower().endswith(ENDINGS)]
+    paths = paths or [path for path in matches if path.lower().endswith(ARRAYS)]
     if not paths:
         raise UserError(
             f"The pattern '{printable(pattern)}' matches {len(matches)} files and no picture: "
-            f"expected files that end in {' '.join(ENDINGS)}."
+            f"expected files that end in {' '.join((*ENDINGS, *ARRAYS))}."
         )
     return paths
 
@@ -81,7 +83,7 @@ class FileSource:
         paths: of the files.
         name: of the data set.
         on_error: 'stop' or 'skip': what the pipeline does with a picture that cannot be used.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
 
     Attributes:
         paths: of the files.

@@ -73,7 +73,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             f"'{name}' promises {member.file_size:,} bytes in {member.compress_size:,} compressed"
         )
     with archive.open(member) as file:
-        shape, fortran, dtype = _header(file, name)
+        shape, fortran, dtype = read_header(file, name)
         if dtype.hasobject or dtype.kind not in KINDS:
             raise ValueError(f"'{name}' is an array of {dtype}, not of numbers")
         expected = math.prod(shape) * dtype.itemsize
@@ -92,7 +92,16 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def read_header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads the header of an .npy file: shape, Fortran order and dtype.
+
+    Args:
+        file: binary, at its start; afterwards at the first value.
+        name: of the array, for messages.
+
+    Raises:
+        ValueError: a damaged header, an unknown version or a negative size.
+    """
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,

@@ -44,7 +44,7 @@ class PythonSource:
         num_classes: if the names are unknown; 0: no labels. If None, all items are read once.
         image, label: keys of items that are mappings; with `label=None` no labels are read.
         on_error: what the pipeline does with an item that cannot be read: 'stop' or 'skip'.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
 
     Attributes:
         labels: int32 [M], if all items were read.
@@ -318,7 +318,7 @@ def provided_source(config: Any, split: str, **reading: Any) -> Any:
     Args:
         config: the `data` section, whose name is 'python'.
         split: 'train', 'probe' or 'test'.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
 
     Raises:
         UserError: no object, no such split, or one that cannot be sent to worker processes.

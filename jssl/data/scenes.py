@@ -3,6 +3,7 @@
 `jssl.augment.modalities.VIEWS` lists the arrays.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from jssl.data import plain_npy
+from jssl.data.channels import need_range, other_channels, scaled
 from jssl.data.classes import check_same, normalized
+from jssl.data.decode import Picture
 from jssl.data.plain_npz import read_npz
 from jssl.data.sources import ArraySource, Example, check_split
 from jssl.errors import UserError
@@ -126,15 +130,57 @@ def synthetic_video(split: str, *, size: int = 32, num_examples: int = 1024) -> 
     return SceneSource("synthetic_video", images, labels, num_classes=10, arrays=arrays)
 
 
-def arrays_source(folder: str, split: str) -> SceneSource:
+class LevelSource(SceneSource):
+    """Examples in memory of 16 bits: their levels are scaled, and the clipped ones reported.
+
+    Args:
+        levels: uint16 [M,H,W,C].
+        limits: (low, high) of `config.data.range`.
+        name, labels, **options: see `SceneSource`.
+
+    Example:
+        >>> levels = np.full((1, 4, 4, 2), 1000, np.uint16)
+        >>> source = LevelSource('mine', levels, [0], limits=(0, 2000), num_classes=0, arrays={})
+        >>> source[0]['image'].shape, int(source[0]['image'].max())
+        ((4, 4, 2), 128)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        levels: np.ndarray,
+        labels: Any,
+        *,
+        limits: tuple[float, ...],
+        **options: Any,
+    ):
+        super().__init__(name, scaled(levels, limits)[0], labels, **options)
+        self._levels, self._limits = levels, limits
+
+    def encoded(self, index: int) -> Example:
+        """Returns `source[index]` with the image as a `Picture`, which counts clipped levels."""
+        picture = Picture(
+            plain_npy.bytes_of(self._levels[index]),
+            f"{self.name} example {index}",
+            channels=self._levels.shape[-1],
+            levels=self._limits,
+        )
+        return {**self[index], "image": picture}
+
+
+def arrays_source(
+    folder: str, split: str, *, channels: int = 3, levels: tuple[float, ...] = ()
+) -> SceneSource:
     """Reads a user's arrays, FOLDER/train.npz and FOLDER/test.npz, without pickle.
 
-    Each holds 'image' uint8 [M,H,W,3], and optionally 'label' int [M] from 0, 'class_names'
-    str [K], and further arrays [M,H,W,...]. Classes are those of both files.
+    Each holds 'image' uint8 [M,H,W,C], or uint16 with `levels`, and optionally 'label' int [M]
+    from 0, 'class_names' str [K], and further arrays [M,H,W,...]. Classes are those of both files.
 
     Args:
         folder: of the two files.
         split: 'train' or 'test'.
+        channels: number C.
+        levels: () or (low, high): the levels of uint16 that become 0 and 255.
 
     Raises:
         UserError: no such file, a damaged one, no pictures, or invalid labels.
@@ -148,12 +194,17 @@ def arrays_source(folder: str, split: str) -> SceneSource:
         )
     arrays = read_npz(path)
     image = arrays.get("image", np.zeros(0))
-    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
+    deep = image.dtype == np.uint16
+    if (image.dtype != np.uint8 and not deep) or image.ndim != 4 or 0 in image.shape:
         content = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in sorted(arrays.items()))
         raise UserError(
-            f"'{path}' holds {content or 'nothing'}: expected image uint8 [M,H,W,3], and perhaps "
-            "label, int [M]. Write it again with numpy.savez."
+            f"'{path}' holds {content or 'nothing'}: expected image uint8 [M,H,W,{channels}], and "
+            "perhaps label, int [M]. Write it again with numpy.savez."
         )
+    if image.shape[-1] != channels:
+        raise UserError(f"The image array of '{path}' {other_channels(image.shape[1:], channels)}.")
+    if deep and not levels:
+        need_range(f"The image array of '{path}'")
     images = arrays.pop("image")
     labels, names = _labels(path, arrays, len(images))
     for key, array in arrays.items():
@@ -161,8 +212,9 @@ def arrays_source(folder: str, split: str) -> SceneSource:
             raise UserError(
                 f"Array '{key}' of '{path}' is of {array.dtype}: expected numbers, [M,H,W,...]."
             )
+    make = functools.partial(LevelSource, limits=levels) if deep else SceneSource
     if labels is None:
-        return SceneSource("arrays", images, np.full(len(images), -1), num_classes=0, arrays=arrays)
+        return make("arrays", images, np.full(len(images), -1), num_classes=0, arrays=arrays)
     classes = max(int(labels.max()) + 1, len(names or ()))
     other = path.with_name("train.npz" if split == "test" else "test.npz")
     if other.is_file():
@@ -181,9 +233,7 @@ def arrays_source(folder: str, split: str) -> SceneSource:
             f"'{path}' has {len(names)} class_names for labels up to {classes - 1}: expected one "
             "name a class. Write it again with numpy.savez."
         )
-    return SceneSource(
-        "arrays", images, labels, num_classes=classes, class_names=names, arrays=arrays
-    )
+    return make("arrays", images, labels, num_classes=classes, class_names=names, arrays=arrays)
 
 
 def _labels(

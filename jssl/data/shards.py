@@ -106,7 +106,8 @@ class ShardSource:
         others: patterns of the other splits, whose labels count for the number of classes.
         data_dir: folder of a relative pattern.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
-        bits, max_megabytes, upright: of `Picture.read`.
+        max_megabytes: the largest size of a picture, in units of 2^20 bytes.
+        **reading: the other keys of `Picture.read`.
 
     Attributes:
         labels: int32 [M]; -1 for pictures without labels.
@@ -124,13 +125,11 @@ class ShardSource:
         others: Sequence[str] = (),
         data_dir: str = "",
         on_error: str = "stop",
-        bits: int = 0,
         max_megabytes: int = MAX_MEGABYTES,
-        upright: bool = False,
+        **reading: Any,
     ):
         self.name, self.on_error = PREFIX + pattern, on_error
-        self._reading: dict[str, Any] = {"bits": bits, "upright": upright}
-        self._max_bytes = max_megabytes * 2**20
+        self._reading, self._max_bytes = reading, max_megabytes * 2**20
         self._paths = find_shards(pattern, data_dir)
         self._records: Records | None = None
         self._labels: np.ndarray | None = None

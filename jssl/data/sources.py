@@ -1,5 +1,6 @@
 """The protocol of a source, and the sources in memory."""
 
+import copy
 import functools
 import hashlib
 from typing import Any, Protocol, runtime_checkable
@@ -7,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jssl.data import photos
+from jssl.data.channels import grey_of
 from jssl.errors import UserError
 
 Example = dict[str, Any]
@@ -21,10 +23,10 @@ class Source(Protocol):
         num_classes: number of classes; 0 if there are none (every label is then -1).
         class_names: by label; None if unknown, () without labels. The same for all splits of the
             data set.
-        image_shape: (H, W, 3) if all pictures have it, None if they differ.
+        image_shape: (H, W, C) if all pictures have it, None if they differ.
         on_error: 'stop' or 'skip': what the pipeline does with a picture that cannot be used.
 
-    `source[i]` is `{'image': uint8 [H,W,3], 'label': int32 [], 'index': int32 []}`. A source of
+    `source[i]` is `{'image': uint8 [H,W,C], 'label': int32 [], 'index': int32 []}`. A source of
     picture files also has `encoded(i)`, whose image is a `Picture`, not yet decoded.
     """
 
@@ -51,7 +53,7 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Examples in memory: images uint8 [M,H,W,3], labels int32 [M].
+    """Examples in memory: images uint8 [M,H,W,C], labels int32 [M].
 
     Example:
         >>> source = ArraySource('mine', np.zeros((2, 4, 4, 3), np.uint8), [0, 1], num_classes=2)
@@ -69,9 +71,9 @@ class ArraySource:
         class_names: tuple[str, ...] | None = None,
     ):
         labels = np.asarray(labels, np.int32)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(
-                f"images must be uint8 [M,H,W,3]; found {images.dtype} {list(images.shape)}"
+                f"images must be uint8 [M,H,W,C]; found {images.dtype} {list(images.shape)}"
             )
         if labels.shape != images.shape[:1]:
             raise ValueError(f"labels must be [M] with M={len(images)}; found {list(labels.shape)}")
@@ -80,7 +82,7 @@ class ArraySource:
         self.class_names = class_names if num_classes else ()
         self.images = images
         self.labels = labels
-        self.image_shape = (images.shape[1], images.shape[2], 3)
+        self.image_shape = images.shape[1:]
         self.on_error = "stop"  # never used: nothing is decoded
 
     def __len__(self) -> int:
@@ -181,6 +183,33 @@ def synthetic_source(split: str, *, size: int = 32, num_examples: int = 1024) ->
     noise = rng.normal(0, 16, (count, size, size, 3))
     images = np.clip(wave * first + (1 - wave) * second + noise, 0, 255).astype(np.uint8)
     return ArraySource("synthetic", images, labels, num_classes=10)
+
+
+def in_channels(source: ArraySource, channels: int) -> ArraySource:
+    """Returns a source of colours as it is (3 channels), or in grey (1).
+
+    Args:
+        source: images uint8 [M,H,W,3].
+        channels: number that is wanted.
+
+    Raises:
+        UserError: another number of channels.
+
+    Example:
+        >>> in_channels(digits_source('test'), 1).image_shape
+        (32, 32, 1)
+    """
+    if channels == 3:
+        return source
+    if channels != 1:
+        raise UserError(
+            f"Data set '{source.name}' has pictures of three channels, found data.channels="
+            f"{channels}. Type --config.data.channels=3, or 1 for grey."
+        )
+    grey = copy.copy(source)
+    grey.images = grey_of(source.images)
+    grey.image_shape = grey.images.shape[1:]
+    return grey
 
 
 def check_split(name: str, split: str) -> None:

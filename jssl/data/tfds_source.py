@@ -159,7 +159,7 @@ class TfdsSource:
         split: a TFDS split, such as 'train', 'train[:10%]' or 'train+unlabelled'.
         data_dir: where it was prepared; '' means `default_data_dir()`.
         on_error: what the pipeline does with a picture that cannot be used: 'stop' or 'skip'.
-        **reading: `bits` and `upright` of `Picture`.
+        **reading: the attributes of `Picture`.
 
     Raises:
         UserError: not prepared (names the command), unknown split, no image feature.
@@ -197,7 +197,8 @@ class TfdsSource:
         # A builder without class names uses the numbers as names.
         self.class_names = None if names and names == tuple(map(str, range(len(names)))) else names
         shape = features["image"].shape
-        self.image_shape = (shape[0], shape[1], 3) if None not in shape[:2] else None
+        channels = reading.get("channels", 3)
+        self.image_shape = (*shape[:2], channels) if None not in shape[:2] else None
         self._label = dataset.label if labelled else ""
         self._split, self._reading = split, reading
         self._info = f"{builder.info.full_name} {split}"

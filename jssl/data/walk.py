@@ -16,6 +16,7 @@ from jssl.errors import UserError
 # HEIC is read where its extra is installed.
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
            *(heif.ENDINGS if heif.readable() else ()))  # fmt: skip
+ARRAYS = (".npy",)  # pictures of a folder that has none with the other endings
 # Folders made by operating systems and archivers.
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
@@ -95,6 +96,7 @@ class Walk:
         self._links: collections.deque = collections.deque()  # (path, real folder, group)
         self._folder("", os.path.realpath(base), "", False)
         self._follow()
+        self._without_arrays()
         self.folders.sort()
 
     def count(self) -> int:
@@ -146,14 +148,28 @@ class Walk:
         return False
 
     def _is_picture(self, path: str) -> bool:
-        if path.lower().endswith(ENDINGS):
+        if path.lower().endswith((*ENDINGS, *ARRAYS)):
             return True
+        self._pass_over(path)
+        return False
+
+    def _without_arrays(self) -> None:
+        """Passes over the arrays beside pictures, such as their masks or features."""
+        arrays = [p for paths in self.groups.values() for p in paths if p.lower().endswith(ARRAYS)]
+        if not arrays or len(arrays) == self.count():
+            return
+        for path in arrays:
+            self._pass_over(path)
+        kept = {name: [p for p in paths if not p.lower().endswith(ARRAYS)]
+                for name, paths in self.groups.items()}  # fmt: skip
+        self.groups = {name: paths for name, paths in kept.items() if paths}
+
+    def _pass_over(self, path: str) -> None:
         ending = Path(path).suffix
         self.endings[ending or os.path.basename(path)] += 1
         kind = f"files ending in {printable(ending)}" if ending else "files without an ending"
         kind += f" ({heif.INSTALL} reads them)" * (ending.lower() in heif.ENDINGS)
         self.passed.add(kind, path)
-        return False
 
     def _follow(self) -> None:
         """Reads the linked folders, which may contain further links, then the linked pictures."""
@@ -194,7 +210,11 @@ class Walk:
         if not self._is_picture(path):
             return
         folder, name = os.path.split(real)
-        if folder in self._read and name.lower().endswith(ENDINGS) and not name.startswith("."):
+        if (
+            folder in self._read
+            and name.lower().endswith((*ENDINGS, *ARRAYS))
+            and not name.startswith(".")
+        ):
             self._repeated(path, group, self._read[folder])
         elif real in self._linked:
             self._repeated(path, group, (self._linked[real], True))

@@ -14,6 +14,7 @@ from jssl.evaluate.embed import BACKBONE, embed_source, select_feature
 from jssl.evaluate.probes.logistic_table import small_pixels
 from jssl.evaluate.probes.pooling import pooled_maps
 from jssl.evaluate.probes.presets import PRESETS
+from jssl.methods._common import channels_of
 from jssl.run import build, workdir
 from jssl.run.checksums import backbone_hash
 from jssl.run.writers import say
@@ -193,6 +194,11 @@ class Context:
         return other_classes(self.folder, self.config, self._data, source)
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the network's pictures."""
+        return channels_of(self.config)
+
+    @property
     def num_classes(self) -> int:
         return self.sources[0].num_classes
 
@@ -203,7 +209,7 @@ class Context:
     @functools.cached_property
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the network's intermediates, for one image."""
-        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), "uint8")
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, self.channels), "uint8")
         return {k: v.shape for k, v in jax.eval_shape(self.embed, self.state, image)[1].items()}
 
     @functools.cached_property
@@ -314,7 +320,8 @@ def data_config(config: ConfigDict, source: str | None, data_dir: str | None) ->
     if source is not None and source != config.data.name:
         section = ConfigDict(data.DEFAULTS)
         section.name = source
-        for key in ("eval_crop", "eval_interpolation"):  # they belong to the network
+        # they belong to the network
+        for key in ("eval_crop", "eval_interpolation", "channels"):
             section[key] = config.data.get(key, data.DEFAULTS[key])
     if data_dir is not None:
         section.data_dir = data_dir

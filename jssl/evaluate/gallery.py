@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jssl import data, files
@@ -65,7 +66,7 @@ def write_gallery(
         path: of the file, from `check_gallery`.
         rows: of pictures; the first ones are shown, at most `MOST_PICTURES` pictures altogether.
         title: of the page.
-        **reading: `bits` and `max_megabytes` of `jssl.data.decode.Picture.read`.
+        **reading: the keys of `jssl.data.decode.Picture.read`.
 
     Returns:
         The numbers of rows and of pictures that are shown.
@@ -94,9 +95,28 @@ def small(path: str, **reading: Any) -> Image.Image:
         H, W = picture.size()
         share = min(1.0, SIDE / max(H, W))
         size = max(1, round(H * share)), max(1, round(W * share))
-        return Image.fromarray(picture.crops([(0, 0, H, W)], size, interpolation="bicubic")[0])
+        pixels = picture.crops([(0, 0, H, W)], size, interpolation="bicubic")[0]
+        return Image.fromarray(shown(pixels))
     except data.PictureError:
         return Image.new("RGB", (SIDE, SIDE), (190, 190, 190))
+
+
+def shown(pixels: np.ndarray) -> np.ndarray:
+    """Returns pixels of any channels as colours: the first three, or the first one as grey.
+
+    Args:
+        pixels: uint8 [H,W,C].
+
+    Returns:
+        uint8 [H,W,3].
+
+    Example:
+        >>> shown(np.array([[[7, 9]]], np.uint8))[0, 0].tolist()
+        [7, 7, 7]
+    """
+    if pixels.shape[2] >= 3:
+        return np.ascontiguousarray(pixels[..., :3])
+    return np.repeat(pixels[..., :1], 3, axis=2)
 
 
 def _page(rows: Sequence[Row], title: str, reading: dict[str, Any]) -> str:

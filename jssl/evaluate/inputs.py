@@ -5,16 +5,25 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import numpy as np
+from absl import logging
 from PIL import Image, ImageOps
 
 from jssl import data
+from jssl.data.channels import grey_of, scaled
 from jssl.data.decode import Picture
 from jssl.data.items import MODES
 from jssl.errors import UserError
 from jssl.evaluate.pictures import Transform
 
-TAKEN = "a path, a picture of Pillow, an array [H,W,3] or [B,H,W,3], or a list of these"
 Item = str | Image.Image | np.ndarray
+
+
+def taken(channels: int) -> str:
+    """Says what may be passed as pictures of a number of channels."""
+    return (
+        f"a path, a picture of Pillow, an array [H,W,{channels}] or [B,H,W,{channels}], or a list "
+        "of these"
+    )
 
 
 class Items:
@@ -23,10 +32,10 @@ class Items:
     If an item is of floats, all images are float32 in [0, 1], else uint8.
 
     Args:
-        items: M paths, RGB pictures of Pillow, or arrays [H,W,3], uint8 or float32 in [0, 1].
+        items: M paths, or arrays [H,W,C], uint8 or float32 in [0, 1].
         transform: to a square picture, see `jssl.data.eval_transform`.
         side: of that square; an array of this side is taken as it is.
-        **reading: `bits`, `max_megabytes` and `upright` of `Picture.read`.
+        **reading: the keys of `Picture.read`.
     """
 
     name, num_classes, image_shape, on_error = "pictures", 0, None, "stop"
@@ -55,6 +64,7 @@ class Items:
         elif isinstance(item, Image.Image):
             upright = self._reading.get("upright", False)
             image = np.asarray(ImageOps.exif_transpose(item) if upright else item)
+            image = grey_of(image) if self._reading.get("channels", 3) == 1 else image
         elif item.shape[:2] == (self._side, self._side):
             return item
         else:  # the resize is Pillow's, of 8 bits
@@ -67,14 +77,17 @@ class Items:
         return ""
 
 
-def as_items(pictures: Any) -> list[Item]:
+def as_items(pictures: Any, channels: int = 3, levels: tuple[float, ...] = ()) -> list[Item]:
     """Checks what was passed as pictures, and lists it.
 
     Args:
-        pictures: a path, a picture of Pillow, an array [H,W,3] or [B,H,W,3], or a list of these.
+        pictures: a path, a picture of Pillow, an array [H,W,C] or [B,H,W,C], or a list of these.
+        channels: number C.
+        levels: () or (low, high): the levels of uint16 that become 0 and 255.
 
     Returns:
-        Paths, RGB pictures of Pillow, and arrays [H,W,3] of uint8 or of float32 in [0, 1].
+        Paths, pictures of Pillow that become C channels, and arrays [H,W,C] of uint8 or of float32
+        in [0, 1].
 
     Raises:
         UserError: nothing, or an array of another kind.
@@ -88,13 +101,13 @@ def as_items(pictures: Any) -> list[Item]:
 or [B,H,W,3]; pass np.stack([x] * 3, axis=-1).
     """
     if _is_one(pictures):
-        items = _listed(pictures)
+        items = _listed(pictures, channels, levels)
     elif isinstance(pictures, Iterable):
-        items = [item for picture in pictures for item in _listed(picture)]
+        items = [item for picture in pictures for item in _listed(picture, channels, levels)]
     else:
-        _refuse(pictures)
+        _refuse(pictures, channels)
     if not items:
-        raise UserError(f"Found no pictures, an empty list or array: expected {TAKEN}.")
+        raise UserError(f"Found no pictures, an empty list or array: expected {taken(channels)}.")
     return items
 
 
@@ -102,7 +115,7 @@ def _is_one(value: Any) -> bool:
     return isinstance(value, str | os.PathLike | Image.Image) or hasattr(value, "__array__")
 
 
-def _listed(value: Any) -> list[Item]:
+def _listed(value: Any, channels: int, levels: tuple[float, ...]) -> list[Item]:
     if isinstance(value, str | os.PathLike):
         path = os.path.expanduser(os.fspath(value))
         if os.path.isdir(path):
@@ -112,37 +125,52 @@ def _listed(value: Any) -> list[Item]:
             )
         return [path]
     if isinstance(value, Image.Image):
-        return [_of_pillow(value)]
+        return [_of_pillow(value, channels)]
     if hasattr(value, "__array__"):
-        return _of_array(np.asarray(value))
-    _refuse(value)
+        return _of_array(np.asarray(value), channels, levels)
+    _refuse(value, channels)
 
 
-def _refuse(value: Any) -> NoReturn:
-    raise UserError(f"Found {type(value).__name__} as pictures: expected {TAKEN}.")
+def _refuse(value: Any, channels: int) -> NoReturn:
+    raise UserError(f"Found {type(value).__name__} as pictures: expected {taken(channels)}.")
 
 
-def _of_pillow(picture: Image.Image) -> Image.Image:
+def _of_pillow(picture: Image.Image, channels: int) -> Image.Image:
     if picture.mode not in MODES:
         raise UserError(
             f"Found a picture of Pillow of mode '{picture.mode}': expected one of "
             f"{', '.join(MODES)}; save it to a file and pass the path, or convert it to RGB."
         )
     try:
-        if picture.mode == "P":  # else Pillow warns of transparency; the alpha is dropped
+        if picture.mode == "P":  # else Pillow warns of transparency
             picture = picture.convert("RGBA")
+        if channels == 4 and picture.mode == "RGBA":
+            return picture
+        if channels not in (1, 3):
+            raise UserError(
+                f"Found a picture of Pillow of mode '{picture.mode}': expected {channels} "
+                f"channels, as the run was trained on; pass an array [H,W,{channels}]."
+            )
         return picture.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise UserError(f"A picture of Pillow cannot be read: {error}. Leave it out.") from error
 
 
-def _of_array(array: np.ndarray) -> list[Item]:
-    """Returns the pictures of an array; refuses what is not [H,W,3] or [B,H,W,3] in range."""
+def _of_array(array: np.ndarray, channels: int, levels: tuple[float, ...]) -> list[Item]:
+    """Returns the pictures of an array; refuses what is not [H,W,C] or [B,H,W,C] in range."""
     shape = f"{array.dtype} [{','.join(map(str, array.shape))}]"
-    if array.ndim not in (3, 4) or array.shape[-1] != 3:
-        _refuse_shape(array, shape)
+    if array.ndim not in (3, 4) or array.shape[-1] != channels:
+        _refuse_shape(array, shape, channels)
     if array.size == 0:
         return []
+    if array.dtype == np.uint16 and levels:
+        low, high = levels
+        if outside := int(((array < low) | (array > high)).sum()):
+            logging.warning(
+                "%s of %s levels of an array are outside data.range=(%g, %g): they were clipped",
+                f"{outside:,}", f"{array.size:,}", low, high,
+            )  # fmt: skip
+        array = scaled(array, levels)[0]
     kind = array.dtype.name
     if kind not in ("uint8", "float16", "bfloat16", "float32", "float64"):
         raise UserError(
@@ -165,13 +193,18 @@ def _range(low: float, high: float) -> str:
     return "expected numbers in [0, 1] and none that is not finite."
 
 
-def _refuse_shape(array: np.ndarray, shape: str) -> None:
-    expected = "expected three channels, [H,W,3] or [B,H,W,3]"
-    if array.ndim in (3, 4) and array.shape[-3] == 3:
+def _refuse_shape(array: np.ndarray, shape: str, channels: int) -> None:
+    last = f"[H,W,{channels}] or [B,H,W,{channels}]"
+    if array.ndim in (3, 4) and array.shape[-3] == channels:
         raise UserError(
-            f"Found an array {shape} with its channels first: expected them last, [H,W,3] or "
-            "[B,H,W,3]; pass np.moveaxis(x, -3, -1)."
+            f"Found an array {shape} with its channels first: expected them last, {last}; pass "
+            "np.moveaxis(x, -3, -1)."
         )
+    if channels != 3:
+        advice = "; pass x[..., None]" if channels == 1 and array.ndim == 2 else ""
+        number = f"{channels} channel{'s' * (channels > 1)}"
+        raise UserError(f"Found an array {shape}: expected {number}, {last}{advice}.")
+    expected = f"expected three channels, {last}"
     if array.ndim in (3, 4) and array.shape[-1] == 4:
         raise UserError(f"Found an array {shape} of four channels: {expected}; pass x[..., :3].")
     if array.ndim in (3, 4) and array.shape[-1] == 1:

@@ -176,7 +176,10 @@ def _features(
     if not paths:
         return [], np.zeros((0, 0), np.float32)
     side = config.augment.size
-    source = Recorded(data.FileSource(paths, **reading(config.data)), crop(config), side=side)
+    how = reading(config.data)
+    source = Recorded(
+        data.FileSource(paths, **how), crop(config), side=side, channels=how["channels"]
+    )
     lines: list[str] = []
     with tqdm(total=len(paths), unit="image", disable=None) as bar:
         features, _, _ = embed_source(

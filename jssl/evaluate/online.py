@@ -14,6 +14,7 @@ from jssl.errors import UserError, nearest
 from jssl.evaluate.context import Context
 from jssl.evaluate.embed import BACKBONE
 from jssl.evaluate.protocols import classifier, knn
+from jssl.methods._common import channels_of
 from jssl.metrics.collapse import collapse_report, collapse_warnings
 from jssl.run.batches import host_transform
 from jssl.run.build import Experiment, abstract_state
@@ -61,7 +62,7 @@ def check_monitor(experiment: Experiment, *, judged: bool) -> None:
             "--config.data.probe_split or --config.data.test_split."
         )
     size = config.augment.size
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((1, size, size, channels_of(config)), jnp.uint8)
     outputs = jax.eval_shape(experiment.method.embed, abstract_state(experiment), images)
     names, feature = [BACKBONE, *outputs[1]], settings.knn_feature
     if feature not in names:
@@ -199,7 +200,7 @@ def make_inspection(
 
 
 def _images(experiment: Experiment, source: Any) -> np.ndarray:
-    """Returns the images of a source as in training, uint8 [B,H,W,3] or [B,V,H,W,3]."""
+    """Returns the images of a source as in training, uint8 [B,H,W,C] or [B,V,H,W,C]."""
     batches = data.train_batches(
         source,
         batch_size=len(source),

@@ -7,6 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import data
+from jssl.augment._pixels import in_words
+from jssl.data.channels import channels_in_words
 from jssl.data.decode import Picture
 from jssl.data.walk import printable
 from jssl.run.writers import say
@@ -21,6 +23,7 @@ class Recorded:
     Args:
         source: of picture files, see `jssl.data.Source`.
         transform: to one square picture, see `jssl.data.eval_transform`.
+        channels: of the pictures.
         side: of that square; None: a picture that cannot be used is an error, as in the source.
             With a side it becomes a black square, and its error is recorded.
 
@@ -34,8 +37,11 @@ class Recorded:
         ((4, 4, 3), {0: "Picture 'no_such.jpg' cannot be read: No such file or directory."})
     """
 
-    def __init__(self, source: Any, transform: Transform, *, side: int | None = None):
+    def __init__(
+        self, source: Any, transform: Transform, *, side: int | None = None, channels: int = 3
+    ):
         self.source, self._transform, self._side = source, transform, side
+        self._channels = channels
         self.name, self.num_classes = source.name, source.num_classes
         self.class_names, self.on_error = source.class_names, source.on_error
         self.image_shape = source.image_shape
@@ -72,7 +78,7 @@ class Recorded:
         if self._side is None:
             raise error
         self.failed[index] = str(error)
-        black = np.zeros((self._side, self._side, 3), np.uint8)
+        black = np.zeros((self._side, self._side, self._channels), np.uint8)
         return {"image": black, "label": np.int32(-1), "index": np.int32(index)}
 
     def fingerprint(self) -> str:
@@ -102,9 +108,11 @@ def preprocessing(config: ConfigDict) -> str:
     """
     size, crop = config.augment.size, config.data.get("eval_crop", data.DEFAULTS["eval_crop"])
     how = config.data.get("eval_interpolation", data.DEFAULTS["eval_interpolation"])
+    text = channels_in_words(config.data)
+    other = "" if text == channels_in_words({}) else f"{text}; "
     return (
-        f"short side to {int(size / crop)} px ({how}), central {size} x {size} px, normalised by "
-        f"{config.augment.normalize}"
+        f"{other}short side to {int(size / crop)} px ({how}), central {size} x {size} px, "
+        f"normalised by {in_words(config.augment)}"
     )
 
 

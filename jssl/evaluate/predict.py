@@ -14,6 +14,7 @@ from jssl.errors import UserError
 from jssl.evaluate.embed import embed_source, select_feature
 from jssl.evaluate.feature_files import write_csv
 from jssl.evaluate.pictures import Recorded, crop, reading, say_failed
+from jssl.methods._common import channels_of
 from jssl.precision import narrow
 from jssl.run import build, workdir
 from jssl.run.writers import say
@@ -61,7 +62,10 @@ def predict_run(
     if top_k is not None and top_k > count:
         raise UserError(f"--top_k={top_k}, but the run has {count} classes. Type --top_k={count}.")
     size = config.augment.size
-    source = Recorded(data.FileSource(paths, **reading(config.data)), crop(config), side=size)
+    how = reading(config.data)
+    source = Recorded(
+        data.FileSource(paths, **how), crop(config), side=size, channels=how["channels"]
+    )
     lines: list[str] = []
     with tqdm(total=len(paths), unit="image", disable=None) as bar:
         logits, _, _ = embed_source(
@@ -91,7 +95,8 @@ def predict_run(
 
 
 def _num_classes(embed: Any, state: Any, config: Any, folder: str | Path) -> int:
-    image = jax.ShapeDtypeStruct((1, config.augment.size, config.augment.size, 3), "uint8")
+    size, channels = config.augment.size, channels_of(config)
+    image = jax.ShapeDtypeStruct((1, size, size, channels), "uint8")
     outputs = jax.eval_shape(embed, state, image)[1]
     if "logits" not in outputs:
         raise UserError(

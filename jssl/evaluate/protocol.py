@@ -42,6 +42,7 @@ class Protocol:
         selects: text of what is chosen by labels, and on which examples; '' if nothing is. Never
             the test split: a test changes its labels, and only the scores may change.
         files: `(context) -> {name: content}`, written beside the record after `run`.
+        colours: whether its pictures are of three channels, whatever the run's are.
     """
 
     name: str
@@ -52,10 +53,22 @@ class Protocol:
     data: Callable[[Context], dict[str, Any]] = labelled_data
     selects: str = ""
     files: Callable[[Context], dict[str, bytes]] = no_files
+    colours: bool = False
+
+    def lacks(self, context: Context) -> str:
+        """Returns what `needs` does; and where the run has other channels, that it needs three."""
+        return (
+            need_colours(context) if self.colours and context.channels != 3 else self.needs(context)
+        )
 
 
 DATA = ("source", "data_dir")
 KNN = ("k", "temperature")  # also for a baseline, which is kNN of the untrained network
+
+
+def need_colours(context: Context) -> str:
+    """Returns what a run of other channels lacks for pictures in colour."""
+    return f"a run on pictures in colour: data.channels=3, found {context.channels}"
 
 
 def need_labels(context: Context) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from jssl import files, methods
 from jssl.errors import NotWrittenError, UserError, nearest
 from jssl.evaluate.context import KINDS, Context, Settings, check_preset
-from jssl.evaluate.protocol import Protocol, Row
+from jssl.evaluate.protocol import Protocol, Row, need_colours
 from jssl.evaluate.protocols import (
     cifar10_c,
     classifier,
@@ -148,10 +148,16 @@ def evaluate_run(
     if DEFAULT in protocols:
         protocols, footnote = _default(context)
     if ALL in protocols:
-        missing = {name: needed for name, p in PROTOCOLS.items() if (needed := p.needs(context))}
+        missing = {name: needed for name, p in PROTOCOLS.items() if (needed := p.lacks(context))}
         protocols = [name for name in PROTOCOLS if name not in missing]
     rows: list[Row] = []
     baselines: list[Row] = []
+    for name in protocols:
+        if PROTOCOLS[name].colours and context.channels != 3:
+            raise UserError(
+                f"Protocol '{name}' needs {need_colours(context)}. Type --protocol=all for those "
+                "that this run allows."
+            )
     for name in protocols:
         result = PROTOCOLS[name].run(context)
         if PROTOCOLS[name].baseline and not baselines:

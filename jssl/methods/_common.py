@@ -31,14 +31,15 @@ def check_make(
         settings: of the method.
 
     Raises:
-        UserError: a config of another method, lengths that are not three positive integers, a
-            value of the method's section that breaks its rule.
+        UserError: a config of another method, channels that it does not take, lengths that are not
+            three positive integers, a value of the method's section that breaks its rule.
     """
     if config.get("method") != name:
         raise UserError(
             f"{name}.make found a config of method '{config.get('method')}'. Expected one of "
             f"jssl.config.base('{name}', preset=...)."
         )
+    check_colours(config)
     whole = isinstance(lengths, RunLengths) and all(
         isinstance(v, (int, np.integer)) and v > 0 for v in lengths
     )
@@ -54,6 +55,16 @@ def check_make(
     ]
     if wrong:
         raise UserError("\n".join(wrong))
+
+
+def check_colours(config: Any) -> None:
+    """Raises UserError where a method needs red, green and blue and the pictures have others."""
+    channels, why = channels_of(config), methods.get(config.method).colours
+    if why and channels != 3:
+        raise UserError(
+            f"Method '{config.method}' takes pictures of three channels, as {why}: found "
+            f"data.channels={channels}. Type --config.data.channels=3, or another method."
+        )
 
 
 def in_32_bits(make: Callable[..., Method]) -> Callable[..., Method]:
@@ -77,6 +88,11 @@ def crops_on_host(config: Any) -> bool:
     return config.data.host_crop not in ("", "device")
 
 
+def channels_of(config: Any) -> int:
+    """Returns the number of channels of a config's pictures; 3 of runs from before the key."""
+    return config.data.get("channels", 3)
+
+
 def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array], Array]]:
     """Makes the augmentation and the normalisation of a config.
 
@@ -84,21 +100,24 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
         config: the whole config; `augment` and `data.host_crop` are read.
 
     Returns:
-        `views(key, images [B,...], first) -> float32 [V,B,h,w,3]` in [0, 1], and
-        `prepare(images [B,h,w,3] uint8 or float in [0, 1]) -> float32`, the normalised input.
+        `views(key, images [B,...], first) -> float32 [V,B,h,w,C]` in [0, 1], and
+        `prepare(images [B,h,w,C] uint8 or float in [0, 1]) -> float32`, the normalised input.
     """
     view_fn = augment.make_views(
         config.augment.name,
         size=config.augment.size,
         host_crop=crops_on_host(config),
+        channels=channels_of(config),
         **{k: v for k, v in config.augment.options.items() if v is not None},
     )
 
     def views(key: Array, images: Array, first: Array) -> Array:
         return augment.batch_views(view_fn, key, images, first)
 
+    statistics = augment.statistics_of(config.augment, channels_of(config))
+
     def prepare(images: Array) -> Array:
-        return augment.normalize(augment.to_float(images), config.augment.normalize)
+        return augment.normalize(augment.to_float(images), statistics)
 
     return views, prepare
 
@@ -110,7 +129,7 @@ def blank_batch(config: Any, size: int) -> Batch:
     crops = (spec.num_crops,) if crops_on_host(config) else ()
     extra = spec.data.extra_fields(config)
     return {
-        "image": jnp.zeros((size, *crops, side, side, 3), jnp.uint8),
+        "image": jnp.zeros((size, *crops, side, side, channels_of(config)), jnp.uint8),
         "label": jnp.zeros((size,), jnp.int32),
         "index": jnp.zeros((size,), jnp.int32),
         **{k: jnp.zeros((size, side, side, *shape), dtype) for k, (shape, dtype) in extra.items()},

@@ -304,6 +304,7 @@ TOKENIZER = OtherRun(
 SPEC = MethodSpec(
     make=make,
     settings=SETTINGS,
+    colours="its targets are the tokens of a dVAE of red, green and blue",
     state=State,
     num_crops=1,
     linear_preset="beit",

@@ -182,9 +182,11 @@ def make_inputs(config: Any, crops: Callable[..., Array]) -> tuple[Callable[...,
     )
     needed = (*dict.fromkeys(modalities.VIEWS[view].field for view in views),)
 
+    statistics = augment.statistics_of(config.augment)
+
     def split(arrays: Mapping[str, Array], chosen: tuple[str, ...]) -> dict[str, Array]:
         return modalities.split_views(
-            arrays, chosen, segments=settings.segments, normalize=config.augment.normalize
+            arrays, chosen, segments=settings.segments, normalize=statistics
         )
 
     def inputs(key: Array, batch: Batch, first: Array) -> dict[str, Array]:
@@ -346,6 +348,7 @@ def make(
 SPEC = MethodSpec(
     make=make,
     settings=SETTINGS,
+    colours="it splits a picture into the channels of Lab or into modalities",
     state=State,
     num_crops=1,  # the views are parts of it
     linear_preset="cmc",

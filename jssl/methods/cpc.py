@@ -286,6 +286,7 @@ def make(
 SPEC = MethodSpec(
     make=make,
     settings=SETTINGS,
+    colours="it changes the colours of its patches",
     state=State,
     num_crops=1,
     grid_feature="grid",

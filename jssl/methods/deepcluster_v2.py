@@ -39,6 +39,7 @@ from jssl.errors import UserError
 from jssl.methods import _clusters
 from jssl.methods._common import (
     apply_gradients,
+    channels_of,
     check_make,
     crops_on_host,
     embed_function,
@@ -153,7 +154,12 @@ def make_crops(
     if settings.small_crops:
         options = {k: v for k, v in config.augment.options.items() if v is not None}
         options.update(views=settings.small_crops, scale=tuple(settings.small_scale))
-        small_fn = augment.make_views(config.augment.name, size=settings.small_size, **options)
+        small_fn = augment.make_views(
+            config.augment.name,
+            size=settings.small_size,
+            channels=channels_of(config),
+            **options,
+        )
 
     def crops(key: Array, images: Array, first: Array) -> list[Array]:
         large_key, small_key = jax.random.split(key)

@@ -253,7 +253,7 @@ def make(
         x, targets = inputs(key, batch)
         teacher_logits = None
         if teacher is not None:
-            pixels = augment.denormalize(x, config.augment.normalize)
+            pixels = augment.denormalize(x, augment.statistics_of(config.augment, x.shape[-1]))
             teacher_logits = teacher[0].embed(state.teacher, pixels)[1]["logits"]
 
         def loss_fn(params):

@@ -281,6 +281,7 @@ def _check(config: Any) -> None:
 SPEC = MethodSpec(
     make=make,
     settings=SETTINGS,
+    colours="it reconstructs red, green and blue",
     state=State,
     num_crops=1,
     inspect=Inspect(("tokens", "reconstruction"), inspect),

@@ -124,6 +124,7 @@ class MethodSpec:
         data: what it needs of the data.
         inspect: what it shows while it trains.
         schedules: `(config, lengths) -> {name: (step) -> value}`, what else depends on the length.
+        colours: why its pictures must be red, green and blue; '' if they need not.
         run_name: `(config) -> str`: what tells its runs apart in a table of results.
     """
 
@@ -144,6 +145,7 @@ class MethodSpec:
     schedules: Callable[[Config, RunLengths], Mapping[str, Callable[..., Any]]] = (
         lambda config, lengths: {}
     )
+    colours: str = ""
     run_name: Callable[[Config], str] = lambda config: ""
 
     @property

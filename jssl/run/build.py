@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 
 from jssl import data, methods, models, optim
 from jssl.data import semi_supervised
+from jssl.data.channels import other_channels
 from jssl.errors import UserError
 from jssl.methods._common import blank_batch as blank_batch
+from jssl.methods._common import channels_of, check_colours, input_functions
 from jssl.methods.spec import LabelledPart
 from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher
 from jssl.run import batches, checkpoint, checks, versioned, workdir
@@ -67,12 +69,15 @@ def build(config: ConfigDict) -> Experiment:
     versioned.move_old_keys(config)
     checks.check(config)
     spec = methods.get(config.method)
+    check_colours(config)
+    input_functions(config)  # refuses operations and statistics that the channels do not have
     resolve(config)
     extra_fields(config)
     launcher = make_launcher(config.launch)
     check_batch_size(config.batch_size, launcher)
     models.check_devices(config.model.name, launcher.size)
     train_source = data.make_source(config.data, "train")
+    _check_channels(config, train_source)
     _check_fields(config, train_source)
     config.data.host_crop = data.resolve_crop(
         config.data, train_source, random=batches.random_crops(config)
@@ -182,7 +187,13 @@ def resolve(config: ConfigDict) -> None:
                 f"{key}='{folder}' is not the workdir of a run: expected one with a config.json. "
                 f"{other.advice or f'Type --{key}=WORKDIR of a trained run.'}"
             )
-        other.resolve(config, workdir.read_config(folder))
+        theirs = workdir.read_config(folder)
+        if channels_of(theirs) != channels_of(config):
+            raise UserError(
+                f"{key}='{folder}' is a run on pictures of data.channels={channels_of(theirs)}, "
+                f"this one has {channels_of(config)}: expected the same. {other.advice or ''}"
+            )
+        other.resolve(config, theirs)
 
 
 def _check_classes(section: Any, train: Any, probe: Any, test: Any) -> None:
@@ -228,6 +239,17 @@ def make_method(config: ConfigDict, *, axis_name: str | None) -> tuple[Method, A
 def extra_fields(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], str]]:
     """Returns the arrays that a method needs: {name: (shape after [B,H,W], dtype)}."""
     return dict(methods.get(config.method).data.extra_fields(config))
+
+
+def _check_channels(config: ConfigDict, source: Any) -> None:
+    """Refuses a source whose pictures have other channels, as far as one picture shows it."""
+    channels, shape = channels_of(config), source.image_shape
+    if shape is None and channels != 3 and len(source) and source.on_error == "stop":
+        shape = source[0]["image"].shape
+    if shape is not None and shape[-1] != channels:
+        raise UserError(
+            f"The first picture of data set '{source.name}' {other_channels(shape, channels)}."
+        )
 
 
 def _check_fields(config: ConfigDict, source: Any) -> None:

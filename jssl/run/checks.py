@@ -17,6 +17,7 @@ from jssl.settings import (
     BELOW_ONE,
     BOOL,
     COUNT,
+    FRACTION,
     NATURAL,
     POSITIVE,
     SHARE,
@@ -41,6 +42,11 @@ LAUNCH = Rule(
     ),
 )
 
+RANGE = Rule(
+    "() or two levels in brackets, such as (0, 4095), each a number in 0..65535",
+    lambda value: value in ((), []) or each(number(0, 65535), count=2).holds(value),
+)
+
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**31 - 1),
     "epochs": POSITIVE,
@@ -55,6 +61,8 @@ RULES: dict[str, Rule] = {
     "augment.name": TEXT,
     "augment.size": COUNT,
     "augment.normalize": TEXT,
+    "augment.mean": each(FRACTION),
+    "augment.std": each(SHARE),
     "checkpoint.every_steps": COUNT,
     "checkpoint.keep": either(-1, COUNT),
     "checkpoint.keep_every_steps": NATURAL,
@@ -89,6 +97,8 @@ RULES: dict[str, Rule] = {
     "data.threads": NATURAL,
     "data.bits": either(0, whole(9, 16)),
     "data.max_megabytes": COUNT,
+    "data.channels": COUNT,
+    "data.range": RANGE,
     "data.eval_crop": SHARE,
     "data.eval_interpolation": one_of("bicubic", "bilinear"),
     "data.exif_orientation": one_of("", "apply", "ignore"),

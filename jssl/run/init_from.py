@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from jssl import data, files, methods
 from jssl.errors import UserError
+from jssl.methods._common import channels_of
 from jssl.run import build, checkpoint, checksums, pretrained, workdir
 from jssl.run.checksums import tree_hash
 from jssl.run.writers import say
@@ -196,7 +197,7 @@ def put(parts: build.Experiment, source: Source, state: TrainState, folder: Path
             "taken": copied,
             "anew": anew,
             "model": source.config.model.to_dict(),
-            "normalize": source.config.augment.normalize,
+            **{key: source.config.augment[key] for key in ("normalize", "mean", "std")},
         }
         if source.weights:
             record["weights"] = source.weights
@@ -215,6 +216,13 @@ def _fit(
     Returns:
         {field: tree}; the modules that were copied; those that start anew, with the reason.
     """
+    theirs, ours = channels_of(source.config), channels_of(parts.config)
+    if theirs != ours:
+        raise UserError(
+            f"--config.init_from={source.text} is a network for pictures of {theirs} channels, "
+            f"this run has data.channels={ours}: expected the same. Type "
+            f"--config.data.channels={theirs}."
+        )
     spec = methods.get(parts.config.method)
     own_networks = spec.networks(like)
     networks = _networks(source, own_networks)

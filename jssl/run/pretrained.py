@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jssl import config as config_lib
+from jssl.augment._pixels import in_words
 from jssl.errors import UserError
 from jssl.models.position import at_resolution, expand_shared_table
 from jssl.run import checkpoint, workdir
@@ -151,11 +152,9 @@ def other_settings(config: Any, old: Any) -> list[str]:
         for key, (there, here) in _model_difference(config, old).items()
         if key not in HARMLESS
     ]
-    if old.augment.normalize != config.augment.normalize:
-        lines.append(
-            f"that run was trained with augment.normalize={old.augment.normalize}, this one has "
-            f"{config.augment.normalize}"
-        )
+    before, now = in_words(old.augment), in_words(config.augment)
+    if before != now:
+        lines.append(f"that run was trained with augment.normalize={before}, this one has {now}")
     return lines
 
 
@@ -204,7 +203,7 @@ def as_trained(config: Any, init_from: str) -> None:
     own = _run.get().folder
     stored = record(own) if own is not None else None
     if stored is not None and stored["init_from"] == init_from:
-        model, normalize = stored["model"], stored["normalize"]
+        model, statistics = stored["model"], stored
     else:
         name = workdir_of(split(init_from)[0])
         if Path(name).is_file():
@@ -212,10 +211,12 @@ def as_trained(config: Any, init_from: str) -> None:
                 f"{name} is a file, expected the workdir of a run. {import_first(name)}"
             )
         before = workdir.read_config(name)
-        model, normalize = before.model, before.augment.normalize
+        model, statistics = before.model, before.augment
     config.model.update({key: value for key, value in model.items() if key in config.model})
     config.model.bn_groups = 1
-    config.augment.normalize = normalize
+    config.augment.normalize = statistics["normalize"]
+    for key in ("mean", "std"):  # records of older versions lack them
+        config.augment[key] = tuple(statistics.get(key, ()))
 
 
 def import_first(name: str) -> str:

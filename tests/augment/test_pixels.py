@@ -40,3 +40,38 @@ def test_normalize(name, mean, std):
 def test_unknown_statistics_are_named():
     with pytest.raises(UserError, match=r"'imagnet' .*did you mean 'imagenet'\?"):
         augment.normalize(jnp.zeros((1, 3)), "imagnet")
+
+
+OWN = {"normalize": "own", "mean": (0.25, 0.5), "std": (0.5, 0.125)}
+
+
+@pytest.mark.quick
+def test_own_mean_and_deviation_of_any_number_of_channels():
+    x = np.random.default_rng(1).random((2, 5, 4, 2)).astype(np.float32)
+    statistics = augment.statistics_of(OWN, 2)
+    result = augment.normalize(jnp.asarray(x), statistics)
+    np.testing.assert_allclose(result, (x - [0.25, 0.5]) / [0.5, 0.125], atol=1e-5)
+    np.testing.assert_allclose(augment.denormalize(result, statistics), x, atol=1e-6)
+    np.testing.assert_array_equal(
+        augment.normalize(jnp.asarray(x), "half"), (x - np.float32(0.5)) / np.float32(0.5)
+    )
+    assert augment.statistics_of({"normalize": "imagenet"}) == "imagenet"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("change", "channels", "expected"),
+    [
+        ({"std": ()}, 2, r"2 numbers in augment.mean and 0 in augment.std: expected 2 numbers"),
+        ({"mean": ()}, 2, r"Type for example --config.augment.mean='\(0.5, 0.5,\)'"),
+        ({}, 3, r"expected 3 numbers in each, one for each channel \(data.channels\)"),
+        ({"std": (0.5, 0.0)}, 2, r"augment.std=\(0.5, 0.0\): expected .* deviation above 0"),
+        ({"mean": (0.5, 127.0)}, 2, r"expected numbers for pixels in \[0, 1\]"),
+        ({"normalize": "cifar10"}, 3, r"augment.normalize='cifar10', which has numbers of its own"),
+        ({"normalize": "onw", "mean": (), "std": ()}, 3, r"did you mean 'own'\?"),
+        ({"normalize": "imagenet", "mean": (), "std": ()}, 1, r"normalize=none, or =own with"),
+    ],
+)
+def test_own_statistics_that_do_not_fit_are_refused(change, channels, expected):
+    with pytest.raises(UserError, match=expected):
+        augment.statistics_of({**OWN, **change}, channels)

@@ -315,3 +315,39 @@ def test_images_of_another_shape_are_refused():
         fn(key, jnp.zeros((3, 8, 8, 3), jnp.uint8))
     with pytest.raises(ValueError, match="uint8, or float in .*; found int32"):
         augment.make_views("simclr", size=8)(key, jnp.zeros((8, 8, 3), jnp.int32))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("channels", [1, 5])
+def test_each_channel_is_augmented_alone(channels):
+    options = {"size": 8, "jitter_p": 0.0, "gray_p": 0.0, "solarize_p": 1.0}
+    image = jax.random.randint(jax.random.key(3), (12, 10, 5), 0, 256).astype(jnp.uint8)
+    key = jax.random.key(5)
+    three = augment.make_views("byol", **options)(key, image[..., :3])
+    found = augment.make_views("byol", channels=channels, **options)(key, image[..., :channels])
+    assert found.shape == (2, 8, 8, channels)
+    shared = min(3, channels)
+    np.testing.assert_allclose(found[..., :shared], three[..., :shared], atol=1e-6)
+    last = augment.make_views("byol", channels=1, **options)(
+        key, image[..., channels - 1 :][..., :1]
+    )
+    np.testing.assert_allclose(found[..., -1:], last, atol=1e-6)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("simclr", {}, r"colour jitter and conversion to grey.*data.channels=5. Type "
+         r"--config.augment.options.jitter_p=0 --config.augment.options.gray_p=0\."),
+        ("simclr", {"gray_p": 0.0}, r"has colour jitter, .* Type [^ ]*jitter_p=0\."),
+        ("byol", {"jitter_p": (0.0, 0.5), "gray_p": 0}, r"Type [^ ]*jitter_p=0\."),
+        ("noisy_student", {}, r"RandAugment or AutoAugment, .*policy_ops=0\."),
+        ("crop_flip", {"cutout_pad": 2}, r"a square of grey, .*cutout_pad=0\."),
+    ],
+)  # fmt: skip
+def test_operations_on_colours_are_refused_by_name_for_other_channels(name, options, expected):
+    with pytest.raises(UserError, match=expected):
+        augment.make_views(name, size=8, channels=5, **options)
+    with pytest.raises(ValueError, match=r"An image is \[H,W,5\]; found \[8, 8, 3\]"):
+        augment.make_views("crop_flip", size=8, channels=5)(jax.random.key(0), np.zeros((8, 8, 3)))

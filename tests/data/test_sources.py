@@ -71,7 +71,7 @@ def test_synthetic_can_be_learned_but_not_from_raw_pixels():
 
 
 def test_array_source_refuses_other_shapes():
-    with pytest.raises(ValueError, match=r"uint8 \[M,H,W,3\]; found float32 \[2, 4, 4, 3\]"):
+    with pytest.raises(ValueError, match=r"uint8 \[M,H,W,C\]; found float32 \[2, 4, 4, 3\]"):
         data.ArraySource("x", np.zeros((2, 4, 4, 3), np.float32), [0, 1], num_classes=2)
     with pytest.raises(ValueError, match=r"labels must be \[M\] with M=2; found \[3\]"):
         data.ArraySource("x", np.zeros((2, 4, 4, 3), np.uint8), [0, 1, 1], num_classes=2)

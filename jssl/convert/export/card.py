@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jssl.augment._pixels import STATISTICS
+from jssl.augment._pixels import mean_and_std, statistics_of
 from jssl.convert.network import Network
 from jssl.data.build import DEFAULTS
+from jssl.data.channels import channels_in_words
 from jssl.errors import UserError
 from jssl.evaluate.run import FOLDER
 from jssl.evaluate.table import table_lines
@@ -28,8 +29,8 @@ def preprocessing(config: Any) -> dict[str, Any]:
         config: of the run.
 
     Returns:
-        `mean` and `std` of pixels in [0, 1]; `size` in pixels; `crop`, the share of the short side
-        that is kept; `interpolation`.
+        `channels`, their number; `mean` and `std` of pixels in [0, 1]; `size` in pixels; `crop`,
+        the share of the short side that is kept; `interpolation`.
 
     Example:
         >>> from ml_collections import ConfigDict
@@ -37,9 +38,11 @@ def preprocessing(config: Any) -> dict[str, Any]:
         >>> preprocessing(ConfigDict(values))['mean']
         [0.5, 0.5, 0.5]
     """
-    mean, std = STATISTICS[config.augment.normalize]
     data = {**DEFAULTS, **config.data}
+    channels = data["channels"]
+    mean, std = mean_and_std(statistics_of(config.augment, channels), channels)
     return {
+        "channels": int(channels),
         "mean": list(mean),
         "std": list(std),
         "size": int(config.augment.size),
@@ -52,7 +55,7 @@ def pretrained_cfg(config: Any) -> dict[str, Any]:
     """The preprocessing under the keys of timm's config.json."""
     pixels = preprocessing(config)
     return {
-        "input_size": [3, pixels["size"], pixels["size"]],
+        "input_size": [pixels["channels"], pixels["size"], pixels["size"]],
         "interpolation": pixels["interpolation"],
         "crop_pct": pixels["crop"],
         "mean": pixels["mean"],
@@ -132,7 +135,7 @@ def card(
         f"* pictures of different sizes: short side to {int(pixels['size'] / pixels['crop'])} px "
         f"({pixels['interpolation']}), then the central {pixels['size']} x {pixels['size']} px "
         f"(crop {pixels['crop']:g}); pictures of one size are resized to it",
-        "* channels RGB, pixels divided by 255",
+        f"* {channels_in_words(config.data)}, pixels divided by 255",
         f"* minus the mean {pixels['mean']}, divided by the deviation {pixels['std']}",
         "",
         "## Use",

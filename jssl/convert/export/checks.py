@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jssl.convert.export.names import CLASSIFIERS, family_name
 from jssl.errors import UserError
+from jssl.methods._common import channels_of
 from jssl.models.resnet import DEPTHS
 from jssl.models.vit import SIZES
 
@@ -44,6 +45,12 @@ def check_network(config: Any, modules: Collection[str], form: str) -> None:
         raise UserError(
             f"--format=hf has no '{config.model.name}': expected a ResNet or a Vision Transformer. "
             f"Type --format={_others(config, form)}."
+        )
+    if form == "hf" and channels_of(config) != 3:
+        raise UserError(
+            "--format=hf is for pictures of three channels, to which the picture processors of "
+            f"transformers convert: found data.channels={channels_of(config)}. Type "
+            f"--format={_others(config, form)}."
         )
     other = difference(config, form)
     if other is not None:
@@ -88,6 +95,7 @@ def _others(config: Any, form: str) -> str:
         for other in LIBRARIES
         if other != form
         and not (other == "hf" and family_name(config) in NOT_HF)
+        and not (other == "hf" and channels_of(config) != 3)
         and difference(config, other) is None
     ]
     return " or --format=".join([*taken, "onnx"])

@@ -14,6 +14,7 @@ from jssl.convert.export.onnx_graph import IR_VERSION, OPSET, Graph, Name, conve
 from jssl.convert.export.onnx_operations import RULES, TYPES
 from jssl.convert.network import Network
 from jssl.errors import UserError, nearest
+from jssl.methods._common import channels_of
 from jssl.models.conv import plain_convolutions
 from jssl.run import build
 
@@ -40,7 +41,7 @@ def traced(network: Network, pixels: str) -> tuple[Any, list[str]]:
 
     (batch,) = jax.export.symbolic_shape("b")
     size = config.augment.size
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), PIXELS[pixels])
+    images = jax.ShapeDtypeStruct((batch, size, size, channels_of(config)), PIXELS[pixels])
     with plain_convolutions():
         return jax.make_jaxpr(outputs)(images), names
 
@@ -83,7 +84,9 @@ def onnx_bytes(network: Network, pixels: str) -> tuple[bytes, dict[str, np.ndarr
     for name, output in zip(names, outputs, strict=True):
         nodes.append(helper.make_node("Identity", [graph.name(output)], [name]))
     size = network.config.augment.size
-    given = helper.make_tensor_value_info(IMAGES, TYPES[pixels], [BATCH, size, size, 3])
+    given = helper.make_tensor_value_info(
+        IMAGES, TYPES[pixels], [BATCH, size, size, channels_of(network.config)]
+    )
     results = [
         helper.make_tensor_value_info(name, TYPES["float32"], [BATCH, *aval.shape[1:]])
         for name, aval in zip(names, closed.out_avals, strict=True)
@@ -118,18 +121,18 @@ def export_onnx(network: Network, output: str | Path, pixels: str = "uint8") -> 
     if pixels not in PIXELS:
         raise UserError(f"Unknown --pixels={pixels}: {nearest(pixels, PIXELS)}.")
     content, constants = onnx_bytes(network, pixels)
-    size = network.config.augment.size
+    size, channels = network.config.augment.size, channels_of(network.config)
     use = f"""
 import onnxruntime
 net = onnxruntime.InferenceSession("{path.name}")
 features = net.run(["features"], {{"{IMAGES}": pictures}})[0]
 """
     notes = [
-        f"input: {IMAGES} {pixels} [batch,{size},{size},3], resized and cropped as below; the "
-        "division by 255, the mean and the deviation are in the graph"
+        f"input: {IMAGES} {pixels} [batch,{size},{size},{channels}], resized and cropped as below; "
+        "the division by 255, the mean and the deviation are in the graph"
         if pixels == "uint8"
-        else f"input: {IMAGES} float32 [batch,{size},{size},3] in [0, 1], resized and cropped as "
-        "below; the mean and the deviation are in the graph",
+        else f"input: {IMAGES} float32 [batch,{size},{size},{channels}] in [0, 1], resized and "
+        "cropped as below; the mean and the deviation are in the graph",
         f"ONNX opset {OPSET}; it computes in float32",
     ]
     text = card(network, path.name, constants, use=use, notes=notes)

@@ -10,6 +10,7 @@ from jssl.convert.export.card import card, pretrained_cfg
 from jssl.convert.export.checks import check_network
 from jssl.convert.export.names import family_name, named_tensors, num_classes
 from jssl.convert.network import Network
+from jssl.methods._common import channels_of
 from jssl.models.resnet import DEPTHS
 from jssl.models.vit import SIZES
 
@@ -84,6 +85,9 @@ def timm_config(network: Network, classes: int, features: int) -> dict[str, Any]
     """
     config, family = network.config, family_name(network.config)
     name, arguments = architecture(config)
+    channels = channels_of(config)
+    if channels != 3:
+        arguments = {**arguments, "in_chans": channels}
     classifier: Any = _CLASSIFIERS.get(family, "head")
     if config.model.distillation_token:
         classifier = ["head", "head_dist"]
@@ -92,7 +96,8 @@ def timm_config(network: Network, classes: int, features: int) -> dict[str, Any]
         "fixed_input_size": family in ("deit", "beit"),
         "crop_mode": "center",
         "num_classes": classes,
-        "first_conv": _FIRST.get(family, "patch_embed.proj"),
+        # Where it is named, timm fits weights for three channels to other ones.
+        "first_conv": _FIRST.get(family, "patch_embed.proj") if channels == 3 else None,
         "classifier": classifier,
     }
     written = {"architecture": name, "num_classes": classes, "num_features": features}

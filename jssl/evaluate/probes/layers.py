@@ -63,6 +63,7 @@ def layer_rows(
     test_source: Any,
     *,
     size: int,
+    channels: int = 3,
     batch_size: int = 256,
     train_transform: Callable | None = None,
     test_transform: Callable | None = None,
@@ -77,6 +78,7 @@ def layer_rows(
         state: of the method; read only.
         train_source, test_source: labelled examples of the same classes.
         size: side of the images in pixels.
+        channels: of the images.
         batch_size: images per batch.
         train_transform, test_transform: on the host, as for evaluation.
         epochs: of `fit_linear`.
@@ -102,7 +104,9 @@ def layer_rows(
             f"'{train_source.name}' and {test_source.num_classes} in the test split. Type another "
             "--source."
         )
-    shapes = jax.eval_shape(embed_fn, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))
+    shapes = jax.eval_shape(
+        embed_fn, state, jax.ShapeDtypeStruct((1, size, size, channels), jnp.uint8)
+    )
     names = layer_names(shapes[1])
     widths = [shapes[1][name].shape[-1] for name in names]
     compiled, sources = jax.jit(all_layers(embed_fn)), []

@@ -54,6 +54,7 @@ def evaluate_linear(
     batch_size: int | None = None,
     feature: str = BACKBONE,
     seed: int = 0,
+    channels: int = 3,
     host_crop: bool = False,
     train_transform: Callable | None = None,
     test_transform: Callable | None = None,
@@ -80,6 +81,7 @@ def evaluate_linear(
             rate scales with it.
         feature: 'backbone' or the name of an intermediate.
         seed: of order, augmentation and head.
+        channels: of the images.
         host_crop: `train_transform` makes the random crops, the device only flips.
         train_transform: on the host, see `jssl.data.train_transform` (views=1).
         test_transform: on the host, see `jssl.data.eval_transform`.
@@ -136,7 +138,9 @@ def evaluate_linear(
     test_x, test_y = jnp.asarray(features), jnp.asarray(test_labels)
     _check_eval_mode(embed, placed, test_source, test_transform)
 
-    views = augment.make_views("crop_flip", size=size, host_crop=host_crop, **dict(recipe.crop))
+    views = augment.make_views(
+        "crop_flip", size=size, host_crop=host_crop, channels=channels, **dict(recipe.crop)
+    )
     tx = presets.direction(recipe)
 
     def step_fn(head, opt_state, state, batch, key, step, rate):

@@ -89,7 +89,7 @@ def small_pixels(state: Any, images: Array) -> tuple[Array, Mapping[str, Array]]
     """
     x = augment.to_float(images)
     if max(x.shape[1:3]) > RAW_SIDE:
-        x = jax.image.resize(x, (len(x), RAW_SIDE, RAW_SIDE, 3), "linear")  # antialiased
+        x = jax.image.resize(x, (len(x), RAW_SIDE, RAW_SIDE, x.shape[-1]), "linear")  # antialiased
     return x.reshape(len(x), -1), {}
 
 

@@ -101,4 +101,4 @@ def _evaluate(context: Context, folder: Path, names: list[str]) -> tuple[np.ndar
     return np.concatenate(flips), np.concatenate(distances)
 
 
-PROTOCOL = Protocol(NAME, run, needs, ("data_dir", "seed"), data=describe)
+PROTOCOL = Protocol(NAME, run, needs, ("data_dir", "seed"), data=describe, colours=True)

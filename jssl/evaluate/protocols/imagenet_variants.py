@@ -348,4 +348,5 @@ def protocol(name: str, run: Callable[[Context, str], list[Row]]) -> Protocol:
         functools.partial(needs, name=name),
         ("data_dir", "seed"),
         data=functools.partial(describe, name=name),
+        colours=True,
     )

@@ -27,6 +27,7 @@ def run(context: Context) -> list[Row]:
         train,
         test,
         size=context.size,
+        channels=context.channels,
         train_transform=context.transform(train),
         test_transform=context.transform(test),
         epochs=context.cached_epochs,

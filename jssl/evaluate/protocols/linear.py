@@ -31,6 +31,7 @@ def run(context: Context) -> list[Row]:
         train,
         test,
         size=context.size,
+        channels=context.channels,
         preset=preset,
         epochs=settings.epochs,
         feature=settings.feature,

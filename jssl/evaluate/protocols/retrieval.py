@@ -276,4 +276,6 @@ def _pixels(picture: _Picture) -> np.ndarray:
     return query_image(pixels, size=SIDE, roi=picture.roi)
 
 
-PROTOCOL = Protocol("retrieval", run, needs, (*DATA, "feature", "seed"), data=describe)
+PROTOCOL = Protocol(
+    "retrieval", run, needs, (*DATA, "feature", "seed"), data=describe, colours=True
+)

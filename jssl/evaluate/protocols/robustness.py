@@ -32,4 +32,4 @@ def run(context: Context) -> list[dict[str, Any]]:
     return robustness_rows(record)
 
 
-PROTOCOL = Protocol("robustness", run, need_classifier, (*DATA, "seed"))
+PROTOCOL = Protocol("robustness", run, need_classifier, (*DATA, "seed"), colours=True)

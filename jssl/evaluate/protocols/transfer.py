@@ -141,4 +141,5 @@ PROTOCOL = Protocol(
     (*DATA, "feature", "seed"),
     data=describe,
     selects="the regulariser, on the validation split",
+    colours=True,
 )

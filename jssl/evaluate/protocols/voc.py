@@ -79,7 +79,9 @@ def _tell(what: str, step: int, loss: float) -> None:
 def finetuned(name: str) -> Protocol:
     """Returns the protocol of a preset of `jssl.evaluate.probes.voc_finetune`."""
     run = functools.partial(_finetuned, voc_finetune.VOC_PRESETS[name], name)
-    return Protocol(name, run, needs_finetuned, ("data_dir", "epochs", "seed"), data=describe)
+    return Protocol(
+        name, run, needs_finetuned, ("data_dir", "epochs", "seed"), data=describe, colours=True
+    )
 
 
 def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> list[Row]:
@@ -96,7 +98,7 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
         steps = max(1, round(settings.epochs * len(train) / batch))
     training = voc_finetune.make_training(
         encoder,
-        lambda x: augment.normalize(x, context.config.augment.normalize),
+        lambda x: augment.normalize(x, augment.statistics_of(context.config.augment)),
         preset,
         num_classes=test.num_classes,
         steps=steps,
@@ -181,4 +183,5 @@ PROTOCOL = Protocol(
     ("data_dir", "feature", "seed"),
     data=describe,
     selects="the regulariser, on the validation split",
+    colours=True,
 )
