@@ -16,5 +16,15 @@ from jssl.dense.matcher import match as match
 from jssl.dense.matcher import sample as sample
 from jssl.dense.nms import class_nms as class_nms
 from jssl.dense.nms import nms as nms
+from jssl.dense.regions import Detected as Detected
+from jssl.dense.regions import Regions as Regions
+from jssl.dense.regions import detections as detections
+from jssl.dense.regions import region_losses as region_losses
+from jssl.dense.regions import sample_regions as sample_regions
 from jssl.dense.roi import roi_align as roi_align
 from jssl.dense.roi import roi_max_pool as roi_max_pool
+from jssl.dense.rpn import Proposals as Proposals
+from jssl.dense.rpn import live_anchors as live_anchors
+from jssl.dense.rpn import match_anchors as match_anchors
+from jssl.dense.rpn import propose as propose
+from jssl.dense.rpn import rpn_losses as rpn_losses

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jssl.errors import UserError, nearest
 from jssl.models.conv import Conv
 from jssl.models.norm import norm_of
+from jssl.models.padding import without_padding
 from jssl.models.plain import sobel
 from jssl.types import Array
 
@@ -147,7 +148,7 @@ class ResNet(nn.Module):
         return features, intermediates
 
     def _stem(self, x: Array, width: int, train: bool) -> Array:
-        x = (sobel(x) if self.sobel else x).astype(self.dtype)
+        x = (without_padding(sobel(x)) if self.sobel else x).astype(self.dtype)
         stem_width = 64 if self.stem_width_fixed else width
         if self.stem == "imagenet":
             x = self._conv(stem_width, 7, 2, "conv_init")(x)
