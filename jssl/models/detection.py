@@ -13,7 +13,7 @@ from jssl.parallel.collectives import global_index, pmean
 from jssl.types import Array, Batch, PyTree
 
 
-class Training(NamedTuple):
+class TrainingNumbers(NamedTuple):
     """Numbers of a picture in training.
 
     Attributes:
@@ -30,21 +30,21 @@ class Training(NamedTuple):
     positive_regions: int = 128
 
 
-class Testing(NamedTuple):
+class InferenceNumbers(NamedTuple):
     """Numbers of a picture in evaluation.
 
     Attributes:
         before, after: proposals before and after the suppression.
         min_score: detections have a higher probability.
         iou: the threshold of the suppression within each class.
-        count: detections.
+        detections: of highest scores.
     """
 
     before: int = 6000
     after: int = 1000
     min_score: float = 0.05
     iou: float = 0.5
-    count: int = 100
+    detections: int = 100
 
 
 def proposals_of(
@@ -80,7 +80,7 @@ def detection_loss(
     batch: Batch,
     key: Array,
     *,
-    numbers: Training = Training(),  # noqa: B008
+    numbers: TrainingNumbers = TrainingNumbers(),  # noqa: B008
 ) -> tuple[Array, tuple[dict[str, Array], PyTree]]:
     """Computes the loss of a Faster R-CNN, the sum of four.
 
@@ -112,7 +112,8 @@ def detection_loss(
 
     def apply(stats: PyTree, method: str, *args: Any) -> tuple[Any, PyTree]:
         both = {"params": params, "batch_stats": stats}
-        result, changed = net.apply(both, *args, method=method, mutable=["batch_stats"])
+        output: Any = net.apply(both, *args, method=method, mutable=["batch_stats"])
+        result, changed = output
         return result, changed["batch_stats"]
 
     features, stats = apply(variables["batch_stats"], "features", batch["image"], sizes, True)
@@ -168,7 +169,7 @@ def detect(
     images: Array,
     sizes: Array,
     *,
-    numbers: Testing = Testing(),  # noqa: B008
+    numbers: InferenceNumbers = InferenceNumbers(),  # noqa: B008
 ) -> Detected:
     """Detects objects.
 
@@ -182,14 +183,16 @@ def detect(
     Returns:
         `Detected`, [B,D,...], in pixels of `images`.
     """
-    features = net.apply(variables, images, sizes, False, method="features")
-    logits, deltas = net.apply(variables, features, method="rpn")
+
+    def apply(method: str, *args: Any) -> Any:
+        return net.apply(variables, *args, method=method)
+
+    features = apply("features", images, sizes, False)
+    logits, deltas = apply("rpn", features)
     proposals = proposals_of(
         net, features.shape[1:3], logits, deltas, sizes, before=numbers.before, after=numbers.after
     )
-    scores, moves = net.apply(
-        variables, features, proposals.boxes, proposals.valid, sizes, False, method="regions"
-    )
+    scores, moves = apply("regions", features, proposals.boxes, proposals.valid, sizes, False)
 
     def one(logits: Array, deltas: Array, proposals: Proposals, size: Array) -> Detected:
         return detections(
@@ -200,7 +203,7 @@ def detect(
             size,
             min_score=numbers.min_score,
             iou=numbers.iou,
-            count=numbers.count,
+            count=numbers.detections,
         )
 
     return jax.vmap(one)(scores, moves, proposals, sizes)

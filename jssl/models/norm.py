@@ -66,9 +66,9 @@ class BatchNorm(nn.Module):
         if not train:
             return without_padding(self._apply(x, mean.value, var.value, scale, bias))
         if (mask := mask_of(x)) is not None:
-            moments, count = self._masked_moments(x, mask)
+            moments, number = self._masked_moments(x, mask)
             if not self.is_initializing():
-                factor = count / jnp.maximum(count - 1, 1) if self.unbiased_running_var else 1.0
+                factor = number / jnp.maximum(number - 1, 1) if self.unbiased_running_var else 1.0
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * moments[0]
                 var.value = self.momentum * var.value + (1 - self.momentum) * moments[1] * factor
             return without_padding(self._apply(x, moments[0], moments[1], scale, bias))

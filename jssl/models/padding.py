@@ -91,7 +91,7 @@ def inside(sizes: Array, canvas: tuple[int, int]) -> Mask:
 
     def mask(shape: tuple[int, ...]) -> Array:
         y, x = (
-            jnp.arange(part) * stride(whole, part) < sizes[:, i, None]
+            jnp.arange(part)[None] * stride(whole, part) < sizes[:, i, None]
             for i, (whole, part) in enumerate(zip(canvas, shape[1:3], strict=True))
         )
         return (y[:, :, None] & x[:, None, :])[..., None]
