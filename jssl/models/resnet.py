@@ -157,7 +157,8 @@ class ResNet(nn.Module):
         x = nn.relu(self._norm("bn_init", train)(x))
         if self.stem == "imagenet":
             padding = "SAME" if self.pool_padding == "same" else ((1, 1), (1, 1))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+            # A window over the picture's border has its maximum inside.
+            x = without_padding(nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding))
         return x
 
     def _conv(self, features: int, size: int, stride: int, name: str, dilation: int = 1) -> Conv:

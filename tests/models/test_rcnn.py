@@ -1,7 +1,5 @@
 """Faster R-CNN against torchvision's, see tests/reference/record_rcnn.py, and its properties."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +9,9 @@ from convert.test_families import GOLDEN, imported
 from jssl import dense
 from jssl.convert.family import from_torch
 from jssl.convert.torchvision import torchvision_name
-from jssl.errors import UserError
 from jssl.models import rcnn
-from jssl.models.detection import InferenceNumbers, TrainingNumbers, detect, detection_loss, proposals_of
+from jssl.models.detection import InferenceNumbers, detect, proposals_of
 from jssl.models.resnet import make_resnet
-from jssl.run.checkpoint import flat_leaves
 
 recorder = imported("record_rcnn")
 RECORDED = np.load(GOLDEN / "rcnn_torchvision.npz")
