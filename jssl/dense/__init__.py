@@ -1,4 +1,7 @@
-"""Parts of detectors: pure functions of arrays with fixed shapes, in float32, that jit and vmap."""
+"""Parts of detectors and segmentation networks: pure functions of arrays with fixed shapes.
+
+They compute in float32, and jit and vmap.
+"""
 
 from jssl.dense.anchors import cell_anchors as cell_anchors
 from jssl.dense.anchors import grid_anchors as grid_anchors
@@ -10,6 +13,7 @@ from jssl.dense.boxes import encode_boxes as encode_boxes
 from jssl.dense.losses import box_loss as box_loss
 from jssl.dense.losses import head_loss as head_loss
 from jssl.dense.losses import objectness_loss as objectness_loss
+from jssl.dense.losses import pixel_loss as pixel_loss
 from jssl.dense.matcher import IGNORED as IGNORED
 from jssl.dense.matcher import NEGATIVE as NEGATIVE
 from jssl.dense.matcher import match as match
@@ -28,3 +32,6 @@ from jssl.dense.rpn import live_anchors as live_anchors
 from jssl.dense.rpn import match_anchors as match_anchors
 from jssl.dense.rpn import propose as propose
 from jssl.dense.rpn import rpn_losses as rpn_losses
+from jssl.dense.upsample import bilinear_kernel as bilinear_kernel
+from jssl.dense.upsample import deconvolve_bilinear as deconvolve_bilinear
+from jssl.dense.upsample import resize_bilinear as resize_bilinear

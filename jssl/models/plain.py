@@ -19,7 +19,7 @@ from jssl.models.noise import dropout, row_numbers
 from jssl.models.norm import BatchNorm, norm_of
 from jssl.types import Array
 
-_FC = 4096
+FC = 4096  # channels of the dense layers
 _CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _DENSE_INIT = nn.initializers.normal(0.01)
 SOBEL = np.array(
@@ -183,7 +183,7 @@ class PlainNet(nn.Module):
         )
 
     def _dense(self, name: str) -> nn.Dense:
-        width = round(_FC * self.width)
+        width = round(FC * self.width)
         return nn.Dense(width, kernel_init=_DENSE_INIT, dtype=self.dtype, name=name)
 
     def _norm(self, name: str) -> BatchNorm:

@@ -55,6 +55,8 @@ def load(torch, layer, name):
     value = value_of(f"{name}.kernel", shape)
     value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
     layer.weight.data = torch.from_numpy(value.copy())
+    if layer.bias is None:
+        return
     layer.bias.data = torch.from_numpy(value_of(f"{name}.bias", (weight[0],)))
 
 
@@ -198,7 +200,45 @@ def record(path):
     print({k: float(v) for k, v in losses.items()}, len(out["boxes"]), out["rpn_positives"])
     for key, value in out.items():
         print(key, np.shape(value), np.asarray(value).dtype, np.abs(value).max())
-    np.savez_compressed(path, **out)
+    np.savez_compressed(path, **out | segmentation(torch, torchvision))
+
+
+def segmentation(torch, torchvision):
+    """The dilated network of MoCo's and BYOL's segmentation, and torch's loss of its logits."""
+    from torch.nn import functional
+
+    net = small_resnet(torch, torchvision)
+    for block in net.layer4:
+        block.conv2.dilation, block.conv2.padding, block.conv2.stride = (2, 2), (2, 2), (1, 1)
+    net.layer4[0].downsample[0].stride = (1, 1)
+    width, features = 512 // DIVISOR * 4, 12
+    layers = []
+    for i in range(2):
+        conv = torch.nn.Conv2d(width, features, 3, padding=6, dilation=6, bias=False)
+        load(torch, conv, f"segmentation.conv{i}")
+        norm = torch.nn.BatchNorm2d(features)
+        state = {k: torch.from_numpy(weights_of(f"segmentation.bn{i}.{k}", tuple(v.shape)))
+                 if v.ndim else v for k, v in norm.state_dict().items()}  # fmt: skip
+        norm.load_state_dict(state)
+        layers += [conv, norm, torch.nn.ReLU()]
+        width = features
+    score = torch.nn.Conv2d(features, CLASSES, 1)
+    load(torch, score, "segmentation.score")
+    trunk = torch.nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2,
+                                net.layer3, net.layer4, *layers, score).eval()  # fmt: skip
+    rng = np.random.default_rng(1)
+    image = rng.integers(-127, 128, (1, 3, 49, 81)).astype(np.int8)
+    label = rng.integers(0, CLASSES, (1, 49, 81))
+    label[rng.random(label.shape) < 0.2] = 255
+    with torch.no_grad():
+        maps = trunk(torch.from_numpy(image.astype(np.float32) / 32))
+        logits = functional.interpolate(maps, size=image.shape[2:], mode="bilinear",
+                                        align_corners=False)  # fmt: skip
+        loss = functional.cross_entropy(logits, torch.from_numpy(label), ignore_index=255)
+    print("segmentation", maps.shape, float(maps.std()), float(loss))
+    return {"fcn_image": image[0].transpose(1, 2, 0), "fcn_label": label[0].astype(np.uint8),
+            "fcn_logits": logits[0].permute(1, 2, 0)[::2, ::2].numpy(),
+            "fcn_loss": loss.numpy()}  # fmt: skip
 
 
 if __name__ == "__main__":
