@@ -61,6 +61,7 @@ def sample_regions(
     count: int = 512,
     positives: int = 128,
     iou: float = 0.5,
+    low: float = 0.0,
 ) -> Regions:
     """Samples regions for the losses of a head: from the proposals and the objects themselves.
 
@@ -75,6 +76,7 @@ def sample_regions(
         count: regions, S.
         positives: largest number of regions that overlap an object.
         iou: the overlap from which a region is positive.
+        low: the overlap from which it is of the background; below, it is left out (Fast R-CNN).
 
     Returns:
         `Regions`, without a gradient.
@@ -91,8 +93,9 @@ def sample_regions(
     rows = jnp.concatenate([proposals.astype(jnp.float32), boxes.astype(jnp.float32)])
     rows = jax.lax.stop_gradient(rows)
     live = jnp.concatenate([live, valid])
-    matches = match(box_iou(boxes, rows), valid, low=iou, high=iou)
-    matches = jnp.where(live, matches, IGNORED)
+    overlaps = jnp.where(valid[:, None], box_iou(boxes, rows), 0.0)
+    matches = match(overlaps, valid, low=iou, high=iou)
+    matches = jnp.where(live & (jnp.max(overlaps, axis=0) >= low), matches, IGNORED)
     indices, is_positive, weight = sample(key, matches, count=count, positives=positives)
     # Rows of the sample first: there are `count` at most.
     weight, order = jax.lax.top_k(weight, min(count, len(weight)))
@@ -110,13 +113,16 @@ def sample_regions(
     return Regions(reference, jnp.where(positive, labels[own], num_classes), targets, chosen)
 
 
-def region_losses(logits: Array, deltas: Array, regions: Regions) -> tuple[Array, Array]:
+def region_losses(
+    logits: Array, deltas: Array, regions: Regions, *, beta: float = 0.0
+) -> tuple[Array, Array]:
     """Computes the SUMMED losses of a head over its sampled regions.
 
     Args:
         logits: [S,K+1] float, the background last.
         deltas: [S,K,4] float, of each class.
         regions: from `sample_regions`.
+        beta: of `box_loss`.
 
     Returns:
         The cross entropy, and the L1 loss of the deltas of the regions' own classes, float32 [];
@@ -134,7 +140,8 @@ def region_losses(logits: Array, deltas: Array, regions: Regions) -> tuple[Array
     classes = deltas.shape[1]
     own = jnp.minimum(regions.labels, classes - 1)[:, None, None]
     chosen = jnp.take_along_axis(deltas, own, axis=1)[:, 0]
-    return classification, box_loss(chosen, regions.targets, weight * (regions.labels < classes))
+    weight = weight * (regions.labels < classes)
+    return classification, box_loss(chosen, regions.targets, weight, beta=beta)
 
 
 def detections(

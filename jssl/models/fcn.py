@@ -8,7 +8,6 @@ https://github.com/shelhamer/fcn.berkeleyvision.org, voc-fcn-alexnet/net.py. Dee
 has batch normalisation and a Sobel filter where theirs has local response normalisation.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,12 +24,13 @@ from jssl.models.conv import Conv
 from jssl.models.noise import dropout, row_numbers
 from jssl.models.norm import norm_of
 from jssl.models.padding import inside, padded, without_padding
-from jssl.models.plain import FC, PlainNet, sobel
+from jssl.models.plain import FC, PlainNet, fields_of, sobel
 from jssl.models.resnet import ResNet
 from jssl.parallel.collectives import pmean
 from jssl.types import Array, Batch, PyTree
 
 _PAD, _SIDE, _STRIDE, _OFFSET = 100, 63, 32, 18
+_NEW = ("score", "cls_score", "bbox_pred")  # no part of the pre-trained network
 _ALEXNET = [(x.kernel, x.stride, x.pooled) for x in make_alexnet().layers]
 
 
@@ -257,20 +257,18 @@ def make_fcn32s(net: PlainNet, num_classes: int, **switches: Any) -> FCN32s:
     """
     if [(x.kernel, x.stride, x.pooled) for x in net.layers] != _ALEXNET or net.pool != 3:
         raise UserError("FCN-32s needs DeepCluster's AlexNet, model.name=alexnet; found another.")
-    names = [f.name for f in dataclasses.fields(PlainNet) if f.name not in ("parent", "name")]
-    own = {name: getattr(net, name) for name in names}
-    return FCN32s(**{**own, "num_classes": num_classes, **switches})
+    return FCN32s(**{**fields_of(net), "num_classes": num_classes, **switches})
 
 
 def with_plain(variables: PyTree, plain: Mapping[str, PyTree]) -> PyTree:
-    """Puts a pre-trained AlexNet into its fully convolutional form.
+    """Puts a pre-trained AlexNet or VGG-16 into an `FCN32s` or a `FastRCNN`.
 
     Args:
-        variables: of an `FCN32s`: `params` and `batch_stats`.
-        plain: of the `PlainNet`, likewise; its dense kernels become convolutions.
+        variables: of the new network: `params` and `batch_stats`.
+        plain: of the `PlainNet`, likewise; the dense kernels take the shapes in `variables`.
 
     Returns:
-        `variables` with the network's, in their shapes; `score` is the same.
+        `variables` with the network's; the last layers are the same.
 
     Raises:
         UserError: another network, or one that was trained at another size.
@@ -279,14 +277,14 @@ def with_plain(variables: PyTree, plain: Mapping[str, PyTree]) -> PyTree:
     for kind, tree in variables.items():
         result[kind] = dict(tree)
         for module, leaves in tree.items():
-            if module == "score":
+            if module in _NEW:
                 continue
             result[kind][module] = {}
             for leaf, value in leaves.items():
                 given = plain[kind].get(module, {}).get(leaf)
                 if given is None or given.size != value.size or len(given) == 0:
                     raise UserError(
-                        f"The network does not fit the segmentation: its '{kind}.{module}.{leaf}' "
+                        f"The network does not fit: its '{kind}.{module}.{leaf}' "
                         f"has the shape {getattr(given, 'shape', 'of no array')}, expected the "
                         f"numbers of {value.shape}."
                     )

@@ -6,6 +6,7 @@ normalisation after every convolution, and a fixed Sobel filter on the input, so
 not depend on colour.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -188,3 +189,9 @@ class PlainNet(nn.Module):
 
     def _norm(self, name: str) -> BatchNorm:
         return norm_of(self, name)
+
+
+def fields_of(net: PlainNet) -> dict[str, Any]:
+    """Returns the attributes of a `PlainNet`, for a network that is made of it."""
+    names = [f.name for f in dataclasses.fields(PlainNet) if f.name not in ("parent", "name")]
+    return {name: getattr(net, name) for name in names}

@@ -164,7 +164,7 @@ def test_dense_layers_become_convolutions(alexnet, monkeypatch):
     np.testing.assert_allclose(fc7[0, 0, 0], features[0], atol=1e-4 * np.abs(features).max())
     small = jax.eval_shape(lambda: make_alexnet(width=1 / 16).init(
         jax.random.key(0), images, False))  # fmt: skip
-    with pytest.raises(UserError, match="does not fit the segmentation"):
+    with pytest.raises(UserError, match="does not fit: its .*"):
         fcn.with_plain(drawn, small)
 
 

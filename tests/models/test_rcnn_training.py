@@ -18,6 +18,7 @@ from jssl.models.detection import (
 from jssl.models.norm import BatchNorm
 from jssl.models.padding import inside, padded, rows
 from jssl.models.resnet import make_resnet
+from jssl.parallel.collectives import mean_value_and_grad, pmean
 
 OPTIONS = {"sizes": (16.0, 32.0), "ratios": (1.0,), "bins": 4}
 # As many samples as there are boxes: all of them are taken, and chance has no say.
@@ -99,18 +100,19 @@ def test_two_devices_compute_what_one_does(variables, first):
     axes = {"in_axes": (None, None, 0, None), "axis_name": "batch"}
     device = small(axis_name="batch")
 
-    def mean(*args):
-        (loss, (metrics, stats)), grads = jax.vmap(step(device), **axes)(*args)
-        # The gradient of every device's loss in what all share.
-        return loss, metrics, stats, grads
+    def on_one(params, stats, batch, key):
+        def loss(params):
+            both = {"params": params, "batch_stats": stats}
+            return detection_loss(device, both, batch, key, numbers=ALL)
 
-    loss, metrics, stats, _ = jax.jit(mean)(
+        (loss, (metrics, stats)), grads = mean_value_and_grad(loss, params, "batch")
+        return (loss, (pmean(metrics, "batch"), stats)), grads
+
+    both = jax.jit(jax.vmap(on_one, **axes))(
         variables["params"], variables["batch_stats"], each, jax.random.key(1)
     )
-    (expected, (expected_metrics, expected_stats)), _ = first
-    same(jnp.mean(loss), expected)
-    same(jax.tree.map(lambda x: jnp.mean(x, 0), metrics), expected_metrics)
-    same(jax.tree.map(lambda x: x[1], stats), expected_stats)
+    for i in range(2):
+        same(jax.tree.map(lambda x: x[i], both), first)
 
 
 def test_no_gradient_reaches_the_proposals(variables):
