@@ -111,8 +111,8 @@ def test_two_devices_compute_what_one_does(variables, first):
     both = jax.jit(jax.vmap(on_one, **axes))(
         variables["params"], variables["batch_stats"], each, jax.random.key(1)
     )
-    for i in range(2):
-        same(jax.tree.map(lambda x: x[i], both), first)
+    same(jax.tree.map(lambda x: x[0], both), first)
+    same(jax.tree.map(lambda x: x[1], both), first)
 
 
 def test_no_gradient_reaches_the_proposals(variables):
