@@ -73,7 +73,6 @@ class FasterRCNN(nn.Module):
         bins: of a side of a region, halved in the head.
         normalize: statistics of the pictures, see `jssl.augment`: as in pre-training.
         frozen_trunk: the trunk is not trained and takes its running statistics (BYOL's table).
-        remat: compute the head again in the backward pass instead of storing it.
     """
 
     trunk: ResNet
@@ -85,7 +84,6 @@ class FasterRCNN(nn.Module):
     bins: int = 14
     normalize: str = "imagenet"
     frozen_trunk: bool = False
-    remat: bool = False
 
     def setup(self):
         net = self.head
@@ -162,31 +160,32 @@ class FasterRCNN(nn.Module):
         boxes = jax.lax.stop_gradient(boxes.astype(jnp.float32))
         extents = -(-sizes // self.stride)
 
-        def pooled(net: "FasterRCNN", features: Array, boxes: Array) -> Array:
-            def align(features: Array, boxes: Array, extent: Array) -> Array:
-                return roi_align(
-                    features, boxes, output=net.bins, scale=1 / net.stride, extent=extent
-                )
+        def align(features: Array, boxes: Array, extent: Array) -> Array:
+            return roi_align(
+                features, boxes, output=self.bins, scale=1 / self.stride, extent=extent
+            )
 
-            x = jax.vmap(align)(features, boxes, extents)
-            x = x.reshape(-1, *x.shape[2:])
-            with padded(rows(valid.ravel())):
-                _, named = net.head(x, train)
-                x = net.head_norm(named[f"block_group{net.head.groups[-1]}"], train)
-            return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-
-        x = (nn.remat(pooled) if self.remat else pooled)(self, features, boxes)
+        x = jax.vmap(align)(features, boxes, extents)
+        x = x.reshape(-1, *x.shape[2:])
+        with padded(rows(valid.ravel())):
+            _, named = self.head(x, train)
+            x = self.head_norm(named[f"block_group{self.head.groups[-1]}"], train)
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         shape = boxes.shape[:2]
         deltas = self.bbox_pred(x).reshape(*shape, self.num_classes, 4)
         return self.cls_score(x).reshape(*shape, -1), deltas
 
 
-def make_faster_rcnn(resnet: ResNet, num_classes: int, **switches: Any) -> FasterRCNN:
+def make_faster_rcnn(
+    resnet: ResNet, num_classes: int, *, remat: bool = False, **switches: Any
+) -> FasterRCNN:
     """Builds a Faster R-CNN on a residual network.
 
     Args:
         resnet: the whole network, of two groups or more, with global batch normalisation.
         num_classes: K, without the background.
+        remat: compute the blocks of the head again in the backward pass instead of storing them;
+            `ResNet.remat` does so in the trunk too.
         **switches: attributes of `FasterRCNN`.
 
     Raises:
@@ -210,7 +209,8 @@ def make_faster_rcnn(resnet: ResNet, num_classes: int, **switches: Any) -> Faste
             raise UserError(f"Faster R-CNN needs a ResNet with {expected}.")
     stride = (4 if resnet.stem == "imagenet" else 1) * 2 ** (last - 2)
     trunk = resnet.clone(groups=tuple(range(1, last)))
-    return FasterRCNN(trunk, resnet.clone(groups=(last,)), num_classes, stride=stride, **switches)
+    head = resnet.clone(groups=(last,), remat=remat or resnet.remat)
+    return FasterRCNN(trunk, head, num_classes, stride=stride, **switches)
 
 
 def with_resnet(variables: PyTree, resnet: Mapping[str, PyTree]) -> PyTree:
