@@ -1,9 +1,11 @@
-"""Losses of a detector, each with its normaliser, on samples with weights."""
+"""Losses of a detector, on samples with weights, and of a segmentation."""
 
 import jax
 import jax.numpy as jnp
 
 from jssl.types import Array
+
+UNLABELLED = 255  # the label of VOC's borders
 
 
 def objectness_loss(logits: Array, is_object: Array, weight: Array) -> Array:
@@ -74,3 +76,25 @@ def head_loss(logits: Array, labels: Array, weight: Array) -> Array:
     logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     losses = -jnp.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
     return jnp.sum(losses * weight) / jnp.maximum(jnp.sum(weight), 1)
+
+
+def pixel_loss(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Computes the summed cross entropy of the labelled pixels.
+
+    Args:
+        logits: [...,K] float.
+        labels: int [...] in [0, K); `UNLABELLED`, 255, where a pixel does not count.
+
+    Returns:
+        float32 [], and the number of labelled pixels, float32 []; the caller divides by it.
+
+    Example:
+        >>> print(*pixel_loss(jnp.zeros((1, 3, 2)), jnp.array([[0, 1, 255]])))
+        1.3862944 2.0
+    """
+    labels = labels.astype(jnp.int32)
+    counted = labels != UNLABELLED
+    logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    own = jnp.where(counted, labels, 0)[..., None]
+    losses = -jnp.take_along_axis(logs, own, axis=-1)[..., 0]
+    return jnp.sum(jnp.where(counted, losses, 0.0)), jnp.sum(counted, dtype=jnp.float32)

@@ -11,10 +11,13 @@ import numpy as np
 from jssl.types import Array
 
 
-def _weights(start: Array, length: Array, bins: int, size: int, ratio: int, most: int) -> Array:
-    """Weights of the cells of one axis for each bin of a region, [bins,size].
+def _weights(
+    start: Array, length: Array, bins: int, cells: int, size: Array, ratio: int, most: int
+) -> Array:
+    """Weights of the cells of one axis for each bin of a region, [bins,cells].
 
-    Each bin is the mean of samples, and each sample the interpolation of two cells.
+    Each bin is the mean of samples, and each sample the interpolation of two of the first `size`
+    cells.
     """
     step = length / bins
     number = jnp.float32(ratio) if ratio > 0 else jnp.maximum(jnp.ceil(step), 1.0)
@@ -23,8 +26,8 @@ def _weights(start: Array, length: Array, bins: int, size: int, ratio: int, most
     places = start + offsets + ((i[None] + 0.5) / number) * step  # [bins,most]
     counted = (i < number)[None] & (places >= -1.0) & (places <= size)
     places = jnp.clip(places, 0.0, size - 1.0)
-    cells = jnp.arange(size, dtype=jnp.float32)
-    near = jnp.maximum(1.0 - jnp.abs(places[..., None] - cells[None, None]), 0.0)
+    each = jnp.arange(cells, dtype=jnp.float32)
+    near = jnp.maximum(1.0 - jnp.abs(places[..., None] - each[None, None]), 0.0)
     weights = jnp.sum(near * counted[..., None], axis=1) / number
     return jnp.where(number <= most, weights, jnp.nan)
 
@@ -38,6 +41,7 @@ def roi_align(
     ratio: int = 0,
     aligned: bool = True,
     max_samples: int = 0,
+    extent: Array | None = None,
 ) -> Array:
     """Averages a map over the bins of each region, interpolated, without rounding.
 
@@ -51,6 +55,7 @@ def roi_align(
             side of one cell at least.
         max_samples: a side of a bin, which bounds `ratio=0`; 0: enough for a region that lies in
             the picture.
+        extent: int [2], rows and columns of the map that are no padding; None: all.
 
     Returns:
         [N,output,output,C], of the dtype of `features`. NaN for a region that needs more samples.
@@ -72,9 +77,12 @@ def roi_align(
         length = jnp.maximum(length, 1.0)
     most = ratio or max_samples or -(-max(H, W) // output)
 
+    rows_and_columns = jnp.array([H, W]) if extent is None else extent
+    h, w = rows_and_columns.astype(jnp.float32)
+
     def one(start: Array, length: Array) -> Array:
-        x = _weights(start[0], length[0], output, W, ratio, most)
-        y = _weights(start[1], length[1], output, H, ratio, most)
+        x = _weights(start[0], length[0], output, W, w, ratio, most)
+        y = _weights(start[1], length[1], output, H, h, ratio, most)
         rows = jnp.einsum("yh,hwc->ywc", y.astype(features.dtype), features)
         return jnp.einsum("xw,ywc->yxc", x.astype(features.dtype), rows)
 

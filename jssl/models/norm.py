@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jssl.errors import UserError
-from jssl.parallel.collectives import axis_size, pmean
+from jssl.models.padding import mask_of, without_padding
+from jssl.parallel.collectives import axis_size, pmean, psum
 from jssl.types import Array
 
 
@@ -17,7 +18,7 @@ class BatchNorm(nn.Module):
     Statistics are float32 for any dtype of the input. One collective averages both moments over
     devices: the means, and the mean squares minus the squared mean, as in TensorFlow's
     cross-replica batch normalisation. The running variance is biased, as in TensorFlow and flax;
-    torch's is unbiased, see `unbiased_running_var`.
+    torch's is unbiased, see `unbiased_running_var`. Padding is left out, see `jssl.models.padding`.
 
     Attributes:
         axis_name: the batch axis; with `groups` = 1 the moments are averaged over it.
@@ -53,7 +54,7 @@ class BatchNorm(nn.Module):
         Raises:
             UserError: G is not divisible by the number of devices.
             ValueError: B is not divisible by a device's groups; interleaved groups on several
-                devices.
+                devices; groups of padded inputs.
         """
         C = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (C,), jnp.float32)
@@ -63,7 +64,14 @@ class BatchNorm(nn.Module):
             self.param("bias", nn.initializers.zeros, (C,), jnp.float32) if self.use_bias else None
         )
         if not train:
-            return self._apply(x, mean.value, var.value, scale, bias)
+            return without_padding(self._apply(x, mean.value, var.value, scale, bias))
+        if (mask := mask_of(x)) is not None:
+            moments, number = self._masked_moments(x, mask)
+            if not self.is_initializing():
+                factor = number / jnp.maximum(number - 1, 1) if self.unbiased_running_var else 1.0
+                mean.value = self.momentum * mean.value + (1 - self.momentum) * moments[0]
+                var.value = self.momentum * var.value + (1 - self.momentum) * moments[1] * factor
+            return without_padding(self._apply(x, moments[0], moments[1], scale, bias))
         # `init` does not depend on the groups, and its batch may be smaller.
         x, shape = self._split(x, 1 if self.is_initializing() else self._local_groups())
         reduced = tuple(range(1, x.ndim - 1))
@@ -86,6 +94,18 @@ class BatchNorm(nn.Module):
         local_mean, local_var = (self._spread(v, x.ndim) for v in (batch_mean, batch_var))
         y = self._apply(x, local_mean, local_var, scale, bias)
         return self._join(y, shape)
+
+    def _masked_moments(self, x: Array, mask: Array) -> tuple[Array, Array]:
+        """Mean and variance [2,C] of what is no padding on all devices, and its number []."""
+        if self.groups != 1:
+            raise ValueError(f"BatchNorm of padded inputs expects groups=1, found {self.groups}.")
+        x32 = jnp.where(mask, x.astype(jnp.float32), 0.0)
+        reduced = tuple(range(x.ndim - 1))
+        sums = jnp.stack([jnp.sum(x32, reduced), jnp.sum(jnp.square(x32), reduced)])
+        count = jnp.sum(jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(jnp.float32))
+        sums, count = psum((sums, count), None if self.is_initializing() else self.axis_name)
+        mean, square = sums / jnp.maximum(count, 1.0)
+        return jnp.stack([mean, jnp.maximum(square - jnp.square(mean), 0.0)]), count
 
     def _local_groups(self) -> int:
         """Returns the number of the global batch's groups on this device."""

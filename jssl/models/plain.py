@@ -6,6 +6,7 @@ normalisation after every convolution, and a fixed Sobel filter on the input, so
 not depend on colour.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from jssl.models.noise import dropout, row_numbers
 from jssl.models.norm import BatchNorm, norm_of
 from jssl.types import Array
 
-_FC = 4096
+FC = 4096  # channels of the dense layers
 _CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _DENSE_INIT = nn.initializers.normal(0.01)
 SOBEL = np.array(
@@ -183,8 +184,14 @@ class PlainNet(nn.Module):
         )
 
     def _dense(self, name: str) -> nn.Dense:
-        width = round(_FC * self.width)
+        width = round(FC * self.width)
         return nn.Dense(width, kernel_init=_DENSE_INIT, dtype=self.dtype, name=name)
 
     def _norm(self, name: str) -> BatchNorm:
         return norm_of(self, name)
+
+
+def fields_of(net: PlainNet) -> dict[str, Any]:
+    """Returns the attributes of a `PlainNet`, for a network that is made of it."""
+    names = [f.name for f in dataclasses.fields(PlainNet) if f.name not in ("parent", "name")]
+    return {name: getattr(net, name) for name in names}

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jssl.errors import UserError, nearest
 from jssl.models.conv import Conv
 from jssl.models.norm import norm_of
+from jssl.models.padding import without_padding
 from jssl.models.plain import sobel
 from jssl.types import Array
 
@@ -78,6 +79,7 @@ class ResNet(nn.Module):
             the input is the map of the group before. Names of parameters do not change, so that a
             detector splits a pre-trained tree.
         last_dilation: of the 3x3 convolutions of the last group, whose stride is then 1.
+        remat: compute each block again in the backward pass instead of storing it.
         norm: 'bn' | 'gn1' (one group) | 'ln' (over channels).
         sobel: use `jssl.models.plain.sobel` instead of the image (DeepCluster).
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
@@ -99,6 +101,7 @@ class ResNet(nn.Module):
     last_group: tuple[int, ...] = ()
     groups: tuple[int, ...] = ()
     last_dilation: int = 1
+    remat: bool = False
     norm: str = "bn"
     sobel: bool = False
     bn_groups: int = 1
@@ -128,7 +131,7 @@ class ResNet(nn.Module):
             x = self._stem(x, channels[0], train)
             intermediates["stem"] = x
         x = x.astype(self.dtype)
-        block = self._bottleneck if self.bottleneck else self._basic
+        block = ResNet._bottleneck if self.bottleneck else ResNet._basic
         for group, count in enumerate(self.blocks):
             if self.groups and group + 1 not in self.groups:
                 continue
@@ -139,7 +142,10 @@ class ResNet(nn.Module):
                 name = f"block_group{group + 1}_block{i}"
                 last = is_last and self.bottleneck and self.last_group
                 own = self.last_group if last else (channels[group], EXPANSION * channels[group])
-                total = block(x, own, stride, i == 0, name, train, dilation)
+                options = (own, stride, i == 0, name, train, dilation)
+                # Of (self, x, *options) all but the first two are static.
+                run = nn.remat(block, static_argnums=tuple(range(2, 8))) if self.remat else block
+                total = run(self, x, *options)
                 x = nn.relu(total)
             intermediates[f"block_group{group + 1}"] = x
         intermediates["last_sum"] = total
@@ -147,7 +153,7 @@ class ResNet(nn.Module):
         return features, intermediates
 
     def _stem(self, x: Array, width: int, train: bool) -> Array:
-        x = (sobel(x) if self.sobel else x).astype(self.dtype)
+        x = (without_padding(sobel(x)) if self.sobel else x).astype(self.dtype)
         stem_width = 64 if self.stem_width_fixed else width
         if self.stem == "imagenet":
             x = self._conv(stem_width, 7, 2, "conv_init")(x)
@@ -156,7 +162,8 @@ class ResNet(nn.Module):
         x = nn.relu(self._norm("bn_init", train)(x))
         if self.stem == "imagenet":
             padding = "SAME" if self.pool_padding == "same" else ((1, 1), (1, 1))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+            # A window over the picture's border has its maximum inside.
+            x = without_padding(nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding))
         return x
 
     def _conv(self, features: int, size: int, stride: int, name: str, dilation: int = 1) -> Conv:
