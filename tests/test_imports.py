@@ -20,7 +20,7 @@ FLOORS = (
     ("run",),
     ("evaluate",),
     ("run.train", "run.judge", "run.stages", "run.results", "run.selection", "run.call",
-     "run.quick", "run.timed"),
+     "run.quick", "run.sweep", "run.timed"),
     ("compile", "convert"),
     ("encoder",),
     ("main", "__main__", "__init__"),
