@@ -102,7 +102,7 @@ def _num_classes(embed: Any, state: Any, config: Any, folder: str | Path) -> int
         raise UserError(
             f"The run in '{folder}' of method '{config.method}' has no classifier: expected one of "
             "supervised, noisy_student or deit. Fine-tune it: jssl train "
-            f"--config=configs/supervised_photos.py:init={folder} --workdir=DIR."
+            f"--config=supervised_photos:init={folder} --workdir=DIR."
         )
     return outputs["logits"].shape[-1]
 
