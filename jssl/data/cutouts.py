@@ -4,7 +4,7 @@
     VocFolder('cutouts', 'train', masks=True)
 
 A class is a photograph of `jssl.data.photos`; an object is a part of it with a soft outline, a
-superellipse, on a part of a grey or textured photograph, at .3 to .7 of the picture's side. The
+superellipse, on a part of another photograph, at .3 to .7 of the picture's side. The
 mask is the object, with a border of one pixel that is ignored, and the box is that of the mask.
 Objects do not overlap. Train parts come from other blocks of the photographs than val and test
 parts, which share theirs. Of every split picture 0 has an object from the first column to the last
@@ -31,7 +31,7 @@ from jssl.errors import UserError
 from jssl.metrics.detection import IGNORED
 
 CLASSES = ("astronaut", "chelsea", "coffee", "flower", "retina", "rocket")
-BACKGROUNDS = ("brick", "grass", "gravel", "moon")
+BACKGROUNDS = ("brick", "china", "coins", "grass", "gravel", "hubble", "ihc", "moon", "motorcycle")
 IMAGES = {"train": 200, "val": 50, "test": 100}
 SPLITS = tuple(IMAGES)
 SCALES = (0.3, 0.7)
@@ -39,6 +39,7 @@ DIFFICULT = 0.1  # probability
 RECIPE = "cutouts.json"
 TILE = 96
 MIN_SIZE = 48
+MIN_IMAGES = {"train": 9, "val": 3, "test": 3}  # all classes in train, as picture 2 is empty
 VERSION = 1
 
 
@@ -83,6 +84,8 @@ def scene(split: str, index: int, *, size: int = 128, seed: int = 0) -> Scene:
             width = size
         place = _place(rng, boxes, height, width, size)
         label, hard = int(rng.integers(len(CLASSES))), bool(rng.random() < DIFFICULT)
+        if number == 0:
+            label = index % len(CLASSES)  # so that no class is missing
         power = rng.choice([2.0, 4.0, 8.0])
         part = _part(rng, CLASSES[label], split, height, width)
         if place is None:
@@ -102,8 +105,8 @@ def write(
 
     Args:
         folder: to make; one with the same set stays as it is.
-        images: number of pictures of 'train', 'val' and 'test', each at least 3; None means
-            `IMAGES`.
+        images: number of pictures of 'train' (at least 9), 'val' and 'test' (at least 3); None
+            means `IMAGES`.
         size: side in pixels, at least 48.
         seed: at least 0.
 
@@ -115,10 +118,11 @@ def write(
             range.
     """
     images = dict(IMAGES if images is None else images)
-    if set(images) != set(SPLITS) or min(images.values()) < 3 or size < MIN_SIZE or seed < 0:
+    few = set(images) != set(SPLITS) or any(images[s] < MIN_IMAGES[s] for s in SPLITS)
+    if few or size < MIN_SIZE or seed < 0:
         raise UserError(
-            f"Found images={images}, size={size}, seed={seed}: expected 3 images or more of train, "
-            f"val and test, a size of at least {MIN_SIZE}, and a seed of at least 0."
+            f"Found images={images}, size={size}, seed={seed}: expected images of at least "
+            f"{MIN_IMAGES}, a size of at least {MIN_SIZE}, and a seed of at least 0."
         )
     place = Path(folder).expanduser()
     recipe = {"version": VERSION, "images": {s: images[s] for s in SPLITS}, "size": size,
