@@ -77,7 +77,8 @@ def scene(split: str, index: int, *, size: int = 128, seed: int = 0) -> Scene:
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     image = _part(rng, BACKGROUNDS[rng.integers(len(BACKGROUNDS))], split, size, size).copy()
     mask = np.zeros((size, size), np.uint8)
-    boxes, labels, difficult = [], [], []
+    boxes: list[tuple[int, int, int, int]] = []
+    labels, difficult = [], []
     for number in range(0 if index == 2 else int(rng.integers(1, 4))):
         height, width = (int(round(size * s)) for s in rng.uniform(*SCALES, 2))
         if index == 0 and number == 0:

@@ -87,12 +87,12 @@ class CocoFolder(DenseSource):
         """Returns `source[index]` with the image as a `Picture`, not yet decoded."""
         picture = Picture.read(self._path(index))
         height, width = picture.size()
-        example = {**self.objects(index), "index": np.int32(index)}
-        boxes, limit = example["boxes"], np.array([width, height] * 2, np.float32)
-        example["boxes"] = np.clip(boxes, 0, limit)
-        if not np.all(np.abs(example["boxes"] - boxes) <= ROUNDING):
+        objects = self.objects(index)
+        boxes = objects["boxes"]
+        clipped = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+        if not np.all(np.abs(clipped - boxes) <= ROUNDING):
             check_inside(self._described(index), boxes, height, width)
-        return {"image": picture, **example}
+        return {"image": picture, **objects, "boxes": clipped, "index": np.int32(index)}
 
     def _path(self, index: int) -> Path:
         return self._paths[index]

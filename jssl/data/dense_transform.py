@@ -110,7 +110,7 @@ class DetectionTransform:
                 f"A canvas of {canvas[0]} x {canvas[1]} pixels (height x width) does not hold a "
                 f"shorter side of {largest}: expected at least {largest} each."
             )
-        self.sides, self.longest, self.canvas = tuple(sides), longest, tuple(canvas)
+        self.sides, self.longest, self.canvas = tuple(sides), longest, (canvas[0], canvas[1])
         self.flips, self.difficult = flips, difficult
 
     @classmethod
@@ -150,11 +150,11 @@ class DetectionTransform:
         if self.flips and mirrored:
             example = flip(example)
         resized = resize(example, *size)
-        result = {
+        result: dict[str, np.ndarray] = {
             "image": pad(resized["image"], self.canvas, 0),
             "size": np.array(size, np.int32),
             "original": np.array([height, width], np.int32),
-            "index": np.int32(example["index"]),
+            "index": np.array(example["index"], np.int32),
             **self._objects(resized),
         }
         if "mask" in resized:
@@ -214,7 +214,7 @@ class SegmentationTransform:
             "image": pad(image, canvas, 0),
             "size": np.array(image.shape[:2], np.int32),
             "mask": pad(resized["mask"][part], canvas, IGNORED),
-            "index": np.int32(example["index"]),
+            "index": np.array(example["index"], np.int32),
         }
 
 
