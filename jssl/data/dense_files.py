@@ -4,12 +4,9 @@ Every file has a largest size, no code of a file runs, XML with a document type 
 refused, and no name leads out of the folder.
 """
 
-import io
 import json
 import math
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -18,6 +15,7 @@ import numpy as np
 
 from jssl.data.decode import MAX_PIXELS, PictureError
 from jssl.data.modes import open_image
+from jssl.data.plain_mat import read_field
 from jssl.data.whole import check_whole
 from jssl.errors import UserError
 from jssl.metrics.detection import IGNORED
@@ -175,24 +173,15 @@ def read_sbd_mask(path: Path, *, num_classes: int, size: tuple[int, int]) -> np.
     Reference: Hariharan et al., Semantic Contours from Inverse Detectors, ICCV 2011,
         http://home.bharathh.info/pubs/codes/SBD/download.html.
     """
-    from scipy.io import loadmat, whosmat
-
     data = _read(path, MAX_MASK)
     try:
-        _check_unpacked(data)
-        shapes = {name: shape for name, shape, _ in whosmat(io.BytesIO(data))}
-        if shapes.get("GTcls") != (1, 1):
-            raise ValueError("it has no single GTcls")
-        # Without variable_names every variable would be read.
-        content = loadmat(io.BytesIO(data), variable_names=["GTcls"])["GTcls"]
-        mask = np.asarray(content["Segmentation"][0, 0])
-        if mask.dtype.kind not in "ui" or mask.ndim != 2:
-            raise ValueError(f"GTcls.Segmentation is {mask.dtype} {list(mask.shape)}")
-    except Exception as error:  # scipy raises many types on damage
-        what = str(error).strip("'\"") or type(error).__name__
+        mask = read_field(data, "GTcls", "Segmentation", max_bytes=MAX_MASK)
+        if mask.ndim != 2 or not np.array_equal(mask, np.round(mask)):
+            raise ValueError(f"Segmentation is {mask.dtype.name} {list(mask.shape)}")
+    except ValueError as error:
         raise PictureError(
-            f"Mask '{path}' cannot be read: {what}. Expected a MATLAB 5 file of SBD with the field "
-            "GTcls.Segmentation."
+            f"Mask '{path}' cannot be read: {error}. Expected a MATLAB 5 file of SBD with integers "
+            "in the field GTcls.Segmentation."
         ) from error
     _check_size(path, mask.shape, size)
     return _check_classes(path, mask, num_classes)
@@ -270,19 +259,3 @@ def _check_classes(path: Path, mask: np.ndarray, num_classes: int) -> np.ndarray
             f"{num_classes} for the classes, and {IGNORED} where a pixel does not count."
         )
     return mask.astype(np.uint8)
-
-
-def _check_unpacked(data: bytes) -> None:
-    """Raises ValueError if a MATLAB 5 file unpacks to more than `MAX_MASK` bytes."""
-    if not data.startswith(b"MATLAB 5.0") or data[126:128] not in (b"IM", b"MI"):
-        raise ValueError("it is no MATLAB 5 file")
-    order = "<" if data[126:128] == b"IM" else ">"
-    place, left = 128, MAX_MASK
-    while place + 8 <= len(data):
-        kind, size = struct.unpack(order + "II", data[place : place + 8])
-        if kind == 15:  # compressed
-            unpacked = zlib.decompressobj().decompress(data[place + 8 : place + 8 + size], left + 1)
-            left -= len(unpacked)
-            if left < 0:
-                raise ValueError(f"it unpacks to more than {MAX_MASK:,} bytes")
-        place += 8 + size

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jssl.data import dense_files
+from jssl.data import dense_files, plain_mat
 from jssl.data.decode import PictureError
 from jssl.data.dense_coco import CocoFolder
 from jssl.data.dense_folder import JoinedDense, VocFolder
@@ -223,10 +223,10 @@ def test_wrong_masks_of_sbd_are_refused(tmp_path, monkeypatch):
     path, size = tmp_path / "a.mat", (HEIGHT, WIDTH)
     read = dense_files.read_sbd_mask
     for name, mask, message in (
-        ("other", square(1), "it has no single GTcls"),
+        ("other", square(1), "it has no GTcls"),
         ("GTcls", square(21), "has the index 21"),
         ("GTcls", square(1)[1:], "is 39 x 50 pixels"),
-        ("GTcls", square(1) / 2, "GTcls.Segmentation is float64"),
+        ("GTcls", square(1) / 2, "Segmentation is float64"),
     ):
         write_sbd(path, mask, name=name)
         with pytest.raises(PictureError, match=message):
@@ -241,6 +241,48 @@ def test_wrong_masks_of_sbd_are_refused(tmp_path, monkeypatch):
     assert path.stat().st_size < 1000
     with pytest.raises(PictureError, match="it unpacks to more than 10,000 bytes"):
         read(path, num_classes=20, size=(200, 200))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "f4", "f8", "i8", ">f8"])
+def test_matrices_are_those_that_scipy_writes(tmp_path, dtype, compressed):
+    matrix = np.random.default_rng(0).integers(0, 100, (7, 5)).astype(dtype)
+    path = tmp_path / "a.mat"
+    cells = np.empty((2, 1), object)
+    cells[:, 0] = ["text", np.eye(3)]
+    content = {"before": np.arange(5), "GTcls": {"Boundaries": cells, "Segmentation": matrix,
+                                                 "a": matrix[:0]}}  # fmt: skip
+    savemat(path, content, do_compression=compressed)
+    data = path.read_bytes()
+    found = plain_mat.read_field(data, "GTcls", "Segmentation", max_bytes=10**6)
+    np.testing.assert_array_equal(found, matrix)
+    assert found.dtype.kind == matrix.dtype.kind
+    for variable, field, message in (
+        ("GTcls", "other", "it has no field other"),
+        ("GTcls", "Boundaries", "Boundaries is no matrix of real numbers"),
+        ("before", "a", "before is no struct of 1 x 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plain_mat.read_field(data, variable, field, max_bytes=10**6)
+
+
+def test_damage_of_a_mat_file_is_an_error_or_harmless(tmp_path):
+    path = tmp_path / "a.mat"
+    write_sbd(path, square(4), compressed=False)
+    data, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(1000):  # scipy.io.loadmat ends the process within the first hundreds
+        damaged = bytearray(data)
+        for place in rng.integers(128, 700, 2):
+            damaged[place] = rng.integers(256)
+        try:
+            matrix = plain_mat.read_field(bytes(damaged), "GTcls", "Segmentation", max_bytes=10**6)
+            assert matrix.size * matrix.itemsize <= len(data)
+        except ValueError:
+            refused += 1
+    assert refused > 200
+    for end in range(128, len(data) - 8, 8):
+        with pytest.raises(ValueError):
+            plain_mat.read_field(data[:end], "GTcls", "Segmentation", max_bytes=10**6)
 
 
 def coco(tmp_path, change=lambda content: None):
