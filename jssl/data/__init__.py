@@ -67,5 +67,5 @@ from jssl.data.video import read_video as read_video
 from jssl.data.voc import VocSource as VocSource
 from jssl.data.voc import voc_labels as voc_labels
 from jssl.data.voc import voc_missing as voc_missing
-from jssl.data.voc_boxes import VocBoxSource as VocBoxSource
-from jssl.data.voc_boxes import voc_boxes as voc_boxes
+from jssl.data.voc_objects import VocBoxSource as VocBoxSource
+from jssl.data.voc_objects import voc_boxes as voc_boxes

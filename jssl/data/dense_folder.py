@@ -243,37 +243,57 @@ class VocFolder(DenseSource):
         return CLASSES if official else tuple(sorted(names))
 
 
-class JoinedDense(DenseSource):
+class JoinedDense:
     """Several sources with the same classes after each other, such as trainval of 2007 and 2012.
+
+    Args:
+        parts: `VocFolder`, `CocoFolder` or `VocBoxSource`, one or more.
 
     Raises:
         UserError: other classes.
     """
 
-    def __init__(self, parts: Sequence[DenseSource]):
+    image_shape = None
+
+    def __init__(self, parts: Sequence[Any]):
         first = parts[0]
         for part in parts[1:]:
             if part.class_names != first.class_names:
                 raise UserError(
                     f"'{part.name}' has other classes than '{first.name}': expected the same."
                 )
-        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+        self._parts, self._ends = tuple(parts), np.cumsum([len(part) for part in parts])
+        self.name = "+".join(part.name for part in parts)
+        self.class_names, self.num_classes = first.class_names, first.num_classes
         self.train_difficult = all(part.train_difficult for part in parts)
-        names = [name for part in parts for name in part.names]
-        super().__init__("+".join(part.name for part in parts), first.class_names, names, ())
 
-    def _place(self, index: int) -> tuple[DenseSource, int]:
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _place(self, index: int) -> tuple[Any, int]:
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[number], index - int(self._ends[number]) + len(self._parts[number])
 
     def objects(self, index: int) -> dict[str, np.ndarray]:
+        """Returns boxes, label and difficult of a picture."""
         part, row = self._place(index)
         return part.objects(row)
 
     def encoded(self, index: int) -> dict[str, Any]:
+        """Returns `source[index]` with the image as a `Picture`, not yet decoded."""
         part, row = self._place(index)
-        return {**part.encoded(row), "index": np.int32(index)}
+        return {**part.encoded(row), "index": np.int32(range(len(self))[index])}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns an example as those of `DenseSource`."""
+        example = self.encoded(index)
+        return {**example, "image": example["image"].pixels()}
+
+    def fingerprint(self) -> str:
+        """Returns a hash of those of the parts."""
+        parts = " ".join(part.fingerprint() for part in self._parts)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def _voc_root(root: Path, year: int) -> Path:

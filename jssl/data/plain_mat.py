@@ -129,7 +129,7 @@ def _numbers(part: tuple[int, memoryview], order: str) -> np.ndarray:
     kind, content = part
     if kind not in STORED or len(content) % np.dtype(STORED[kind]).itemsize:
         raise ValueError(f"it has {len(content):,} bytes of type {kind} where numbers are expected")
-    return np.frombuffer(content, np.dtype(STORED[kind]).newbyteorder(order))
+    return np.frombuffer(content, np.dtype(order + STORED[kind]))
 
 
 def _text(content: memoryview) -> str:

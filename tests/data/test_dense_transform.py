@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from jssl.data import cutouts
 from jssl.data.decode import PictureError
+from jssl.data.dense_folder import JoinedDense, VocFolder
 from jssl.data.dense_transform import (
     MOCO_SIDES,
     DetectionTransform,
@@ -21,7 +22,7 @@ from jssl.data.dense_transform import (
     shorter_side,
 )
 from jssl.data.tfds_source import make_builder
-from jssl.data.voc_boxes import VocBoxSource, voc_boxes
+from jssl.data.voc_objects import VocBoxSource, voc_boxes
 from jssl.errors import UserError
 
 
@@ -216,6 +217,24 @@ def test_a_prepared_set_has_its_boxes(name, tmp_path):
     assert [e["boxes"].tolist() for e in records] == [[[0, 0, 50, 40]], [[10, 2, 12, 39]]]
     assert [e["label"].tolist() for e in records] == [[3], [4]]
     assert [e["difficult"].tolist() for e in records] == [[False], [True]]
+    joined = JoinedDense([source, source])
+    assert len(joined) == 4 and joined.class_names[3] == "boat"
+    for i in (3, -1):
+        np.testing.assert_array_equal(joined[i]["boxes"], source[1]["boxes"])
+        np.testing.assert_array_equal(joined.objects(i)["label"], source[1]["label"])
+        assert joined[i]["index"] == 3
+    with pytest.raises(IndexError):
+        joined[4]
+    batch = dense_batch(joined, [0, 3], DetectionTransform.test(80, longest=100, canvas=(80, 100)))
+    assert batch["boxes"][0, 0].tolist() == (2 * source[0]["boxes"][0]).tolist()
+
+
+def test_sets_of_other_classes_are_not_joined(tmp_path):
+    root = cutouts.write(tmp_path / "cut", images={"train": 9, "val": 3, "test": 3}, size=48)
+    own = VocFolder(root, "val")
+    other = VocFolder(root, "val", classes=(*cutouts.CLASSES, "cow"))
+    with pytest.raises(UserError, match="has other classes than 'voc:VOC2007'"):
+        JoinedDense([own, other])
 
 
 def test_wrong_sets_of_tfds_are_refused():

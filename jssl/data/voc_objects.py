@@ -80,3 +80,8 @@ class VocBoxSource(TfdsSource):
             "label": np.asarray(label, np.int32),
             "difficult": np.asarray(difficult, bool),
         }
+
+    def objects(self, index: int) -> dict[str, np.ndarray]:
+        """Returns boxes, label and difficult of a picture; of the picture only its head is read."""
+        example = self.encoded(index)
+        return {key: example[key] for key in ("boxes", "label", "difficult")}
