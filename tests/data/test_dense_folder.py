@@ -241,6 +241,10 @@ def test_wrong_masks_of_sbd_are_refused(tmp_path, monkeypatch):
     assert path.stat().st_size < 1000
     with pytest.raises(PictureError, match="it unpacks to more than 10,000 bytes"):
         read(path, num_classes=20, size=(200, 200))
+    # Several small ones count together.
+    savemat(path, {f"x{i}": np.zeros((70, 70), np.uint8) for i in range(3)}, do_compression=True)
+    with pytest.raises(PictureError, match="it unpacks to more than"):
+        read(path, num_classes=20, size=(200, 200))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
