@@ -17,6 +17,13 @@ from jssl.data.crop import HostCrop as HostCrop
 from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
+from jssl.data.dense_coco import CocoFolder as CocoFolder
+from jssl.data.dense_folder import DenseSource as DenseSource
+from jssl.data.dense_folder import JoinedDense as JoinedDense
+from jssl.data.dense_folder import VocFolder as VocFolder
+from jssl.data.dense_transform import DetectionTransform as DetectionTransform
+from jssl.data.dense_transform import SegmentationTransform as SegmentationTransform
+from jssl.data.dense_transform import dense_batch as dense_batch
 from jssl.data.folder import FolderSource as FolderSource
 from jssl.data.held_out import hold_out as hold_out
 from jssl.data.hf_source import HfSource as HfSource
@@ -60,3 +67,5 @@ from jssl.data.video import read_video as read_video
 from jssl.data.voc import VocSource as VocSource
 from jssl.data.voc import voc_labels as voc_labels
 from jssl.data.voc import voc_missing as voc_missing
+from jssl.data.voc_objects import VocBoxSource as VocBoxSource
+from jssl.data.voc_objects import voc_boxes as voc_boxes
