@@ -93,8 +93,10 @@ def test_damage_that_can_be_seen_is_refused(smooth):
 
 
 def test_nothing_is_registered_with_pillow(smooth):
-    Picture(encode(smooth), "a").pixels()
-    assert ".heic" not in Image.registered_extensions()
+    data = encode(smooth)
+    before = dict(Image.registered_extensions())  # another library may have registered its own
+    Picture(data, "a").pixels()
+    assert Image.registered_extensions() == before
 
 
 def test_a_folder_of_heic(smooth, tmp_path):

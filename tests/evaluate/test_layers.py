@@ -59,7 +59,7 @@ def test_every_layer_is_probed_in_order_and_the_best_is_marked(sources):
     assert [row["last"] for row in rows] == [False, False, True]
     constant, columns, _ = (row["top1"]["trained"] for row in rows)
     assert constant <= 0.3 and columns > 0.9
-    shown = evaluate.format_table(rows)
+    shown = " ".join(evaluate.format_table(rows).split())
     assert "best of 3 layers on a held-out fifth of the train split" in shown
     assert "; the last layer" in shown
 

@@ -1,6 +1,7 @@
 """The table of a run: each number with its interval and its protocol, and nothing else."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -116,13 +117,18 @@ def test_intervals_lie_around_their_numbers(rows):
 
 
 def test_the_table_has_a_line_per_number_with_its_protocol(rows):
-    lines = format_table(rows).splitlines()
-    assert len(lines) == 1 + 6
-    columns = [lines[0].index(word) for word in ("features", "95 % interval", "protocol")]
+    table, _, notes = format_table(rows).partition("\n\n")
+    lines = table.splitlines()
+    assert len(lines) == 1 + 6 and max(map(len, (*lines, *notes.splitlines()))) <= 100
+    footnotes = [" ".join(note.split()) for note in re.split(r"(?m)^(?=\[\d+\] )", notes) if note]
+    columns = [lines[0].index(word) for word in ("features", "95 % interval")]
     numbers = [number for row in rows for number in row["numbers"].values()]
     for line, number in zip(lines[1:], numbers, strict=True):
-        assert line[columns[2] :] == number["protocol"]
-        assert line[columns[0] :].startswith(number["feature"])
+        mark = line.split()[-1]
+        (note,) = [text for text in footnotes if text.startswith(f"{mark} ")]
+        known = f"{number['feature']} ({number['dim']}-d)"
+        assert f"{known}, {note.removeprefix(f'{mark} ')}" == number["protocol"]
+        assert line[columns[0] :].startswith(known)
         assert f" {100 * number['top1']:.1f} " in line[: columns[1]]
         low, high = number["ci95"]
         assert f"{100 * low:.1f} - {100 * high:.1f}" in line
@@ -144,7 +150,7 @@ def test_the_linear_row_shows_the_best_epoch_and_the_last():
     }
     row = linear_row(record)
     assert row["top1"] == {"trained": 0.7}
-    text = format_table([row]).splitlines()[1]
+    text = " ".join(format_table([row]).split())
     assert "70.0" in text
     assert text.endswith(
         "linear, preset moco: 5 epochs, last epoch (best: 72.0 after epoch 3, not chosen)"

@@ -251,7 +251,7 @@ def test_mistakes():
     assert "49 clusters of 48 examples" in message  # an epoch leaves four of 52 out
     assert "--config.deepcluster_v2.num_clusters=48" in message
     assert "expects 1 or more values" in refused(tiny(deepcluster_v2__num_clusters=()))
-    assert "--config.data.host_crop=''" in refused(tiny(data__host_crop="torchvision"))
+    assert "--config.data.host_crop=device" in refused(tiny(data__host_crop="torchvision"))
 
 
 def test_the_papers_settings():
