@@ -145,7 +145,7 @@ def test_logistic_includes_the_untrained_net_and_raw_pixels(run, monkeypatch, ca
     assert all(n["gradient"] <= 1e-5 and n["regularizer"] in evaluate.REGULARIZERS
                for n in numbers.values())  # fmt: skip
     assert numbers["trained"] == rows[0]["numbers"]["trained"] != numbers["untrained"]
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "one of 45 lambda from 1e-06 to 100000" in shown and "1,438 train" in shown
 
 

@@ -69,7 +69,7 @@ MISTAKES = [
     (["evaluate", "--workdir=w", "--protocol=layers", "--epochs=0.5"], "takes whole epochs"),
     (["embed", "--workdir=w"], "--output is missing"),
     (["embed", "--workdir=w", "--k=3"], "no flag --k; it belongs to jssl evaluate"),
-    (["report", "--workdir=w"], "no flag --workdir; it belongs to jssl train, jssl import"),
+    (["report", "--workdir=w"], "no flag --workdir; it belongs to jssl train, jssl sweep, jssl import"),
     (["fit", "--seed=3", PHOTOS], "jssl compile has no flag --seed: type --config.seed=3."),
 ]
 
@@ -127,8 +127,8 @@ def test_each_command_has_its_own_help(command, capsys):
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert f"usage: jssl {command}" in out
-    for flag in flags.COMMANDS[command].flags:
-        assert f"--{flag}" in out
+    for flag, options in flags.COMMANDS[command].flags.items():
+        assert (options["metavar"] if options.get("positional") else f"--{flag}") in out
     assert ("--config.KEY=VALUE" in out) == flags.COMMANDS[command].config
 
 
