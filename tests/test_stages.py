@@ -112,7 +112,7 @@ def test_fixres_has_no_augmentation_and_a_higher_resolution(tmp_path):
     config.augment.name, config.augment.options.policy_ops = "noisy_student", 2
     config.data.host_crop = "tf"
     own = stages.plan(config, tmp_path)[1].config
-    assert (own.augment.size, own.augment.name, own.data.host_crop) == (40, "none", "")
+    assert (own.augment.size, own.augment.name, own.data.host_crop) == (40, "none", "device")
     own.noisy_student.num_classes = 16
     method, _ = build.make_method(own, axis_name=None)
     images = tiles(2)["image"]
