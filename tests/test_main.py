@@ -69,7 +69,10 @@ MISTAKES = [
     (["evaluate", "--workdir=w", "--protocol=layers", "--epochs=0.5"], "takes whole epochs"),
     (["embed", "--workdir=w"], "--output is missing"),
     (["embed", "--workdir=w", "--k=3"], "no flag --k; it belongs to jssl evaluate"),
-    (["report", "--workdir=w"], "no flag --workdir; it belongs to jssl train, jssl sweep, jssl import"),
+    (
+        ["report", "--workdir=w"],
+        "no flag --workdir; it belongs to jssl train, jssl sweep, jssl import",
+    ),
     (["fit", "--seed=3", PHOTOS], "jssl compile has no flag --seed: type --config.seed=3."),
 ]
 
