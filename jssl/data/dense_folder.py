@@ -7,6 +7,7 @@ VOC2007/ImageSets/Main/train.txt            names of the pictures with boxes
 VOC2007/ImageSets/Segmentation/train.txt    names of the pictures with masks
 """
 
+import abc
 import hashlib
 import os
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ ARCHIVES = {
 NO_OBJECTS = Annotation(np.zeros((0, 4), np.float32), (), np.zeros(0, bool))
 
 
-class DenseSource:
+class DenseSource(abc.ABC):
     """Pictures with the boxes of their objects, and perhaps masks.
 
     Attributes:
@@ -105,12 +106,13 @@ class DenseSource:
                 digest.update(f"{key} {len(array)}".encode() + array.tobytes())
         return digest.hexdigest()[:16]
 
+    @abc.abstractmethod
     def _path(self, index: int) -> Path:
-        raise NotImplementedError
+        """Returns the file of a picture."""
 
+    @abc.abstractmethod
     def _described(self, index: int) -> str:
-        """The file of the boxes, for messages."""
-        raise NotImplementedError
+        """Returns the file of the boxes, for messages."""
 
     def _mask(self, index: int, size: tuple[int, int]) -> np.ndarray | None:
         return None

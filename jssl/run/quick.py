@@ -117,9 +117,10 @@ def _lines(
     depth = f", width {c.model.width:g}" if c.model.width != 1 else ""
     own = ", the network of the method" if c.model.name == "dvae" else " (--model=NAME)"
     readers = f"{c.data.workers} processes" if c.data.workers else "threads of this process"
-    cut = "the host shrinks them to twice that, the device crops"
-    if not c.data.image_size:
-        cut = "random crops of the original pictures"
+    cut = "random crops of the original pictures"
+    if c.data.image_size or c.data.host_crop == "device":
+        side = c.data.image_size or c.augment.size
+        cut = f"the host shrinks the pictures to {side} px, the device crops"
     return [
         f"data     {pictures.name}: {total:,} pictures, {classes}; {labels}",
         f"model    {c.model.name}{depth}, {c.dtype}, for {where}{own}",

@@ -140,8 +140,8 @@ def runs_table(folder: str | Path) -> str:
     columns = {name: "left" for name in ("run", "method", "data", "state")}
     columns |= {name: "right" for name in ("step", "loss", "kNN % [1]", "best % [2]")}
     notes = [
-        "top-1 of the monitor's kNN at its last time, on examples of the test split: see the first "
-        "lines of the run",
+        "top-1 of the monitor's kNN at its last time, on the test split, or on held-out pictures "
+        "where the data have none: the first lines of a run say which",
         "top-1 on held-out training examples, by which the state in best/ was chosen, and its step",
     ]
     return plain_table(columns, lines, notes=notes)

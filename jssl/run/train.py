@@ -251,6 +251,8 @@ class _Run:
             self.progress.say(monitor_protocol(parts))
         if self.best is not None:
             self.progress.say(f"keeps the best state by {held_out_protocol(parts)}, in best/")
+        elif parts.held_out is not None:
+            self.progress.say("keeps no best state, as config.monitor.every_epochs is 0")
 
     def _refresh(self, step: int, state: TrainState) -> TrainState:
         """Refreshes the state at the start of an epoch; checkpoints of this step are before it."""
