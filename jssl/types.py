@@ -85,6 +85,10 @@ class Method(NamedTuple):
             two checkpoints, reaches the same state again.
         order: `(state) -> order`, or None: the order of the examples in an epoch, as
             `jssl.data.train_batches` takes it, after a refresh or from a mid-epoch state.
+        predict: `(state, batch) -> PyTree [B,...]`, or None: what a detector or a segmentation
+            network says of `image` and `size` of a batch.
+        statistics: `(state, batch) -> batch_stats`, or None: those of this global batch alone, on
+            one device.
     """
 
     init: Callable[..., TrainState]
@@ -93,6 +97,8 @@ class Method(NamedTuple):
     views: Callable[..., Array]
     refresh: Callable[..., tuple[TrainState, Mapping[str, float]]] | None = None
     order: Callable[..., Callable[[int, int, int], Any]] | None = None
+    predict: Callable[..., PyTree] | None = None
+    statistics: Callable[..., PyTree] | None = None
 
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

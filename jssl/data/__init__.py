@@ -17,12 +17,16 @@ from jssl.data.crop import HostCrop as HostCrop
 from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
+from jssl.data.cutout_source import CutoutSource as CutoutSource
+from jssl.data.dense_build import Decoded as Decoded
+from jssl.data.dense_build import make_dense_source as make_dense_source
 from jssl.data.dense_coco import CocoFolder as CocoFolder
 from jssl.data.dense_folder import DenseSource as DenseSource
 from jssl.data.dense_folder import JoinedDense as JoinedDense
 from jssl.data.dense_folder import VocFolder as VocFolder
 from jssl.data.dense_transform import DetectionTransform as DetectionTransform
 from jssl.data.dense_transform import SegmentationTransform as SegmentationTransform
+from jssl.data.dense_transform import WholePicture as WholePicture
 from jssl.data.dense_transform import dense_batch as dense_batch
 from jssl.data.folder import FolderSource as FolderSource
 from jssl.data.held_out import hold_out as hold_out

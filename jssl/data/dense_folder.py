@@ -52,6 +52,7 @@ class DenseSource(abc.ABC):
     """
 
     image_shape = None  # pictures differ in size
+    on_error = "stop"
     train_difficult = True
 
     def __init__(
@@ -256,6 +257,7 @@ class JoinedDense:
     """
 
     image_shape = None
+    on_error = "stop"
 
     def __init__(self, parts: Sequence[Any]):
         first = parts[0]

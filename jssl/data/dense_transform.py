@@ -218,6 +218,37 @@ class SegmentationTransform:
         }
 
 
+class WholePicture:
+    """Keeps a picture and its mask at their size, padded on the right and below to a square.
+
+    Args:
+        side: of the square, in pixels.
+    """
+
+    def __init__(self, side: int):
+        self.side = side
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Pads an example with a mask; see `SegmentationTransform`.
+
+        Raises:
+            PictureError: the picture is larger than the square.
+        """
+        height, width = example["image"].shape[:2]
+        if max(height, width) > self.side:
+            raise PictureError(
+                f"Picture {int(example['index'])} has {height} x {width} pixels (height x width): "
+                f"expected at most {self.side} each. Type a larger --config.fcn.test_size."
+            )
+        canvas = (self.side, self.side)
+        return {
+            "image": pad(example["image"], canvas, 0),
+            "size": np.array([height, width], np.int32),
+            "mask": pad(example["mask"], canvas, IGNORED),
+            "index": np.array(example["index"], np.int32),
+        }
+
+
 def pad(array: np.ndarray, canvas: tuple[int, int], value: int) -> np.ndarray:
     """Pads [h,w,...] on the right and below to the height and width of the canvas."""
     padded = np.full((*canvas, *array.shape[2:]), value, array.dtype)

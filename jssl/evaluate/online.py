@@ -37,6 +37,8 @@ def check_monitor(experiment: Experiment, *, judged: bool) -> None:
             examples, or test labels outside the classes of the bank.
     """
     config, settings = experiment.config, experiment.config.monitor
+    if methods.get(config.method).data.dense:
+        return  # it has no monitor, and its table no kNN
     banks = []
     if settings.every_epochs:
         banks.append(("monitor.max_examples", settings.max_examples))

@@ -125,6 +125,9 @@ def input_functions(config: Any) -> tuple[Callable[..., Array], Callable[[Array]
 def blank_batch(config: Any, size: int) -> Batch:
     """Returns a batch of `size` examples of zeros, for `init`."""
     spec = methods.get(config.method)
+    if spec.data.dense:
+        fields = spec.data.dense_fields(config)
+        return {k: jnp.zeros((size, *shape), dtype) for k, (shape, dtype) in fields.items()}
     side = config.augment.size
     crops = (spec.num_crops,) if crops_on_host(config) else ()
     extra = spec.data.extra_fields(config)

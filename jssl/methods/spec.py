@@ -76,6 +76,9 @@ class DataHooks:
         device_crops: `(config) -> bool`: whether only the device can make the crops, as they are of
             several sizes or cut other arrays along.
         extra_fields: `(config) -> {name: (shape after [B,H,W], dtype)}`, further arrays of a batch.
+        dense: 'boxes' or 'masks', for a method that learns from them; '' for one that learns from
+            whole pictures.
+        dense_fields: `(config) -> {name: (shape after [B], dtype)}`, all arrays of its batch.
     """
 
     part: Callable[[Config], LabelledPart] = lambda config: LabelledPart()
@@ -83,6 +86,8 @@ class DataHooks:
     order: Callable[[Config], Repeated | None] = lambda config: None
     device_crops: Callable[[Config], bool] = lambda config: False
     extra_fields: Callable[[Config], Fields] = lambda config: {}
+    dense: Literal["", "boxes", "masks"] = ""
+    dense_fields: Callable[[Config], Fields] = lambda config: {}
 
 
 class Inspect(NamedTuple):

@@ -78,16 +78,16 @@ def detection_average_precision(
         )
     result = np.full((len(thresholds), num_classes), np.nan)
     for k in range(num_classes):
-        rows, total = _rows(detections, objects, k)
+        rows, total = class_matches(detections, objects, k)
         for t, threshold in enumerate(thresholds):
-            scores, right, ignored = _judge(rows, threshold)
+            scores, right, ignored = judge_matches(rows, threshold)
             result[t, k] = average_precision(
                 scores, right, ignored, definition=definition, num_positive=total
             )
     return result
 
 
-class _Row(NamedTuple):
+class Match(NamedTuple):
     """A detection: its score, its picture, the object that it overlaps most and how much."""
 
     score: float
@@ -97,9 +97,9 @@ class _Row(NamedTuple):
     difficult: bool
 
 
-def _rows(
+def class_matches(
     detections: Sequence[Detections], objects: Sequence[Objects], k: int
-) -> tuple[list[_Row], int]:
+) -> tuple[list[Match], int]:
     """The detections of a class by falling score, and the number of its objects that count."""
     rows, total = [], 0
     for picture, (detected, truth) in enumerate(zip(detections, objects, strict=True)):
@@ -116,7 +116,7 @@ def _rows(
             best = int(np.argmax(row)) if len(row) else -1
             overlap = float(row[best]) if len(row) else 0.0
             is_difficult = bool(len(row) and difficult[best])
-            rows.append(_Row(float(score), picture, best, overlap, is_difficult))
+            rows.append(Match(float(score), picture, best, overlap, is_difficult))
     return sorted(rows, key=lambda row: -row.score), total
 
 
@@ -132,7 +132,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return both / (area_a[:, None] + area_b[None] - both)
 
 
-def _judge(rows: list[_Row], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def judge_matches(rows: list[Match], threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, which detections are right, and which are left out."""
     taken: set[tuple[int, int]] = set()
     right, ignored = np.zeros(len(rows), bool), np.zeros(len(rows), bool)

@@ -40,8 +40,9 @@ class Launcher(NamedTuple):
         put_batch: this process's numpy share of a batch -> input of the compiled step.
         as_global: state -> the same state as arrays over all processes, for checkpoints and
             embeddings; under `pmap` each process has its own copy.
-        compile_embed: `(embed) -> (state, images [B,...]) -> (features, intermediates)`; every
-            process passes the whole batch and gets the whole result.
+        compile_embed: `(embed) -> (state, images [B,...]) -> (features, intermediates)`, or another
+            function of a state and a tree of arrays; every process passes the whole batch and gets
+            the whole result.
         split: this process's numpy share of a batch -> the whole batch as arrays sharded over all
             devices along the leading axis, for a plain `jit` of a global state.
         abstract_batch: shapes of the GLOBAL batch -> ShapeDtypeStructs of the compiled step's
@@ -151,10 +152,14 @@ def _mesh_embed(mesh: Mesh) -> Callable[..., Callable[..., Any]]:
         compiled = jax.jit(embed, out_shardings=replicated)
 
         def run(state, images):
-            short = -len(images) % mesh.size
-            padded = np.concatenate([images, np.repeat(images[-1:], short, axis=0)])
-            placed = jax.make_array_from_callback(padded.shape, split, padded.__getitem__)
-            return jax.tree.map(lambda x: x[: len(images)], compiled(state, placed))
+            count = len(jax.tree.leaves(images)[0])
+
+            def place(x):
+                padded = np.concatenate([x, np.repeat(x[-1:], -count % mesh.size, axis=0)])
+                return jax.make_array_from_callback(padded.shape, split, padded.__getitem__)
+
+            outputs = compiled(state, jax.tree.map(place, images))
+            return jax.tree.map(lambda x: x[:count], outputs)
 
         return run
 

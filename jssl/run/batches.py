@@ -13,6 +13,7 @@ from jssl.data import semi_supervised
 from jssl.data.pipeline import repeated
 from jssl.errors import UserError
 from jssl.methods._common import crops_on_host
+from jssl.run import dense
 from jssl.types import Batch
 
 
@@ -57,6 +58,8 @@ def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
 def host_transform(parts: Any) -> Any:
     """Returns the transform of training examples on the host, before the device, or None."""
     config, spec = parts.config, methods.get(parts.config.method)
+    if spec.data.dense:
+        return dense.train_transform(config, parts.train_source)
     transform = data.train_transform(
         config.data,
         parts.train_source,

@@ -15,7 +15,7 @@ from jssl.methods._common import blank_batch as blank_batch
 from jssl.methods._common import channels_of, check_colours, input_functions
 from jssl.methods.spec import LabelledPart
 from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher
-from jssl.run import batches, checkpoint, checks, versioned, workdir
+from jssl.run import batches, checkpoint, checks, dense, versioned, workdir
 from jssl.third_party import same_handlers
 from jssl.types import Method, RunLengths, TrainState
 
@@ -76,30 +76,7 @@ def build(config: ConfigDict) -> Experiment:
     launcher = make_launcher(config.launch)
     check_batch_size(config.batch_size, launcher)
     models.check_devices(config.model.name, launcher.size)
-    train_source = data.make_source(config.data, "train")
-    _check_channels(config, train_source)
-    _check_fields(config, train_source)
-    config.data.host_crop = data.resolve_crop(
-        config.data, train_source, random=batches.random_crops(config)
-    )
-    probe_source = data.make_source(config.data, "probe")
-    part = spec.data.part(config)
-    _check_held_out(config, part)
-    train_source, probe_source, held_out = data.hold_out(
-        train_source, probe_source, config.data.held_out
-    )
-    test_source: data.Source | None = None
-    if part.held_out:
-        test_source = data.held_out_part(train_source, count=part.held_out)
-    if part != LabelledPart():  # the probes use the same labels as the method
-        train_source = probe_source = data.labelled_part(
-            train_source, **part._asdict(), seed=config.seed
-        )
-    if spec.data.pseudo_labels:
-        train_source = probe_source = semi_supervised.labelled_half(config, train_source)
-    if test_source is None and data.has_split(config.data, "test"):
-        test_source = data.make_source(config.data, "test")
-    test_source = held_out if test_source is None else test_source
+    train_source, probe_source, test_source, held_out = _sources(config)
     section = config[config.method]
     _check_classes(section, train_source, probe_source, test_source)
     if "num_classes" in section and section.num_classes == 0:
@@ -131,6 +108,38 @@ def build(config: ConfigDict) -> Experiment:
         config.run.total_steps,
         held_out,
     )
+
+
+def _sources(config: ConfigDict) -> tuple[Any, Any, Any, Any]:
+    """Returns the examples to train on, to probe with, to test on, and those held out (or None)."""
+    spec = methods.get(config.method)
+    if spec.data.dense:
+        return dense.sources(config)
+    train_source = data.make_source(config.data, "train")
+    _check_channels(config, train_source)
+    _check_fields(config, train_source)
+    config.data.host_crop = data.resolve_crop(
+        config.data, train_source, random=batches.random_crops(config)
+    )
+    probe_source = data.make_source(config.data, "probe")
+    part = spec.data.part(config)
+    _check_held_out(config, part)
+    train_source, probe_source, held_out = data.hold_out(
+        train_source, probe_source, config.data.held_out
+    )
+    test_source: data.Source | None = None
+    if part.held_out:
+        test_source = data.held_out_part(train_source, count=part.held_out)
+    if part != LabelledPart():  # the probes use the same labels as the method
+        train_source = probe_source = data.labelled_part(
+            train_source, **part._asdict(), seed=config.seed
+        )
+    if spec.data.pseudo_labels:
+        train_source = probe_source = semi_supervised.labelled_half(config, train_source)
+    if test_source is None and data.has_split(config.data, "test"):
+        test_source = data.make_source(config.data, "test")
+    test_source = held_out if test_source is None else test_source
+    return train_source, probe_source, test_source, held_out
 
 
 def _check_held_out(config: ConfigDict, part: LabelledPart) -> None:
