@@ -151,7 +151,11 @@ def _evaluate(flags: Flags) -> None:
     given = {k: v for k, v in given.items() if v is not None}
     names = [name.strip() for name in flags.protocol.split(",")]
     evaluate.check_settings(names, given)
-    evaluate.evaluate_run(folder, protocols=names, settings=evaluate.Settings(**given))
+    from jssl.run import stopping
+
+    message = "Stopped while evaluating: the run is unchanged, and records are those before."
+    with stopping.signals(), stopping.ends_at_once(message):
+        evaluate.evaluate_run(folder, protocols=names, settings=evaluate.Settings(**given))
 
 
 def _embed(flags: Flags) -> None:

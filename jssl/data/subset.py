@@ -46,6 +46,15 @@ class Rows:
         read = getattr(self.source, "encoded", self.source.__getitem__)
         return {**read(int(self.rows[index])), "index": np.int32(index)}
 
+    def objects(self, index: int) -> dict[str, np.ndarray]:
+        """Returns the objects of a picture, of a source that has them."""
+        return self.source.objects(int(self.rows[index]))
+
+    @property
+    def train_difficult(self) -> bool:
+        """Whether difficult objects are trained on, of a source that has objects."""
+        return self.source.train_difficult
+
     def fingerprint(self) -> str:
         """Returns the source's fingerprint with a hash of the rows."""
         rows = hashlib.sha256(self.rows.tobytes()).hexdigest()[:12]

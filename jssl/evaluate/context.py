@@ -37,6 +37,7 @@ class Settings(NamedTuple):
         step: of the checkpoint; the newest by default.
         source, data_dir: data set; the run's by default.
         seed: of the protocol's random numbers: held-out examples, corruptions, classifiers.
+        seeds: number of trainings of voc_detection and voc_segmentation, from `seed` on.
         limit: of a dry run: so many evenly spaced pictures of each split; None for all.
     """
 
@@ -49,6 +50,7 @@ class Settings(NamedTuple):
     source: str | None = None
     data_dir: str | None = None
     seed: int = 0
+    seeds: int = 1
     limit: int | None = None
 
 

@@ -29,7 +29,9 @@ from jssl.evaluate.protocols import (
     transfer,
     voc,
     voc_all,
+    voc_detection,
     voc_fc68,
+    voc_segmentation,
 )
 from jssl.evaluate.table import format_table, table_lines
 from jssl.precision import narrow
@@ -53,7 +55,7 @@ PROTOCOLS: dict[str, Protocol] = {
     for module in (
         knn, softmax_regression, classifier, linear, logistic, grid, layers, robustness,
         imagenet_a, imagenet_r, imagenet_v2, imagenet_c, imagenet_p, cifar10_c,
-        retrieval, voc, voc_fc68, voc_all, transfer,
+        retrieval, voc, voc_fc68, voc_all, voc_detection, voc_segmentation, transfer,
     )
 }  # fmt: skip
 
@@ -89,7 +91,7 @@ def check_settings(
                 f"--{name} has no effect on --protocol={','.join(protocols)}: it is read by "
                 f"{', '.join(readers)}. Leave it out."
             )
-    for name, lowest in (("k", 1), ("epochs", 0), ("seed", 0), ("step", 0), ("limit", 1)):
+    for name, lowest in (("k", 1), ("epochs", 0), ("seed", 0), ("step", 0), ("limit", 1), ("seeds", 1)):
         if given.get(name, lowest) < lowest:
             raise UserError(f"--{name} expects {lowest} or more, found {given[name]}.")
     if not given.get("temperature", 1.0) > 0:

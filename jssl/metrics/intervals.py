@@ -1,4 +1,4 @@
-"""95 % intervals of an accuracy and of a mean."""
+"""95 % intervals of an accuracy, of a mean over examples, and of a mean over seeds."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from jssl.third_party import unchanged
 
 with unchanged():
     from scipy.stats import binomtest, bootstrap
+    from scipy.stats import t as student
 
 
 def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -66,3 +67,23 @@ def mean_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def seed_interval(values: Any, *, level: float = 0.95) -> tuple[float, float]:
+    """Computes Student's interval of a mean over seeds, of a normal distribution.
+
+    Args:
+        values: float [n], one of each seed, n of at least 2.
+        level: confidence.
+
+    Returns:
+        (low, high), not clipped.
+
+    Example:
+        >>> low, high = seed_interval([0.50, 0.52, 0.54])
+        >>> round(low, 4), round(high, 4)
+        (0.4703, 0.5697)
+    """
+    values = np.asarray(values, np.float64)
+    half = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean() - half), float(values.mean() + half)
