@@ -128,7 +128,11 @@ COMMANDS: dict[str, Command] = {
             "preset": {"metavar": "NAME", "help": "of linear; the method's own by default"},
             "epochs": {"type": float, "help": "of linear and voc_*; the preset's by default"},
             "seed": {"type": int, "help": "of the protocols; the run keeps its own"},
-            "seeds": {"type": int, "metavar": "N", "help": "trainings of voc_detection and voc_segmentation"},
+            "seeds": {
+                "type": int,
+                "metavar": "N",
+                "help": "trainings of voc_detection and voc_segmentation",
+            },
             **_CHECKPOINT,
         },
     ),

@@ -27,8 +27,8 @@ FLOORS = (
 )  # fmt: skip
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 # What a method may import, besides other methods.
-METHODS = {"augment", "errors", "losses", "metrics", "models", "numerics", "optim", "parallel",
-           "precision", "settings", "state", "third_party", "types"}  # fmt: skip
+METHODS = {"augment", "dense", "errors", "losses", "metrics", "models", "numerics", "optim",
+           "parallel", "precision", "settings", "state", "third_party", "types"}  # fmt: skip
 PATHS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in sorted((ROOT / "jssl").rglob("*.py"))

@@ -21,6 +21,8 @@ from jssl.run import build
 # Sizes of train splits, for machines without the data: ILSVRC 2012, CIFAR's papers...
 EXAMPLES = {"imagenet2012": 1_281_167, "cifar10": 50_000, "cifar100": 50_000, "stl10": 100_000,
             "imagenette": 9_469, "imagenette320": 9_469}  # fmt: skip
+# Of PASCAL VOC: pictures of the default train split, trainval of 2007 and 2012, and train_aug.
+VOC_EXAMPLES, VOC_CLASSES = {"boxes": 16_551, "masks": 10_582}, 20
 
 
 class Compiled(NamedTuple):
@@ -50,15 +52,24 @@ def lengths(config: ConfigDict, examples: int) -> None:
     """
     section, classes = config[config.method], 0
     if not examples or section.get("num_classes") == 0:
+        kind = methods.get(config.method).data.dense
         try:
-            source = data.make_source(config.data, "train")
+            source = (
+                data.make_dense_source(config.data, "train", kind)
+                if kind
+                else data.make_source(config.data, "train")
+            )
             examples, classes = examples or len(source), source.num_classes
         except UserError:
-            if not examples and config.data.name not in EXAMPLES:
+            known = EXAMPLES.get(config.data.name, 0)
+            if kind and config.data.name == "voc":
+                known, classes = VOC_EXAMPLES[kind], VOC_CLASSES
+            if not (examples or known):
                 raise
-            examples = examples or EXAMPLES[config.data.name]
+            examples = examples or known
             name = config.data.name.partition(":")[0]  # without a version
-            classes = CATALOGUE[name].num_classes if name in CATALOGUE else 0
+            if name in CATALOGUE:
+                classes = CATALOGUE[name].num_classes
     if section.get("num_classes") == 0:
         section.num_classes = classes
         if not classes and methods.get(config.method).labels == "required":

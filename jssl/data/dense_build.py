@@ -1,13 +1,13 @@
 """Builds sources with boxes or masks, and their transforms, from `config.data`.
 
-    cutouts   the offline set; splits train, val, test
-    voc       PASCAL VOC; splits such as 2007/trainval+2012/trainval, from the official archives in
-              data_dir, or (boxes only) as prepared by TFDS
-    folder    the user's own in data_dir, in the layout of VOC or COCO; splits are its lists
+cutouts   the offline set; splits train, val, test
+voc       PASCAL VOC; splits such as 2007/trainval+2012/trainval, from the official archives in
+          data_dir, or (boxes only) as prepared by TFDS
+folder    the user's own in data_dir, in the layout of VOC or COCO; splits are its lists
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from jssl.data.dense_transform import Transform
 from jssl.data.voc_objects import VocBoxSource
 from jssl.errors import UserError, nearest
 
-Kind = Literal["boxes", "masks"]
 NAMES = ("cutouts", "voc", "folder")
 YEARS = ("2007", "2012")
 # name, kind -> the splits to train and to test on
@@ -35,7 +34,7 @@ SIDE = 128  # of a cut-out picture, by default
 TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
 
 
-def make_dense_source(config: Any, split: str, kind: Kind) -> Any:
+def make_dense_source(config: Any, split: str, kind: str) -> Any:
     """Returns the source of one split of the data set in `config.data`.
 
     Args:
@@ -79,7 +78,7 @@ def make_dense_source(config: Any, split: str, kind: Kind) -> Any:
     return source
 
 
-def _voc(data_dir: str, split: str, kind: Kind) -> Any:
+def _voc(data_dir: str, split: str, kind: str) -> Any:
     year, _, part = split.partition("/")
     if year not in YEARS or not part:
         raise UserError(
@@ -97,7 +96,7 @@ def _voc(data_dir: str, split: str, kind: Kind) -> Any:
     return VocFolder(root, part, year=int(year), boxes=False, masks=True, sbd=sbd)
 
 
-def _folder(data_dir: str, split: str, kind: Kind) -> Any:
+def _folder(data_dir: str, split: str, kind: str) -> Any:
     root = Path(data_dir).expanduser()
     if (root / "annotations").is_dir() and kind == "boxes":
         return CocoFolder(root, split)
@@ -112,7 +111,7 @@ class Decoded:
         kind: 'masks': the mask becomes the label, int16 [H,W].
     """
 
-    def __init__(self, transform: Transform, kind: Kind):
+    def __init__(self, transform: Transform, kind: str):
         self._transform, self._kind = transform, kind
 
     def __call__(self, example: dict[str, Any], rng: Any = None) -> dict[str, Any]:
@@ -123,4 +122,3 @@ class Decoded:
         if self._kind == "masks":
             result["label"] = result.pop("mask").astype(np.int16)
         return result
-

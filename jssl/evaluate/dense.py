@@ -105,7 +105,7 @@ def judge(parts: Experiment, state: TrainState, *, source: Any = None) -> Judged
         outputs = jax.tree.map(
             np.asarray, predict(state, {key: batch[key] for key in ("image", "size")})
         )
-        for row in np.flatnonzero(batch["mask"]):
+        for row in np.flatnonzero(batch["mask"]).tolist():
             if boxes:
                 detections.append(_detections(outputs, batch, row))
                 objects.append(Objects(**_objects(source.objects(int(batch["index"][row])))))
@@ -133,10 +133,9 @@ def _detections(outputs: Detected, batch: dict[str, np.ndarray], row: int) -> De
     """The detections of a picture, in pixels of its file."""
     valid = outputs.valid[row]
     height, width = batch["original"][row] / batch["size"][row]
-    scale = np.array([width, height, width, height])
-    return Detections(
-        outputs.boxes[row][valid] * scale, outputs.scores[row][valid], outputs.classes[row][valid]
-    )
+    boxes = np.asarray(outputs.boxes[row])[valid] * np.array([width, height, width, height])
+    scores, classes = (np.asarray(x[row])[valid] for x in (outputs.scores, outputs.classes))
+    return Detections(boxes, scores, classes)
 
 
 def _objects(example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -91,7 +91,14 @@ def check_settings(
                 f"--{name} has no effect on --protocol={','.join(protocols)}: it is read by "
                 f"{', '.join(readers)}. Leave it out."
             )
-    for name, lowest in (("k", 1), ("epochs", 0), ("seed", 0), ("step", 0), ("limit", 1), ("seeds", 1)):
+    for name, lowest in (
+        ("k", 1),
+        ("epochs", 0),
+        ("seed", 0),
+        ("step", 0),
+        ("limit", 1),
+        ("seeds", 1),
+    ):
         if given.get(name, lowest) < lowest:
             raise UserError(f"--{name} expects {lowest} or more, found {given[name]}.")
     if not given.get("temperature", 1.0) > 0:

@@ -74,9 +74,7 @@ def dense_views(key: Array, images: Array, first: Array) -> Array:
     return augment.to_float(images)[None]
 
 
-def unchanged_part(
-    tx: optax.GradientTransformation, pattern: str
-) -> optax.GradientTransformation:
+def unchanged_part(tx: optax.GradientTransformation, pattern: str) -> optax.GradientTransformation:
     """Returns an optimiser that does not change parameters whose path matches a regex.
 
     Args:

@@ -66,8 +66,9 @@ SETTINGS: dict[str, Setting] = {
 
 def make_net(config: Any, axis_name: str | None, **switches: Any) -> FasterRCNN:
     """Builds the detector of a config; `switches` are of the ResNet."""
-    s, encoder = config.faster_rcnn, models.build(
-        config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype)
+    s, encoder = (
+        config.faster_rcnn,
+        models.build(config.model, axis_name=axis_name, dtype=jnp.dtype(config.dtype)),
     )
     if not isinstance(encoder, ResNet):
         raise UserError(
@@ -127,9 +128,7 @@ def make(
     training = TrainingNumbers(
         s.before, s.after, s.anchors, s.anchors // 2, s.regions, s.regions // 4
     )
-    inference = InferenceNumbers(
-        s.test_before, s.test_after, s.min_score, detections=s.detections
-    )
+    inference = InferenceNumbers(s.test_before, s.test_after, s.min_score, detections=s.detections)
     if s.frozen_trunk:  # without a gradient the weight decay alone would move it
         tx = unchanged_part(tx, f"^encoder/(?!block_group{net.head.groups[0]}_)")
 

@@ -1,4 +1,4 @@
-"""95 % intervals of a detection's average precision and of mean IoU, by a bootstrap over pictures."""
+"""95 % intervals of a detector's average precision and of mean IoU: pictures are resampled."""
 
 from collections.abc import Sequence
 
