@@ -106,7 +106,6 @@ def _annotations(boxes: np.ndarray, classes: np.ndarray, **fields: np.ndarray) -
         "bbox": np.concatenate([corners[:, :2], sides], axis=1).tolist(),
         "area": np.prod(sides, axis=1).tolist(),
         "category_id": np.asarray(classes, np.int64).tolist(),
-        "iscrowd": [0] * len(corners),
     }
     columns |= {name: np.asarray(values, np.float64).tolist() for name, values in fields.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
