@@ -29,6 +29,16 @@ class _Cell(NamedTuple):
     texts: list[str]
 
 
+class _Note(NamedTuple):
+    """A text in a box: a name that may be cut, its end, and where it may stand."""
+
+    name: str
+    end: str
+    colour: Colour
+    left: int
+    tops: list[int]
+
+
 def detection_sheet(
     pictures: Sequence[np.ndarray],
     objects: Sequence[Objects],
@@ -60,7 +70,7 @@ def detection_sheet(
         >>> truth = [Objects(np.array([[2, 2, 9, 9]]), np.array([0]), np.array([False]))]
         >>> picture = np.zeros((20, 40, 3), np.uint8)
         >>> detection_sheet([picture], truth, [Detections(*none)], class_names=['cat']).shape
-        (186, 272, 3)
+        (203, 272, 3)
     """
     _check_lengths(pictures, objects=objects, detections=detections)
     font = ImageFont.load_default(FONT)
@@ -69,15 +79,17 @@ def detection_sheet(
         best = _best(found, min_score)
         panel = _panel(picture)
         scale = panel.width / picture.shape[1], panel.height / picture.shape[0]
-        _draw_objects(panel, truth, scale, class_names, font)
-        _draw_detections(panel, best, scale, class_names, font)
+        notes = _draw_objects(panel, truth, scale, class_names)
+        notes += _draw_detections(panel, best, scale, class_names)
+        _draw_notes(panel, notes, font)
         used |= {int(k) for k in best.classes}
         more = np.sum(np.asarray(found.scores) >= min_score) - len(best.scores)
-        text = f"{len(truth.classes)} objects, {len(best.scores)} detections"
+        text = f"objects: {len(truth.classes)}, detections: {len(best.scores)}"
         cells.append(_Cell([panel], [f"{text} and {more} more" if more else text]))
-    legend = [(_colour(k), _name(k, class_names)) for k in sorted(used)]
-    text = f"white: objects; in colour: detections, score >= {min_score:g}"
-    return _sheet(f"{_count(len(pictures))}{text}", legend, cells, columns=4, font=font)
+    legend = [((255, 255, 255), "objects, dashed")]
+    legend += [(_colour(k), _name(k, class_names)) for k in sorted(used)]
+    heading = f"{_count(len(pictures))}, scores from {min_score:g}"
+    return _sheet(heading, legend, cells, columns=4, font=font)
 
 
 def segmentation_sheet(
@@ -96,7 +108,7 @@ def segmentation_sheet(
         class_names: of the K classes, without the background.
 
     Returns:
-        uint8 [h,w,3]; at most 1592 pixels wide.
+        uint8 [h,w,3]; at most 1624 pixels wide.
 
     Raises:
         ValueError: no picture, not as many masks, or a mask of another size than its picture.
@@ -104,7 +116,7 @@ def segmentation_sheet(
     Example:
         >>> picture, mask = np.zeros((20, 40, 3), np.uint8), np.ones((20, 40), np.uint8)
         >>> segmentation_sheet([picture], [mask], [mask], class_names=['cat']).shape
-        (186, 800, 3)
+        (203, 816, 3)
     """
     _check_lengths(pictures, labels=labels, predictions=predictions)
     cells, used = [], set()
@@ -117,7 +129,7 @@ def segmentation_sheet(
             )
         counted = true != IGNORED
         share = f", {100 * np.mean((true == found)[counted]):.1f} % right" if counted.any() else ""
-        panels = [_panel(picture), _panel(_coloured(true)), _panel(_coloured(found))]
+        panels = [_panel(picture), _mask_panel(true), _mask_panel(found)]
         cells.append(_Cell(panels, ["picture", "truth", f"prediction{share}"]))
         used |= {*np.unique(true).tolist(), *np.unique(found).tolist()}
     names = {0: "background", IGNORED: "ignored"}
@@ -126,7 +138,7 @@ def segmentation_sheet(
         for i in sorted(used)
     ]
     font = ImageFont.load_default(FONT)
-    return _sheet(_count(len(pictures)).strip(), legend, cells, columns=2, font=font)
+    return _sheet(_count(len(pictures)), legend, cells, columns=2, font=font)
 
 
 def _check_lengths(pictures: Sequence[np.ndarray], **others: Sequence[Any]) -> None:
@@ -141,7 +153,7 @@ def _check_lengths(pictures: Sequence[np.ndarray], **others: Sequence[Any]) -> N
 
 def _count(number: int) -> str:
     first = f"First {MOST_PICTURES} of " if number > MOST_PICTURES else ""
-    return f"{first}{number} picture{'s' if number > 1 else ''}. "
+    return f"{first}{number} picture{'s' if number > 1 else ''}"
 
 
 def _colour(k: int) -> Colour:
@@ -154,19 +166,17 @@ def _name(k: int, class_names: Sequence[str]) -> str:
     return printable(class_names[k]) if 0 <= k < len(class_names) else f"class {k}"
 
 
-def _coloured(mask: np.ndarray) -> np.ndarray:
-    """A mask in colours, uint8 [H,W,3]."""
+def _mask_panel(mask: np.ndarray) -> Image.Image:
     palette = voc_palette()
     palette[IGNORED] = GREY
-    return palette[mask.astype(np.uint8)]
+    return _panel(palette[mask.astype(np.uint8)], Image.Resampling.NEAREST)  # no mixed colours
 
 
-def _panel(pixels: np.ndarray) -> Image.Image:
-    """A picture or a coloured mask, its longer side `SIDE`; without new colours, as of a mask."""
+def _panel(pixels: np.ndarray, resampling: Any = Image.Resampling.BICUBIC) -> Image.Image:
+    """A picture whose longer side is `SIDE`."""
     H, W = pixels.shape[:2]
-    share = SIDE / max(H, W)
-    size = max(1, round(W * share)), max(1, round(H * share))
-    return Image.fromarray(shown(pixels)).resize(size, Image.Resampling.NEAREST)
+    size = max(1, round(W * SIDE / max(H, W))), max(1, round(H * SIDE / max(H, W)))
+    return Image.fromarray(shown(pixels)).resize(size, resampling)
 
 
 def _best(found: Detections, min_score: float) -> Detections:
@@ -187,13 +197,9 @@ def _corners(
 
 
 def _draw_objects(
-    panel: Image.Image,
-    truth: Objects,
-    scale: tuple[float, float],
-    class_names: Sequence[str],
-    font: Any,
-) -> None:
-    draw = ImageDraw.Draw(panel)
+    panel: Image.Image, truth: Objects, scale: tuple[float, float], class_names: Sequence[str]
+) -> list[_Note]:
+    draw, notes = ImageDraw.Draw(panel), []
     for box, k, difficult in zip(*truth, strict=True):
         x1, y1, x2, y2 = _corners(box, scale, panel)
         draw.rectangle((x1, y1, x2, y2), outline="black")  # else white is lost on white
@@ -203,33 +209,39 @@ def _draw_objects(
         for y in range(y1, y2 + 1, 2 * DASH):
             for x in (x1, x2):
                 draw.line((x, y, x, min(y + DASH - 1, y2)), "white")
-        text = f"{_name(int(k), class_names)}{' (difficult)' if difficult else ''}"
-        text = _fitting(text, font, max(x2 - x1 - 4, 20))
-        _draw_text(draw, _inside((x1 + 1, y2 - LINE), text, panel, font), text, (0, 0, 0), font)
+        end = " (difficult)" if difficult else ""
+        notes.append(_Note(_name(int(k), class_names), end, (0, 0, 0), x1 + 1, [y2 - LINE, y2 + 1]))
+    return notes
 
 
 def _draw_detections(
-    panel: Image.Image,
-    found: Detections,
-    scale: tuple[float, float],
-    class_names: Sequence[str],
-    font: Any,
-) -> None:
+    panel: Image.Image, found: Detections, scale: tuple[float, float], class_names: Sequence[str]
+) -> list[_Note]:
+    draw, notes = ImageDraw.Draw(panel), []
+    for box, score, k in zip(*found, strict=True):
+        x1, y1, _, y2 = _corners(box, scale, panel)
+        tops = [y1 - LINE, y1 + 1, y2 + 1, y1 + LINE + 1, y1 + 2 * LINE + 1]
+        name, colour = _name(int(k), class_names), _colour(int(k))
+        notes.append(_Note(name, f" {score:.2f}", colour, x1, tops))
+    for box, k in reversed(list(zip(found.boxes, found.classes, strict=True))):
+        draw.rectangle(_corners(box, scale, panel), outline=_colour(int(k)), width=2)
+    return notes
+
+
+def _draw_notes(panel: Image.Image, notes: list[_Note], font: Any) -> None:
+    """Draws each note at the first of its places where no earlier one lies, or above those."""
     draw = ImageDraw.Draw(panel)
-    corners = [_corners(box, scale, panel) for box in found.boxes]
-    for place, k in reversed(list(zip(corners, found.classes, strict=True))):
-        draw.rectangle(place, outline=_colour(int(k)), width=2)
     taken: list[tuple[int, int, int, int]] = []
-    for (x1, y1, _, y2), k, score in zip(corners, found.classes, found.scores, strict=True):
-        end = f" {score:.2f}"
-        room = panel.width - 4 - font.getlength(end)
-        text = _fitting(_name(int(k), class_names), font, room) + end
-        # Above the box, in it, below it: the first place where no better detection has its text.
-        tops = (y1 - LINE, y1 + 1, y2 + 1, y1 + LINE + 1, y1 + 2 * LINE + 1)
-        places = [_inside((x1, top), text, panel, font) for top in tops]
+    for note in notes:
+        room = panel.width - 4 - font.getlength(note.end)
+        text = _fitting(note.name, font, room) + note.end
+        places = [_inside((note.left, top), text, panel, font) for top in note.tops]
         free = [p for p in places if not any(_meet(p, other) for other in taken)]
         taken.append((free or places)[0])
-        _draw_text(draw, taken[-1], text, _colour(int(k)), font)
+        light = 0.299 * note.colour[0] + 0.587 * note.colour[1] + 0.114 * note.colour[2] > 140
+        draw.rectangle(taken[-1], fill=note.colour)
+        corner = taken[-1][0] + 2, taken[-1][1] + 1
+        draw.text(corner, text, "black" if light else "white", font)
 
 
 def _inside(
@@ -246,15 +258,6 @@ def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
-def _draw_text(
-    draw: Any, place: tuple[int, int, int, int], text: str, colour: Colour, font: Any
-) -> None:
-    """A text in a box, black or white, whichever is the more different from the box."""
-    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-    draw.rectangle(place, fill=colour)
-    draw.text((place[0] + 2, place[1] + 1), text, "black" if light else "white", font)
-
-
 def _fitting(text: str, font: Any, width: float) -> str:
     """The beginning of a text that fits."""
     cut, end = text, len(text)
@@ -267,8 +270,8 @@ def _fitting(text: str, font: Any, width: float) -> str:
 def _sheet(
     heading: str, legend: list[tuple[Colour, str]], cells: list[_Cell], *, columns: int, font: Any
 ) -> np.ndarray:
-    columns = min(columns, len(cells))
-    step = len(cells[0].panels) * (SIDE + GAP)
+    columns, panels = min(columns, len(cells)), len(cells[0].panels)
+    step = panels * (SIDE + GAP) + (panels - 1) * GAP  # the gap between cells is the wider one
     width = GAP + columns * step
     swatches, top = [], GAP + LINE
     x = GAP
