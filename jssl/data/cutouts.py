@@ -27,6 +27,7 @@ from PIL import Image
 from jssl import files
 from jssl.data import photos
 from jssl.data.decode import RESAMPLING
+from jssl.data.palette import voc_palette
 from jssl.errors import UserError
 from jssl.metrics.detection import IGNORED
 
@@ -171,7 +172,9 @@ def _write_set(root: Path, images: Mapping[str, int], size: int, seed: int) -> N
             Image.fromarray(made.image).save(buffer, "JPEG", quality=95, subsampling=0)
             files.write_bytes(root / "JPEGImages" / f"{name}.jpg", buffer.getvalue())
             picture = Image.fromarray(made.mask)
-            picture.putpalette(_palette())  # of a grey picture: its levels become indices
+            picture.putpalette(
+                voc_palette().tobytes()
+            )  # of a grey picture: its levels become indices
             files.write_picture(root / "SegmentationClass" / f"{name}.png", picture)
             files.write_bytes(root / "Annotations" / f"{name}.xml", _xml(name, made))
         for kind in ("Main", "Segmentation"):
@@ -197,15 +200,6 @@ def _xml(name: str, made: Scene) -> bytes:
             ElementTree.SubElement(corners, key).text = str(value)
     ElementTree.indent(root)
     return ElementTree.tostring(root) + b"\n"
-
-
-def _palette() -> list[int]:
-    """VOC's colours of 256 indices: their bits in turn to red, green and blue, highest first."""
-    return [
-        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
-        for index in range(256)
-        for channel in range(3)
-    ]
 
 
 @functools.cache
