@@ -7,8 +7,8 @@ Numbers:   docs/dense.md
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/faster_rcnn_photos.py:init=runs/simclr_64 \\
            --workdir=runs/detect
-Switches:  smoke, epochs=N, seed=N, init=WORKDIR[:step] of any run with a ResNet, whose model section
-           it takes ('': random init)
+Switches:  smoke, epochs=N, seed=N, init=WORKDIR[:step] of any run with a ResNet, whose model
+           section it takes ('': random init)
 """
 
 from bases.dense import small_dense

@@ -6,8 +6,8 @@ Data:      `cutouts`, six classes, 128 px, see jssl/data/cutouts.py; shows that 
 Numbers:   docs/dense.md
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/fcn_photos.py:init=runs/simclr_64 --workdir=runs/segment
-Switches:  smoke, epochs=N, seed=N, init=WORKDIR[:step] of any run with a ResNet, whose model section
-           it takes ('': random init)
+Switches:  smoke, epochs=N, seed=N, init=WORKDIR[:step] of any run with a ResNet, whose model
+           section it takes ('': random init)
 """
 
 from bases.dense import small_dense

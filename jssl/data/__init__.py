@@ -14,10 +14,10 @@ from jssl.data.classes import class_names as class_names
 from jssl.data.classes import difference as difference
 from jssl.data.crop import CentreCrop as CentreCrop
 from jssl.data.crop import HostCrop as HostCrop
+from jssl.data.cutout_source import CutoutSource as CutoutSource
 from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
-from jssl.data.cutout_source import CutoutSource as CutoutSource
 from jssl.data.dense_build import Decoded as Decoded
 from jssl.data.dense_build import make_dense_source as make_dense_source
 from jssl.data.dense_coco import CocoFolder as CocoFolder

@@ -58,7 +58,8 @@ def make_dense_source(config: Any, split: str, kind: str) -> Any:
     name = config.name
     if name not in NAMES:
         raise UserError(
-            f"Data set '{name}' has no {kind}: {nearest(name, NAMES)}. Type --config.data.name=NAME."
+            f"Data set '{name}' has no {kind}: {nearest(name, NAMES)}. Type "
+            "--config.data.name=NAME."
         )
     default = SPLITS[name, kind][("train", "test").index(split)]
     chosen = config[f"{split}_split"] or default

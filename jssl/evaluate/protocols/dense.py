@@ -122,10 +122,9 @@ def _announce(chosen: DenseProtocol, context: Context) -> None:
     config, count = parts.config, len(KINDS) * context.settings.seeds
     updates = min(parts.total_steps, config.max_steps or parts.total_steps)
     say(
-        f"{chosen.name}: {count} trainings ({' and '.join(KINDS)}, {context.settings.seeds} seed(s)) "
-        f"of {updates:,} updates of {config.batch_size} pictures of up to {config.augment.size} px, "
-        f"each judged on {len(parts.test_source):,} pictures. To stop and resume, type the same "
-        "command again."
+        f"{chosen.name}: {count} trainings (seeds x {' and '.join(KINDS)}) of {updates:,} updates "
+        f"of {config.batch_size} pictures of up to {config.augment.size} px, each judged on "
+        f"{len(parts.test_source):,} pictures. To resume after a stop, type the same command."
     )
 
 
