@@ -6,9 +6,11 @@ Each training has a workdir below `evaluation/NAME/`: the same command resumes i
 """
 
 import functools
+import io
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from jssl import methods, models
 from jssl.errors import UserError
@@ -54,6 +56,7 @@ def make_protocol(chosen: DenseProtocol) -> Protocol:
         functools.partial(needs, chosen),
         ("source", "data_dir", "epochs", "seed", "seeds"),
         data=functools.partial(describe, chosen),
+        files=pictures,
         colours=True,
     )
 
@@ -143,7 +146,9 @@ def _one(chosen: DenseProtocol, context: Context, *, kind: str, seed: int) -> li
         f"{chosen.text}, {updates:,} updates of {config.batch_size} at {config.optim.lr:g}, "
         f"{len(parts.train_source):,} train pictures, "
     )
-    return dense.rows_of(parts, dense.judge(parts, state), kind=kind, how=how, seed=seed)
+    judged = dense.judge(parts, state)
+    context.sheets[f"{chosen.name}_{kind}.png"] = dense.sheet_of(parts, judged)
+    return dense.rows_of(parts, judged, kind=kind, how=how, seed=seed)
 
 
 def data_name(config: Any) -> str:
@@ -176,5 +181,17 @@ def _own(chosen: DenseProtocol, context: Context) -> list[Row]:
             f"Protocol '{chosen.name}' judges runs of {chosen.method}, or trains it on another "
             f"run's network: found a run of {context.config.method}."
         )
-    parts = _parts(chosen, context)
-    return dense.final_rows(parts, context.state)
+    rows, sheet = dense.final(_parts(chosen, context), context.state)
+    context.sheets[f"{chosen.name}.png"] = sheet
+    return rows
+
+
+def pictures(context: Context) -> dict[str, bytes]:
+    """Returns the sheets of the last seed, as PNG."""
+    encoded = {}
+    for name, sheet in context.sheets.items():
+        buffer = io.BytesIO()
+        Image.fromarray(sheet).save(buffer, "PNG")
+        encoded[name] = buffer.getvalue()
+    context.sheets.clear()
+    return encoded
