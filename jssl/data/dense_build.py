@@ -19,7 +19,7 @@ from jssl.data.dense_transform import Transform
 from jssl.data.voc_objects import VocBoxSource
 from jssl.errors import UserError, nearest
 
-NAMES = ("cutouts", "voc", "folder")
+DENSE_NAMES = ("cutouts", "voc", "folder")
 YEARS = ("2007", "2012")
 # name, kind -> the splits to train and to test on
 SPLITS: dict[tuple[str, str], tuple[str, str]] = {
@@ -56,9 +56,9 @@ def make_dense_source(config: Any, split: str, kind: str) -> Any:
         200
     """
     name = config.name
-    if name not in NAMES:
+    if name not in DENSE_NAMES:
         raise UserError(
-            f"Data set '{name}' has no {kind}: {nearest(name, NAMES)}. Type "
+            f"Data set '{name}' has no {kind}: {nearest(name, DENSE_NAMES)}. Type "
             "--config.data.name=NAME."
         )
     default = SPLITS[name, kind][("train", "test").index(split)]

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jssl import config as config_lib
 from jssl import data
-from jssl.errors import NotFiniteError
+from jssl.errors import NotFiniteError, UserError
 from jssl.evaluate.context import Context
 from jssl.run import batches as batching
 from jssl.run import build, checkpoint, init_from, lock, pretrained, stopping, workdir, writers
@@ -35,7 +35,7 @@ def dense_config(context: Context, method: str, preset: str, *, kind: str, seed:
         seed: of the training.
 
     Raises:
-        UserError: an unknown data set.
+        UserError: fewer epochs than one.
     """
     settings = context.settings
     source = settings.source or "voc"
@@ -44,11 +44,15 @@ def dense_config(context: Context, method: str, preset: str, *, kind: str, seed:
     config.data.data_dir = settings.data_dir or ""
     config.seed = seed
     if settings.epochs:
+        if settings.epochs < 1:
+            raise UserError(f"Found --epochs={settings.epochs:g}: a training expects 1 or more.")
         share = settings.epochs / config.epochs
         config.optim.boundaries = tuple(b * share for b in config.optim.boundaries)
         config.optim.warmup_epochs *= min(1.0, share)
         config.epochs = float(settings.epochs)
-    name = f"{context.folder}:{int(context.state.step)}"
+    name = str(context.folder)
+    if settings.step is not None:
+        name += f":{settings.step}"
     pretrained.as_trained(config, name)
     config.init_from = name if kind == "trained" else ""
     if settings.limit:

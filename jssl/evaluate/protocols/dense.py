@@ -110,9 +110,9 @@ def _encoder(context: Context) -> Any:
 
 def _parts(chosen: DenseProtocol, context: Context) -> build.Experiment:
     if methods.get(context.config.method).data.dense:
-        return experiment(
-            context.config.copy_and_resolve_references(), limit=context.settings.limit
-        )
+        own = context.config.copy_and_resolve_references()
+        own.launch = "jit"  # a state that was loaded is on one device
+        return experiment(own, limit=context.settings.limit)
     config = dense_config(
         context, chosen.method, chosen.preset, kind=KINDS[0], seed=context.settings.seed
     )
