@@ -18,7 +18,6 @@ from jssl.data.cutout_source import CutoutSource as CutoutSource
 from jssl.data.decode import Picture as Picture
 from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
-from jssl.data.dense_build import DENSE_NAMES as DENSE_NAMES
 from jssl.data.dense_build import Decoded as Decoded
 from jssl.data.dense_build import make_dense_source as make_dense_source
 from jssl.data.dense_coco import CocoFolder as CocoFolder

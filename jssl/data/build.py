@@ -17,6 +17,7 @@ from jssl.data import (
 from jssl.data.channels import check_range
 from jssl.data.crop import CentreCrop, HostCrop
 from jssl.data.decode import BITS
+from jssl.data.dense_build import DENSE_NAMES
 from jssl.data.items import without_limit
 from jssl.errors import UserError, nearest
 
@@ -85,6 +86,11 @@ def make_source(config: Any, split: str) -> sources.Source:
     """
     if split not in SPLITS:
         raise UserError(f"Unknown split '{split}': {nearest(split, SPLITS)}.")
+    if config.name in DENSE_NAMES and not is_own(config.name):
+        raise UserError(
+            f"Data set '{config.name}' has boxes or masks, expected whole pictures, labelled or "
+            "not. Type another data set, such as photos."
+        )
     reading = check_reading(config)
     part = "test" if split == "test" else "train"
     channels = reading["channels"]

@@ -301,11 +301,6 @@ def _first_state(config: ConfigDict) -> TrainState:
 
 def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:
     """Returns the train and test split; raises if their labels mean different classes."""
-    if section.name in data.DENSE_NAMES and section.name != "folder":
-        raise UserError(
-            f"Data set '{section.name}' has boxes or masks, expected labels of whole pictures. "
-            "Type --source=NAME of a labelled data set."
-        )
     train, held_out = data.make_source(section, "probe"), None
     if section.get("held_out", 0):
         whole = data.make_source(section, "train")

@@ -35,9 +35,12 @@ def load_records(folder: str | Path) -> list[dict[str, Any]]:
     for path, record in contents.items():
         run = runs.get(path.parent.parent / "result.json")
         if path.parent.name == "evaluation" and "protocol" in record and run is not None:
-            known = [(row["probe"], row["protocol"]) for row in run["rows"]]
-            new = [row for row in record["rows"] if (row["probe"], row["protocol"]) not in known]
-            run["rows"] += [row for row in new if "top1" in row]
+            known = [(row["probe"], _metric(row), row["protocol"]) for row in run["rows"]]
+            run["rows"] += [
+                row
+                for row in record["rows"]
+                if (row["probe"], _metric(row), row["protocol"]) not in known
+            ]
     records = list(runs.values())
     for record in records:
         for row in record["rows"]:
@@ -68,6 +71,16 @@ def probe_name(row: dict[str, Any]) -> str:
     return name
 
 
+def _metric(row: dict[str, Any]) -> str:
+    return row.get("metric", "top-1")
+
+
+def _score(row: dict[str, Any], kind: str) -> float | None:
+    """The number of a kind, in per cent; None if the row has none."""
+    values = row["top1"] if "top1" in row else {k: n["value"] for k, n in row["numbers"].items()}
+    return 100 * values[kind] if kind in values else None
+
+
 def spread(values: Sequence[float]) -> str:
     """Formats mean and sample standard deviation of numbers in per cent.
 
@@ -94,26 +107,23 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     for record in records:
         for row in record["rows"]:
             # The hash leaves out the teacher, which the name has.
-            key = (record["run_hash"], record["name"], row["probe"], row["protocol"])
+            key = (record["run_hash"], record["name"], row["probe"], _metric(row), row["protocol"])
             groups.setdefault(key, []).append((record, row))
     protocols = list(dict.fromkeys(protocol for *_, protocol in groups))
     lines = [
         "| run | probe | trained | untrained net | raw pixels | protocol | seeds | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (*_, probe, protocol), pairs in groups.items():
-        record = pairs[0][0]
-        cells = [
-            spread([100 * row["top1"][kind] for _, row in pairs])
-            if all(kind in row["top1"] for _, row in pairs)
-            else "–"
-            for kind in ("trained", "untrained", "raw pixels")
-        ]
+    for (*_, probe, metric, protocol), pairs in groups.items():
+        record, cells = pairs[0][0], []
+        for kind in ("trained", "untrained", "raw pixels"):
+            scores = [s for _, row in pairs if (s := _score(row, kind)) is not None]
+            cells.append(spread(scores) if len(scores) == len(pairs) else "–")
         seeds = ", ".join(str(r["seed"]) for r, _ in pairs)
         timed = all("minutes" in r for r, _ in pairs)  # features of published weights are not
         minutes = spread([r["minutes"] for r, _ in pairs]) if timed else "–"
         lines.append(
-            f"| {record['name']}, {record['epochs']:g} epochs | {probe} top-1 % | "
+            f"| {record['name']}, {record['epochs']:g} epochs | {probe} {metric} % | "
             f"{' | '.join(cells)} | ({protocols.index(protocol) + 1}) | {seeds} | {minutes} |"
         )
     lines.append("")

@@ -96,7 +96,7 @@ def test_a_run_of_the_protocols_method_is_judged_as_it_is(tmp_path, capsys):
     assert (tmp_path / "evaluation" / f"{NAME}.png").exists()
     with pytest.raises(UserError, match="judges runs of faster_rcnn"):
         evaluate.evaluate_run(tmp_path, protocols=["voc_detection"], settings=settings)
-    with pytest.raises(UserError, match="labels of whole pictures.*--source=NAME"):
+    with pytest.raises(UserError, match="expected whole pictures"):
         evaluate.evaluate_run(tmp_path, protocols=["knn"], settings=settings)
 
 
