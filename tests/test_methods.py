@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_state, batch_of, small_config, start, tiles
+from helpers import assert_same_state, batch_of, shallow_config, start, tiles
 
 from jssl import methods
 from jssl.models.heads import Projector
@@ -64,14 +64,6 @@ def smooth():
         yield
 
 
-def config_of(method, **updates):
-    """The smoke config with one group of blocks where two are not needed: it compiles faster."""
-    config = small_config(method, **updates)
-    if config.model.name.startswith("resnet") and not methods.get(method).data.dense:
-        config.model.stage_sizes = (1,)
-    return config
-
-
 class Begun(NamedTuple):
     launcher: Any
     method: Any
@@ -90,7 +82,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module", params=METHODS)
 def trained(request, smooth):
     """Some steps under plain jit, the reference of the other modes."""
-    config = config_of(request.param)
+    config = shallow_config(request.param)
     begun = Begun(*start(config, "jit"))
     kept = begun._replace(state=copied(begun.state))
     return Trained(request.param, config, kept, *run(begun, config, STEPS))
@@ -166,7 +158,7 @@ def test_a_bias_before_batch_normalisation_is_seen_as_still():
 
 def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(trained):
     name = trained.method
-    config = config_of(name)
+    config = shallow_config(name)
     config.optim.update({"name": "sgd", "lr": 0.05, "lr_scaling": "none", "warmup_epochs": 0.0})
     config.update(FIXED_BATCH.get(name, {}))
     begun = Begun(*start(config, "jit"))
@@ -186,7 +178,7 @@ def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(trained):
 
 
 def test_bfloat16_is_finite_and_keeps_float32_state(trained):
-    config = config_of(trained.method, dtype="bfloat16")
+    config = shallow_config(trained.method, dtype="bfloat16")
     state, history = run(start(config, "jit"), config, 2)
     assert all(np.isfinite(v) for h in history for v in h.values())
     floats = [x for x in jax.tree.leaves(state.params) if jnp.issubdtype(x.dtype, jnp.floating)]
