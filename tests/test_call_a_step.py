@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import ROOT, batch_of, small_config
+from helpers import ROOT, batch_of, shallow_config
 
 from jssl import RunLengths, config, methods
 from jssl.errors import UserError
@@ -30,7 +30,7 @@ def run_example(name, jit=jax.jit):
     base = 'config.base("simclr", preset="cifar")'
     code = example()
     assert base in code and "simclr.make(c, tx, lengths)" in code
-    c = small_config(name)  # a small net, and the settings that a run fills in
+    c = shallow_config(name)  # a small net, and the settings that a run fills in
     names = {"small": c, "batch": batch_of(c, c.batch_size)}
     names["jax"] = types.SimpleNamespace(jit=jit, random=jax.random)
     code = code.replace("import jax\n", "")
@@ -62,7 +62,7 @@ def test_the_example_of_the_readme(name):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_lengths_are_required(name):
-    c, make = small_config(name), methods.get(name).make
+    c, make = shallow_config(name), methods.get(name).make
     tx = optax.sgd(0.1)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'lengths'"):
         make(c, tx)

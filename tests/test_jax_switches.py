@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import batch_of, small_config, tiles
+from helpers import batch_of, shallow_config, tiles
 
 from jssl import losses, methods
 from jssl.run import build
@@ -26,7 +26,7 @@ def traced(config):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_a_step_is_the_same_with_64_bits(name):
-    config = small_config(name)
+    config = shallow_config(name)
     expected = jax.tree.leaves(traced(config))
     with jax.enable_x64(True):
         found = jax.tree.leaves(traced(config))
@@ -36,7 +36,7 @@ def test_a_step_is_the_same_with_64_bits(name):
 
 def test_the_draws_of_a_run_are_the_same_with_64_bits():
     """Wider random numbers would be other ones."""
-    config = small_config("simclr")
+    config = shallow_config("simclr")
     method, _ = build.make_method(config, axis_name=None)
     run = lambda: method.views(jax.random.key(3), tiles(2)["image"], jnp.int32(0))  # noqa: E731
     expected = np.asarray(jax.jit(run)())
@@ -48,7 +48,7 @@ def test_the_draws_of_a_run_are_the_same_with_64_bits():
 def test_another_generator_of_random_numbers(prng):
     with jax.default_prng_impl(prng):
         for name in ("simclr", "cmc", "deit", "noisy_student"):
-            state, after, *_ = traced(small_config(name))
+            state, after, *_ = traced(shallow_config(name))
             assert jax.tree.structure(state) == jax.tree.structure(after)
 
 

@@ -1,18 +1,21 @@
 """One table: every method has every property. A new method is picked up by its file."""
 
+from typing import Any, NamedTuple
+
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_state, batch_of, small_config, start, tiles
+from helpers import assert_same_state, batch_of, shallow_config, start, tiles
 
 from jssl import methods
 from jssl.models.heads import Projector
 from jssl.run import build, checkpoint
 
 METHODS = methods.names()
+STEPS = 3
 MODES = ["pmap", "shard_map", "vmap:4"]
 
 
@@ -20,9 +23,9 @@ def leaves(state):
     return {k: np.asarray(v) for k, v in checkpoint.flat_leaves(state).items()}
 
 
-def run(config, mode, steps, batch=None):
+def run(begun, config, steps, batch=None):
     """The state after some steps and their metrics; only the first step may compile."""
-    launcher, _, state, step = start(config, mode)
+    launcher, _, state, step = begun
     history, compiled, counts = [], [], []
 
     def listener(name, seconds, **_):
@@ -44,6 +47,11 @@ def run(config, mode, steps, batch=None):
     return state, history
 
 
+def copied(state):
+    """Stepping donates its state: a copy is stepped, what others need is kept."""
+    return jax.tree.map(lambda x: x.copy(), state)
+
+
 @pytest.fixture(scope="module")
 def smooth():
     """Nets whose activation has a derivative everywhere.
@@ -56,25 +64,41 @@ def smooth():
         yield
 
 
+class Begun(NamedTuple):
+    launcher: Any
+    method: Any
+    state: Any
+    step: Any
+
+
+class Trained(NamedTuple):
+    method: str
+    config: Any
+    begun: Begun  # from `start`; its step is compiled once for two tests
+    state: Any
+    history: list
+
+
 @pytest.fixture(scope="module", params=METHODS)
 def trained(request, smooth):
-    """Five steps under plain jit, the reference of the other modes."""
-    config = small_config(request.param)
-    return request.param, config, *run(config, "jit", 5)
+    """Some steps under plain jit, the reference of the other modes."""
+    config = shallow_config(request.param)
+    begun = Begun(*start(config, "jit"))
+    kept = begun._replace(state=copied(begun.state))
+    return Trained(request.param, config, kept, *run(begun, config, STEPS))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_launch_mode_gives_the_state_of_plain_jit(trained, mode):
-    _, config, expected, history = trained
-    state, other = run(config, mode, 5)
-    for a, b in zip(history, other, strict=True):
+    state, other = run(start(trained.config, mode), trained.config, STEPS)
+    for a, b in zip(trained.history, other, strict=True):
         assert a.keys() == b.keys()
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
-    assert_same_state(leaves(state), leaves(expected))
+    assert_same_state(leaves(state), leaves(trained.state))
 
 
 def test_a_step_keeps_structure_shapes_and_dtypes(trained):
-    method, config, state, _ = trained
+    method, config, _, state, _ = trained
     made, _ = build.make_method(config, axis_name=None)
     abstract = jax.eval_shape(lambda: build.first_state(config, made, config.batch_size))
     assert checkpoint.describe(abstract) == checkpoint.describe(state)
@@ -133,13 +157,14 @@ def test_a_bias_before_batch_normalisation_is_seen_as_still():
 
 
 def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(trained):
-    name = trained[0]
-    config = small_config(name)
+    name = trained.method
+    config = shallow_config(name)
     config.optim.update({"name": "sgd", "lr": 0.05, "lr_scaling": "none", "warmup_epochs": 0.0})
     config.update(FIXED_BATCH.get(name, {}))
-    state, history = run(config, "jit", STEPS_ON_IT.get(name, 25), batch="fixed")
-    _, _, start_state, _ = start(config, "jit")
-    first_params, last_params = leaves(start_state.params), leaves(state.params)
+    begun = Begun(*start(config, "jit"))
+    first_params = leaves(begun.state.params)
+    state, history = run(begun, config, STEPS_ON_IT.get(name, 25), batch="fixed")
+    last_params = leaves(state.params)
     unmoved = still(first_params, last_params)
     assert unmoved == WITHOUT_GRADIENT.get(name, []), (
         f"parameters that do not move: {', '.join(unmoved)}. A bias before a batch normalisation "
@@ -153,36 +178,31 @@ def test_the_loss_falls_on_a_fixed_batch_and_every_parameter_moves(trained):
 
 
 def test_bfloat16_is_finite_and_keeps_float32_state(trained):
-    name, _, _, exact = trained
-    config = small_config(name, dtype="bfloat16")
-    state, history = run(config, "jit", 2)
+    config = shallow_config(trained.method, dtype="bfloat16")
+    state, history = run(start(config, "jit"), config, 2)
     assert all(np.isfinite(v) for h in history for v in h.values())
     floats = [x for x in jax.tree.leaves(state.params) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
     # 8 bits of mantissa
-    np.testing.assert_allclose(history[0]["loss"], exact[0]["loss"], rtol=0.02)
+    np.testing.assert_allclose(history[0]["loss"], trained.history[0]["loss"], rtol=0.02)
 
 
 def test_save_restore_gives_the_same_next_step(trained, tmp_path):
-    method, config, state, _ = trained
-    saved = checkpoint.Checkpoints(tmp_path, method=method)
-    saved.save(5, state, {"next_step": 5})
+    saved = checkpoint.Checkpoints(tmp_path, method=trained.method)
+    saved.save(STEPS, trained.state, {"next_step": STEPS})
     saved.close()
-    launcher, _, blank, step = start(config, "jit")
-    again = checkpoint.Checkpoints(tmp_path, method=method, read_only=True)
-    restored, _ = again.restore(blank)
+    launcher, _, blank, step = trained.begun
+    again = checkpoint.Checkpoints(tmp_path, method=trained.method, read_only=True)
+    restored, _ = again.restore(copied(blank))
     again.close()
-    data = launcher.put_batch(batch_of(config, config.batch_size, 777))
-    # Stepping donates its state: a copy is stepped, the fixture's is kept.
-    copy = jax.tree.map(lambda x: x.copy(), state)
-    a, b = (step(s, data, np.int32(5)) for s in (copy, restored))
+    data = launcher.put_batch(batch_of(trained.config, trained.config.batch_size, 777))
+    a, b = (step(s, data, np.int32(STEPS)) for s in (copied(trained.state), restored))
     for name, value in leaves(a[0]).items():
         np.testing.assert_array_equal(leaves(b[0])[name], value, err_msg=name)
 
 
 def test_embed_is_a_function_of_one_image(trained):
-    _, config, state, _ = trained
-    made, _ = build.make_method(config, axis_name=None)
+    made, state = trained.begun.method, trained.state
     images = tiles(6)["image"]
     together, named = jax.jit(made.embed)(state, images)
     alone = jnp.concatenate([jax.jit(made.embed)(state, images[i : i + 1])[0] for i in range(6)])
@@ -194,13 +214,12 @@ def test_embed_is_a_function_of_one_image(trained):
 
 
 def test_views_do_not_depend_on_how_the_batch_is_split(trained):
-    name, config, _, _ = trained
-    made, _ = build.make_method(config, axis_name=None)
     images, key = tiles(8)["image"], jax.random.key(5)
-    views = jax.jit(made.views)
+    views = jax.jit(trained.begun.method.views)
     whole = views(key, images, jnp.int32(0))
     halves = [views(key, images[i : i + 4], jnp.int32(i)) for i in (0, 4)]
     np.testing.assert_allclose(whole, jnp.concatenate(halves, axis=1), atol=1e-6)
-    other = views(key, images[:1], jnp.int32(1))[0, 0]
+    other = views(key, images[:4], jnp.int32(1))[0, 0]
     # Pictures with boxes or masks are augmented on the host.
-    assert np.allclose(whole[0, 0], other, atol=1e-3) == bool(methods.get(name).data.dense)
+    dense = methods.get(trained.method).data.dense
+    assert np.allclose(whole[0, 0], other, atol=1e-3) == bool(dense)

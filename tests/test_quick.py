@@ -170,7 +170,8 @@ def test_a_run_without_labels_and_its_resume(unlabelled, tmp_path, capsys):
     """Nested and loose pictures; then the same command goes on, another one is refused."""
     folder = tmp_path / "w"
     words = [f"--data={unlabelled}", "--method=simclr", "--labels=none", "--size=32",
-             f"--workdir={folder}", "--config.log.tensorboard=False"]  # fmt: skip
+             f"--workdir={folder}", "--config.log.tensorboard=False",
+             "--config.final.enabled=False", "--config.model.stage_sizes=(1,)"]  # fmt: skip
     main.main(["train", *words, "--epochs=1"])
     assert "24 pictures, no classes" in capsys.readouterr().out
     config = json.loads((folder / "config.json").read_text())
@@ -233,7 +234,7 @@ def test_train_in_python(pictures, tmp_path):
             workdir=folder,
             size=32,
             epochs=epochs,
-            settings={"seed": 7, "log.tensorboard": False},
+            settings={"seed": 7, "log.tensorboard": False, "model.stage_sizes": (1,)},
         )
         assert run.workdir == folder and run.config.method == "supervised"
         assert run.config.seed == 7 and run.config.log.tensorboard is False

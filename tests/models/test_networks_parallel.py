@@ -21,7 +21,7 @@ def test_networks_on_four_devices_equal_one(mode):
     one, four = models.build(settings), models.build(settings, axis_name="d")
     x = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
     w = jax.random.normal(jax.random.key(1), (16, 128))
-    variables = one.init(jax.random.key(2), x, train=True)
+    variables = jax.jit(one.init, static_argnames="train")(jax.random.key(2), x, train=True)
 
     def run(net, x, w, mean):
         def loss(params):
