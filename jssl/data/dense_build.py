@@ -90,7 +90,19 @@ def _voc(data_dir: str, split: str, kind: str) -> Any:
     places = (root / f"VOC{year}", root / "VOCdevkit" / f"VOC{year}")
     official = any((place / "JPEGImages").is_dir() for place in places)
     if kind == "boxes" and not official:
-        return VocBoxSource(f"voc/{year}", TFDS_SPLITS.get(part, part), data_dir=data_dir)
+        try:
+            return VocBoxSource(f"voc/{year}", TFDS_SPLITS.get(part, part), data_dir=data_dir)
+        except UserError as error:
+            raise UserError(
+                f"{error} Or unpack the official archives, so that FOLDER/VOCdevkit/VOC{year}/"
+                "JPEGImages exists, and give FOLDER as data_dir."
+            ) from error
+    if not data_dir:
+        raise UserError(
+            "Masks of data set 'voc' are in the official archives only, and data_dir is empty: "
+            f"expected a FOLDER with VOCdevkit/VOC{year}/JPEGImages, and for train_aug also "
+            "benchmark_RELEASE. See docs/dense_data.md."
+        )
     if kind == "boxes":
         return VocFolder(root, part, year=int(year))
     sbd = str(root) if part in SBD_SPLITS else ""

@@ -77,8 +77,10 @@ def test_what_is_missing_is_named(tmp_path, keys, kind, expected):
 
 
 def test_boxes_of_voc_that_is_not_here_name_what_tfds_prepares(tmp_path):
-    with pytest.raises(UserError, match="voc/2007"):
+    with pytest.raises(UserError, match="prepare voc/2007.*Or unpack the official archives"):
         data.make_dense_source(section(name="voc", data_dir=str(tmp_path)), "test", "boxes")
+    with pytest.raises(UserError, match="official archives only, and data_dir is empty"):
+        data.make_dense_source(section(name="voc"), "test", "masks")
 
 
 @pytest.mark.parametrize(("key", "value"), [("data.held_out", 5), ("monitor.every_epochs", 1.0)])
