@@ -30,6 +30,7 @@ from jssl.evaluate.protocols import (
     voc_all,
     voc_detection,
     voc_fc68,
+    voc_fc68_affine,
     voc_segmentation,
 )
 from jssl.evaluate.table import format_table, table_lines
@@ -54,7 +55,8 @@ PROTOCOLS: dict[str, Protocol] = {
     for module in (
         knn, softmax_regression, classifier, linear, logistic, grid, layers, robustness,
         imagenet_a, imagenet_r, imagenet_v2, imagenet_c, imagenet_p, cifar10_c,
-        retrieval, voc, voc_fc68, voc_all, voc_detection, voc_segmentation, transfer,
+        retrieval, voc, voc_fc68, voc_fc68_affine, voc_all,
+        voc_detection, voc_segmentation, transfer,
     )
 }  # fmt: skip
 

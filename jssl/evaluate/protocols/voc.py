@@ -1,7 +1,8 @@
 """The protocols on PASCAL VOC 2007, whatever data set a run was trained on.
 
-`voc` is a fast evaluation of frozen features; `voc_fc68` and `voc_all` are DeepCluster's, for
-AlexNet and VGG-16, and take hours at full length: `--protocol=all` leaves them out.
+`voc` is a fast evaluation of frozen features; `voc_fc68`, `voc_fc68_affine` and `voc_all` are
+DeepCluster's, for AlexNet and VGG-16, and take hours at full length: `--protocol=all` leaves them
+out.
 """
 
 import functools
@@ -30,7 +31,7 @@ def needs(context: Context) -> str:
 
 
 def needs_finetuned(context: Context) -> str:
-    """Returns what a run lacks for `voc_fc68` and `voc_all`; '' if nothing."""
+    """Returns what a run lacks for DeepCluster's protocols; '' if nothing."""
     if not isinstance(_encoder(context), PlainNet):
         return "AlexNet or VGG-16: a run with --config.model.name=alexnet or vgg16"
     return needs(context) or "hours: ask for it by name"

@@ -241,8 +241,10 @@ def test_fc68_trains_three_layers_and_all_trains_every_one(trained):
             for layer in before
             if any(np.any(before[layer][k] != after[layer][k]) for k in before[layer])
         }
-        assert moved == (dense if name == "voc_fc68" else set(before))
-        assert set(frozen) == (set(before) - dense if name == "voc_fc68" else set())
+        norms = {layer for layer in before if layer.startswith("bn")}
+        assert len(norms) == 2
+        expected = {"voc_fc68": dense, "voc_fc68_affine": dense | norms, "voc_all": set(before)}
+        assert moved == expected[name] and set(frozen) == set(before) - moved
         # What is not drawn anew is the run's.
         for layer in set(before) - dense:
             jax.tree.map(np.testing.assert_array_equal, before[layer], params[layer])
