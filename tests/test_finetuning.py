@@ -11,7 +11,7 @@ from helpers import get_config, small_config
 
 import jssl
 from jssl import data, optim
-from jssl.config import to_json
+from jssl.config import base, to_json
 from jssl.errors import UserError
 from jssl.evaluate import split_validation
 from jssl.run import build, checkpoint, selection, workdir
@@ -204,3 +204,25 @@ def test_a_network_keeps_its_training_settings(tmp_path):
     as_trained(config, str(tmp_path))
     assert to_json(config.model) == to_json(before.model)
     assert config.augment.normalize == "imagenet"
+
+
+@pytest.mark.parametrize("name", ["finetune_transfer", "semi_imagenet"])
+def test_a_vision_transformer_is_fine_tuned_by_its_own_rules(tmp_path, name):
+    """MoCo v3's: its tokens do not decay, and its patch embedding, frozen before, is trained."""
+    before = base("moco_v3", preset="v3_vit")
+    before.model.update({"name": "vit_tiny", "depth": 1, "width": 0.25, "heads": 4})
+    workdir.open_workdir(tmp_path, before)
+    config = get_config(name, f"init={tmp_path}")
+    assert before.model.freeze_patches and not config.model.freeze_patches
+    rules = optim.groups({"cls_token": 0, "kernel": 0, "scale": 0}, rules=config.optim.rules)
+    assert rules == {"cls_token": "none", "kernel": "decay+adapt", "scale": "none"}
+    config.augment.size, config.dtype, config.supervised.num_classes = 32, "float32", 5
+    config.run.update({"num_examples": 400, "steps_per_epoch": 100, "total_steps": 100})
+    method, _ = build.make_method(config, axis_name=None)
+    blank = build.blank_batch(config, 2)
+    ramp = np.linspace(0, 255, blank["image"].size).reshape(blank["image"].shape)
+    batch = {**blank, "image": ramp.astype(np.uint8)}
+    first = jax.jit(lambda: build.first_state(config, method, 2))()
+    after, _ = jax.jit(method.train_step)(first, batch)
+    kernels = [state.params["encoder"]["patch_embed"]["kernel"] for state in (first, after)]
+    assert np.any(np.asarray(kernels[0]) != np.asarray(kernels[1]))

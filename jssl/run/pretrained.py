@@ -14,7 +14,10 @@ import numpy as np
 from jssl import config as config_lib
 from jssl.augment._pixels import in_words
 from jssl.errors import UserError
+from jssl.models import VIT_SIZES
 from jssl.models.position import at_resolution, expand_shared_table
+from jssl.optim import EXCLUDE_NORM_AND_BIAS as RESNET_RULES
+from jssl.optim import TRANSFORMER
 from jssl.run import checkpoint, workdir
 from jssl.types import PyTree
 
@@ -191,7 +194,9 @@ def as_trained(config: Any, init_from: str) -> None:
 
     These are the model section and the normalisation of the images: another padding or mean has
     the same shapes, but would silently change the output. Batch normalisation is over the whole
-    batch. A resumed run reads them from its own workdir.
+    batch, and a patch embedding that MoCo v3 froze is trained. Of a ViT the rules of weight decay
+    for a ResNet, which do not know its tokens, become those of a transformer. A resumed run reads
+    all of this from its own workdir.
 
     Args:
         config: of the run to start, from `jssl.config.base('supervised', ...)`.
@@ -214,6 +219,11 @@ def as_trained(config: Any, init_from: str) -> None:
         model, statistics = before.model, before.augment
     config.model.update({key: value for key, value in model.items() if key in config.model})
     config.model.bn_groups = 1
+    config.model.freeze_patches = False
+    of_resnets = [list(rule) for rule in config.optim.rules] == list(map(list, RESNET_RULES))
+    if config.model.name in VIT_SIZES and of_resnets:
+        with config.ignore_type():
+            config.optim.rules = TRANSFORMER
     config.augment.normalize = statistics["normalize"]
     for key in ("mean", "std"):  # records of older versions lack them
         config.augment[key] = tuple(statistics.get(key, ()))
