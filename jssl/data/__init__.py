@@ -20,6 +20,7 @@ from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.dense_build import Decoded as Decoded
 from jssl.data.dense_build import make_dense_source as make_dense_source
+from jssl.data.dense_build import split_of as split_of
 from jssl.data.dense_coco import CocoFolder as CocoFolder
 from jssl.data.dense_folder import DenseSource as DenseSource
 from jssl.data.dense_folder import JoinedDense as JoinedDense

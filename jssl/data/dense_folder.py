@@ -271,6 +271,12 @@ class JoinedDense:
         self.class_names, self.num_classes = first.class_names, first.num_classes
         self.train_difficult = all(part.train_difficult for part in parts)
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the pictures; None if a part has none."""
+        names = [getattr(part, "names", None) for part in self._parts]
+        return None if None in names else tuple(name for part in names for name in part)
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

@@ -25,6 +25,7 @@ from jssl.run.build import Experiment
 from jssl.types import PyTree, TrainState
 
 Row = dict[str, Any]
+READ = ("image", "size", "proposals", "live")  # arrays of a batch that a prediction needs
 
 
 class Judged(NamedTuple):
@@ -103,7 +104,7 @@ def judge(parts: Experiment, state: TrainState, *, source: Any = None) -> Judged
     detections, objects, counts = [], [], []
     for batch in test_batches(parts, source):
         outputs = jax.tree.map(
-            np.asarray, predict(state, {key: batch[key] for key in ("image", "size")})
+            np.asarray, predict(state, {key: batch[key] for key in READ if key in batch})
         )
         for row in np.flatnonzero(batch["mask"]).tolist():
             if boxes:
@@ -161,6 +162,8 @@ def rows_of(
     config, source = parts.config, parts.test_source
     section, feature = config[config.method], f"{kind} {config.model.name}"
     names = data.class_names(source) or ()
+    proposals = dense.proposals_text(config)
+    how += f"{proposals}, " if proposals else ""
     pictures = f"{len(judged.objects or judged.counts):,} test pictures of {source.name}"
     if judged.counts:
         value, each = mean_iou(np.sum(judged.counts, axis=0))
