@@ -4,8 +4,8 @@ Paper:     Caron et al., ECCV 2018, https://arxiv.org/abs/1807.05520, tables 2 a
            2015, https://arxiv.org/abs/1504.08083
 Data:      trainval and test of VOC 2007: the official archives in data_dir; boxes of selective
            search: selective_search_data.tgz of Fast R-CNN there, see docs/dense_data.md
-Target:    protocol re-created: DeepCluster's prototxts were never released. Its AP50: 51.4 (AlexNet,
-           trained=fc6-8), 55.4 (AlexNet), 65.9 (VGG-16). Not run here.
+Target:    protocol re-created: DeepCluster's prototxts were never released. Its AP50: 51.4
+           (AlexNet, trained=fc6-8), 55.4 (AlexNet), 65.9 (VGG-16). Not run here.
 Hardware:  1 GPU; two pictures a step
 Command:   jssl train --config=configs/fast_rcnn_voc.py:init=runs/deepcluster,boxes=FOLDER \\
            --workdir=runs/deepcluster_voc
@@ -23,9 +23,7 @@ from jssl.run import pretrained
 
 
 def get_config(arg=""):
-    s = config.switches(
-        arg, smoke=False, seed=0, epochs=EPOCHS, trained="all", boxes="", init=""
-    )
+    s = config.switches(arg, smoke=False, seed=0, epochs=EPOCHS, trained="all", boxes="", init="")
     c = config.base("fast_rcnn", preset="voc")
     c.seed = s.seed
     c.launch = "jit"

@@ -3,7 +3,6 @@
 from jssl import config
 from jssl.run import pretrained
 
-
 ALEXNET = {"name": "alexnet", "stage_sizes": (), "width": 1 / 32}
 
 

@@ -24,14 +24,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 4,
         "epochs": 20.0,
         "model": {**_NET, "width": 0.125},
-        "augment": {"size": 128, "normalize": "imagenet"},
+        "augment": {"size": 256, "normalize": "imagenet"},
         "optim": {**_OPTIM, "lr": 0.01, "boundaries": (15.0,)},
         "monitor": {"every_epochs": 0.0},
         "fast_rcnn": {
             "proposals": "anchors",
-            "anchor_sizes": (32.0, 64.0, 96.0),
-            "sides": (128,),
-            "test_side": 128,
+            "anchor_sizes": (64.0, 128.0, 192.0),
+            "sides": (256,),  # twice their own: a cell of the map is 16 pixels
+            "test_side": 256,
         },
     },
 }

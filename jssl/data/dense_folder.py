@@ -274,8 +274,9 @@ class JoinedDense:
     @property
     def names(self) -> tuple[str, ...] | None:
         """Names of the pictures; None if a part has none."""
-        names = [getattr(part, "names", None) for part in self._parts]
-        return None if None in names else tuple(name for part in names for name in part)
+        if not all(hasattr(part, "names") for part in self._parts):
+            return None
+        return tuple(name for part in self._parts for name in part.names)
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -124,8 +124,9 @@ class DetectionTransform:
         cls, side: int, *, longest: int, canvas: tuple[int, int], most_proposals: int = 0
     ) -> "DetectionTransform":
         """Returns a transform without randomness."""
-        options = {"longest": longest, "canvas": canvas, "most_proposals": most_proposals}
-        return cls((side,), flips=False, **options)
+        return cls(
+            (side,), longest=longest, canvas=canvas, flips=False, most_proposals=most_proposals
+        )
 
     def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Transforms an example.

@@ -2,8 +2,8 @@
 
 A file of proposals is
 
-FILE.npz    `names` [M] text; `counts` [M] whole numbers; `boxes` [sum of counts,4], (x1, y1, x2, y2)
-            in pixels from 0, the pictures one after another
+FILE.npz    `names` [M] text; `counts` [M] whole numbers; `boxes` [sum of counts,4], the pictures one
+            after another, (x1, y1, x2, y2) in pixels from 0
 FILE.mat    MATLAB 5, as Fast R-CNN publishes those of selective search: a cell for each picture in
             `boxes` [n,4], (y1, x1, y2, x2) that count pixels from 1; its names in `images`, or else
             in the order of the split's list
@@ -102,9 +102,10 @@ def _of_mat(path: Path) -> Proposals:
             raise ValueError("a cell of boxes is no matrix of four columns")
         y1, x1, y2, x2 = array.reshape(-1, 4).astype(np.float32).T
         boxes.append(np.stack([x1 - 1, y1 - 1, x2, y2], axis=1))  # the last pixel belongs to it
-    if not all(isinstance(name, str) for name in names) or len(names) not in (0, len(boxes)):
-        raise ValueError(f"it has {len(boxes):,} cells of boxes and {len(names):,} of images")
-    return Proposals(tuple(names), tuple(boxes))
+    texts = [name for name in names if isinstance(name, str)]
+    if len(texts) < len(names) or len(names) not in (0, len(boxes)):
+        raise ValueError(f"it has {len(boxes):,} cells of boxes and {len(texts):,} names of images")
+    return Proposals(tuple(texts), tuple(boxes))
 
 
 def _check(boxes: np.ndarray, name: str) -> None:
@@ -170,24 +171,13 @@ def with_proposals(source: Any, place: str, split: str, *, most: int) -> WithPro
         )
     root = Path(place).expanduser()
     paths = [root] if root.is_file() else [_file(root, part) for part in split.split("+")]
-    found: dict[str, np.ndarray] = {}
-    for path in paths:
-        proposals = read_proposals(path)
-        own = proposals.names
-        if not own:
-            if len(paths) > 1 or len(proposals.boxes) != len(names):
-                raise UserError(
-                    f"The proposals '{path}' have no names of pictures, and {len(proposals.boxes):,}"
-                    f" cells: expected one for each of the {len(names):,} pictures of one split."
-                )
-            own = tuple(names)
-        found |= dict(zip(own, proposals.boxes, strict=True))
+    found = _by_name(paths, names)
     missing = [name for name in names if name not in found]
     if missing:
+        files = ", ".join(f"'{path}'" for path in paths)
         raise UserError(
-            f"The proposals {', '.join(repr(str(path)) for path in paths)} lack {len(missing):,} of "
-            f"{len(names):,} pictures, '{missing[0]}' among them: expected boxes of every picture "
-            f"of '{split}'."
+            f"The proposals {files} lack {len(missing):,} of {len(names):,} pictures, "
+            f"'{missing[0]}' among them: expected boxes of every picture of '{split}'."
         )
     boxes = [found[name] for name in names]
     largest = max(range(len(boxes)), key=lambda i: len(boxes[i]))
@@ -199,6 +189,20 @@ def with_proposals(source: Any, place: str, split: str, *, most: int) -> WithPro
     return WithProposals(source, boxes)
 
 
+def _by_name(paths: Sequence[Path], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads files of proposals; one file without names has those of the split, in order."""
+    found: dict[str, np.ndarray] = {}
+    for path in paths:
+        own, boxes = read_proposals(path)
+        if not own and (len(paths) > 1 or len(boxes) != len(names)):
+            raise UserError(
+                f"The proposals '{path}' of {len(boxes):,} pictures do not name them: expected "
+                f"names, or boxes of each of the {len(names):,} pictures of one split."
+            )
+        found |= dict(zip(own or names, boxes, strict=True))
+    return found
+
+
 def _file(folder: Path, part: str) -> Path:
     stem = part.strip().replace("/", "_")
     for path in (folder / f"{stem}.npz", folder / f"{stem}.mat"):
@@ -206,8 +210,8 @@ def _file(folder: Path, part: str) -> Path:
             return path
     raise UserError(
         f"No file of proposals '{folder / stem}.npz' or '{stem}.mat': expected the names of the "
-        "pictures and their boxes, see docs/dense_data.md. Those of selective search on VOC: unpack "
-        f"{ARCHIVE}, and type --config.fast_rcnn.proposals=FOLDER/selective_search_data. Without "
+        "pictures and their boxes, see docs/dense_data.md. For those of selective search on VOC "
+        f"unpack {ARCHIVE}, and type --config.fast_rcnn.proposals=FOLDER/selective_search_data. Without "
         "files type --config.fast_rcnn.proposals=anchors."
     )
 

@@ -148,7 +148,13 @@ def _objects(example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def rows_of(
-    parts: Experiment, judged: Judged, *, kind: str = "trained", how: str = "", seed: int = 0
+    parts: Experiment,
+    judged: Judged,
+    *,
+    kind: str = "trained",
+    how: str = "",
+    seed: int = 0,
+    feature: str = "",
 ) -> list[Row]:
     """Returns the rows of the table: AP50, AP and AP75, or the mean IoU.
 
@@ -158,9 +164,10 @@ def rows_of(
         kind: of the network.
         how: text of the training, for the protocol.
         seed: of the bootstrap.
+        feature: what was trained; '' for the kind.
     """
     config, source = parts.config, parts.test_source
-    section, feature = config[config.method], f"{kind} {config.model.name}"
+    section, feature = config[config.method], f"{feature or kind} {config.model.name}"
     names = data.class_names(source) or ()
     proposals = dense.proposals_text(config)
     how += f"{proposals}, " if proposals else ""

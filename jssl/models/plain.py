@@ -70,9 +70,7 @@ def sobel(x: Array) -> Array:
     return jax.lax.stop_gradient(jnp.stack(channels, axis=-1))
 
 
-def canvas_input(
-    images: Array, sizes: Array | None, *, normalize_as: str, filtered: bool
-) -> Array:
+def canvas_input(images: Array, sizes: Array | None, *, normalize_as: str, filtered: bool) -> Array:
     """Prepares pictures on a canvas: 0 beside each, after normalisation and after `sobel`.
 
     Args:
@@ -85,7 +83,7 @@ def canvas_input(
         float32 [B,H,W,C].
     """
     x = normalize(to_float(images), normalize_as)
-    inner = None if sizes is None else inside(sizes, images.shape[1:3])(x.shape)
+    inner = None if sizes is None else inside(sizes, (images.shape[1], images.shape[2]))(x.shape)
     x = x if inner is None else jnp.where(inner, x, 0.0)
     if not filtered:
         return x

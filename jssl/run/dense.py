@@ -44,7 +44,7 @@ def _with_proposals(config: ConfigDict, source: Any, split: str) -> Any:
     key = f"--config.{config.method}.proposals"
     if not place:
         raise UserError(
-            f"Method '{config.method}' needs proposals, and {config.method}.proposals is empty. Type "
+            f"Method '{config.method}' needs proposals, found {config.method}.proposals=''. Type "
             f"{key}=FOLDER, with files of boxes such as those of selective search (see "
             f"docs/dense_data.md), or {key}=anchors for all anchor boxes."
         )
