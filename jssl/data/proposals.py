@@ -2,8 +2,8 @@
 
 A file of proposals is
 
-FILE.npz    `names` [M] text; `counts` [M] whole numbers; `boxes` [sum of counts,4], the pictures one
-            after another, (x1, y1, x2, y2) in pixels from 0
+FILE.npz    `names` [M] text; `counts` [M] whole numbers; `boxes` [sum of counts,4], the pictures
+            one after another, (x1, y1, x2, y2) in pixels from 0
 FILE.mat    MATLAB 5, as Fast R-CNN publishes those of selective search: a cell for each picture in
             `boxes` [n,4], (y1, x1, y2, x2) that count pixels from 1; its names in `images`, or else
             in the order of the split's list
@@ -211,8 +211,8 @@ def _file(folder: Path, part: str) -> Path:
     raise UserError(
         f"No file of proposals '{folder / stem}.npz' or '{stem}.mat': expected the names of the "
         "pictures and their boxes, see docs/dense_data.md. For those of selective search on VOC "
-        f"unpack {ARCHIVE}, and type --config.fast_rcnn.proposals=FOLDER/selective_search_data. Without "
-        "files type --config.fast_rcnn.proposals=anchors."
+        f"unpack {ARCHIVE}, and type --config.fast_rcnn.proposals=FOLDER/selective_search_data. "
+        "Without files type --config.fast_rcnn.proposals=anchors."
     )
 
 
