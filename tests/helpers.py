@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jssl import methods
+from jssl.data import dense_batch, make_dense_source
 from jssl.data.photos import load
 from jssl.data.tfds_source import make_builder
 from jssl.parallel.launcher import make_launcher
 from jssl.run import build, checkpoint, config_file, init_from, workdir
+from jssl.run.dense import transform_of
 
 ROOT = Path(__file__).parents[1]
 SWEPT = (0, 31, 62, 93, 124, 777)  # where the batches of tiles start that the tests of methods use
@@ -48,6 +51,16 @@ class Noisy:
 
     def __call__(self, example, rng):
         return {**example, "image": rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)}
+
+
+def batch_of(config, count, start=0):
+    """The arrays that a method's step takes: `tiles`, or cut-outs with boxes or masks."""
+    kind = methods.get(config.method).data.dense
+    if not kind:
+        return tiles(count, start)
+    source = make_dense_source(config.data, "train", kind)
+    rows = [(start + 7 * i) % len(source) for i in range(count)]
+    return dense_batch(source, rows, transform_of(config, train=True), seed=start)
 
 
 def tiles(count, start=0):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import ROOT, small_config, tiles
+from helpers import ROOT, batch_of, small_config
 
 from jssl import RunLengths, config, methods
 from jssl.errors import UserError
@@ -31,7 +31,7 @@ def run_example(name, jit=jax.jit):
     code = example()
     assert base in code and "simclr.make(c, tx, lengths)" in code
     c = small_config(name)  # a small net, and the settings that a run fills in
-    names = {"small": c, "batch": tiles(c.batch_size)}
+    names = {"small": c, "batch": batch_of(c, c.batch_size)}
     names["jax"] = types.SimpleNamespace(jit=jit, random=jax.random)
     code = code.replace("import jax\n", "")
     code, step = code.replace(base, "small").replace("simclr", name).split("state, metrics = ")

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 import pytest
-from helpers import ROOT, small_config, start, tiles
+from helpers import ROOT, batch_of, small_config, start
 
 from jssl import methods
 
@@ -20,7 +20,7 @@ def test_three_steps(name):
     launcher, _, state, step = start(config, "jit")
     found = []
     for i in range(3):
-        data = launcher.put_batch(tiles(config.batch_size, start=31 * i))
+        data = launcher.put_batch(batch_of(config, config.batch_size, start=31 * i))
         state, metrics = step(state, data, np.int32(i))
         found.append({k: float(v) for k, v in sorted(metrics.items())})
     path = ROOT / "tests" / "golden" / "steps" / f"{name}.json"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import small_config, tiles
+from helpers import batch_of, small_config, tiles
 
 from jssl import losses, methods
 from jssl.run import build
@@ -15,7 +15,7 @@ WIDE = (jnp.float64, jnp.int64, jnp.uint64)
 def traced(config):
     """State, next state, metrics and outputs, as shapes and dtypes."""
     method, _ = build.make_method(config, axis_name=None)
-    batch = tiles(config.batch_size)
+    batch = batch_of(config, config.batch_size)
     state = jax.eval_shape(lambda: build.first_state(config, method, config.batch_size))
     return (
         state,

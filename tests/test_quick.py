@@ -15,7 +15,11 @@ from jssl.run import build, chosen, quick, timed
 
 CPU = chosen.Device("cpu", "cpu", 1, 0.0, 2)
 GPU = chosen.Device("gpu", "NVIDIA A100", 1, 40.0, 16)
-TRAINED = [name for name in methods.names() if name not in chosen.REFUSED]
+TRAINED = [
+    name
+    for name in methods.names()
+    if name not in chosen.REFUSED and not methods.get(name).data.dense
+]
 
 
 def write(folder, tiles):
@@ -118,6 +122,7 @@ def test_a_large_folder_on_an_accelerator():
         (["--data=p", "--method=simclr", "--workdir=w", "--labels=no"], "did you mean 'none'?"),
         (["--data=p", "--method=deit", "--workdir=w", "--labels=none"], "learns from labels"),
         (["--data=p", "--method=beit", "--workdir=w"], "--data=p --method=dvae"),
+        (["--data=p", "--method=fcn", "--workdir=w"], "--config=fcn_photos --config.data.name=f"),
         (["--data=p", "--method=noisy_student", "--workdir=w"], "several stages"),
         (["--data=p", "--method=simclr", "--workdir=w", "--size=50"], "--size=48"),
         (["--data=p", "--method=simclr", "--workdir=w", "--epochs=0"], "above 0, found 0"),

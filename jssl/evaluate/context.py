@@ -64,6 +64,7 @@ class Context:
         config: of the run.
         size: side of the images in pixels.
         batch_size: images per batch of `embed`.
+        sheets: pictures uint8 [H,W,3] that a protocol leaves for its files, by their names.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Context:
         self.size, self.batch_size, self._folder = config.augment.size, batch_size, folder
         self._network, self._untrained, self._sources = network, untrained, sources
         self._compiled = compiled
+        self.sheets: dict[str, Any] = {}
         self._programs: dict[str, Callable[..., Any]] = {}  # by feature
 
     @classmethod

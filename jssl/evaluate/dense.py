@@ -10,7 +10,9 @@ import numpy as np
 
 from jssl import data, methods
 from jssl.dense.regions import Detected
+from jssl.evaluate.dense_pictures import MOST_PICTURES, detection_sheet, segmentation_sheet
 from jssl.evaluate.table import metric_row
+from jssl.metrics import coco
 from jssl.metrics.detection import (
     Detections,
     Objects,
@@ -18,10 +20,16 @@ from jssl.metrics.detection import (
     detection_average_precision,
     mean_iou,
 )
-from jssl.metrics.resampled import GROUPS, average_precision_intervals, mean_iou_interval
+from jssl.metrics.resampled import (
+    GROUPS,
+    average_precision_intervals,
+    coco_interval,
+    mean_iou_interval,
+)
 from jssl.run import batches as batching
 from jssl.run import dense
 from jssl.run.build import Experiment
+from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
 Row = dict[str, Any]
@@ -34,11 +42,13 @@ class Judged(NamedTuple):
     Attributes:
         detections, objects: of each picture, in pixels of its file; () of segmentation.
         counts: int64 [K+1,K+1] of each picture, see `confusion`; () of detection.
+        masks: true and predicted masks of the first `MOST_PICTURES`; () of detection.
     """
 
     detections: tuple[Detections, ...] = ()
     objects: tuple[Objects, ...] = ()
     counts: tuple[np.ndarray, ...] = ()
+    masks: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 def precise_statistics(parts: Experiment, state: TrainState) -> TrainState:
@@ -102,6 +112,7 @@ def judge(parts: Experiment, state: TrainState, *, source: Any = None) -> Judged
     predict = parts.launcher.compile_embed(parts.method.predict)
     boxes = methods.get(parts.config.method).data.dense == "boxes"
     detections, objects, counts = [], [], []
+    masks: list[tuple[np.ndarray, np.ndarray]] = []
     for batch in test_batches(parts, source):
         outputs = jax.tree.map(
             np.asarray, predict(state, {key: batch[key] for key in READ if key in batch})
@@ -112,10 +123,25 @@ def judge(parts: Experiment, state: TrainState, *, source: Any = None) -> Judged
                 objects.append(Objects(**_objects(source.objects(int(batch["index"][row])))))
             else:
                 height, width = batch["size"][row]
-                label = batch["label"][row, :height, :width]
+                label, said = (x[row, :height, :width] for x in (batch["label"], outputs))
                 classes = parts.config[parts.config.method].num_classes + 1
-                counts.append(confusion(label, outputs[row, :height, :width], classes))
-    return Judged(tuple(detections), tuple(objects), tuple(counts))
+                counts.append(confusion(label, said, classes))
+                if len(masks) < MOST_PICTURES:
+                    masks.append((label, said))
+    return Judged(tuple(detections), tuple(objects), tuple(counts), tuple(masks))
+
+
+def sheet_of(parts: Experiment, judged: Judged) -> np.ndarray:
+    """Draws the first test pictures with what a network says of them, uint8 [h,w,3]."""
+    source = parts.test_source
+    names = data.class_names(source) or ()
+    count = min(len(source), MOST_PICTURES)
+    pictures = [source[i]["image"] for i in range(count)]
+    if judged.masks:
+        labels, said = zip(*judged.masks[:count], strict=True)
+        return segmentation_sheet(pictures, labels, said, class_names=names)
+    found, objects = judged.detections[:count], judged.objects[:count]
+    return detection_sheet(pictures, objects, found, class_names=names)
 
 
 def test_batches(parts: Experiment, source: Any) -> Iterator[dict[str, np.ndarray]]:
@@ -209,7 +235,39 @@ def rows_of(
         )
         row["numbers"][kind]["per_class"] = _per_class(names, each)
         rows.append(row)
-    return rows
+    return [
+        *rows,
+        *_coco_rows(
+            judged,
+            feature,
+            f"{how}difficult objects as crowds, {pictures}",
+            kind=kind,
+            num_classes=section.num_classes,
+            seed=seed,
+        ),
+    ]
+
+
+def _coco_rows(
+    judged: Judged, feature: str, protocol: str, *, kind: str, num_classes: int, seed: int
+) -> list[Row]:
+    """The row of COCO's AP, another definition; without pycocotools none, which is said."""
+    if not coco.is_installed():
+        say("COCO's AP is left out: it needs pycocotools. Type pip install 'jssl[coco]'.")
+        return []
+    score = coco.coco_average_precision(judged.detections, judged.objects, num_classes=num_classes)
+    row = metric_row(
+        "detection",
+        metric="COCO AP",
+        value=score.ap,
+        ci95=coco_interval(judged.detections, judged.objects, num_classes=num_classes, seed=seed),
+        count=len(judged.objects),
+        feature=feature,
+        protocol=f"COCO's AP of 101 points, {protocol}",
+        kind=kind,
+    )
+    row["numbers"][kind] |= {"coco_ap50": score.ap50, "coco_ap75": score.ap75}
+    return [row]
 
 
 def _per_class(names: Any, values: np.ndarray) -> dict[str, float | None]:
@@ -219,12 +277,13 @@ def _per_class(names: Any, values: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
-    """Computes the table at the end of a run of a detector or a segmentation network."""
+def final(parts: Experiment, state: TrainState) -> tuple[list[Row], np.ndarray]:
+    """Computes the table and the sheet at the end of a run of boxes or masks."""
     config, updates = parts.config, int(state.step)
     section = config[config.method]
     how = f"{config.method}, {updates:,} updates of {config.batch_size}"
     if parts.method.statistics is not None and section.precise_batches:
         how += f", running statistics of {section.precise_batches} batches"
     judged = judge(parts, precise_statistics(parts, state))
-    return rows_of(parts, judged, how=f"{how}, {len(parts.train_source):,} train pictures, ")
+    how = f"{how}, {len(parts.train_source):,} train pictures, "
+    return rows_of(parts, judged, how=how), sheet_of(parts, judged)

@@ -7,7 +7,6 @@ from typing import Any
 
 from jssl import files, methods
 from jssl.errors import NotWrittenError, UserError, nearest
-from jssl.evaluate import dense
 from jssl.evaluate.context import KINDS, Context, Settings, check_preset
 from jssl.evaluate.protocol import Protocol, Row, need_colours
 from jssl.evaluate.protocols import (
@@ -354,8 +353,6 @@ def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
     raw pixels.
     """
     spec = methods.get(parts.config.method)
-    if spec.data.dense:
-        return dense.final_rows(parts, state)
     context = Context.running(
         parts, state, compiled=parts.launcher.compile_embed(parts.method.embed)
     )

@@ -31,9 +31,14 @@ class CocoAP(NamedTuple):
     each: np.ndarray
 
 
+def is_installed() -> bool:
+    """Whether pycocotools is installed."""
+    return importlib.util.find_spec("pycocotools") is not None
+
+
 def check_pycocotools() -> None:
     """Raises a UserError if pycocotools is not installed; call it before a long computation."""
-    if importlib.util.find_spec("pycocotools") is None:
+    if not is_installed():
         raise UserError("COCO's AP needs pycocotools. Type pip install 'jssl[coco]'.")
 
 

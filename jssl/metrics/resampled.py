@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jssl.metrics.average_precision import average_precision
+from jssl.metrics.coco import coco_average_precision
 from jssl.metrics.detection import (
     THRESHOLDS,
     Detections,
@@ -15,6 +16,7 @@ from jssl.metrics.detection import (
 )
 
 RESAMPLES = 200
+COCO_RESAMPLES = 50  # seconds each on all of VOC
 LEVELS = (2.5, 97.5)
 
 
@@ -77,6 +79,36 @@ def average_precision_intervals(
         means = [_mean(value[rows]) for value in values]
         intervals.append(_interval(means))
     return intervals
+
+
+def coco_interval(
+    detections: Sequence[Detections],
+    objects: Sequence[Objects],
+    *,
+    num_classes: int,
+    resamples: int = COCO_RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Computes the percentile interval of COCO's AP; pictures are drawn, not detections.
+
+    Args:
+        detections, objects: of each picture, see `coco_average_precision`.
+        num_classes: K.
+        resamples: number of bootstrap samples, each an evaluation by pycocotools.
+        seed: of the bootstrap.
+
+    Returns:
+        (low, high) in [0, 1].
+
+    Raises:
+        UserError: pycocotools is not installed.
+    """
+    values = []
+    for draw in _draws(len(objects), resamples, seed):
+        rows = np.repeat(np.arange(len(objects)), draw).tolist()
+        drawn = ([detections[i] for i in rows], [objects[i] for i in rows])
+        values.append(coco_average_precision(*drawn, num_classes=num_classes).ap)
+    return _interval(values)
 
 
 def mean_iou_interval(

@@ -99,6 +99,12 @@ def check(method: str, folder: str, labels: str) -> None:
         raise UserError(f"Unknown --labels={labels}: {nearest(labels, LABELS)}.")
     if method in REFUSED:
         raise UserError(f"--method={method} {REFUSED[method].format(data=folder)}.")
+    if spec.data.dense:
+        raise UserError(
+            f"--method={method} learns from {spec.data.dense} of pictures, which a folder of "
+            f"pictures does not have. With a folder in the layout of VOC or COCO type "
+            f"--config={method}_photos --config.data.name=folder --config.data.data_dir={folder}."
+        )
     if labels == "none" and spec.labels == "required":
         raise UserError(
             f"--method={method} learns from labels, but --labels=none reads none. Leave it out, "

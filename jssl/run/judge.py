@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from jssl import config as config_lib
 from jssl import methods
+from jssl.evaluate import dense
 from jssl.evaluate.run import final_rows
 from jssl.evaluate.table import format_table
 from jssl.precision import narrow
@@ -50,7 +51,12 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
     if parts.test_source is None or parts.probe_source.num_classes < 2:
         say(f"{parts.train_source.name} has no labelled test split: the run is not evaluated.")
         return
-    rows = final_rows(parts, state)
+    if methods.get(config.method).data.dense:
+        rows, sheet = dense.final(parts, state)
+        if jax.process_index() == 0:
+            workdir.write_picture(folder / "pictures" / "test.png", sheet)
+    else:
+        rows = final_rows(parts, state)
     record = {
         "name": run_name(config, folder),
         "run_hash": run_hash(config, folder),

@@ -6,12 +6,14 @@ Each training has a workdir below `evaluation/NAME/`: the same command resumes i
 """
 
 import functools
+import io
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from jssl import methods, models
 from jssl.errors import UserError
@@ -94,6 +96,7 @@ def make_protocol(chosen: DenseProtocol) -> Protocol:
         functools.partial(needs, chosen),
         ("source", "data_dir", "epochs", "seed", "seeds"),
         data=functools.partial(describe, chosen),
+        files=pictures,
         colours=True,
     )
 
@@ -219,6 +222,7 @@ def _one(name: str, training: Training, context: Context, *, kind: str, seed: in
         f"{len(parts.train_source):,} train pictures, "
     )
     judged = dense.judge(parts, state)
+    context.sheets[f"{name}_{own}{kind}.png"] = dense.sheet_of(parts, judged)
     feature = f"{kind} {training.name}".strip()
     return dense.rows_of(parts, judged, kind=kind, how=how, seed=seed, feature=feature)
 
@@ -253,5 +257,17 @@ def _own(chosen: DenseProtocol, context: Context) -> list[Row]:
             f"Protocol '{chosen.name}' judges {lacks}, or trains one on another run's network: "
             f"found a run of {context.config.method}."
         )
-    parts = _parts(chosen, context)
-    return dense.final_rows(parts, context.state)
+    rows, sheet = dense.final(_parts(chosen, context), context.state)
+    context.sheets[f"{chosen.name}.png"] = sheet
+    return rows
+
+
+def pictures(context: Context) -> dict[str, bytes]:
+    """Returns the sheets of the last seed, as PNG."""
+    encoded = {}
+    for name, sheet in context.sheets.items():
+        buffer = io.BytesIO()
+        Image.fromarray(sheet).save(buffer, "PNG")
+        encoded[name] = buffer.getvalue()
+    context.sheets.clear()
+    return encoded
