@@ -34,9 +34,9 @@ def unequal(config):
 
 def with_scores(state):
     """The last layer starts at 0, behind which nothing has a gradient."""
-    kernel = state.params["score"]["kernel"]
-    score = {**state.params["score"],
-             "kernel": np.random.default_rng(0).normal(0, 0.5, kernel.shape).astype("f4")}  # fmt: skip
+    score = dict(state.params["score"])
+    drawn = np.random.default_rng(0).normal(0, 0.5, score["kernel"].shape)
+    score["kernel"] = drawn.astype(np.float32)
     return state.replace(params={**state.params, "score": score})
 
 
