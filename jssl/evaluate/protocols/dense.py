@@ -63,9 +63,9 @@ class DenseProtocol(NamedTuple):
     nets: tuple[str, ...]
 
 
-def _plain(method: str, text: str) -> tuple[Training, ...]:
+def _plain(method: str, text: str, everything: str) -> tuple[Training, ...]:
     """DeepCluster's two: of the dense layers alone, and of all."""
-    what = {"fc6-8": "the dense layers trained alone", "all": "all layers trained"}
+    what = {"fc6-8": "the dense layers trained alone", "all": f"{everything} trained"}
     created = "re-created: DeepCluster's was never published"
     return tuple(
         Training(method, "voc", f"{text}, {words}, {created}", {"trained": trained}, trained)
@@ -76,13 +76,13 @@ def _plain(method: str, text: str) -> tuple[Training, ...]:
 DETECTION = DenseProtocol(
     "voc_detection",
     Training("faster_rcnn", "c4", "Faster R-CNN C4, all layers trained"),
-    _plain("fast_rcnn", "Fast R-CNN"),
+    _plain("fast_rcnn", "Fast R-CNN", "all layers but the first convolutions"),
     ("alexnet", "vgg16"),
 )
 SEGMENTATION = DenseProtocol(
     "voc_segmentation",
     Training("fcn", "voc", "dilated FCN, all layers trained"),
-    _plain("fcn32s", "FCN-32s"),
+    _plain("fcn32s", "FCN-32s", "all layers"),
     ("alexnet",),
 )
 SIDE = 224  # of the pictures that fix the dense layers of AlexNet and VGG-16
