@@ -22,7 +22,6 @@ from jssl.data.dense_transform import Example, Transform, padded_proposals
 from jssl.data.plain_mat import read_cells
 from jssl.data.plain_npz import read_npz
 from jssl.data.subset import Rows
-from jssl.dense.anchors import cell_anchors, grid_anchors
 from jssl.errors import UserError
 from jssl.regular import FileError, read_file
 
@@ -221,34 +220,26 @@ class AnchorBoxes:
 
     Args:
         transform: of pictures with boxes, such as `DetectionTransform`.
-        canvas: side of its pictures, in pixels.
-        sizes, ratios, stride: of the anchors, see `jssl.dense.grid_anchors`.
+        grid: [rows,columns,A,4], the anchors of each cell of the largest picture, see
+            `jssl.dense.grid_anchors`.
+        stride: pixels between cells.
         most: P, to which they are padded.
 
     Example:
         >>> from jssl.data.cutout_source import CutoutSource
         >>> from jssl.data.dense_transform import DetectionTransform
         >>> test = DetectionTransform.test(48, longest=64, canvas=(64, 64))
-        >>> boxes = AnchorBoxes(test, canvas=64, sizes=(32,), ratios=(1,), stride=16, most=12)
+        >>> corner = np.array([[0, 0], [16, 0], [32, 0], [48, 0]])
+        >>> grid = np.concatenate([corner - 16, corner + 16], axis=1).reshape(1, 4, 1, 4)
+        >>> boxes = AnchorBoxes(test, grid, stride=16, most=5)
         >>> example = boxes(CutoutSource('val', size=64)[0], np.random.default_rng(0))
-        >>> int(example['live'].sum()), example['proposals'][:2].tolist()  # 3 x 3 of 48 pixels
-        (9, [[0.0, 0.0, 16.0, 16.0], [0.0, 0.0, 32.0, 16.0]])
+        >>> int(example['live'].sum()), example['proposals'][:2].tolist()  # 3 in 48 pixels
+        (3, [[0.0, 0.0, 16.0, 16.0], [0.0, 0.0, 32.0, 16.0]])
     """
 
-    def __init__(
-        self,
-        transform: Transform,
-        *,
-        canvas: int,
-        sizes: Sequence[float],
-        ratios: Sequence[float],
-        stride: int,
-        most: int,
-    ):
-        self._transform, self._stride, self._most = transform, stride, most
-        cells, cell = -(-canvas // stride), cell_anchors(tuple(sizes), tuple(ratios))
-        grid = np.asarray(grid_anchors(cells, cells, stride, cell))
-        self._grid = grid.reshape(cells, cells, len(cell), 4)
+    def __init__(self, transform: Transform, grid: np.ndarray, *, stride: int, most: int):
+        self._transform, self._grid = transform, np.asarray(grid, np.float32)
+        self._stride, self._most = stride, most
 
     def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Transforms an example; adds `proposals` float32 [P,4] and `live` bool [P]."""

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import data, methods
 from jssl.data.dense_transform import DetectionTransform, SegmentationTransform, WholePicture
+from jssl.dense.anchors import cell_anchors, grid_anchors
 from jssl.errors import UserError
 
 ANCHORS = "anchors"  # in place of a folder of proposals
@@ -81,15 +83,17 @@ def transform_of(config: ConfigDict, *, train: bool, difficult: bool = True) -> 
     else:
         transform = DetectionTransform.test(section.test_side, **options)
     if section.get("proposals") == ANCHORS:
-        transform = data.AnchorBoxes(
-            transform,
-            canvas=side,
-            sizes=section.anchor_sizes,
-            ratios=section.anchor_ratios,
-            stride=section.anchor_stride,
-            most=most,
-        )
+        grid = _anchor_grid(section, side)
+        transform = data.AnchorBoxes(transform, grid, stride=section.anchor_stride, most=most)
     return data.Decoded(transform, kind)
+
+
+def _anchor_grid(section: ConfigDict, side: int) -> np.ndarray:
+    """Returns the anchors of each cell of a canvas, float32 [rows,columns,A,4]."""
+    cells = -(-side // section.anchor_stride)
+    cell = cell_anchors(tuple(section.anchor_sizes), tuple(section.anchor_ratios))
+    grid = np.asarray(grid_anchors(cells, cells, section.anchor_stride, cell))
+    return grid.reshape(cells, cells, len(cell), 4)
 
 
 def proposals_text(config: ConfigDict) -> str:

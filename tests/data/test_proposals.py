@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import small_config
 from scipy.io import savemat
 
 from jssl.data import plain_mat, proposals
@@ -12,6 +13,7 @@ from jssl.data.decode import PictureError
 from jssl.data.dense_folder import JoinedDense
 from jssl.data.dense_transform import DetectionTransform, flip, resize
 from jssl.errors import UserError
+from jssl.run.dense import transform_of
 
 BOXES = [np.array([[10, 5, 30, 25], [0, 0, 64, 64]]), np.zeros((0, 4)), np.array([[1, 2, 4, 9]])]
 
@@ -172,9 +174,11 @@ def test_proposals_are_flipped_and_scaled_with_the_picture():
 
 def test_anchor_boxes_by_hand():
     """Every 16 px of a picture of 32 x 48, of two sizes and ratio 4: twice as high as the side."""
-    transform = proposals.AnchorBoxes(
-        DetectionTransform.test(32, longest=64, canvas=(64, 64)), canvas=64, sizes=(16, 40),
-        ratios=(4.0,), stride=16, most=20)  # fmt: skip
+    config = small_config("fast_rcnn")
+    config.augment.size = 64
+    config.fast_rcnn.update({"anchor_sizes": (16.0, 40.0), "anchor_ratios": (4.0,),
+                             "sides": (32,), "test_side": 32})  # fmt: skip
+    transform = transform_of(config, train=False)
     example = {"image": np.zeros((64, 96, 3), np.uint8), "boxes": np.zeros((0, 4), "f4"),
                "label": np.zeros(0, int), "difficult": np.zeros(0, bool), "index": 0}  # fmt: skip
     made = transform(example, np.random.default_rng(0))
@@ -183,5 +187,6 @@ def test_anchor_boxes_by_hand():
         [max(x - side / 4, 0), max(y - side, 0), min(x + side / 4, 48), min(y + side, 32)]
         for y in (0, 16) for x in (0, 16, 32) for side in (16, 40)
     ]  # fmt: skip
-    np.testing.assert_allclose(made["proposals"], expected + [[0] * 4] * 8)
-    assert made["live"].tolist() == [True] * 12 + [False] * 8
+    # Room for 2 x 4 cells: a shorter side of 32, a longer one of 64.
+    np.testing.assert_allclose(made["proposals"], expected + [[0] * 4] * 4)
+    assert made["live"].tolist() == [True] * 12 + [False] * 4
