@@ -3,6 +3,7 @@
 Paper:     Girshick, ICCV 2015, https://arxiv.org/abs/1504.08083
 Data:      `cutouts`, six classes, 128 px, see jssl/data/cutouts.py, with anchor boxes as proposals;
            shows that code works, and is no benchmark
+Numbers:   AP50 13.6, AP 4.9 after 8 epochs from a random init, seed 0: it learns, no more
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/fast_rcnn_photos.py:init=runs/alexnet --workdir=runs/detect
 Switches:  smoke, epochs=N, seed=N, trained=all|fc6-8, init=WORKDIR[:step] of any run with AlexNet

@@ -22,9 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cutouts": {
         "batch_size": 4,
         "epochs": 20.0,
-        "model": {**_NET, "width": 0.125},
-        "augment": {"size": 128, "normalize": "imagenet"},
-        "optim": {**_OPTIM, "lr": 0.01, "schedule": "step", "boundaries": (15.0,)},
+        "model": {**_NET, "width": 0.25},
+        "data": {"image_size": 192},  # a cell of the map is 32 pixels
+        "augment": {"size": 192, "normalize": "imagenet"},
+        "optim": {**_OPTIM, "lr": 0.05, "schedule": "step", "boundaries": (15.0,)},
         "monitor": {"every_epochs": 0.0},
     },
 }
