@@ -3,7 +3,7 @@
 Paper:     Long et al., CVPR 2015, https://arxiv.org/abs/1411.4038
 Data:      `cutouts`, six classes, 192 px, see jssl/data/cutouts.py; shows that code works, and is
            no benchmark
-Numbers:   mIoU 97.0 on four pictures that it was trained on, 280 updates without dropout
+Numbers:   mIoU 16.7 after 12 epochs from a random init, seed 0 (background alone: 10.4)
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/fcn32s_photos.py:init=runs/alexnet --workdir=runs/segment
 Switches:  smoke, epochs=N, seed=N, trained=all|fc6-8, init=WORKDIR[:step] of any run with AlexNet
