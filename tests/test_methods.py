@@ -125,8 +125,12 @@ FIXED_BATCH = {
     "dvae": {"optim": {"name": "adamw", "lr": 0.01}},
 }
 STEPS_ON_IT = {"cpc": 40}
-# Biases before a batch normalisation that the official network has too.
-WITHOUT_GRADIENT = {"byol": ["predictor.dense0.bias", "projector.dense0.bias"]}
+# Biases before a batch normalisation that the official network has too, and the first convolution,
+# which py-faster-rcnn does not train.
+WITHOUT_GRADIENT = {
+    "byol": ["predictor.dense0.bias", "projector.dense0.bias"],
+    "fast_rcnn": [f"encoder.{x}" for x in ("bn1.bias", "bn1.scale", "conv1.bias", "conv1.kernel")],
+}
 
 
 def still(first, last):

@@ -3,9 +3,14 @@
 from jssl import config
 from jssl.run import pretrained
 
+ALEXNET = {"name": "alexnet", "stage_sizes": (), "width": 1 / 32}
 
-def small_dense(c, s):
-    """Sets the data and the length; `s` has the switches `smoke`, `epochs`, `seed` and `init`."""
+
+def small_dense(c, s, net=None):
+    """Sets the data and the length; `s` has the switches `smoke`, `epochs`, `seed` and `init`.
+
+    A run of seconds has `net`, where it is not the usual residual network.
+    """
     c.seed = s.seed
     # The rate falls at the same shares of the run, whatever its length.
     c.optim.boundaries = tuple(b * s.epochs / c.epochs for b in c.optim.boundaries)
@@ -16,7 +21,7 @@ def small_dense(c, s):
     if s.smoke:
         config.smoke(c)
         updates = {"augment": {"size": 64}, "data": {"image_size": 64}, "batch_size": 8,
-                   "model": {"width": 0.125}, "monitor": {"every_epochs": 0.0}}  # fmt: skip
+                   "model": net or {"width": 0.125}, "monitor": {"every_epochs": 0.0}}  # fmt: skip
         config.apply(c, updates)
     if s.init:
         c.init_from = s.init

@@ -20,6 +20,7 @@ from jssl.data.decode import PictureError as PictureError
 from jssl.data.decode import decode as decode
 from jssl.data.dense_build import Decoded as Decoded
 from jssl.data.dense_build import make_dense_source as make_dense_source
+from jssl.data.dense_build import split_of as split_of
 from jssl.data.dense_coco import CocoFolder as CocoFolder
 from jssl.data.dense_folder import DenseSource as DenseSource
 from jssl.data.dense_folder import JoinedDense as JoinedDense
@@ -40,6 +41,9 @@ from jssl.data.picture_files import find_pictures as find_pictures
 from jssl.data.pipeline import shuffled as shuffled
 from jssl.data.pipeline import train_batches as train_batches
 from jssl.data.plain_pickle import read_plain_pickle as read_plain_pickle
+from jssl.data.proposals import AnchorBoxes as AnchorBoxes
+from jssl.data.proposals import WithProposals as WithProposals
+from jssl.data.proposals import with_proposals as with_proposals
 from jssl.data.python_source import PythonSource as PythonSource
 from jssl.data.python_source import provided as provided
 from jssl.data.scenes import SceneSource as SceneSource

@@ -42,6 +42,11 @@ class CutoutSource:
         self.num_classes, self.image_shape = len(cutouts.CLASSES), (size, size, 3)
         self._split, self._size, self._masks = split, size, masks
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the pictures, as `jssl.data.cutouts.write` calls them."""
+        return tuple(f"{self._split}_{index:06d}" for index in range(len(self)))
+
     def __len__(self) -> int:
         return cutouts.IMAGES[self._split]
 

@@ -61,8 +61,7 @@ def make_dense_source(config: Any, split: str, kind: str) -> Any:
             f"Data set '{name}' has no {kind}: {nearest(name, DENSE_NAMES)}. Type "
             "--config.data.name=NAME."
         )
-    default = SPLITS[name, kind][("train", "test").index(split)]
-    chosen = config[f"{split}_split"] or default
+    chosen = split_of(config, split, kind)
     if name == "cutouts":
         return CutoutSource(chosen, size=config.image_size or SIDE, masks=kind == "masks")
     if name == "voc":
@@ -77,6 +76,12 @@ def make_dense_source(config: Any, split: str, kind: str) -> Any:
     source = parts[0] if len(parts) == 1 else JoinedDense(parts)
     source.on_error = config.on_error
     return source
+
+
+def split_of(config: Any, split: str, kind: str) -> str:
+    """Returns the name of the split that a config reads, its own or the data set's usual one."""
+    usual = SPLITS[config.name, kind][("train", "test").index(split)]
+    return config[f"{split}_split"] or usual
 
 
 def _voc(data_dir: str, split: str, kind: str) -> Any:

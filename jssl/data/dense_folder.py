@@ -271,6 +271,13 @@ class JoinedDense:
         self.class_names, self.num_classes = first.class_names, first.num_classes
         self.train_difficult = all(part.train_difficult for part in parts)
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the pictures; None if a part has none."""
+        if not all(hasattr(part, "names") for part in self._parts):
+            return None
+        return tuple(name for part in self._parts for name in part.names)
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

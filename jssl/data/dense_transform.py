@@ -15,6 +15,7 @@ MOCO_SIDES = tuple(range(480, 801, 32))  # 11 values
 MOCO_LONGEST = 1333
 
 Example = Mapping[str, Any]
+_BOXES = {"boxes", "proposals"}
 
 
 class Transform(Protocol):
@@ -24,23 +25,26 @@ class Transform(Protocol):
 
 
 def flip(example: Example) -> dict[str, Any]:
-    """Mirrors picture, boxes and mask: a box from x1 to x2 becomes one from W - x2 to W - x1.
+    """Mirrors picture, boxes, proposals and mask: a box from x1 to x2 goes from W - x2 to W - x1.
 
     Example:
         >>> picture = np.zeros((4, 10, 3), np.uint8)
         >>> flip({'image': picture, 'boxes': np.array([[0, 1, 3, 4]])})['boxes'].tolist()
         [[7, 1, 10, 4]]
     """
-    image, boxes = example["image"], np.array(example["boxes"])
-    boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
-    mirrored = {"image": image[:, ::-1], "boxes": boxes}
+    image = example["image"]
+    mirrored = {"image": image[:, ::-1]}
+    for key in _BOXES & example.keys():
+        boxes = np.array(example[key])
+        boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
+        mirrored[key] = boxes
     if "mask" in example:
         mirrored["mask"] = example["mask"][:, ::-1]
     return {**example, **mirrored}
 
 
 def resize(example: Example, height: int, width: int) -> dict[str, Any]:
-    """Resizes the picture (bilinear, antialiased), its boxes, and its mask (nearest).
+    """Resizes the picture (bilinear, antialiased), boxes, proposals, and the mask (nearest).
 
     Args:
         example: of a `jssl.data.dense_folder.DenseSource`, decoded.
@@ -48,10 +52,9 @@ def resize(example: Example, height: int, width: int) -> dict[str, Any]:
     """
     old_height, old_width = example["image"].shape[:2]
     scale = np.array([width / old_width, height / old_height] * 2)
-    resized = {
-        "image": _resized(example["image"], height, width, "bilinear"),
-        "boxes": (example["boxes"] * scale).astype(np.float32),
-    }
+    resized = {"image": _resized(example["image"], height, width, "bilinear")}
+    for key in _BOXES & example.keys():
+        resized[key] = (example[key] * scale).astype(np.float32)
     if "mask" in example:
         resized["mask"] = _resized(example["mask"], height, width, "nearest")
     return {**example, **resized}
@@ -79,6 +82,7 @@ class DetectionTransform:
         canvas: (H, W) of the batch.
         flips: whether half of the pictures are mirrored.
         difficult: whether difficult objects are in the batch, see `DenseSource.train_difficult`.
+        most_proposals: number to which the proposals of a picture are padded.
 
     Raises:
         UserError: a number below 1, or a canvas smaller than the sides.
@@ -98,6 +102,7 @@ class DetectionTransform:
         canvas: tuple[int, int],
         flips: bool = True,
         difficult: bool = True,
+        most_proposals: int = 0,
     ):
         if not sides or min(*sides, longest, *canvas) < 1:
             raise UserError(
@@ -112,11 +117,16 @@ class DetectionTransform:
             )
         self.sides, self.longest, self.canvas = tuple(sides), longest, (canvas[0], canvas[1])
         self.flips, self.difficult = flips, difficult
+        self.most_proposals = most_proposals
 
     @classmethod
-    def test(cls, side: int, *, longest: int, canvas: tuple[int, int]) -> "DetectionTransform":
+    def test(
+        cls, side: int, *, longest: int, canvas: tuple[int, int], most_proposals: int = 0
+    ) -> "DetectionTransform":
         """Returns a transform without randomness."""
-        return cls((side,), longest=longest, canvas=canvas, flips=False)
+        return cls(
+            (side,), longest=longest, canvas=canvas, flips=False, most_proposals=most_proposals
+        )
 
     def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Transforms an example.
@@ -134,6 +144,7 @@ class DetectionTransform:
             valid, difficult: bool [64]; False beyond the objects of the picture.
             index: int32 [].
             mask: uint8 [H,W], if the example has one; 255 beside the picture.
+            proposals: float32 [P,4], live: bool [P], if the example has proposals.
 
         Raises:
             PictureError: the picture does not fit into the canvas.
@@ -159,6 +170,8 @@ class DetectionTransform:
         }
         if "mask" in resized:
             result["mask"] = pad(resized["mask"], self.canvas, IGNORED)
+        if "proposals" in resized:
+            result |= padded_proposals(resized["proposals"], self.most_proposals)
         return result
 
     def _objects(self, example: Example) -> dict[str, np.ndarray]:
@@ -223,10 +236,11 @@ class WholePicture:
 
     Args:
         side: of the square, in pixels.
+        key: of the config that sets it, for messages.
     """
 
-    def __init__(self, side: int):
-        self.side = side
+    def __init__(self, side: int, *, key: str = "fcn.test_size"):
+        self.side, self.key = side, key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Pads an example with a mask; see `SegmentationTransform`.
@@ -238,7 +252,7 @@ class WholePicture:
         if max(height, width) > self.side:
             raise PictureError(
                 f"Picture {int(example['index'])} has {height} x {width} pixels (height x width): "
-                f"expected at most {self.side} each. Type a larger --config.fcn.test_size."
+                f"expected at most {self.side} each. Type a larger --config.{self.key}."
             )
         canvas = (self.side, self.side)
         return {
@@ -247,6 +261,13 @@ class WholePicture:
             "mask": pad(example["mask"], canvas, IGNORED),
             "index": np.array(example["index"], np.int32),
         }
+
+
+def padded_proposals(boxes: np.ndarray, most: int) -> dict[str, np.ndarray]:
+    """Pads boxes [n,4] to `most`: `proposals` float32 [P,4], and `live` bool [P]."""
+    padded = np.zeros((most, 4), np.float32)
+    padded[: len(boxes)] = boxes
+    return {"proposals": padded, "live": np.arange(most) < len(boxes)}
 
 
 def pad(array: np.ndarray, canvas: tuple[int, int], value: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reads a matrix in a struct of a MATLAB 5 file: numbers only, in bounded memory.
+"""Reads a matrix in a struct, or cells, of a MATLAB 5 file, in bounded memory.
 
 `scipy.io.loadmat` ends the process (a segmentation fault) on some damaged files, so that it is
 not used for files of others. What is not asked for is skipped by its size and not read.
@@ -7,22 +7,28 @@ Reference: MAT-File Format, The MathWorks, chapter 1, 'Level 5 MAT-File Format',
     https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.
 """
 
+import itertools
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Parts: TypeAlias = Iterator[tuple[int, memoryview]]
 
 HEADER = 128  # bytes before the first element
 MATRIX, COMPRESSED = 14, 15
 # What numbers are stored as; MATLAB stores doubles that are small integers as bytes.
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
           13: "u8"}  # fmt: skip
-STRUCT = 2
+TEXTS = {2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}  # stored as -> encoding
+CELL, STRUCT, CHARACTERS = 1, 2, 4
 NUMBERS = range(6, 16)  # classes of arrays, double to uint64
 COMPLEX = 0x800
 MAX_DIMENSIONS = 8
+MAX_CELLS = 1_000_000
 
 
 def read_field(data: bytes, variable: str, field: str, *, max_bytes: int) -> np.ndarray:
@@ -40,23 +46,81 @@ def read_field(data: bytes, variable: str, field: str, *, max_bytes: int) -> np.
     Raises:
         ValueError: damaged, larger, no such field, or no real matrix.
     """
+    order = _order(data)
+    for name, array_class, shape, parts in _variables(data, order, max_bytes):
+        if name == variable:
+            if array_class != STRUCT or math.prod(shape) != 1:
+                raise ValueError(f"{variable} is no struct of 1 x 1")
+            return _matrix(_field(parts, field, order), order, field)
+    raise ValueError(f"it has no {variable}")
+
+
+def read_cells(
+    data: bytes, variables: Collection[str], *, max_bytes: int
+) -> dict[str, list[np.ndarray | str]]:
+    """Returns the cells of variables of a MATLAB 5 file, in MATLAB's order.
+
+    Args:
+        data: the content of the file.
+        variables: names of cell arrays; missing ones are ignored.
+        max_bytes: largest size of all variables, unpacked.
+
+    Returns:
+        Of each variable its cells: a matrix with the type in which it is stored, or a line of text.
+
+    Raises:
+        ValueError: damaged, larger, no cells, or a cell with something else.
+    """
+    order, found = _order(data), dict[str, list[np.ndarray | str]]()
+    for name, array_class, shape, parts in _variables(data, order, max_bytes):
+        if name in variables:
+            if array_class != CELL:
+                raise ValueError(f"{name} is no array of cells")
+            count = math.prod(shape)
+            if count > MAX_CELLS:
+                raise ValueError(f"{name} has {count:,} cells, expected {MAX_CELLS:,} at most")
+            # One more than there should be tells that there are too many.
+            cells = [_cell(part, order, name) for part in itertools.islice(parts, count + 1)]
+            if len(cells) != count:
+                raise ValueError(f"{name} has not the {count:,} cells that it promises")
+            found[name] = cells
+    return found
+
+
+def _order(data: bytes) -> str:
     if not data.startswith(b"MATLAB 5.0") or data[126:128] not in (b"IM", b"MI"):
         raise ValueError("it is no MATLAB 5 file")
-    order, left = "<" if data[126:128] == b"IM" else ">", max_bytes
+    return "<" if data[126:128] == b"IM" else ">"
+
+
+def _variables(data: bytes, order: str, most: int) -> Iterator[tuple[str, int, Any, Parts]]:
+    """Yields name, class, shape and the further elements of each variable."""
     for kind, content in _elements(memoryview(data)[HEADER:], order, padded=False):
         if kind == COMPRESSED:
-            unpacked = _unpacked(content, left)
-            left -= len(unpacked)
+            unpacked = _unpacked(content, most)
+            most -= len(unpacked)
             kind, content = next(_elements(memoryview(unpacked), order), (0, content))
         if kind != MATRIX:
             raise ValueError(f"it has an element of type {kind} where a matrix is expected")
         parts = _elements(content, order)
         array_class, _, shape = _head(parts, order)
-        if _text(_next(parts)[1]) == variable:
-            if array_class != STRUCT or math.prod(shape) != 1:
-                raise ValueError(f"{variable} is no struct of 1 x 1")
-            return _matrix(_field(parts, field, order), order, field)
-    raise ValueError(f"it has no {variable}")
+        yield _text(_next(parts)[1]), array_class, shape, parts
+
+
+def _cell(part: tuple[int, memoryview], order: str, name: str) -> np.ndarray | str:
+    kind, content = part
+    if kind != MATRIX:
+        raise ValueError(f"a cell of {name} has the type {kind}")
+    parts = _elements(content, order)
+    array_class, _, shape = _head(parts, order)
+    if array_class != CHARACTERS:
+        return _matrix(content, order, f"a cell of {name}")
+    _next(parts)  # its name, which is empty in a cell
+    kind, letters = _next(parts)
+    if kind not in TEXTS or shape[0] > 1:
+        raise ValueError(f"a cell of {name} is no line of text")
+    wide = {"<": "-le", ">": "-be"}[order] if TEXTS[kind] == "utf-16" else ""
+    return bytes(letters).decode(TEXTS[kind] + wide)
 
 
 def _elements(

@@ -33,6 +33,7 @@ from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
 
 Row = dict[str, Any]
+READ = ("image", "size", "proposals", "live")  # arrays of a batch that a prediction needs
 
 
 class Judged(NamedTuple):
@@ -114,7 +115,7 @@ def judge(parts: Experiment, state: TrainState, *, source: Any = None) -> Judged
     masks: list[tuple[np.ndarray, np.ndarray]] = []
     for batch in test_batches(parts, source):
         outputs = jax.tree.map(
-            np.asarray, predict(state, {key: batch[key] for key in ("image", "size")})
+            np.asarray, predict(state, {key: batch[key] for key in READ if key in batch})
         )
         for row in np.flatnonzero(batch["mask"]).tolist():
             if boxes:
@@ -173,7 +174,13 @@ def _objects(example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def rows_of(
-    parts: Experiment, judged: Judged, *, kind: str = "trained", how: str = "", seed: int = 0
+    parts: Experiment,
+    judged: Judged,
+    *,
+    kind: str = "trained",
+    how: str = "",
+    seed: int = 0,
+    feature: str = "",
 ) -> list[Row]:
     """Returns the rows of the table: AP50, AP and AP75, or the mean IoU.
 
@@ -183,10 +190,13 @@ def rows_of(
         kind: of the network.
         how: text of the training, for the protocol.
         seed: of the bootstrap.
+        feature: what was trained; '' for the kind.
     """
     config, source = parts.config, parts.test_source
-    section, feature = config[config.method], f"{kind} {config.model.name}"
+    section, feature = config[config.method], f"{feature or kind} {config.model.name}"
     names = data.class_names(source) or ()
+    proposals = dense.proposals_text(config)
+    how += f"{proposals}, " if proposals else ""
     pictures = f"{len(judged.objects or judged.counts):,} test pictures of {source.name}"
     if judged.counts:
         value, each = mean_iou(np.sum(judged.counts, axis=0))

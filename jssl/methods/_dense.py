@@ -1,7 +1,7 @@
 """What the methods that learn from boxes or masks share."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,11 @@ from jssl.methods.spec import Fields
 from jssl.types import Array, PyTree, TrainState
 
 MAX_OBJECTS = 64  # of a picture; as the data's
+ANCHORS = "anchors"  # in place of a file of proposals
+PLAIN_SIDE = 224  # of the pictures with which AlexNet and VGG-16 are pre-trained
+NEW = ("cls_score", "bbox_pred", "score")  # no part of a pre-trained AlexNet or VGG-16
+BIAS = r"(^|/)(conv\d+|fc\d|cls_score|bbox_pred)/bias$"  # not of batch normalisation
+CONVOLUTIONS = r"^encoder/(conv|bn)\d+/"
 
 
 def detection_fields(config: Any) -> Fields:
@@ -50,8 +55,29 @@ def mask_fields(config: Any) -> Fields:
     }
 
 
-def dense_embed(config: Any) -> Callable[..., Any]:
-    """Makes `embed`: the features of the encoder as it was pre-trained, without the new layers."""
+def proposal_fields(config: Any) -> Fields:
+    """Returns those of `detection_fields`, and boxes where objects may be.
+
+    proposals: [P,4], as `boxes`; live: bool [P], which of them are not padding. P is
+    `max_proposals` of the method's section, or the number of anchor boxes of the largest picture.
+    """
+    section, side = config[config.method], config.augment.size
+    count = section.max_proposals
+    if section.proposals == ANCHORS:
+        shorter = min(side, max(*section.sides, section.test_side))
+        cells = -(-shorter // section.anchor_stride) * -(-side // section.anchor_stride)
+        count = cells * len(section.anchor_sizes) * len(section.anchor_ratios)
+    boxes: Fields = {"proposals": ((count, 4), "float32"), "live": ((count,), "bool")}
+    return {**detection_fields(config), **boxes}
+
+
+def dense_embed(config: Any, *, side: int = 0) -> Callable[..., Any]:
+    """Makes `embed`: the features of the encoder as it was pre-trained, without the new layers.
+
+    Args:
+        config: of the run.
+        side: to which images are resized, as dense layers fix it; 0: they are not.
+    """
     encoder = models.build(config.model, dtype=jnp.dtype(config.dtype))
     statistics = augment.statistics_of(config.augment)
 
@@ -62,6 +88,8 @@ def dense_embed(config: Any) -> Callable[..., Any]:
             if "encoder" in tree
         }
         x = augment.normalize(augment.to_float(images), statistics)
+        if side and x.shape[1:3] != (side, side):
+            x = jax.image.resize(x, (len(x), side, side, x.shape[-1]), "bilinear")
         output: Any = encoder.apply(variables, x, train=False)
         return output
 
@@ -90,3 +118,33 @@ def unchanged_part(tx: optax.GradientTransformation, pattern: str) -> optax.Grad
         return jax.tree_util.tree_map_with_path(label, params)
 
     return optax.partition({"trained": tx, "unchanged": optax.set_to_zero()}, labels)
+
+
+def in_encoder(tree: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """{'conv1', ..., 'fc7', 'score'} -> {'encoder': as of a `PlainNet`, 'score'}.
+
+    Dense layers that are convolutions take the shape of a dense layer.
+    """
+    encoder = {name: leaves for name, leaves in tree.items() if name not in NEW}
+    for name in ("fc6", "fc7"):
+        if name in encoder:
+            kernel = encoder[name]["kernel"]
+            flat = kernel.reshape(-1, kernel.shape[-1])
+            encoder[name] = {**encoder[name], "kernel": flat}
+    return {"encoder": encoder, **{k: leaves for k, leaves in tree.items() if k in NEW}}
+
+
+def out_of_encoder(tree: Mapping[str, PyTree], *, cells: int = 0) -> dict[str, PyTree]:
+    """The inverse of `in_encoder`.
+
+    Args:
+        tree: parameters or running statistics.
+        cells: side of the map that fc6 sees, where fc6 and fc7 are convolutions; 0: they are dense.
+    """
+    encoder = dict(tree["encoder"])
+    for name, side in (("fc6", cells), ("fc7", 1)):
+        if cells and name in encoder:
+            kernel = encoder[name]["kernel"]
+            whole = kernel.reshape(side, side, -1, kernel.shape[-1])
+            encoder[name] = {**encoder[name], "kernel": whole}
+    return {**encoder, **{k: leaves for k, leaves in tree.items() if k != "encoder"}}

@@ -47,7 +47,7 @@ def make_net(config: Any, axis_name: str | None) -> DilatedFCN:
     if not isinstance(encoder, ResNet):
         raise UserError(
             f"Segmentation needs a ResNet, found model.name='{config.model.name}'. Type "
-            "--config.model.name=resnet50."
+            "--config.model.name=resnet50, or method fcn32s for AlexNet."
         )
     return make_dilated_fcn(
         encoder,

@@ -10,12 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jssl.augment._pixels import normalize, to_float
 from jssl.dense.regions import Detected, Regions, detections, region_losses, sample_regions
 from jssl.dense.roi import roi_max_pool
 from jssl.errors import UserError
 from jssl.models.noise import dropout, row_numbers
-from jssl.models.plain import PlainNet, fields_of, sobel
+from jssl.models.plain import PlainNet, canvas_input, fields_of
 from jssl.parallel.collectives import global_index, pmean
 from jssl.types import Array, Batch, PyTree
 
@@ -43,14 +42,15 @@ class FastRCNN(PlainNet):
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, images: Array, boxes: Array, train: bool
+        self, images: Array, boxes: Array, train: bool, sizes: Array | None = None
     ) -> tuple[Array, Array]:
         """Regions to classes and boxes.
 
         Args:
-            images: [B,H,W,3], uint8, or float in [0, 1], each picture at the upper left, 0 beyond.
+            images: [B,H,W,3], uint8, or float in [0, 1], each picture at the upper left.
             boxes: float32 [B,R,4], inside the pictures; without a gradient.
             train: dropout, and batch statistics unless `frozen_norm`.
+            sizes: int32 [B,2], height and width of each picture; None: they fill the canvas.
 
         Returns:
             float32 [B,R,K+1], logits with the background LAST; and [B,R,K,4], deltas of each class
@@ -59,8 +59,8 @@ class FastRCNN(PlainNet):
         Raises:
             UserError: in training with dropout, without a key.
         """
-        x = normalize(to_float(images), self.normalize)
-        x = (sobel(x) if self.sobel else x).astype(self.dtype)
+        x = canvas_input(images, sizes, normalize_as=self.normalize, filtered=self.sobel)
+        x = x.astype(self.dtype)
         for i, layer in enumerate(self.layers, start=1):
             x = self._norm(f"bn{i}")(
                 self._conv(layer, f"conv{i}")(x), train and not self.frozen_norm
@@ -133,6 +133,7 @@ def fast_rcnn_loss(
         variables: `params` and `batch_stats`.
         batch: of this device:
             image, boxes, label, valid: as of `jssl.models.detection.detection_loss`;
+            size: optional, as the network's `sizes`;
             proposals: float32 [B,P,4], inside the pictures;
             live: bool [B,P], which proposals are not padding.
         key: typed PRNG key [] of the step, equal on every device.
@@ -171,6 +172,7 @@ def fast_rcnn_loss(
         batch["image"],
         regions.boxes,
         True,
+        batch.get("size"),
         mutable=["batch_stats"],
         rngs={"dropout": drops},
     )
@@ -212,7 +214,7 @@ def detect_in(
     Returns:
         `Detected`, [B,D,...], in pixels of `images`.
     """
-    output: Any = net.apply(variables, images, proposals, False)
+    output: Any = net.apply(variables, images, proposals, False, sizes)
     logits, deltas = output
 
     def one(logits: Array, deltas: Array, boxes: Array, live: Array, size: Array) -> Detected:

@@ -24,7 +24,7 @@ from jssl.models.conv import Conv
 from jssl.models.noise import dropout, row_numbers
 from jssl.models.norm import norm_of
 from jssl.models.padding import inside, padded, without_padding
-from jssl.models.plain import FC, PlainNet, fields_of, sobel
+from jssl.models.plain import FC, PlainNet, canvas_input, fields_of
 from jssl.models.resnet import ResNet
 from jssl.parallel.collectives import pmean
 from jssl.types import Array, Batch, PyTree
@@ -173,21 +173,31 @@ class FCN32s(PlainNet):
         normalize: statistics of the pictures, see `jssl.augment`: as in pre-training.
         cells: side of the map that `fc6` sees in pre-training.
         padding: of the first convolution, in pixels.
+        frozen_norm: batch normalisation takes its running statistics in training too, so that the
+            gradient of a batch is the mean of those of its pictures.
     """
 
     num_classes: int = 21
     normalize: str = "imagenet"
     cells: int = 6
     padding: int = _PAD
+    frozen_norm: bool = False
 
     @nn.compact
-    def __call__(self, images: Array, train: bool, rows: Array | None = None) -> Any:
+    def __call__(  # type: ignore[override]
+        self,
+        images: Array,
+        train: bool,
+        rows: Array | None = None,
+        sizes: Array | None = None,
+    ) -> Array:
         """Pictures to logits.
 
         Args:
-            images: [B,H,W,3], uint8, or float in [0, 1]; all fill the canvas.
-            train: batch statistics instead of running ones, and dropout.
+            images: [B,H,W,3], uint8, or float in [0, 1], each picture at the upper left.
+            train: dropout, and batch statistics unless `frozen_norm`.
             rows: int32 [B], as of `PlainNet`.
+            sizes: int32 [B,2], height and width of each picture; None: they fill the canvas.
 
         Returns:
             float32 [B,H,W,K].
@@ -195,11 +205,12 @@ class FCN32s(PlainNet):
         Raises:
             UserError: in training with dropout, without a key.
         """
-        x = normalize(to_float(images), self.normalize)
-        x = (sobel(x) if self.sobel else x).astype(self.dtype)
+        x = canvas_input(images, sizes, normalize_as=self.normalize, filtered=self.sobel)
+        x = x.astype(self.dtype)
+        moving = train and not self.frozen_norm
         for i, layer in enumerate(self.layers, start=1):
             layer = layer._replace(padding=self.padding) if i == 1 else layer
-            x = nn.relu(self._norm(f"bn{i}")(self._conv(layer, f"conv{i}")(x), train))
+            x = nn.relu(self._norm(f"bn{i}")(self._conv(layer, f"conv{i}")(x), moving))
             x = _pool_to_the_end(x, self.pool) if layer.pooled else x
         key = self._dropout_key(train)
         for i, side in ((6, self.cells), (7, 1)):
@@ -298,13 +309,16 @@ def segmentation_loss(
 ) -> tuple[Array, tuple[dict[str, Array], PyTree]]:
     """Computes the mean cross entropy of the labelled pixels.
 
+    Of an `FCN32s` it is the mean over pictures of the mean over the labelled pixels of each, so
+    that a batch equals its pictures one after another with the mean of their gradients.
+
     Args:
         net: the network; its `axis_name` is the batch axis.
         variables: `params` and `batch_stats`.
         batch: of this device:
             image: [B,H,W,3], uint8, or float in [0, 1];
             label: int [B,H,W] in [0, K), or 255 where a pixel does not count;
-            size: optional, of a `DilatedFCN`, as its `sizes`.
+            size: optional, as the network's `sizes`.
         key: typed PRNG key [] of the step, for dropout.
 
     Returns:
@@ -313,11 +327,19 @@ def segmentation_loss(
         batch_stats: updated.
     """
     is_dilated = isinstance(net, DilatedFCN)
-    arguments = (batch["image"], True, batch.get("size")) if is_dilated else (batch["image"], True)
-    output: Any = net.apply(variables, *arguments, mutable=["batch_stats"], rngs={"dropout": key})
+    output: Any = net.apply(
+        variables,
+        batch["image"],
+        True,
+        sizes=batch.get("size"),
+        mutable=["batch_stats"],
+        rngs={"dropout": key},
+    )
     logits, changed = output
     axis_name = net.encoder.axis_name if is_dilated else net.axis_name
-    total, count = pixel_loss(logits, batch["label"])
-    count = jnp.maximum(pmean(count, axis_name), 1)
+    totals, counts = jax.vmap(pixel_loss)(logits, batch["label"])
+    count = jnp.maximum(pmean(jnp.sum(counts), axis_name), 1)
+    each = jnp.mean(totals / jnp.maximum(counts, 1))
+    loss = jnp.sum(totals) / count if is_dilated else each
     right = jnp.sum(jnp.argmax(logits, -1) == batch["label"], dtype=jnp.float32)
-    return total / count, ({"pixel_accuracy": right / count}, changed["batch_stats"])
+    return loss, ({"pixel_accuracy": right / count}, changed["batch_stats"])

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jssl.augment._pixels import normalize, to_float
 from jssl.errors import UserError
 from jssl.models.conv import Conv
 from jssl.models.noise import dropout, row_numbers
 from jssl.models.norm import BatchNorm, norm_of
+from jssl.models.padding import inside
 from jssl.types import Array
 
 FC = 4096  # channels of the dense layers
@@ -66,6 +68,27 @@ def sobel(x: Array) -> Array:
         for kernel in SOBEL
     ]
     return jax.lax.stop_gradient(jnp.stack(channels, axis=-1))
+
+
+def canvas_input(images: Array, sizes: Array | None, *, normalize_as: str, filtered: bool) -> Array:
+    """Prepares pictures on a canvas: 0 beside each, after normalisation and after `sobel`.
+
+    Args:
+        images: [B,H,W,3], uint8, or float in [0, 1], each picture at the upper left.
+        sizes: int32 [B,2], height and width of each picture; None: they fill the canvas.
+        normalize_as: statistics, see `jssl.augment`.
+        filtered: whether `sobel` is applied.
+
+    Returns:
+        float32 [B,H,W,C].
+    """
+    x = normalize(to_float(images), normalize_as)
+    inner = None if sizes is None else inside(sizes, (images.shape[1], images.shape[2]))(x.shape)
+    x = x if inner is None else jnp.where(inner, x, 0.0)
+    if not filtered:
+        return x
+    x = sobel(x)
+    return x if inner is None else jnp.where(inner, x, 0.0)
 
 
 def classifier_input(encoder: nn.Module, h: Array) -> Array:

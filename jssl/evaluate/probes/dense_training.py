@@ -22,6 +22,7 @@ from jssl.types import TrainState
 
 DRY_STEPS = 2
 CUTOUTS = "cutouts"
+SELECTIVE_SEARCH = "selective_search_data"  # in --data_dir, as its archive unpacks
 
 
 def dense_config(context: Context, method: str, preset: str, *, kind: str, seed: int) -> ConfigDict:
@@ -29,7 +30,7 @@ def dense_config(context: Context, method: str, preset: str, *, kind: str, seed:
 
     Args:
         context: of the run; its --source, --data_dir and --epochs are read.
-        method: 'faster_rcnn' or 'fcn'.
+        method: 'faster_rcnn', 'fast_rcnn', 'fcn' or 'fcn32s'.
         preset: of the method; on cut-outs 'cutouts'.
         kind: 'trained' or 'untrained'.
         seed: of the training.
@@ -42,6 +43,10 @@ def dense_config(context: Context, method: str, preset: str, *, kind: str, seed:
     config = config_lib.base(method, preset=CUTOUTS if source == CUTOUTS else preset)
     config.data.name = source
     config.data.data_dir = settings.data_dir or ""
+    if source not in ("voc", CUTOUTS):  # the preset's splits are VOC's
+        config.data.train_split = config.data.test_split = ""
+    if config[method].get("proposals") == "":
+        config[method].proposals = str(Path(settings.data_dir or ".") / SELECTIVE_SEARCH)
     config.seed = seed
     if settings.epochs:
         if settings.epochs < 1:

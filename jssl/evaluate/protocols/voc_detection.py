@@ -1,4 +1,4 @@
-"""`--protocol=voc_detection`: MoCo's Faster R-CNN on a run's ResNet; see `dense`."""
+"""`--protocol=voc_detection`: Faster R-CNN on a ResNet, Fast R-CNN on AlexNet or VGG-16."""
 
 from jssl.evaluate.protocols.dense import DETECTION, make_protocol
 

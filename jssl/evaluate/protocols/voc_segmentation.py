@@ -1,4 +1,4 @@
-"""`--protocol=voc_segmentation`: MoCo's dilated FCN on a run's ResNet; see `dense`."""
+"""`--protocol=voc_segmentation`: dilated FCN on a ResNet, FCN-32s on AlexNet."""
 
 from jssl.evaluate.protocols.dense import SEGMENTATION, make_protocol
 
