@@ -211,9 +211,10 @@ def _one(name: str, training: Training, context: Context, *, kind: str, seed: in
     config = _config(training, context, kind=kind, seed=seed)
     parts = experiment(config, limit=settings.limit)
     place = context.folder / "evaluation" / ("dry_run" if settings.limit else "") / name
-    limited = f"_limit_{settings.limit}" if settings.limit else ""
+    length = f"_{settings.epochs:g}_epochs" if settings.epochs else ""
+    length += f"_limit_{settings.limit}" if settings.limit else ""
     own = f"{training.name}_" if training.name else ""
-    folder = place / f"{data_name(config)}_{own}{kind}_seed{seed}{limited}"
+    folder = place / f"{data_name(config)}_{own}{kind}_seed{seed}{length}"
     say(f"{name}, {kind} network, seed {seed}: {folder}")
     state = dense.precise_statistics(parts, train_dense(parts, folder))
     updates = int(state.step)

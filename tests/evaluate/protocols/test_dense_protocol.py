@@ -54,9 +54,9 @@ def test_two_seeds_are_trained_recorded_and_not_trained_again(run, capsys):
         assert "6 updates of 8 at 0.05" in entry["protocol"]
         sheet = np.asarray(Image.open(run / "evaluation" / f"{NAME}_{kind}.png"))
         assert sheet.ndim == 3
-    trained = run / "evaluation" / NAME / "cutouts_trained_seed3"
+    trained = run / "evaluation" / NAME / "cutouts_trained_seed3_2_epochs"
     assert json.loads((trained / "init_from.json").read_text())["taken"] == ["encoder"]
-    assert not (run / "evaluation" / NAME / "cutouts_untrained_seed4" / "init_from.json").exists()
+    assert not (run / "evaluation" / NAME / "cutouts_untrained_seed4_2_epochs" / "init_from.json").exists()
     (again,) = evaluate.evaluate_run(run, protocols=[NAME], settings=settings)
     assert again == row and "compiling" not in capsys.readouterr().err
 
@@ -69,7 +69,7 @@ def test_a_stop_saves_and_the_same_command_resumes(run, monkeypatch, capsys):
             evaluate.evaluate_run(run, protocols=[NAME], settings=settings)
     assert stop.value.code == stopping.STATUS
     assert "saved after step 1; the same command resumes it" in capsys.readouterr().out
-    place = run / "evaluation" / NAME / "cutouts_trained_seed3" / "checkpoints"
+    place = run / "evaluation" / NAME / "cutouts_trained_seed3_2_epochs" / "checkpoints"
     assert [p.name for p in place.iterdir() if p.name.isdecimal()] == ["1"]
     (resumed,) = evaluate.evaluate_run(run, protocols=[NAME], settings=settings)
     (run / "evaluation" / NAME).rename(run / "evaluation" / "before")
