@@ -32,6 +32,7 @@ WORDS = {
     "graph": ["core", "full"],
     "init": ["RUN"],
     "likelihood": ["squared_error"],
+    "method": ["simclr", "deepcluster"],
     "model": {
         "deit_imagenet": ["tiny", "base"],
         "deit_cifar": ["small"],
@@ -46,6 +47,7 @@ WORDS = {
     },
     "rand": ["tf", "autoaugment", "none"],
     "schedule": ["paper"],
+    "shards": ["yfcc/*.tar"],
     "source": ["food101", "cifar10", "dtd"],
     "start_from": ["RUN"],
     "student": ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2"],

@@ -56,7 +56,9 @@ def test_two_seeds_are_trained_recorded_and_not_trained_again(run, capsys):
         assert sheet.ndim == 3
     trained = run / "evaluation" / NAME / "cutouts_trained_seed3_2_epochs"
     assert json.loads((trained / "init_from.json").read_text())["taken"] == ["encoder"]
-    assert not (run / "evaluation" / NAME / "cutouts_untrained_seed4_2_epochs" / "init_from.json").exists()
+    assert not (
+        run / "evaluation" / NAME / "cutouts_untrained_seed4_2_epochs" / "init_from.json"
+    ).exists()
     (again,) = evaluate.evaluate_run(run, protocols=[NAME], settings=settings)
     assert again == row and "compiling" not in capsys.readouterr().err
 
