@@ -98,6 +98,7 @@ from jssl.metrics.clusters import nmi as nmi
 from jssl.metrics.codebook import codebook_report as codebook_report
 from jssl.metrics.codebook import codebook_warnings as codebook_warnings
 from jssl.metrics.collapse import alignment as alignment
+from jssl.metrics.collapse import alpha_req as alpha_req
 from jssl.metrics.collapse import collapse_report as collapse_report
 from jssl.metrics.collapse import collapse_warnings as collapse_warnings
 from jssl.metrics.collapse import effective_rank as effective_rank
