@@ -35,6 +35,10 @@ from jssl.evaluate.probes.logistic_table import Selection as Selection
 from jssl.evaluate.probes.logistic_table import logistic_row as logistic_row
 from jssl.evaluate.probes.logistic_table import select_logistic as select_logistic
 from jssl.evaluate.probes.logistic_table import small_pixels as small_pixels
+from jssl.evaluate.probes.mlp import MLP as MLP
+from jssl.evaluate.probes.mlp import MLPFit as MLPFit
+from jssl.evaluate.probes.mlp import fit_mlp as fit_mlp
+from jssl.evaluate.probes.mlp import hidden_of as hidden_of
 from jssl.evaluate.probes.multilabel import average_precision_row as average_precision_row
 from jssl.evaluate.probes.multilabel import multilabel_rows as multilabel_rows
 from jssl.evaluate.probes.multilabel import select_multilabel as select_multilabel
