@@ -17,15 +17,17 @@ LINES = (
 
 def text():
     """The table in Markdown: a line per feature and protocol, over the seeds."""
+    mlp = ""
     lines = ["| features | protocol | top-1 % | mean ± sd |", "|---|---|---|---|"]
     for features, name, kind in LINES:
         paths = sorted(RESULTS.glob(f"random_alexnet_{name}_seed?.json"))
         records = [json.loads(path.read_text()) for path in paths]
         values = [100 * record["rows"][0]["top1"][kind] for record in records]
         each = ", ".join(f"{value:.1f}" for value in values)
+        mlp = records[0]["rows"][0]["protocol"] if name == "mlp" else mlp
         lines.append(f"| {features} | `{name}` | {each} | {spread(values)} |")
     seeds = ", ".join(str(record["run_seed"]) for record in records)
-    lines += ["", f"Seeds {seeds}. {records[0]['rows'][0]['protocol'].capitalize()}."]
+    lines += ["", f"Seeds {seeds}. `mlp`: {mlp}."]
     return "\n".join(lines) + "\n"
 
 
