@@ -21,6 +21,7 @@ from jssl.evaluate.gallery import check_gallery as check_gallery
 from jssl.evaluate.neighbors import duplicate_groups as duplicate_groups
 from jssl.evaluate.neighbors import nearest_rows as nearest_rows
 from jssl.evaluate.neighbors import neighbors_run as neighbors_run
+from jssl.evaluate.own_classifier import classifier_rows as classifier_rows
 from jssl.evaluate.predict import predict_run as predict_run
 from jssl.evaluate.predict import top_classes as top_classes
 from jssl.evaluate.probes.knn import knn_accuracy as knn_accuracy
@@ -83,6 +84,7 @@ from jssl.evaluate.run import check_settings as check_settings
 from jssl.evaluate.run import evaluate_run as evaluate_run
 from jssl.evaluate.run import final_rows as final_rows
 from jssl.evaluate.table import classifier_row as classifier_row
+from jssl.evaluate.table import classifier_scores as classifier_scores
 from jssl.evaluate.table import format_table as format_table
 from jssl.evaluate.table import knn_protocol as knn_protocol
 from jssl.evaluate.table import knn_row as knn_row
@@ -110,6 +112,7 @@ from jssl.metrics.collapse import std_of_normalized as std_of_normalized
 from jssl.metrics.collapse import uniformity as uniformity
 from jssl.metrics.intervals import binomial_interval as binomial_interval
 from jssl.metrics.intervals import mean_interval as mean_interval
+from jssl.metrics.intervals import mean_per_class_interval as mean_per_class_interval
 from jssl.metrics.mce import ALEXNET_C as ALEXNET_C
 from jssl.metrics.mce import ALEXNET_P as ALEXNET_P
 from jssl.metrics.mce import flip_rate as flip_rate

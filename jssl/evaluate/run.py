@@ -359,7 +359,7 @@ def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
     )
     rows = [*knn.run(context), *softmax_regression.run(context)]
     if spec.has_classifier:
-        rows.append(classifier.top1_row(context))
+        rows += classifier.rows(context)
     if spec.grid_feature is not None:
         rows += grid.run(context, KINDS)
     return rows
