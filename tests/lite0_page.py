@@ -47,6 +47,7 @@ def text():
         if not (found := _records(name)):
             continue
         rows = [row for record in found for row in record["rows"] if probe_name(row) == probe]
+        rows = [row for row in rows if "top1" in row]  # own classifiers have other metrics too
         values = [100 * row["top1"]["trained"] for row in rows]
         seeds = ", ".join(str(record["seed"]) for record in found)
         lines.append(f"| {use} | {probe} | {spread(values)} | {seeds} |")

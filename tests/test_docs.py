@@ -6,6 +6,7 @@ import re
 
 import lite0_page
 import pytest
+import random_alexnet_page
 import rooms
 from helpers import ROOT
 
@@ -22,11 +23,15 @@ def test_the_picture_of_the_imports_is_up_to_date(name, make):
     assert path.read_text() == make(), f"docs/{name} is of older code: {UPDATE}"
 
 
-def test_the_tables_of_lite0_are_those_of_the_records():
-    path = DOCS / "lite0.md"
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("lite0.md", lite0_page.page), ("random_features.md", random_alexnet_page.page)],
+)
+def test_the_tables_of_a_page_are_those_of_the_records(name, make):
+    path = DOCS / name
     if os.environ.get("JSSL_UPDATE_GOLDEN"):
-        path.write_text(lite0_page.page(path.read_text()))
-    assert path.read_text() == lite0_page.page(path.read_text()), f"docs/lite0.md is old: {UPDATE}"
+        path.write_text(make(path.read_text()))
+    assert path.read_text() == make(path.read_text()), f"docs/{name} is old: {UPDATE}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

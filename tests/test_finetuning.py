@@ -63,7 +63,9 @@ def test_ten_per_cent_of_the_labels_end_to_end(pretrained, tmp_path, monkeypatch
     assert int(after.step) == 2
     jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], before.params["encoder"])
     rows = json.loads((tmp_path / "result.json").read_text())["rows"]
-    knn, _, own = rows
+    knn, _, own, top5, mean = rows
+    assert (top5["metric"], mean["metric"]) == ("top-5", "mean per class")
+    assert list(own["top1"]) == ["trained", "untrained"]
     assert own["probe"] == "own classifier" and own["numbers"]["trained"]["count"] == 64
     assert "64 test examples of photos (held out of train)" in own["protocol"]
     # 16 classes of 200: 4 held out, a tenth of the other 196 kept.

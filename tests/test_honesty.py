@@ -11,6 +11,7 @@ from jssl import data, evaluate
 from jssl.augment import corruptions
 from jssl.evaluate.probes import logistic_table, softmax_regression
 from jssl.evaluate.protocols import knn, logistic
+from jssl.evaluate.protocols import mlp as mlp_protocol
 from jssl.evaluate.protocols import softmax_regression as softmax_protocol
 from jssl.evaluate.run import PROTOCOLS, check_record
 
@@ -25,7 +26,7 @@ SCORES = (
     "best_top1",
     "best_epoch",
 )
-CLASSIFIERS = ("softmax_regression", "linear", "logistic", "layers")  # these fit one
+CLASSIFIERS = ("softmax_regression", "mlp", "linear", "logistic", "layers")  # these fit one
 HERE = ("knn", "classifier", *CLASSIFIERS, "robustness")  # what one supervised run allows
 SETTINGS = evaluate.Settings(source="synthetic", epochs=1, preset="simclr_cifar", seed=5)
 
@@ -49,6 +50,7 @@ def few():
         patch.setattr(row, "__kwdefaults__", short)
         patch.setattr(logistic, "KINDS", ("trained",))
         patch.setattr(softmax_protocol, "KINDS", ("trained",))
+        patch.setattr(mlp_protocol, "KINDS", ("trained",))
         patch.setattr(knn.run, "__defaults__", (("trained",),))
         patch.setattr(knn, "baselines", lambda context: [])
         brightness = corruptions.CONSTANTS["cifar"]["brightness"]
@@ -70,14 +72,11 @@ def halves():
 @pytest.fixture(scope="module")
 def judged(run, few, halves):
     """(name, 'clean' | 'poisoned') -> (record, the kernels of all classifiers judged)."""
-    found, kept, loaded = (
-        {},
-        softmax_regression.count_right,
-        evaluate.Context.load(run, SETTINGS)._loaded,
-    )
+    found, kept, load = {}, softmax_regression.count_right, evaluate.Context.load
+    loaded = load(run, SETTINGS)._loaded
     with pytest.MonkeyPatch.context() as patch:
         for kind, sources in halves.items():
-            context = evaluate.Context.load(run, SETTINGS)
+            context = load(run, SETTINGS)  # a new one: the other half's features are cached
             context.__dict__.update({"_loaded": loaded, "sources": sources})
             patch.setattr(evaluate.Context, "load", lambda *_, context=context: context)
             for name in HERE if kind == "clean" else CLASSIFIERS:

@@ -147,8 +147,14 @@ def test_top1_is_among_the_classes_of_the_set(
     labels = best.copy()
     labels[:2] = classes[np.argmin(logits[:2][:, classes], axis=1)]  # two are wrong
     write(imagenet_variants.SETS[name].tfds, tmp_path, pictures, labels)
-    (row,), record = judge(name, tmp_path)
+    (row, top5, mean), record = judge(name, tmp_path)
     found = row["numbers"]["trained"]
+    ranks = np.argsort(-logits[:, classes], axis=1, kind="stable")[:, :5]
+    right = [label in classes[five] for label, five in zip(labels, ranks, strict=True)]
+    assert top5["numbers"]["trained"]["value"] == found["top5"] == np.mean(right)
+    hits = [np.mean(best[labels == k] == k) for k in np.unique(labels)]
+    assert mean["metric"] == "mean per class"
+    assert mean["numbers"]["trained"]["value"] == pytest.approx(np.mean(hits))
     assert (found["correct"], found["count"], found["dim"]) == (4, COUNT, len(classes))
     low, high = found["ci95"]
     assert low < 4 / 6 < high and record["data"]["examples"] == COUNT

@@ -142,7 +142,9 @@ def test_every_stage_writes_its_files_and_the_record_has_its_rows(run):
     ]  # fmt: skip
     teacher, student, gain = (row["top1"]["trained"] for row in record["rows"][:3])
     assert gain == student - teacher
-    assert record["rows"][0]["numbers"]["trained"]["count"] == 1200
+    scores = record["rows"][0]["numbers"]["trained"]
+    assert scores["count"] == 1200 and scores["top1"] < scores["top5"] <= 1
+    assert scores["mean_per_class"] == pytest.approx(scores["top1"])  # 75 tiles of each class
     assert "16 px, 1,200 test examples of photos" in record["rows"][0]["protocol"]
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(record))
     assert record["name"] == "noisy_student on photos, 5 % labels"

@@ -130,13 +130,20 @@ def test_two_runs_are_compared(folder, capsys):
     flat = {"method": "supervised", "optim": {"lr": 0.3}, "run": {"total_steps": 4}}
     finished(other, 0.75, config=flat)
     number = {"top1": 0.625, "feature": "trained backbone", "protocol": "k=20, cosine"}
-    record = {"rows": [{"probe": "kNN", "numbers": {"trained": number}}]}
+    second = {"value": 0.875, "feature": "trained backbone", "protocol": "k=20, cosine"}
+    record = {
+        "rows": [
+            {"probe": "kNN", "numbers": {"trained": number}},
+            {"probe": "kNN", "metric": "top-5", "numbers": {"trained": second}},
+        ]
+    }
     (other / "result.json").write_text(json.dumps(record))
     main.main(["runs", str(folder / "half"), str(other)])
     said = capsys.readouterr().out
     lines = [line.split() for line in said.splitlines()]
     assert ["optim.lr", "(absent)", "0.3"] in lines and ["held_out_top1", "0.5", "0.75"] in lines
     assert ["kNN", "trained", "backbone", "-", "62.5", "[1]"] in lines
+    assert ["kNN", "trained", "backbone", "top-5", "-", "87.5", "[1]"] in lines
     assert "[1] k=20, cosine" in said and "method" not in said
 
 

@@ -21,6 +21,7 @@ from jssl.evaluate.gallery import check_gallery as check_gallery
 from jssl.evaluate.neighbors import duplicate_groups as duplicate_groups
 from jssl.evaluate.neighbors import nearest_rows as nearest_rows
 from jssl.evaluate.neighbors import neighbors_run as neighbors_run
+from jssl.evaluate.own_classifier import classifier_rows as classifier_rows
 from jssl.evaluate.predict import predict_run as predict_run
 from jssl.evaluate.predict import top_classes as top_classes
 from jssl.evaluate.probes.knn import knn_accuracy as knn_accuracy
@@ -35,6 +36,10 @@ from jssl.evaluate.probes.logistic_table import Selection as Selection
 from jssl.evaluate.probes.logistic_table import logistic_row as logistic_row
 from jssl.evaluate.probes.logistic_table import select_logistic as select_logistic
 from jssl.evaluate.probes.logistic_table import small_pixels as small_pixels
+from jssl.evaluate.probes.mlp import MLP as MLP
+from jssl.evaluate.probes.mlp import MLPFit as MLPFit
+from jssl.evaluate.probes.mlp import fit_mlp as fit_mlp
+from jssl.evaluate.probes.mlp import hidden_of as hidden_of
 from jssl.evaluate.probes.multilabel import average_precision_row as average_precision_row
 from jssl.evaluate.probes.multilabel import multilabel_rows as multilabel_rows
 from jssl.evaluate.probes.multilabel import select_multilabel as select_multilabel
@@ -79,6 +84,7 @@ from jssl.evaluate.run import check_settings as check_settings
 from jssl.evaluate.run import evaluate_run as evaluate_run
 from jssl.evaluate.run import final_rows as final_rows
 from jssl.evaluate.table import classifier_row as classifier_row
+from jssl.evaluate.table import classifier_scores as classifier_scores
 from jssl.evaluate.table import format_table as format_table
 from jssl.evaluate.table import knn_protocol as knn_protocol
 from jssl.evaluate.table import knn_row as knn_row
@@ -98,6 +104,7 @@ from jssl.metrics.clusters import nmi as nmi
 from jssl.metrics.codebook import codebook_report as codebook_report
 from jssl.metrics.codebook import codebook_warnings as codebook_warnings
 from jssl.metrics.collapse import alignment as alignment
+from jssl.metrics.collapse import alpha_req as alpha_req
 from jssl.metrics.collapse import collapse_report as collapse_report
 from jssl.metrics.collapse import collapse_warnings as collapse_warnings
 from jssl.metrics.collapse import effective_rank as effective_rank
@@ -105,6 +112,7 @@ from jssl.metrics.collapse import std_of_normalized as std_of_normalized
 from jssl.metrics.collapse import uniformity as uniformity
 from jssl.metrics.intervals import binomial_interval as binomial_interval
 from jssl.metrics.intervals import mean_interval as mean_interval
+from jssl.metrics.intervals import mean_per_class_interval as mean_per_class_interval
 from jssl.metrics.mce import ALEXNET_C as ALEXNET_C
 from jssl.metrics.mce import ALEXNET_P as ALEXNET_P
 from jssl.metrics.mce import flip_rate as flip_rate

@@ -15,7 +15,7 @@ from jssl.evaluate.probes.logistic_table import small_pixels
 from jssl.evaluate.probes.pooling import pooled_maps
 from jssl.evaluate.probes.presets import PRESETS
 from jssl.methods._common import channels_of
-from jssl.run import build, workdir
+from jssl.run import build, pretrained, workdir
 from jssl.run.checksums import backbone_hash
 from jssl.run.writers import say
 from jssl.types import TrainState
@@ -169,6 +169,11 @@ class Context:
         return self._untrained()
 
     @property
+    def imported(self) -> bool:
+        """Whether the workdir is of published weights, which no run of ours began."""
+        return self._folder is not None and bool(pretrained.weights_file(self._folder))
+
+    @property
     def data(self) -> ConfigDict:
         """The `data` section of the evaluated data set."""
         return self._data
@@ -224,10 +229,14 @@ class Context:
     @functools.cached_property
     def classified(self) -> tuple[Any, Any]:
         """Logits of the run's own classifier, float32 [M,K], and labels [M] of the test split."""
+        return self.classify("trained")
+
+    def classify(self, kind: str) -> tuple[Any, Any]:
+        """Returns what `classified` is, of the 'trained' or the 'untrained' network."""
         test = self.sources[1]
         return embed_source(
             self.compile("logits"),
-            self.state,
+            self.owner(kind),
             test,
             batch_size=self.batch_size,
             feature="logits",

@@ -122,7 +122,7 @@ def make_monitor(
             batch_size=config.batch_size,
         )
         if methods.get(config.method).has_classifier:
-            return float(classifier.top1_row(context)["top1"]["trained"])
+            return classifier.top1(context)
         return float(knn.run(context, ("trained",))[0]["top1"]["trained"])
 
     def monitor(state: TrainState) -> tuple[dict[str, float], list[str]]:

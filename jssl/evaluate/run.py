@@ -22,6 +22,7 @@ from jssl.evaluate.protocols import (
     layers,
     linear,
     logistic,
+    mlp,
     retrieval,
     robustness,
     softmax_regression,
@@ -53,7 +54,7 @@ DRY_RUN = "dry_run"  # of those of --limit, in FOLDER
 PROTOCOLS: dict[str, Protocol] = {
     module.PROTOCOL.name: module.PROTOCOL
     for module in (
-        knn, softmax_regression, classifier, linear, logistic, grid, layers, robustness,
+        knn, softmax_regression, mlp, classifier, linear, logistic, grid, layers, robustness,
         imagenet_a, imagenet_r, imagenet_v2, imagenet_c, imagenet_p, cifar10_c,
         retrieval, voc, voc_fc68, voc_fc68_affine, voc_all,
         voc_detection, voc_segmentation, transfer,
@@ -104,7 +105,7 @@ def check_settings(
             raise UserError(f"--{name} expects {lowest} or more, found {given[name]}.")
     if not given.get("temperature", 1.0) > 0:
         raise UserError(f"--temperature expects a number above 0, found {given['temperature']}.")
-    cached = [name for name in ("grid", "layers") if name in protocols]
+    cached = [name for name in ("grid", "layers", "mlp") if name in protocols]
     if cached and given.get("epochs", 0) % 1:
         raise UserError(
             f"--protocol={cached[0]} takes whole epochs, found --epochs={given['epochs']:g}."
@@ -360,7 +361,7 @@ def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
     )
     rows = [*knn.run(context), *softmax_regression.run(context)]
     if spec.has_classifier:
-        rows.append(classifier.top1_row(context))
+        rows += classifier.rows(context)
     if spec.grid_feature is not None:
         rows += grid.run(context, KINDS)
     return rows

@@ -16,6 +16,7 @@ with unchanged():
     from sklearn.metrics import recall_score
 
 LINEAR_BATCH = 256
+TOP = 5  # the network's own classifier has a top-5 of more classes than these
 # On cached features. `linear` is the papers' protocol: augmented images, SGD by a preset.
 SOFTMAX_REGRESSION = "softmax_regression"
 
@@ -235,31 +236,51 @@ def linear_row(record: Mapping[str, Any], *, kind: str = "trained") -> dict[str,
 
 
 def classifier_row(
-    logits: np.ndarray, labels: np.ndarray, *, name: str, how: str = ""
+    logits: np.ndarray, labels: np.ndarray, *, name: str, how: str = "", kind: str = "trained"
 ) -> dict[str, Any]:
-    """Returns a row for the network's own classifier, without a probe.
+    """Returns the row of top-1 for the network's own classifier, without a probe.
 
     Args:
         logits: float [M,K] of the test split.
         labels: int [M].
         name: of the data set.
         how: more protocol text, such as the crop.
+        kind: of the network.
 
     Returns:
-        A row as of `probe_rows`; its number also has `mean_per_class`.
+        A row as of `probe_rows`; its number has the scores of `classifier_scores`.
 
     Example:
         >>> row = classifier_row(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), name='toy')
         >>> row['top1'], row['numbers']['trained']['protocol']
         ({'trained': 0.5}, 'trained logits (2-d), own classifier, 2 test examples of toy')
     """
-    correct = int(np.sum(np.argmax(logits, axis=1) == labels))
-    scores = {"top1": correct / len(labels), "correct": correct, "count": len(labels)}
-    scores["mean_per_class"] = mean_per_class(np.argmax(logits, axis=1), labels)
     protocol = f"own classifier, {len(labels):,} test examples of {name}"
     protocol += f", {how}" if how else ""
-    entry = number(scores, "trained logits", logits.shape[1], protocol)
-    return _row("own classifier", protocol, {"trained": entry})
+    scores = classifier_scores(logits, labels)
+    entry = number(scores, f"{kind} logits", logits.shape[1], protocol)
+    return _row("own classifier", protocol, {kind: entry})
+
+
+def classifier_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Computes the scores of a classifier's logits [M,K] for labels [M].
+
+    Returns:
+        `top1`, `correct`, `count`, `mean_per_class`, and `top5` of more than five classes. Of equal
+        logits the first counts.
+
+    Example:
+        >>> classifier_scores(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]))
+        {'top1': 0.5, 'correct': 1, 'count': 2, 'mean_per_class': 0.5}
+    """
+    predicted = np.argmax(logits, axis=1)
+    correct = int(np.sum(predicted == labels))
+    scores = {"top1": correct / len(labels), "correct": correct, "count": len(labels)}
+    scores["mean_per_class"] = mean_per_class(predicted, labels)
+    if logits.shape[1] > TOP:
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+        scores["top5"] = float((best == np.asarray(labels)[:, None]).any(axis=1).mean())
+    return scores
 
 
 def mean_per_class(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -1,19 +1,22 @@
 """Metrics that show a collapse of the representation during training.
 
 Total collapse maps every image to one point; dimensional collapse uses few of many directions.
-All four metrics depend only on the directions of the embeddings, as contrastive losses do.
+Std, alignment and uniformity depend only on the directions of the embeddings, as contrastive losses
+do; effective rank and alpha-ReQ describe the spectrum of the embeddings as they are.
 """
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jssl.metrics._arrays import unit
 from jssl.types import Array
 
 STD_THRESHOLD = 0.1
 RANK_THRESHOLD = 2.0
+FIRST_RANK, LAST_RANK = 4, 100  # of the eigenvalues that alpha-ReQ fits, as in the paper's code
 
 
 def std_of_normalized(z: Array) -> Array:
@@ -70,6 +73,48 @@ def effective_rank(z: Array, *, eps: float = 1e-7) -> Array:
     return jnp.exp(-jnp.sum(p * jnp.log(p)))
 
 
+def alpha_req(z: Array) -> Array:
+    """Computes alpha-ReQ: the exponent of the power law lambda_i ~ i^-alpha of the eigenspectrum.
+
+    lambda_i are the eigenvalues of the covariance of z, the largest first. The line of ln lambda_i
+    against ln i is fitted by least squares with weights 1 / i, over the ranks 4 to 100 as in the
+    paper's code, or over those of them whose lambda_i is not 0: at most min(D, M - 1) ranks, so
+    that the fit of a narrower network ends at rank D.
+
+    Args:
+        z: float [M,D]; a fit up to rank 100 needs D >= 100 and M > 100.
+
+    Returns:
+        float32 []: 0 if all directions vary equally, large if few dominate; the paper finds the
+        best representations near 1. NaN if fewer than two eigenvalues are left: D < 5, M < 6, or
+        embeddings in fewer than five directions.
+
+    Example:
+        >>> z = jnp.diag(jnp.arange(1.0, 129.0) ** -0.5)  # variance 1 / i along axis i
+        >>> print(round(float(alpha_req(jnp.concatenate([z, -z]))), 3))
+        1.0
+
+    Reference: Agrawal et al., NeurIPS 2022, https://arxiv.org/abs/2202.05808; the fit is that of
+        Stringer et al., Nature 2019, https://doi.org/10.1038/s41586-019-1346-5.
+    """
+    _check(z)
+    z = jnp.asarray(z, jnp.float32)
+    largest = jnp.max(jnp.abs(z))
+    z = z / jnp.where(largest > 0, largest, 1.0)
+    sigma = jnp.linalg.svd(z - jnp.mean(z, axis=0)[None, :], compute_uv=False)
+    # Below this, numpy.linalg.matrix_rank's tolerance, a singular value is rounding.
+    rounding = sigma[0] * max(z.shape) * jnp.finfo(jnp.float32).eps
+    rank = jnp.arange(1, len(sigma) + 1)
+    used = (rank >= FIRST_RANK) & (rank <= LAST_RANK) & ~(sigma <= rounding)
+    x = jnp.log(rank.astype(jnp.float32))
+    y = 2.0 * jnp.log(jnp.where(used, sigma, 1.0))
+    weight = jnp.where(used, 1.0 / rank, 0.0)
+    weight /= jnp.sum(weight)
+    x, y = x - jnp.sum(weight * x), y - jnp.sum(weight * y)
+    slope = jnp.sum(weight * x * y) / jnp.sum(weight * x * x)
+    return jnp.where(jnp.sum(used) < 2, jnp.nan, -slope)
+
+
 def alignment(z_a: Array, z_b: Array) -> Array:
     """Computes the mean squared distance of normalised positive pairs: E |z_a/|z_a| - z_b/|z_b||^2.
 
@@ -123,20 +168,22 @@ def _measure(z_a: Array, z_b: Array) -> dict[str, Array]:
     return {
         "std": both(std_of_normalized),
         "effective_rank": both(effective_rank),
+        "alpha_req": both(alpha_req),
         "alignment": alignment(z_a, z_b),
         "uniformity": both(uniformity),
     }
 
 
 def collapse_report(z_a: Array, z_b: Array) -> dict[str, float]:
-    """Computes the four metrics for embeddings of two views of the same images.
+    """Computes the five metrics for embeddings of two views of the same images.
 
     Args:
         z_a, z_b: float [M,D], M >= 2.
 
     Returns:
-        `std` (see `std_of_normalized`), `effective_rank`, `uniformity`: each the mean of both
-        views' values; and `alignment`. NaN if an embedding is NaN.
+        `std` (see `std_of_normalized`), `effective_rank`, `alpha_req`, `uniformity`: each the mean
+        of both views' values; and `alignment`. NaN if an embedding is NaN. Without `alpha_req` if
+        finite embeddings have too few directions for its fit.
 
     Raises:
         ValueError: shapes that are not [M,D] and equal, or fewer than two images.
@@ -148,7 +195,10 @@ def collapse_report(z_a: Array, z_b: Array) -> dict[str, float]:
     """
     z_a, z_b = jnp.asarray(z_a), jnp.asarray(z_b)
     _check(z_a, z_b)
-    return {name: float(value) for name, value in sorted(_measure(z_a, z_b).items())}
+    report = {name: float(value) for name, value in sorted(_measure(z_a, z_b).items())}
+    if np.isnan(report["alpha_req"]) and np.isfinite(report["std"]):
+        del report["alpha_req"]
+    return report
 
 
 def collapse_warnings(

@@ -69,6 +69,35 @@ def mean_interval(
     return float(interval.low), float(interval.high)
 
 
+def mean_per_class_interval(
+    right: Any, labels: Any, *, seed: int = 0, resamples: int = 2000
+) -> tuple[float, float]:
+    """Computes the percentile bootstrap interval of the mean over classes of the accuracy.
+
+    Examples are drawn within each class, which for counts is a binomial draw.
+
+    Args:
+        right: bool [M].
+        labels: int [M].
+        seed: of the bootstrap.
+        resamples: number of bootstrap samples.
+
+    Returns:
+        (low, high) in [0, 1].
+
+    Example:
+        >>> low, high = mean_per_class_interval([True, False] * 8, [0] * 8 + [1] * 8)
+        >>> round(low, 2), round(high, 2)
+        (0.25, 0.75)
+    """
+    right, labels = np.asarray(right), np.asarray(labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = np.array([right[labels == k].mean() for k in classes])
+    drawn = np.random.default_rng(seed).binomial(counts, shares, (resamples, len(counts)))
+    low, high = np.percentile((drawn / counts[None, :]).mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def seed_interval(values: Any, *, level: float = 0.95) -> tuple[float, float]:
     """Computes Student's interval of a mean over seeds, of a normal distribution.
 

@@ -188,7 +188,11 @@ def _results(runs: Sequence[Run]) -> tuple[list[tuple[str, ...]], list[str]]:
     """Returns the rows of two result.json side by side; a footnote names the protocol."""
     tables = [
         {
-            (row.get("probe", ""), number.get("feature", "")): number
+            (
+                row.get("probe", ""),
+                number.get("feature", ""),
+                *([row["metric"]] if "metric" in row else []),
+            ): number
             for row in run.rows
             for number in row.get("numbers", {}).values()
         }

@@ -33,7 +33,8 @@ from jssl import config as config_lib
 from jssl import data, methods
 from jssl.data import pseudo_labels, semi_supervised
 from jssl.errors import UserError
-from jssl.evaluate.embed import embed_source
+from jssl.evaluate.embed import embed_source, select_feature
+from jssl.evaluate.table import classifier_scores
 from jssl.parallel.launcher import make_launcher
 from jssl.precision import narrow
 from jssl.run import (
@@ -183,25 +184,22 @@ def probabilities(embed: Callable[..., Any]) -> Callable[[TrainState, Any], jax.
 
 
 def judged(config: ConfigDict, state: TrainState) -> dict[str, Any]:
-    """Computes top-1 of the averaged network's own classifier on the test split."""
+    """Computes the scores of the averaged network's own classifier on the test split."""
     if not data.has_split(config.data, "test"):
         return {}
     source = data.make_source(config.data, "test")
     method, _ = build.make_method(config, axis_name=None)
     launcher = make_launcher(config.launch)
     size = config.augment.size
-    probs, labels, _ = embed_source(
-        launcher.compile_embed(probabilities(method.embed)),
+    logits, labels, _ = embed_source(
+        launcher.compile_embed(select_feature(method.embed, "logits")),
         state,
         source,
         batch_size=BATCH,
         transform=data.eval_transform(config.data, source, size=size),
     )
-    correct = int(np.sum(np.argmax(probs, axis=1) == labels))
     return {
-        "top1": correct / len(labels),
-        "correct": correct,
-        "count": len(labels),
+        **classifier_scores(logits, labels),
         "protocol": f"own classifier, averaged weights, not augmented, {size} px, "
         f"{len(labels):,} test examples of {source.name}",
     }
@@ -301,7 +299,9 @@ def _record(
     rows = []
     for i, stage in enumerate(networks):
         done = finished[stage.name]
-        numbers = {key: done[key] for key in ("top1", "correct", "count")}
+        # A stage that an older version finished has no more than the first three.
+        kept = ("top1", "correct", "count", "top5", "mean_per_class")
+        numbers = {key: done[key] for key in kept if key in done}
         rows.append(_row(stage.name, done["protocol"], done["top1"], trained=numbers))
         if i:
             before = finished[networks[i - 1].name]

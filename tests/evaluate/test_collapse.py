@@ -10,6 +10,7 @@ from scipy.stats import entropy
 
 from jssl.evaluate import (
     alignment,
+    alpha_req,
     collapse_report,
     collapse_warnings,
     effective_rank,
@@ -77,6 +78,51 @@ def test_effective_rank_of_two_unequal_singular_values_by_hand():
     # p = 3/4, 1/4: exp(3/4 ln 4/3 + 1/4 ln 4) = 1.7548
     z = np.array([[3.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert effective_rank(z) == pytest.approx(1.75477, abs=1e-4)
+
+
+def power_law(alpha, D, last=None):
+    """2 D points of mean 0 whose covariance has the eigenvalues i^-alpha up to `last`, else 0."""
+    z = np.diag(np.arange(1.0, D + 1) ** (-alpha / 2) * (np.arange(D) < (last or D)))
+    return np.concatenate([z, -z]) @ rotation(D)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.5])
+@pytest.mark.parametrize("D", [5, 40, 160])  # 160: more than the 100 ranks of the fit
+def test_alpha_req_of_a_power_law_is_its_exponent(alpha, D):
+    z = power_law(alpha, D)
+    assert alpha_req(z) == pytest.approx(alpha, abs=1e-3)
+    assert alpha_req(1e-3 * z + 2e-3) == pytest.approx(alpha, abs=1e-3)  # neither scale nor mean
+
+
+def test_alpha_req_uses_ranks_4_to_100_only():
+    variance = np.arange(1.0, 161.0) ** -1.0
+    variance[:3], variance[100:] = 50.0, 1e-4
+    z = np.diag(np.sqrt(variance))
+    assert alpha_req(np.concatenate([z, -z])) == pytest.approx(1.0, abs=1e-3)
+    variance[3] *= 4.0  # rank 4 is used: a steeper line
+    z = np.diag(np.sqrt(variance))
+    assert alpha_req(np.concatenate([z, -z])) > 1.1
+
+
+def test_alpha_req_of_two_eigenvalues_by_hand():
+    # Ranks 4 and 5 with variances 3 and 2: ln(3 / 2) / ln(5 / 4).
+    z = np.diag(np.sqrt([6.0, 5.0, 4.0, 3.0, 2.0]))
+    assert alpha_req(np.concatenate([z, -z])) == pytest.approx(1.81706, abs=1e-4)
+
+
+def test_alpha_req_leaves_out_eigenvalues_that_are_0():
+    assert alpha_req(power_law(1.0, 64, last=20)) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(64, 4), (5, 64)])  # at most 4 eigenvalues: one in the range
+def test_too_few_dimensions_have_no_alpha_req(shape):
+    z = gaussian(*shape)
+    assert np.isnan(alpha_req(z))
+    report = collapse_report(z, z)
+    assert "alpha_req" not in report
+    assert all(np.isfinite(value) for value in report.values())
+    z[0, 0] = np.nan
+    assert np.isnan(collapse_report(z, z)["alpha_req"])
 
 
 @pytest.mark.parametrize(
@@ -151,11 +197,12 @@ def test_rotation_changes_no_distance_and_no_rank():
 def test_report_is_the_mean_of_both_views():
     a, b = gaussian(32, 8), gaussian(32, 8, seed=5) + 2.0
     report = collapse_report(a, b)
-    assert set(report) == {"std", "effective_rank", "alignment", "uniformity"}
+    assert set(report) == {"std", "effective_rank", "alpha_req", "alignment", "uniformity"}
     assert all(type(value) is float for value in report.values())
     for name, measure in (
         ("std", std_of_normalized),
         ("effective_rank", effective_rank),
+        ("alpha_req", alpha_req),
         ("uniformity", uniformity),
     ):
         assert report[name] == pytest.approx(float(measure(a) + measure(b)) / 2, rel=1e-5)

@@ -14,17 +14,15 @@ from jssl.evaluate.confusion import (
     confusion_picture,
 )
 from jssl.evaluate.context import Context
+from jssl.evaluate.own_classifier import classifier_rows
 from jssl.evaluate.protocol import DATA, Protocol, Row, need_classifier
-from jssl.evaluate.table import classifier_row, metric_row
-from jssl.metrics.intervals import binomial_interval
+from jssl.evaluate.table import classifier_scores
 from jssl.run import workdir
 from jssl.run.writers import say
 
-TOP = 5
-
 
 def run(context: Context) -> list[Row]:
-    """Computes top-1 and top-5 of the logits on evaluation crops, and the accuracy by class."""
+    """Computes top-1, top-5 and the accuracy by class of the logits on evaluation crops."""
     if "logits" not in context.outputs:
         raise UserError(f"Protocol 'classifier' needs {need_classifier(context)}.")
     test = context.sources[1]
@@ -35,34 +33,26 @@ def run(context: Context) -> list[Row]:
         )
     logits, labels = context.classified
     counts = confusion_counts(logits.argmax(axis=1), labels, logits.shape[1])
-    row = top1_row(context)
-    number = row["numbers"]["trained"]
-    number["per_class"] = per_class(counts, _names(context, logits.shape[1]))
-    if "top5" not in number:
-        return [row]
-    # Like top-1, of equal logits the first: so top-5 is never below top-1.
-    low, high = binomial_interval(round(number["top5"] * len(labels)), len(labels))
-    top5 = metric_row(
-        row["probe"],
-        metric="top-5",
-        value=number["top5"],
-        ci95=(low, high),
-        count=len(labels),
-        feature=number["feature"],
-        protocol=number["protocol"],
-    )
-    return [row, top5]
+    first, *others = rows(context)
+    names = _names(context, logits.shape[1])
+    first["numbers"]["trained"]["per_class"] = per_class(counts, names)
+    return [first, *others]
 
 
-def top1_row(context: Context) -> Row:
-    """Returns the row of top-1; of more than five classes its number also has `top5`."""
-    logits, labels = context.classified
-    row = classifier_row(logits, labels, name=context.sources[1].name)
-    if logits.shape[1] > TOP:
-        best = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-        right = (best == labels[:, None]).any(axis=1)
-        row["numbers"]["trained"]["top5"] = float(right.mean())
-    return row
+def rows(context: Context) -> list[Row]:
+    """Returns top-1, top-5 and the mean per class of the network and of the untrained one.
+
+    Imported weights were not trained from a first state of ours: they have no untrained network.
+    """
+    sets = {"trained": context.classified}
+    if not context.imported:
+        sets["untrained"] = context.classify("untrained")
+    return classifier_rows(sets, name=context.sources[1].name)
+
+
+def top1(context: Context) -> float:
+    """Computes top-1 of the network alone."""
+    return float(classifier_scores(*context.classified)["top1"])
 
 
 def per_class(counts: np.ndarray, names: Sequence[str]) -> list[Row]:

@@ -22,9 +22,9 @@ from jssl.data.folder import FolderSource
 from jssl.errors import UserError
 from jssl.evaluate.context import BATCH, Context
 from jssl.evaluate.embed import embed_source
+from jssl.evaluate.own_classifier import classifier_rows
 from jssl.evaluate.protocol import Protocol, Row
 from jssl.evaluate.protocols.error_rows import error_row, mce_rows
-from jssl.evaluate.table import classifier_row
 from jssl.metrics.class_subset import IMAGENET_A, IMAGENET_R
 from jssl.metrics.mce import ALEXNET_C
 from jssl.run import workdir
@@ -153,7 +153,7 @@ def describe(context: Context, name: str) -> dict[str, Any]:
 
 
 def subset(context: Context, name: str) -> list[Row]:
-    """Computes top-1 on ImageNet-A, -R (among their 200 classes) or -V2, evaluation crops."""
+    """Scores a classifier on ImageNet-A, -R (among their 200 classes) or -V2, evaluation crops."""
     about = _needed(context, name)
     source = _tfds(about.tfds, about, directory(context))
     logits, labels = _classify(context, source, about, _crop(context, source))
@@ -161,7 +161,7 @@ def subset(context: Context, name: str) -> list[Row]:
     if len(about.classes):
         how += f", the largest of its {len(about.classes)} classes' logits"
         logits, labels = logits[:, about.classes], _positions(labels, about, name)
-    return [classifier_row(logits, labels, name=source.name, how=how)]
+    return classifier_rows({"trained": (logits, labels)}, name=source.name, how=how)
 
 
 def imagenet_c(context: Context, name: str = "imagenet_c") -> list[Row]:

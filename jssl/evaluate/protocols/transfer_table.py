@@ -15,11 +15,11 @@ from jssl.evaluate.probes.softmax_regression import LinearHead, logits_of
 from jssl.evaluate.protocols.transfer_sets import MAP11, PER_CLASS, TOP1
 from jssl.evaluate.table import mean_per_class, metric_row
 from jssl.metrics.average_precision import mean_average_precision
-from jssl.metrics.intervals import binomial_interval
+from jssl.metrics.intervals import binomial_interval, mean_per_class_interval
 from jssl.run.checksums import tree_hash
 
 Examples = tuple[Any, Any]
-RESAMPLES = 2000  # of the bootstrap; a tenth for mAP, which is slower
+RESAMPLES = 200  # of mAP's bootstrap, which is slow
 
 
 class Parts(NamedTuple):
@@ -88,13 +88,9 @@ def score_interval(
         right = np.argmax(logits, axis=1) == labels
         if metric == TOP1:
             return binomial_interval(int(right.sum()), len(right))
-        counts = np.unique(labels, return_counts=True)[1]
-        shares = np.array([right[labels == k].mean() for k in np.unique(labels)])
-        drawn = rng.binomial(counts, shares, (RESAMPLES, len(counts))) / counts[None, :]
-        values = drawn.mean(axis=1)
-    else:
-        draws = rng.integers(len(labels), size=(RESAMPLES // 10, len(labels)))
-        values = np.array([_score(logits[rows], labels[rows], metric) for rows in draws])
+        return mean_per_class_interval(right, labels, seed=seed)
+    draws = rng.integers(len(labels), size=(RESAMPLES, len(labels)))
+    values = np.array([_score(logits[rows], labels[rows], metric) for rows in draws])
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 

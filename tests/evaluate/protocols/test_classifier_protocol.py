@@ -58,10 +58,12 @@ def test_names_that_are_odd_are_quoted_in_the_table():
     assert rows == [["true / predicted", 'a,"b"', "ä\\n"], ['a,"b"', "1", "2"], ["ä\\n", "3", "4"]]
 
 
-def context(logits, labels, names):
+def context(logits, labels, names, imported=False):
     source = SimpleNamespace(name="toy", class_names=names, num_classes=len(names))
     return SimpleNamespace(
         classified=(np.asarray(logits), np.asarray(labels)),
+        imported=imported,
+        classify=lambda kind: (-np.asarray(logits), np.asarray(labels)),
         sources=(source, source),
         outputs={"logits": ()},
         other_classes=lambda source: "",
@@ -72,7 +74,7 @@ def context(logits, labels, names):
 def test_top_five_only_where_there_are_more_classes():
     names = tuple("abcdefgh")
     logits, labels = RNG.normal(size=(64, 8)), RNG.integers(0, 7, 64)
-    top1, top5 = classifier.run(context(logits, labels, names))
+    top1, top5, mean = classifier.run(context(logits, labels, names))
     number = top1["numbers"]["trained"]
     assert top5["metric"] == "top-5" and top5["numbers"]["trained"]["count"] == 64
     expected = top_k_accuracy_score(labels, logits, k=5, labels=range(8))
@@ -83,8 +85,27 @@ def test_top_five_only_where_there_are_more_classes():
     assert [entry["class"] for entry in number["per_class"]] == list("abcdefg")  # h has no example
     assert [entry["top1"] for entry in number["per_class"]] == pytest.approx(recalls.tolist())
     assert [entry["count"] for entry in number["per_class"]] == np.bincount(labels).tolist()
-    (only,) = classifier.run(context(logits[:, :5], labels % 5, names[:5]))
-    assert "top5" not in only["numbers"]["trained"]
+    assert mean["metric"] == "mean per class"
+    found = mean["numbers"]["trained"]
+    assert found["value"] == number["mean_per_class"] == pytest.approx(recalls.mean())
+    assert found["ci95"][0] < found["value"] < found["ci95"][1]
+    few, mean = classifier.run(context(logits[:, :5], labels % 5, names[:5]))
+    assert "top5" not in few["numbers"]["trained"] and mean["metric"] == "mean per class"
+
+
+def test_the_untrained_network_is_beside_but_not_of_published_weights():
+    logits, labels = np.eye(8)[RNG.integers(0, 8, 64)], RNG.integers(0, 8, 64)
+    rows = classifier.run(context(logits, labels, "abcdefgh"))
+    assert [list(row["numbers"]) for row in rows] == [["trained", "untrained"]] * 3
+    other = rows[0]["numbers"]["untrained"]
+    assert (
+        other["top1"]
+        == np.mean(np.argmax(-logits, axis=1) == labels)
+        == rows[0]["top1"]["untrained"]
+    )
+    assert other["feature"] == "untrained logits" and "per_class" not in other
+    alone = classifier.run(context(logits, labels, "abcdefgh", imported=True))
+    assert [list(row["numbers"]) for row in alone] == [["trained"]] * 3
 
 
 def test_too_many_classes_have_no_matrix(monkeypatch, capsys):
@@ -103,6 +124,8 @@ def test_the_files_are_beside_the_record(tmp_path, capsys):
     assert "top-5" in out and str(folder / "evaluation" / "confusion.csv") in out
     record = json.loads((folder / "evaluation" / "classifier.json").read_text())
     number = record["rows"][0]["numbers"]["trained"]
+    # The untrained classifier starts from its own draw: another number than the trained one's.
+    assert record["rows"][0]["numbers"]["untrained"]["count"] == 1200
     with open(folder / "evaluation" / "confusion.csv", encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header[1:] == [row[0] for row in rows] == list(photos.CLASS_NAMES)

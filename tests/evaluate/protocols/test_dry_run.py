@@ -87,7 +87,7 @@ def test_the_protocols_of_a_runs_own_data(tmp_path, capsys):
     config.supervised.num_classes = 16
     folder = finished_run(config, tmp_path / "run")
     workdir.write_json(folder / "classes.json", list(photos.CLASS_NAMES))
-    names = "knn,linear,softmax_regression,classifier,logistic,layers,robustness"
+    names = "knn,linear,softmax_regression,mlp,classifier,logistic,layers,robustness"
     main(["evaluate", f"--workdir={folder}", f"--protocol={names}", "--limit=2", "--epochs=1"])
     for name in names.split(","):
         record = dry_record(folder, name, 2)
