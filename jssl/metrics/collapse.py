@@ -16,7 +16,7 @@ from jssl.types import Array
 
 STD_THRESHOLD = 0.1
 RANK_THRESHOLD = 2.0
-FIRST_RANK, LAST_RANK = 4, 100  # of the eigenvalues that alpha-ReQ fits, as in the paper's code
+FIRST_RANK, LAST_RANK = 4, 100  # of the eigenvalues that alpha-ReQ fits
 
 
 def std_of_normalized(z: Array) -> Array:
@@ -77,9 +77,9 @@ def alpha_req(z: Array) -> Array:
     """Computes alpha-ReQ: the exponent of the power law lambda_i ~ i^-alpha of the eigenspectrum.
 
     lambda_i are the eigenvalues of the covariance of z, the largest first. The line of ln lambda_i
-    against ln i is fitted by least squares with weights 1 / i, over the ranks 4 to 100 as in the
-    paper's code, or over those of them whose lambda_i is not 0: at most min(D, M - 1) ranks, so
-    that the fit of a narrower network ends at rank D.
+    against ln i is fitted by least squares with weights 1 / i, over the ranks 4 to 100 (users of
+    the paper's code take these and other ranges), or over those of them whose lambda_i is not 0: at
+    most min(D, M - 1) ranks, so that the fit of a narrower network ends at rank D.
 
     Args:
         z: float [M,D]; a fit up to rank 100 needs D >= 100 and M > 100.
