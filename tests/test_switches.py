@@ -37,6 +37,7 @@ WORDS = {
         "deit_cifar": ["small"],
         "": ["vit_large"],
     },
+    "norm": ["l1"],
     "optim": ["sgd"],
     "preset": {
         "cmc_imagenet": ["v1", "v3", "alexnet"],
