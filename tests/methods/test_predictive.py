@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import get_config, small_config, start, tiles
 
-from jssl import augment, config, data
+from jssl import augment, config, data, models
 from jssl.errors import UserError
 from jssl.methods.predictive import make_net
 from jssl.run import build
@@ -168,7 +168,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 
 def test_an_encoder_without_maps_is_refused():
     c = small()
-    c.model.update({"name": "vit_small", "depth": 1, "patch_size": 8})
+    c.model.update({**models.DEFAULTS, "name": "vit_small", "depth": 1, "patch_size": 8})
     method, _ = build.make_method(c, axis_name=None)
     with pytest.raises(UserError, match=r"last map \[B,h,w,D\]: found .*model.name=resnet18"):
         jax.eval_shape(lambda: build.first_state(c, method, 2))
