@@ -54,6 +54,7 @@ WORDS = {
     "tokenizer": ["RUN"],
     "unlabeled": ["FOLDER"],
     "view": ["YCbCr"],
+    "views": {"cmc_five_views": ["2", "3", "4"]},
     "epochs": {"byol_imagenet": ["300", "100", "40"]},
     "depth": {"": ["18"], "cpc_imagenet": ["50"], "byol_imagenet": ["200"]},
     "k": ["500"],
