@@ -282,12 +282,30 @@ def make(
     return Method(init, train_step, embed_views(net, split, views), crops)
 
 
+def run_name(config: Any) -> str:
+    """What tells runs apart in the results table: the number of views above two, and the graph.
+
+    Example:
+        >>> import jssl
+        >>> config = jssl.config.base('cmc', preset='v1')
+        >>> config.cmc.update(views=('l', 'ab', 'depth'), graph='full')
+        >>> run_name(config)
+        ', 3 views, full graph'
+    """
+    views, graph = (
+        len(config.cmc.views),
+        "core view" if config.cmc.graph == "core" else "full graph",
+    )
+    return f", {views} views, {graph}" if views > 2 else ""
+
+
 SPEC = MethodSpec(
     make=make,
     settings=SETTINGS,
     colours="it splits a picture into the channels of Lab or into modalities",
     state=State,
     num_crops=1,  # the views are parts of it
+    run_name=run_name,
     linear_preset="cmc",
     linear_variants={"v3": "cmc_wide", "alexnet": "cmc_alexnet"},
     data=DataHooks(

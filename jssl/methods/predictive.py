@@ -193,6 +193,7 @@ SPEC = MethodSpec(
     colours="it splits a picture into the channels of Lab or into modalities",
     num_crops=1,  # the views are parts of it
     linear_preset="cmc",
+    run_name=lambda config: f", {config.predictive.norm.upper()}",
     data=DataHooks(
         device_crops=lambda config: bool(extra_fields(config)), extra_fields=extra_fields
     ),
