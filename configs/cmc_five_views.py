@@ -10,28 +10,36 @@ Data:      `synthetic_scenes`, made here, to try the method. For scenes of your 
 Numbers:   none: synthetic data have no published ones
 Hardware:  2 CPU cores for the synthetic scenes
 Command:   jssl train --config=configs/cmc_five_views.py --workdir=runs/cmc_five_views
-Switches:  smoke, graph=core|full (core view: L), epochs=N, batch=N, size=N, segments=N, data=DIR
+Switches:  smoke, graph=core|full (core view: L), views=N (the first N of the five), epochs=N,
+           batch=N, size=N, seed=N, segments=N, data=DIR
 """
 
 from jssl import config
+from jssl.errors import UserError
+
+VIEWS = ("l", "ab", "depth", "normals", "segmentation")
 
 
 def get_config(arg=""):
     s = config.switches(
-        arg, smoke=False, graph="full", epochs=4.0, batch=32, size=32, segments=4, data=""
-    )
+        arg, smoke=False, graph="full", views=5, epochs=4.0, batch=32, size=32, seed=0,
+        segments=4, data="",
+    )  # fmt: skip
+    if not 2 <= s.views <= len(VIEWS):
+        raise UserError(f"views={s.views}: expected views=2 to views={len(VIEWS)}.")
     c = config.base("cmc", preset="v1")
     c.data.name = "arrays" if s.data else "synthetic_scenes"
     c.data.data_dir = s.data
     c.data.image_size = s.size
     c.augment.size = s.size
+    c.seed = s.seed
     c.epochs = s.epochs
     c.batch_size = s.batch
     c.model.name = "resnet8"
     c.model.stem = "cifar"
     c.model.stem_width_fixed = False
     c.model.bn_groups = 1
-    c.cmc.views = ("l", "ab", "depth", "normals", "segmentation")
+    c.cmc.views = VIEWS[: s.views]
     c.cmc.graph = s.graph
     c.cmc.segments = s.segments
     c.cmc.contrast = "softmax"

@@ -118,6 +118,7 @@ def test_supervised_with_one_channel(tmp_path, capsys):
     [
         ("cmc", "splits a picture into the channels of Lab"),
         ("cpc", "changes the colours of its patches"),
+        ("predictive", "splits a picture into the channels of Lab"),
         ("dvae", "reconstructs red, green and blue"),
         ("beit", "tokens of a dVAE"),
     ],

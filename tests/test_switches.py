@@ -38,6 +38,7 @@ WORDS = {
         "deit_cifar": ["small"],
         "": ["vit_large"],
     },
+    "norm": ["l1"],
     "optim": ["sgd"],
     "preset": {
         "cmc_imagenet": ["v1", "v3", "alexnet"],
@@ -55,6 +56,7 @@ WORDS = {
     "tokenizer": ["RUN"],
     "unlabeled": ["FOLDER"],
     "view": ["YCbCr"],
+    "views": {"cmc_five_views": ["2", "3", "4"]},
     "epochs": {"byol_imagenet": ["300", "100", "40"]},
     "depth": {"": ["18"], "cpc_imagenet": ["50"], "byol_imagenet": ["200"]},
     "k": ["500"],

@@ -24,6 +24,7 @@ from jssl.losses.momentum import info_nce as info_nce
 from jssl.losses.momentum import info_nce_with_top1 as info_nce_with_top1
 from jssl.losses.momentum import symmetric_info_nce as symmetric_info_nce
 from jssl.losses.momentum import symmetric_info_nce_with_top1 as symmetric_info_nce_with_top1
+from jssl.losses.prediction import view_prediction as view_prediction
 from jssl.losses.prototypes import prototype_cross_entropy as prototype_cross_entropy
 from jssl.losses.prototypes import (
     prototype_cross_entropy_with_top1 as prototype_cross_entropy_with_top1,
@@ -62,4 +63,5 @@ __all__ = [
     "top_k_correct",
     "variance_invariance_covariance",
     "view_pairs",
+    "view_prediction",
 ]

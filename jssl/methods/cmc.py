@@ -22,7 +22,7 @@ Weight decay reaches every parameter. The last incomplete batch of an epoch is d
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -31,16 +31,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jssl import augment, losses, models
-from jssl.augment import modalities
+from jssl import losses, models
 from jssl.errors import UserError
 from jssl.methods._common import (
     apply_gradients,
     check_make,
-    crops_on_host,
     first_state,
     in_32_bits,
     input_functions,
+)
+from jssl.methods._views import (
+    check_views,
+    embed_views,
+    extra_fields,
+    make_inputs,
+    side_by_side,
 )
 from jssl.methods.spec import DataHooks, MethodSpec
 from jssl.models.conv import TORCH_INIT
@@ -107,7 +112,7 @@ class Net(nn.Module):
             z.append(unit_rows(embedding))
             h.append(features)
             named.append(intermediates)
-        intermediates = {k: jnp.concatenate([n[k] for n in named], -1) for k in named[0]}
+        intermediates = side_by_side(named)
         intermediates["projection"] = jnp.concatenate(z, axis=-1)
         return jnp.stack(z), jnp.concatenate(h, axis=-1), intermediates
 
@@ -133,71 +138,12 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net({view: encoder() for view in views}, {view: head() for view in views})
 
 
-def extra_fields(config: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """The arrays that a batch must hold beside the picture: {name: (shape after [B,H,W], dtype)}.
-
-    Raises:
-        UserError: unknown views, or fewer than two.
-    """
-    settings = config.cmc
-    if len(settings.views) < 2:
-        raise UserError(
-            f"config.cmc.views is {tuple(settings.views)}: expected two views or more, of "
-            f"{', '.join(modalities.VIEWS)}."
-        )
-    return modalities.fields(
-        settings.views, segments=settings.segments, flow_frames=settings.flow_frames
-    )
-
-
 def _check(config: Any) -> None:
     s = config.cmc
-    extra = extra_fields(config)
+    check_views(config)
     losses.view_pairs(len(s.views), graph=s.graph)
     if s.contrast == "in_batch" and config.batch_size < 2:
         raise UserError("In-batch negatives need --config.batch_size=2 or more; found 1.")
-    if extra and crops_on_host(config):
-        raise UserError(
-            f"Views {', '.join(s.views)} are cut together on the device; found data.host_crop="
-            f"'{config.data.host_crop}'. Type --config.data.host_crop=device."
-        )
-
-
-def make_inputs(config: Any, crops: Callable[..., Array]) -> tuple[Callable[..., Any], ...]:
-    """Makes the functions from arrays to views.
-
-    Args:
-        config: the whole config.
-        crops: of `input_functions`.
-
-    Returns:
-        `split(arrays, views) -> {view: [B,h,w,C]}`, and `inputs(key, batch, first)`, the same of a
-        batch whose pictures and fields are cropped alike.
-    """
-    settings, views = config.cmc, tuple(config.cmc.views)
-    crop_fn = augment.make_views(
-        config.augment.name,
-        size=config.augment.size,
-        **{k: v for k, v in config.augment.options.items() if v is not None},
-    )
-    needed = (*dict.fromkeys(modalities.VIEWS[view].field for view in views),)
-
-    statistics = augment.statistics_of(config.augment)
-
-    def split(arrays: Mapping[str, Array], chosen: tuple[str, ...]) -> dict[str, Array]:
-        return modalities.split_views(
-            arrays, chosen, segments=settings.segments, normalize=statistics
-        )
-
-    def inputs(key: Array, batch: Batch, first: Array) -> dict[str, Array]:
-        if needed == ("image",):
-            return split({"image": crops(key, batch["image"], first)[0]}, views)
-        arrays = {name: batch[name] for name in needed if name in batch}
-        if len(arrays) == len(needed):  # else `split` says what is missing
-            arrays = modalities.batch_modalities(crop_fn, key, arrays, first)
-        return split(arrays, views)
-
-    return split, inputs
 
 
 def _top1(scores: Array, others: Array | None) -> Array:
@@ -244,7 +190,6 @@ def make(
     net = make_net(config, axis_name)
     crops, _ = input_functions(config)
     split, inputs = make_inputs(config, crops)
-    of_image = tuple(view for view in views if modalities.VIEWS[view].field == "image")
     pairs = losses.view_pairs(len(views), graph=settings.graph)
     in_batch = settings.contrast == "in_batch"
     num_examples = lengths.num_examples
@@ -334,15 +279,24 @@ def make(
         new = apply_gradients(state, grads, batch_stats, tx, bank=bank, normalizers=normalizers)
         return new, metrics
 
-    def embed(state: State, images: Any) -> tuple[Array, dict[str, Array]]:
-        mapping = isinstance(images, Mapping)
-        x = split(images, views) if mapping else split({"image": images}, of_image)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        outputs: Any = net.apply(variables, x, train=False)
-        _, h, intermediates = outputs
-        return h, intermediates
+    return Method(init, train_step, embed_views(net, split, views), crops)
 
-    return Method(init, train_step, embed, crops)
+
+def run_name(config: Any) -> str:
+    """What tells runs apart in the results table: the number of views above two, and the graph.
+
+    Example:
+        >>> import jssl
+        >>> config = jssl.config.base('cmc', preset='v1')
+        >>> config.cmc.update(views=('l', 'ab', 'depth'), graph='full')
+        >>> run_name(config)
+        ', 3 views, full graph'
+    """
+    views, graph = (
+        len(config.cmc.views),
+        "core view" if config.cmc.graph == "core" else "full graph",
+    )
+    return f", {views} views, {graph}" if views > 2 else ""
 
 
 SPEC = MethodSpec(
@@ -351,6 +305,7 @@ SPEC = MethodSpec(
     colours="it splits a picture into the channels of Lab or into modalities",
     state=State,
     num_crops=1,  # the views are parts of it
+    run_name=run_name,
     linear_preset="cmc",
     linear_variants={"v3": "cmc_wide", "alexnet": "cmc_alexnet"},
     data=DataHooks(

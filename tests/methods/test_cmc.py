@@ -310,3 +310,6 @@ def test_the_settings_are_those_of_the_official_code():
     assert get_config("cmc_imagenet", "view=YCbCr").cmc.views == ("y", "cbcr")
     with pytest.raises(UserError, match="view=YUV"):
         get_config("cmc_imagenet", "view=YUV")
+    for views in (1, 6):
+        with pytest.raises(UserError, match=f"views={views}: expected views=2 to views=5"):
+            get_config("cmc_five_views", f"views={views}")
