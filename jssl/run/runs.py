@@ -179,7 +179,8 @@ def compare(first: str | Path, second: str | Path) -> str:
         if t
     ]
     if results:
-        columns = {"results, % (top-1 if no other)": "left", **dict.fromkeys(_distinct(labels), "right")}
+        heading = "results, % (top-1 if no other)"
+        columns = {heading: "left", **dict.fromkeys(_distinct(labels), "right")}
         tables.append(plain_table({**columns, "": "left"}, results, notes=notes))
     return "\n\n".join(tables)
 
