@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 
+import dense_page
 import lite0_page
 import pytest
 import random_alexnet_page
@@ -25,7 +26,11 @@ def test_the_picture_of_the_imports_is_up_to_date(name, make):
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("lite0.md", lite0_page.page), ("random_features.md", random_alexnet_page.page)],
+    [
+        ("dense.md", dense_page.page),
+        ("lite0.md", lite0_page.page),
+        ("random_features.md", random_alexnet_page.page),
+    ],
 )
 def test_the_tables_of_a_page_are_those_of_the_records(name, make):
     path = DOCS / name
