@@ -102,7 +102,7 @@ def _voc(data_dir: str, split: str, kind: str) -> Any:
                 f"{error} Or unpack the official archives, so that FOLDER/VOCdevkit/VOC{year}/"
                 "JPEGImages exists, and give FOLDER as data_dir."
             ) from error
-    if not data_dir:
+    if kind == "masks" and not data_dir:
         raise UserError(
             "Masks of data set 'voc' are in the official archives only, and data_dir is empty: "
             f"expected a FOLDER with VOCdevkit/VOC{year}/JPEGImages, and for train_aug also "

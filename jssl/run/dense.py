@@ -10,8 +10,8 @@ from jssl import data, methods
 from jssl.data.dense_transform import DetectionTransform, SegmentationTransform, WholePicture
 from jssl.dense.anchors import cell_anchors, grid_anchors
 from jssl.errors import UserError
+from jssl.methods._dense import ANCHORS
 
-ANCHORS = "anchors"  # in place of a folder of proposals
 UNREAD = {"data.held_out": 0, "monitor.every_epochs": 0}
 
 
@@ -26,8 +26,8 @@ def sources(config: ConfigDict) -> tuple[Any, Any, Any, None]:
         section, name = key.split(".")
         if config[section][name] != value:
             raise UserError(
-                f"Method '{config.method}' has no {name} examples or monitor while it trains, "
-                f"found {key}={config[section][name]}. Type --config.{key}={value}."
+                f"Method '{config.method}' has neither held-out examples nor a monitor while it "
+                f"trains, found {key}={config[section][name]}. Type --config.{key}={value}."
             )
     train, test = (
         _with_proposals(config, data.make_dense_source(config.data, split, kind), split)

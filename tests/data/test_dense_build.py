@@ -87,7 +87,8 @@ def test_boxes_of_voc_that_is_not_here_name_what_tfds_prepares(tmp_path):
 def test_a_setting_that_a_detector_does_not_read_is_refused(key, value):
     c = get_config("faster_rcnn_photos", "smoke")
     c.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=f"Type --config.{key}=0"):
+    expected = f"neither held-out examples nor a monitor.* found {key}.*Type --config.{key}=0"
+    with pytest.raises(UserError, match=expected):
         build.build(c)
 
 
@@ -125,3 +126,8 @@ def test_a_test_picture_larger_than_the_canvas_is_named(tmp_path):
     transform = dense.test_transform(c)
     with pytest.raises(data.PictureError, match="40 x 80 .*Type a larger --config.fcn.test_size"):
         transform(parts.test_source.encoded(1))
+
+
+def test_archives_in_the_current_folder_are_found(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    assert len(data.make_dense_source(section(name="voc"), "test", "boxes")) == 3

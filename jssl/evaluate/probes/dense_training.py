@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import data
+from jssl import data, methods
 from jssl.errors import NotFiniteError, UserError
 from jssl.evaluate.context import Context
 from jssl.run import batches as batching
@@ -47,6 +47,10 @@ def dense_config(context: Context, method: str, preset: str, *, kind: str, seed:
         config.data.train_split = config.data.test_split = ""
     if config[method].get("proposals") == "":
         config[method].proposals = str(Path(settings.data_dir or ".") / SELECTIVE_SEARCH)
+    kind_of_labels = methods.get(method).data.dense
+    if source == "folder" and kind_of_labels == "masks":
+        section, key = (config.fcn, "test_size") if method == "fcn" else (config.augment, "size")
+        section[key] = max(config.augment.size, *_sides(config, kind_of_labels))
     config.seed = seed
     if settings.epochs:
         if settings.epochs < 1:
@@ -68,6 +72,12 @@ def dense_config(context: Context, method: str, preset: str, *, kind: str, seed:
             section.precise_batches = min(section.precise_batches, DRY_STEPS)
     config.launch = "jit" if config.batch_size % jax.device_count() else "pmap"
     return config
+
+
+def _sides(config: ConfigDict, kind: str) -> list[int]:
+    """Returns the longer side of every picture: whole pictures lie on a square of the largest."""
+    sources = (data.make_dense_source(config.data, split, kind) for split in ("train", "test"))
+    return [max(s.encoded(i)["image"].size()) for s in sources for i in range(len(s))]
 
 
 def experiment(config: ConfigDict, *, limit: int | None = None) -> build.Experiment:
@@ -118,27 +128,34 @@ def _loop(parts: build.Experiment, state: TrainState, batches: Any, saved: Any) 
     progress = writers.Progress(total=last, initial=first, images_per_step=config.batch_size)
     step_fn = launcher.compile_step(parts.method.train_step)
 
-    def save(done: int) -> None:
-        saved.save(done, launcher.as_global(state), batches.state())
+    pending: tuple[int, Any] | None = None
+
+    def read(step: int, values: Any) -> None:
+        """Reads the numbers of one update: stops if not finite, reports if due."""
+        loss, done = float(np.asarray(values["loss"])), step + 1
+        progress.advance(done)
+        if not bool(np.asarray(values["ok"])):
+            raise NotFiniteError(
+                f"The loss of {config.method} is not finite at step {step}. Type another --seed, "
+                "or train its config with a lower --config.optim.lr."
+            )
+        if done % config.log.every_steps == 0 or done == last:
+            progress.report(done, {"loss": loss})
 
     with contextlib.closing(progress), stopping.after_the_step():
         if first < last:
             progress.say("compiling ...")
         for step in range(first, last):
             state, values = step_fn(state, launcher.put_batch(next(batches)), np.int32(step))
-            done = step + 1
-            loss, ok = float(np.asarray(values["loss"])), bool(np.asarray(values["ok"]))
-            progress.advance(done)
-            if not ok:
-                raise NotFiniteError(
-                    f"The loss of {config.method} is not finite at step {step}. Type another "
-                    "--seed, or train its config with a lower --config.optim.lr."
-                )
-            if done % config.log.every_steps == 0 or done == last:
-                progress.report(done, {"loss": loss})
-            if done % config.checkpoint.every_steps == 0 or done == last or stopping.asked():
-                save(done)
-            if stopping.asked():
+            # The numbers of the last step are read while this one runs.
+            if pending is not None:
+                read(*pending)
+            pending, done, stop = (step, values), step + 1, stopping.asked()
+            if done % config.checkpoint.every_steps == 0 or done == last or stop:
+                read(*pending)
+                pending = None
+                saved.save(done, launcher.as_global(state), batches.state())
+            if stop:
                 _exit(saved, done)
         saved.wait()
     return launcher.as_global(state)

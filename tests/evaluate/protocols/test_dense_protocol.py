@@ -10,6 +10,7 @@ from PIL import Image
 from jssl import evaluate
 from jssl.data import cutouts
 from jssl.errors import UserError
+from jssl.evaluate.probes.dense_training import dense_config
 from jssl.evaluate.protocols import dense
 from jssl.run import stopping
 
@@ -109,3 +110,14 @@ def test_it_is_run_by_name_only_and_on_a_resnet(run, tmp_path):
     stored_run(small_config("deit"), tmp_path / "vit")
     with pytest.raises(UserError, match="needs a ResNet or alexnet, found model.name .vit"):
         evaluate.evaluate_run(tmp_path / "vit", protocols=[NAME], settings=SETTINGS)
+
+
+def test_own_pictures_larger_than_a_crop_fit_the_canvas(run, tmp_path):
+    """`jssl evaluate` has no flag for the size: it is that of the largest picture."""
+    cutouts.write(tmp_path / "own", images={"train": 9, "val": 3, "test": 3}, size=600)
+    settings = evaluate.Settings(source="folder", data_dir=str(tmp_path / "own"))
+    context = evaluate.Context.load(run, settings)
+    options = {"kind": "untrained", "seed": 0}
+    config = dense_config(context, "fcn", "voc", **options)
+    assert (config.augment.size, config.fcn.test_size) == (513, 600)
+    assert dense_config(context, "fcn32s", "voc", **options).augment.size == 600
