@@ -81,6 +81,12 @@ def precise_statistics(parts: Experiment, state: TrainState) -> TrainState:
     return state.replace(batch_stats=_from_moments(mean))
 
 
+def statistics_text(parts: Experiment) -> str:
+    """Returns what a protocol says of the running statistics; '' if they are those of training."""
+    batches = parts.config[parts.config.method].get("precise_batches", 0)
+    return f"running statistics of {batches} batches, " if batches else ""
+
+
 def _moments(stats: PyTree) -> PyTree:
     """{'mean', 'var'} -> {'mean', 'var': the mean square}, in every layer."""
     return _every_layer(stats, lambda mean, var: var + jnp.square(mean))
@@ -280,10 +286,9 @@ def _per_class(names: Any, values: np.ndarray) -> dict[str, float | None]:
 def final(parts: Experiment, state: TrainState) -> tuple[list[Row], np.ndarray]:
     """Computes the table and the sheet at the end of a run of boxes or masks."""
     config, updates = parts.config, int(state.step)
-    section = config[config.method]
-    how = f"{config.method}, {updates:,} updates of {config.batch_size}"
-    if parts.method.statistics is not None and section.precise_batches:
-        how += f", running statistics of {section.precise_batches} batches"
     judged = judge(parts, precise_statistics(parts, state))
-    how = f"{how}, {len(parts.train_source):,} train pictures, "
+    how = (
+        f"{config.method}, {updates:,} updates of {config.batch_size}, {statistics_text(parts)}"
+        f"{len(parts.train_source):,} train pictures, "
+    )
     return rows_of(parts, judged, how=how), sheet_of(parts, judged)

@@ -220,7 +220,7 @@ def _one(name: str, training: Training, context: Context, *, kind: str, seed: in
     updates = int(state.step)
     how = (
         f"{training.text}, {updates:,} updates of {config.batch_size} at {config.optim.lr:g}, "
-        f"{len(parts.train_source):,} train pictures, "
+        f"{dense.statistics_text(parts)}{len(parts.train_source):,} train pictures, "
     )
     judged = dense.judge(parts, state)
     context.sheets[f"{name}_{own}{kind}.png"] = dense.sheet_of(parts, judged)
