@@ -43,12 +43,14 @@ class Judged(NamedTuple):
         detections, objects: of each picture, in pixels of its file; () of segmentation.
         counts: int64 [K+1,K+1] of each picture, see `confusion`; () of detection.
         masks: true and predicted masks of the first `MOST_PICTURES`; () of detection.
+        indices: of the pictures in their source; one that cannot be used is not among them.
     """
 
     detections: tuple[Detections, ...] = ()
     objects: tuple[Objects, ...] = ()
     counts: tuple[np.ndarray, ...] = ()
     masks: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    indices: tuple[int, ...] = ()
 
 
 def precise_statistics(parts: Experiment, state: TrainState) -> TrainState:
@@ -119,14 +121,16 @@ def judge(parts: Experiment, state: TrainState, *, source: Any = None) -> Judged
     boxes = methods.get(parts.config.method).data.dense == "boxes"
     detections, objects, counts = [], [], []
     masks: list[tuple[np.ndarray, np.ndarray]] = []
+    indices: list[int] = []
     for batch in test_batches(parts, source):
         outputs = jax.tree.map(
             np.asarray, predict(state, {key: batch[key] for key in READ if key in batch})
         )
         for row in np.flatnonzero(batch["mask"]).tolist():
+            indices.append(int(batch["index"][row]))
             if boxes:
                 detections.append(_detections(outputs, batch, row))
-                objects.append(Objects(**_objects(source.objects(int(batch["index"][row])))))
+                objects.append(Objects(**_objects(source.objects(indices[-1]))))
             else:
                 height, width = batch["size"][row]
                 label, said = (x[row, :height, :width] for x in (batch["label"], outputs))
@@ -134,15 +138,15 @@ def judge(parts: Experiment, state: TrainState, *, source: Any = None) -> Judged
                 counts.append(confusion(label, said, classes))
                 if len(masks) < MOST_PICTURES:
                     masks.append((label, said))
-    return Judged(tuple(detections), tuple(objects), tuple(counts), tuple(masks))
+    return Judged(tuple(detections), tuple(objects), tuple(counts), tuple(masks), tuple(indices))
 
 
 def sheet_of(parts: Experiment, judged: Judged) -> np.ndarray:
     """Draws the first test pictures with what a network says of them, uint8 [h,w,3]."""
     source = parts.test_source
     names = data.class_names(source) or ()
-    count = min(len(source), MOST_PICTURES)
-    pictures = [source[i]["image"] for i in range(count)]
+    pictures = [source[i]["image"] for i in judged.indices[:MOST_PICTURES]]
+    count = len(pictures)
     if judged.masks:
         labels, said = zip(*judged.masks[:count], strict=True)
         return segmentation_sheet(pictures, labels, said, class_names=names)
