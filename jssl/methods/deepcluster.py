@@ -48,6 +48,7 @@ from jssl.numerics import unit_rows
 from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
 from jssl.settings import Setting, below_one, choice, count, positive, whole
 from jssl.state import check_clusters, pca, uniform_over_clusters
+from jssl.state.uniform import shuffled_members
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
 SETTINGS: dict[str, Setting] = {
@@ -55,6 +56,9 @@ SETTINGS: dict[str, Setting] = {
     "pca_dim": count(256),  # at most the features' dimension
     "kmeans_iterations": count(20),
     "empty_clusters": choice("donor", "perturb", "keep"),  # donor: faiss; perturb: the paper
+    # What a batch is drawn from. uniform: each cluster equally often; examples: each example once
+    # an epoch, which lets a large cluster swallow the others (section 3.2).
+    "sampling": choice("uniform", "examples"),
     "top_lr": positive(0.05),  # of the top layer: SGD, constant, anew every epoch
     "top_momentum": below_one(0.0),
 }
@@ -218,12 +222,6 @@ def make_refresh(
     return refresh
 
 
-def order(state: State) -> Any:
-    """Returns the next epoch's order: as many examples of each cluster."""
-    assignments, seed = np.asarray(state.assignments), int(state.sampler_seed)
-    return functools.partial(uniform_over_clusters, assignments, seed)
-
-
 @in_32_bits
 def make(
     config: Any,
@@ -317,6 +315,13 @@ def make(
     embed = embed_function(net, prepare)
 
     refresh = make_refresh(settings, num_examples, embed, top_layer, top_tx)
+    def order(state: State) -> Any:
+        """Returns the next epoch's order: as many examples of each cluster, or each example."""
+        assignments, seed = np.asarray(state.assignments), int(state.sampler_seed)
+        if settings.sampling == "examples":
+            return functools.partial(shuffled_members, assignments >= 0)
+        return functools.partial(uniform_over_clusters, assignments, seed)
+
     return Method(init, train_step, embed, views, refresh, order)
 
 

@@ -57,3 +57,37 @@ def uniform_over_clusters(
     chosen = members[starts[:, None] + place].reshape(-1)
     shuffled = np.argsort(philox.random_raw(len(chosen)), kind="stable")
     return chosen[shuffled[:num_examples]]
+
+
+def shuffled_members(member: np.ndarray, seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """Returns the order of one epoch over some of the examples: each once, however it is clustered.
+
+    Where some are left out, the first of the order come again at its end, so that an epoch keeps
+    its length.
+
+    Args:
+        member: bool [M], whether an example takes part.
+        seed: of the run; >= 0.
+        epoch: from 0.
+        num_examples: M.
+
+    Returns:
+        int64 [M], indices of examples; with the first argument bound, an `order` of
+        `jssl.data.train_batches`.
+
+    Raises:
+        ValueError: `member` of another length, or all False.
+
+    Example:
+        >>> drawn = shuffled_members(np.array([True, True, False]), 0, 0, 3)
+        >>> sorted(set(drawn.tolist())), len(drawn)
+        ([0, 1], 3)
+    """
+    members = np.flatnonzero(member)
+    if np.shape(member) != (num_examples,) or not len(members):
+        raise ValueError(
+            f"member must be bool [M] with M={num_examples}, some of them True; found "
+            f"{list(np.shape(member))} with {len(members)} of them."
+        )
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(len(members))
+    return np.resize(members[np.argsort(bits, kind="stable")], num_examples)

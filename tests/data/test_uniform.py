@@ -8,7 +8,7 @@ import pytest
 from helpers import Noisy
 
 from jssl import data
-from jssl.state.uniform import uniform_over_clusters
+from jssl.state.uniform import shuffled_members, uniform_over_clusters
 
 SIZES = (1, 3, 10)
 CLUSTERS = np.repeat(np.arange(3), SIZES)  # M = 14
@@ -179,3 +179,17 @@ def test_processes_share_a_sweep():
     (lone,) = data.eval_batches(few, batch_size=8, process_index=1, process_count=2)
     assert lone["image"].shape == (4, 8, 8, 3)
     assert not lone["mask"].any()
+
+
+# Without the clusters -----------------------------------------------------------------------------
+
+
+def test_shuffled_members_draws_each_once():
+    """DeepCluster's `sampling=examples`: a large cluster comes as often as it is large."""
+    member = np.array([True] * 9 + [False] * 3)
+    order = shuffled_members(member, 0, 0, 12)
+    assert sorted(order[:9]) == list(range(9))
+    np.testing.assert_array_equal(order[9:], order[:3])
+    assert (shuffled_members(member, 0, 1, 12) != order).any()
+    with pytest.raises(ValueError, match="some of them True; found .12. with 0"):
+        shuffled_members(np.zeros(12, bool), 0, 0, 12)

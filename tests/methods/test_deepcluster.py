@@ -293,6 +293,14 @@ def test_the_order_is_uniform_over_the_clusters(course):
     assert counts.min() >= M // K + 1 - (K * (M // K + 1) - M)
 
 
+def test_sampling_examples_follows_the_sizes_of_the_clusters(course):
+    """The ablation of section 3.2: every usable example once, however its cluster is sized."""
+    config = tiny(deepcluster__sampling="examples")
+    method, _ = build.make_method(config, axis_name=None)
+    order = method.order(course.first)(3, 0, M)
+    assert sorted(order) == list(range(M))
+
+
 def test_before_a_refresh_there_is_nothing_to_learn(course):
     """A step without labels gives NaN, which stops a run, and not a loss of nothing."""
     state = course.keep(course.born)
