@@ -58,7 +58,7 @@ SGD = ("--config.optim.name=sgd", "--config.optim.lr=0.05")
 NO_MIXUP, NO_CUTMIX = "--config.deit.mixup_alpha=0.0", "--config.deit.cutmix_alpha=0.0"
 
 # CMC's views, on arrays made of the tiles. Small encoders, as there are five.
-VIEWS = "cmc_five_views.py:data={folder},epochs=3,seed={seed},"
+VIEWS = "cmc_five_views.py:data={folder},epochs=2,seed={seed},"
 ADAMW = (
     "--config.optim.name=adamw", "--config.optim.lr=1e-3", "--config.optim.lr_scaling=none",
     "--config.optim.warmup_epochs=0.5", "--config.optim.weight_decay=1e-4",
@@ -75,6 +75,7 @@ NO_DROPOUT = "--config.noisy_student.dropout=0.0"
 # BEiT and training from scratch: 2,000 steps of pre-training and 600 of fine-tuning, or 2,600.
 TUNED = "beit_finetune_photos.py:seed={seed},"
 NO_MONITOR = "--config.monitor.every_epochs=0"
+DVAE = "dvae_photos.py:seed={seed}"
 
 STUDIES = {
     "byol": Study(
@@ -96,8 +97,16 @@ STUDIES = {
             "v2": ("deepcluster_v2_photos.py:seed={seed}",),
             "empty_kept": (DEEPCLUSTER, "--config.deepcluster.empty_clusters=keep"),
             "not_uniform": (DEEPCLUSTER, "--config.deepcluster.sampling=examples"),
-            "neither": (
+            # With 32 tiles a cluster none is ever empty; with three some are.
+            "k1000": (DEEPCLUSTER, "--config.deepcluster.num_clusters=1000"),
+            "k1000_empty_kept": (
                 DEEPCLUSTER,
+                "--config.deepcluster.num_clusters=1000",
+                "--config.deepcluster.empty_clusters=keep",
+            ),
+            "k1000_neither": (
+                DEEPCLUSTER,
+                "--config.deepcluster.num_clusters=1000",
                 "--config.deepcluster.empty_clusters=keep",
                 "--config.deepcluster.sampling=examples",
             ),
@@ -160,5 +169,23 @@ STUDIES = {
             ),
         },
         curves=("loss", "reconstruction_mse_ratio", "masked_top1"),
+    ),
+    "dvae": Study(
+        {
+            "dvae": (DVAE,),
+            "long": ("dvae_photos.py:seed={seed},epochs=55",),
+            "beta_0": (DVAE, "--config.dvae.beta=0.0"),
+            "beta_3": (DVAE, "--config.dvae.beta=0.003"),
+            "beta_30": (DVAE, "--config.dvae.beta=0.03"),
+            "tau_01": (DVAE, "--config.dvae.temperature=(1.0,0.1)"),
+            "wide": (DVAE, "--config.dvae.hidden=32"),
+            "codes_2048": (DVAE, "--config.dvae.vocabulary=2048"),
+            "laplace": (
+                DVAE,
+                "--config.dvae.likelihood=logit_laplace",
+                "--config.dvae.beta=1.0",
+            ),
+        },
+        curves=("reconstruction_mse_ratio", "codes/perplexity", "reconstruction", "kl"),
     ),
 }

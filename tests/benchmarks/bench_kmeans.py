@@ -1,6 +1,7 @@
 """k-means beside faiss-cpu's `Clustering` in turns, on the same points and settings. By hand:
 
-python tests/benchmarks/bench_kmeans.py --faiss-python PYTHON [--rounds 3] [--dim 256] ...
+python tests/benchmarks/bench_kmeans.py --faiss-python PYTHON [--rounds 3] [--dim 256] \\
+    [--record docs/benchmarks/kmeans.json] ...
 
 faiss runs in a child process of PYTHON, which must have faiss-cpu and numpy; it waits while jssl
 computes, and the other way round. faiss's time is that of `train` alone, from jssl's random points
@@ -9,6 +10,7 @@ holds their choice and the final assignment too, which DeepCluster asks of faiss
 """
 
 import argparse
+import json
 import os
 import pathlib
 import subprocess
@@ -44,6 +46,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--empty", default="donor")
     parser.add_argument("--block", type=int, default=1024)
+    parser.add_argument("--record", type=pathlib.Path, help="JSON file for the numbers")
     parser.add_argument("--mixture", action="store_true", help="2k overlapping clusters")
     args = parser.parse_args()
 
@@ -92,6 +95,9 @@ def main():
             return [float(x) for x in child.stdout.readline().split()]
 
         print(f"first call, with compilation: {ours(0)[0]:.2f} s")
+        record = {"points": args.points, "dim": args.dim, "k": args.k,
+                  "iterations": args.iterations, "mixture": args.mixture, "rounds": [],
+                  "versions": {"jax": jax.__version__, "faiss-cpu": version}}  # fmt: skip
         for seed in range(1, args.rounds + 1):
             seconds, objective = ours(seed)
             train, whole, reference = theirs(seed)
@@ -101,8 +107,16 @@ def main():
                 f"({whole / seconds:.2f}); objective {objective / reference - 1:+.4%} of faiss's",
                 flush=True,
             )
+            record["rounds"].append({
+                "jssl_seconds": round(seconds, 2), "faiss_seconds": round(train, 2),
+                "faiss_with_assignment_seconds": round(whole, 2),
+                "objective_over_faiss": round(objective / reference - 1, 6),
+            })  # fmt: skip
         child.stdin.close()
         child.wait()
+        if args.record:
+            args.record.parent.mkdir(parents=True, exist_ok=True)
+            args.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

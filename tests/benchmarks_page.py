@@ -1,0 +1,90 @@
+"""The tables of docs/benchmarks.md, made from the records in docs/benchmarks."""
+
+import json
+import statistics
+from pathlib import Path
+
+from jssl.run.results import spread
+
+RECORDS = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+
+def record(name):
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+def table(head, rows):
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def lightly():
+    """kNN per epoch of both libraries, and their difference after the last epoch."""
+    runs, lines = record("lightly")["runs"], []
+    for method in dict.fromkeys(run["method"] for run in runs):
+        curves = {
+            library: {
+                run["seed"]: [100 * x for x in run["knn_top1"]]
+                for run in runs
+                if run["method"] == method and run["library"] == library
+            }
+            for library in ("jssl", "lightly")
+        }
+        seeds = sorted(curves["jssl"].keys() & curves["lightly"].keys())
+        for library, by_seed in curves.items():
+            epochs = zip(*(by_seed[seed] for seed in seeds), strict=True)
+            lines.append((method, library, *(spread(values) for values in epochs), ""))
+        gaps = [curves["jssl"][seed][-1] - curves["lightly"][seed][-1] for seed in seeds]
+        each = ", ".join(f"{gap:+.1f}" for gap in gaps)
+        lines[-1] = (*lines[-1][:-1], f"{statistics.fmean(gaps):+.1f} ({each})")
+    epochs = range(len(runs[0]["knn_top1"]))
+    names = ["untrained", *(f"epoch {epoch}" for epoch in epochs[1:])]
+    return table(("method", "library", *names, "jssl minus lightly, by seed"), lines)
+
+
+def kmeans():
+    """Times of jssl and faiss, and the ratio, in each round."""
+    measured = record("kmeans")
+    head = ("round", "jssl, with the final assignment, s", "faiss train, s", "faiss with it, s",
+            "faiss / jssl", "objective over faiss's")  # fmt: skip
+    lines = [
+        (str(i), f"{r['jssl_seconds']:.2f}", f"{r['faiss_seconds']:.2f}",
+         f"{r['faiss_with_assignment_seconds']:.2f}",
+         f"{r['faiss_with_assignment_seconds'] / r['jssl_seconds']:.2f}",
+         f"{100 * r['objective_over_faiss']:+.3f} %")
+        for i, r in enumerate(measured["rounds"], start=1)
+    ]  # fmt: skip
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    size = (f"{measured['points']:,} points of {measured['dim']} dimensions, k = {measured['k']:,}, "
+            f"{measured['iterations']} iterations; {versions}.")  # fmt: skip
+    return f"{table(head, lines)}\n{size}\n"
+
+
+def logistic():
+    """Times of the path of regularisers, and scikit-learn's over jssl's."""
+    measured = record("logistic")
+    mine, lines = max(measured["jssl_seconds"]), []
+    lines.append(("jssl", f"{mine:.1f}", "1"))
+    lines.append(("jssl, first call, with compilation", f"{measured['jssl_first_seconds']:.1f}",
+                  f"{measured['jssl_first_seconds'] / mine:.1f}"))  # fmt: skip
+    for kind, text in (("warm", "each fit from the one before"), ("cold", "each from zero")):
+        seconds = measured["scikit_learn_seconds"][kind]
+        lines.append((f"scikit-learn, {text}", f"{seconds:.1f}", f"{seconds / mine:.1f}"))
+    gap = measured["largest_objective_gap"]
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    note = (f"50,000 x 512, 10 classes, {measured['regularisers']} regularisers. jssl's objective is "
+            f"above scikit-learn's by at most {gap:.1e}; {versions}.")  # fmt: skip
+    return f"{table(('', 's', 'times as long'), lines)}\n{note}\n"
+
+
+TABLES = {"lightly": lightly, "kmeans": kmeans, "logistic": logistic}
+
+
+def page(old):
+    """The page with its tables made anew."""
+    for name, text in TABLES.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin in old:
+            before, rest = old.split(begin)
+            old = f"{before}{begin}\n{text()}{end}{rest.split(end)[1]}"
+    return old
