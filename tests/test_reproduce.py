@@ -19,6 +19,8 @@ from jssl.run import config_file
 
 PAGE = (ROOT / "docs" / "reproduce.md").read_text()
 COMMANDS = sorted(set(re.findall(r"`(jssl (?:evaluate|train|import|export) [^`]+)`", PAGE)))
+# workdirs that a command of the page trains
+TRAINED = {w for c in COMMANDS if "jssl train" in c for w in re.findall(r"--workdir=(\S+)", c)}
 SIMCLR = {"name": "resnet50", "shortcut": "always", "pool_padding": "same"}
 CMC = {"name": "resnet50", "stem_width_fixed": True}
 # name in the page -> model section, and the channels of each of the networks that see a picture
@@ -83,7 +85,8 @@ def test_the_commands_of_the_page(text):
         given = {k: v for k, v in given.items() if v is not None}
         names = flags.protocol.split(",")
         evaluate.check_settings(names, given)
-        assert flags.weights and flags.workdir.startswith("runs/")
+        assert flags.workdir.startswith("runs/")
+        assert flags.weights or flags.workdir in TRAINED
         if "retrieval" in names:
             assert flags.source in SETS
         if "transfer" in names:
@@ -93,6 +96,8 @@ def test_the_commands_of_the_page(text):
     if command == "train":  # the workdir that it starts from is not there
         path, _, switches = flags.config.partition(":")
         config = config_file.load(f"{ROOT / path}:{re.sub('init=[^,]*', 'init=', switches)}")
+        for key, value in flags.settings:
+            config_file.override(config, key, value)
         own = re.search(r"method=(\w+)", switches)
         assert config.method == (own[1] if own else "supervised")
 
