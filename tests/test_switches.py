@@ -37,6 +37,7 @@ WORDS = {
     "model": {
         "deit_imagenet": ["tiny", "base"],
         "deit_cifar": ["small"],
+        "supervised_imagenet": ["alexnet", "vgg16"],
         "": ["vit_large"],
     },
     "norm": ["l1"],
