@@ -3,7 +3,7 @@
 Paper:     Kornblith et al., https://arxiv.org/abs/1805.08974; SimCLR, appendix B.8,
            https://arxiv.org/abs/2002.05709; BYOL, appendix D, https://arxiv.org/abs/2006.07733
 Data:      a set of jssl/evaluate/protocols/transfer_sets.py but voc2007, which has several labels
-           an image:
+           an image and is a protocol: jssl evaluate --protocol=voc2007_finetune;
            python -m jssl.data.prepare pets
 Target:    ResNet-50 of BYOL: Food-101 88.5, CIFAR-10 97.8, CIFAR-100 86.1, Birdsnap 76.3, SUN397
            63.7, Cars 91.6, Aircraft 88.1, DTD 76.2, Pets 91.7, Caltech-101 93.8, Flowers 97.0
@@ -43,6 +43,11 @@ def get_config(arg=""):
         steps=20_000,
         final=False,
     )
+    if s.source == "voc2007":
+        raise UserError(
+            "VOC 2007 has several labels an image: train it by jssl evaluate --workdir=DIR "
+            "--protocol=voc2007_finetune."
+        )
     if s.source not in SETS:
         raise UserError(f"Unknown switch value ':source={s.source}': {nearest(s.source, SETS)}.")
     known = TRANSFER_SETS[s.source]

@@ -15,7 +15,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()[:2]
-        ['beit_cifar', 'beit_finetune_imagenet']
+        ['beit_cifar', 'beit_finetune_cifar']
     """
     return sorted(path.stem for path in CONFIGS.glob("*.py"))
 

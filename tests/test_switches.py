@@ -22,6 +22,7 @@ WORDS = {
         "cmc_five_views": ["FOLDER"],
         "cmc_video": ["FOLDER"],
         "beit_cifar": ["cifar10"],
+        "beit_finetune_cifar": ["cifar10"],
         "simclr_imagenette": ["stl10"],
         "": ["cifar100"],
     },
@@ -36,6 +37,7 @@ WORDS = {
     "model": {
         "deit_imagenet": ["tiny", "base"],
         "deit_cifar": ["small"],
+        "supervised_imagenet": ["alexnet", "vgg16"],
         "": ["vit_large"],
     },
     "norm": ["l1"],
@@ -49,7 +51,10 @@ WORDS = {
     "rand": ["tf", "autoaugment", "none"],
     "schedule": ["paper"],
     "shards": ["yfcc/*.tar"],
-    "source": ["food101", "cifar10", "dtd"],
+    "source": {
+        "moco_v3_finetune": ["cifar10", "cifar100"],
+        "": ["food101", "cifar10", "dtd"],
+    },
     "start_from": ["RUN"],
     "student": ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2"],
     "teacher": ["RUN"],

@@ -75,8 +75,8 @@ def repeated(repeats: int, *, batch_size: int, groups: int = 1) -> Order:
     if repeats < 1 or groups < 1 or batch_size % groups:
         raise UserError(
             f"Repeated augmentation expects repeats >= 1 and groups that divide the batch, found "
-            f"{repeats} repeats and {groups} groups of {batch_size}. Type "
-            "--config.deit.repeated_augmentation=3 --config.deit.mix_groups=4."
+            f"{repeats} repeats and {groups} groups of {batch_size}. Type for example "
+            "--config.METHOD.repeated_augmentation=3 --config.METHOD.mix_groups=4."
         )
 
     def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:

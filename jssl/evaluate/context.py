@@ -38,6 +38,7 @@ class Settings(NamedTuple):
         source, data_dir: data set; the run's by default.
         seed: of the protocol's random numbers: held-out examples, corruptions, classifiers.
         seeds: number of trainings of voc_detection and voc_segmentation, from `seed` on.
+        lr, wd: learning rate and weight decay of voc2007_finetune; None: selected from its grid.
         limit: of a dry run: so many evenly spaced pictures of each split; None for all.
     """
 
@@ -51,6 +52,8 @@ class Settings(NamedTuple):
     data_dir: str | None = None
     seed: int = 0
     seeds: int = 1
+    lr: float | None = None
+    wd: float | None = None
     limit: int | None = None
 
 

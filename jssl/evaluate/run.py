@@ -28,6 +28,7 @@ from jssl.evaluate.protocols import (
     softmax_regression,
     transfer,
     voc,
+    voc2007_finetune,
     voc_all,
     voc_detection,
     voc_fc68,
@@ -57,7 +58,7 @@ PROTOCOLS: dict[str, Protocol] = {
         knn, softmax_regression, mlp, classifier, linear, logistic, grid, layers, robustness,
         imagenet_a, imagenet_r, imagenet_v2, imagenet_c, imagenet_p, cifar10_c,
         retrieval, voc, voc_fc68, voc_fc68_affine, voc_all,
-        voc_detection, voc_segmentation, transfer,
+        voc_detection, voc_segmentation, transfer, voc2007_finetune,
     )
 }  # fmt: skip
 
@@ -100,11 +101,13 @@ def check_settings(
         ("step", 0),
         ("limit", 1),
         ("seeds", 1),
+        ("wd", 0),
     ):
         if given.get(name, lowest) < lowest:
             raise UserError(f"--{name} expects {lowest} or more, found {given[name]}.")
-    if not given.get("temperature", 1.0) > 0:
-        raise UserError(f"--temperature expects a number above 0, found {given['temperature']}.")
+    for name in ("temperature", "lr"):
+        if not given.get(name, 1.0) > 0:
+            raise UserError(f"--{name} expects a number above 0, found {given[name]}.")
     cached = [name for name in ("grid", "layers", "mlp") if name in protocols]
     if cached and given.get("epochs", 0) % 1:
         raise UserError(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jssl import augment
 from jssl.errors import UserError
 from jssl.methods._common import input_functions
+from jssl.methods.spec import Repeated
 from jssl.parallel.collectives import axis_size, global_index
 from jssl.settings import Setting, below_one, count, fraction, non_negative
 from jssl.types import Array, Batch
@@ -36,6 +37,14 @@ RAND_AUGMENT: dict[str, Any] = {
 }
 IMAGENET_FILL = (124, 116, 104)  # the mean of ImageNet in levels, where a picture has been moved
 CROP: dict[str, Any] = {"sampler": "torchvision", "antialias": True}
+
+
+def repeated(config: Any) -> Repeated | None:
+    """Returns the repeated augmentation of a method's settings: N views of an Nth of the images."""
+    settings = config[config.method]
+    views = settings.get("repeated_augmentation", 1)  # a workdir of before may lack it
+    return None if views == 1 else Repeated(views, settings.mix_groups)
+
 
 Inputs = Callable[[Iterable[Array], Batch], tuple[Array, Array]]
 

@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 
 from jssl import augment, losses, methods, models
 from jssl.errors import UserError
+from jssl.methods import _mixed
 from jssl.methods._common import (
     apply_gradients,
     blank_batch,
@@ -38,7 +39,7 @@ from jssl.methods._common import (
     input_functions,
 )
 from jssl.methods._mixed import mixed_inputs
-from jssl.methods.spec import DataHooks, MethodSpec, OtherRun, Repeated
+from jssl.methods.spec import DataHooks, MethodSpec, OtherRun
 from jssl.models.heads import Linear
 from jssl.parallel.collectives import mean_value_and_grad, pmean
 from jssl.settings import (
@@ -159,14 +160,6 @@ def resolve(config: ConfigDict, teacher: ConfigDict) -> None:
 def put_teacher(config: ConfigDict, state: State, teacher: TrainState) -> State:
     """Puts the trained teacher into the first state."""
     return state.replace(teacher=_without_optimiser(config, teacher))
-
-
-def repeated(config: ConfigDict) -> Repeated | None:
-    """Returns the repeated augmentation: an epoch is a third of the images, three times."""
-    settings = config.deit
-    if settings.repeated_augmentation == 1:
-        return None
-    return Repeated(settings.repeated_augmentation, settings.mix_groups)
 
 
 def _without_optimiser(config: ConfigDict, teacher: TrainState) -> TrainState:
@@ -311,6 +304,6 @@ SPEC = MethodSpec(
     has_classifier=True,
     averaged=("average", "batch_stats"),
     other_runs=(TEACHER,),
-    data=DataHooks(order=repeated),
+    data=DataHooks(order=_mixed.repeated),
     run_name=run_name,
 )

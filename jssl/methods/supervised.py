@@ -5,7 +5,8 @@ He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, trained as the bag of tr
 
 With `config.init_from` it is fine-tuning: the encoder begins as that of another run's checkpoint,
 and for a ViT deeper layers may move less (`layer_decay`), as BEiT's official code has it. Random
-erasing, Mixup and CutMix are DeiT's (jssl/methods/_mixed.py), and off by default.
+erasing, Mixup, CutMix and repeated augmentation are DeiT's (jssl/methods/_mixed.py), and off by
+default.
 """
 
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from jssl.models.noise import dropout, row_numbers
 from jssl.models.plain import PlainNet, classifier_input
 from jssl.optim import scale_by_layer, scale_by_name
 from jssl.parallel.collectives import mean_value_and_grad, pmean
-from jssl.settings import Setting, defaults, natural, positive, share, text
+from jssl.settings import Setting, count, defaults, natural, positive, share, text
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
 State = TrainState
@@ -45,6 +46,7 @@ SETTINGS: dict[str, Setting] = {
     "init_from": text(""),  # older name of config.init_from
     "head_lr": positive(1.0),  # the classifier learns at so many times the rate
     "held_out": natural(0),  # train examples that are not trained with, and are the test split
+    "repeated_augmentation": count(1),  # views of an image, such as DeiT's 3: fewer images an epoch
     "layer_decay": share(1.0),  # of a ViT: layer i of L + 1 learns at decay^(L + 1 - i) of the rate
 }
 
@@ -172,6 +174,6 @@ SPEC = MethodSpec(
     num_crops=1,
     labels="required",
     has_classifier=True,
-    data=DataHooks(part=labelled_part),
+    data=DataHooks(part=labelled_part, order=_mixed.repeated),
     run_name=run_name,
 )

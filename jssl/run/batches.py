@@ -44,7 +44,7 @@ def check_labels(batch: Batch, num_classes: int, *, name: str) -> None:
         raise UserError(
             f"Data set '{name}' has labels of shape {list(labels.shape[1:])} for each picture; "
             "expected one number. Several labels per picture are supported by --protocol=voc "
-            "only, not by any method."
+            "and voc2007_finetune only, not by any method."
         )
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):

@@ -39,7 +39,7 @@ def needs_finetuned(context: Context) -> str:
 
 def describe(context: Context) -> dict[str, Any]:
     """Describes the examples for the record."""
-    train, test = _source(context, TRAINVAL), _source(context, "test")
+    train, test = source_of(context, TRAINVAL), source_of(context, "test")
     return {
         "name": test.name,
         "split": "test",
@@ -51,7 +51,7 @@ def describe(context: Context) -> dict[str, Any]:
 
 def run(context: Context) -> list[Row]:
     """Fits logistic regression on features: checkpoint, untrained network, raw pixels."""
-    sources = [_source(context, split) for split in ("train", "validation", "test")]
+    sources = [source_of(context, split) for split in ("train", "validation", "test")]
     owners = {"trained": context.state, "untrained": context.untrained, RAW: None}
     feature = context.settings.feature
     network = context.compile(feature)
@@ -70,7 +70,9 @@ def run(context: Context) -> list[Row]:
         ]
         for kind in KINDS
     }
-    return multilabel_rows(sets, name=_name(sources), feature=feature, seed=context.settings.seed)
+    return multilabel_rows(
+        sets, name=full_name(sources), feature=feature, seed=context.settings.seed
+    )
 
 
 def _tell(what: str, step: int, loss: float) -> None:
@@ -92,7 +94,7 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
             f"Protocol '{name}' fine-tunes AlexNet or VGG-16; found model.name "
             f"'{context.config.model.name}'. Type --protocol=voc."
         )
-    train, test = _source(context, TRAINVAL), _source(context, "test")
+    train, test = source_of(context, TRAINVAL), source_of(context, "test")
     batch = min(voc_finetune.BATCH, len(train))
     steps = preset.steps
     if settings.epochs:
@@ -110,13 +112,13 @@ def _finetuned(preset: voc_finetune.VocPreset, name: str, context: Context) -> l
         + f", rate {preset.rate:g} halved {_halvings(preset)} times, square crops of 10-50 % "
         f"to {context.size} px, sum over {voc_finetune.CROPS} crops, positives last among equals, "
         f"difficult ones left out, {len(train):,} train, {len(test):,} test images of "
-        f"{_name([train, test])}"
+        f"{full_name([train, test])}"
     )
     rows: dict[str, Row] = {}
     for kind, owner in {"trained": context.state, "untrained": context.untrained}.items():
         scores, labels = voc_finetune.finetune_voc(
             training,
-            *_network(context, owner),
+            *network_of(context, owner),
             train,
             test,
             size=context.size,
@@ -153,7 +155,7 @@ def _encoder(context: Context) -> Any:
     return models.build(section)
 
 
-def _network(context: Context, state: TrainState) -> tuple[PyTree, PyTree]:
+def network_of(context: Context, state: TrainState) -> tuple[PyTree, PyTree]:
     """Returns parameters and running statistics of the encoder."""
     if "encoder" not in state.params:
         raise UserError(
@@ -164,11 +166,13 @@ def _network(context: Context, state: TrainState) -> tuple[PyTree, PyTree]:
     return params["encoder"], batch_stats.get("encoder", {})
 
 
-def _source(context: Context, split: str) -> Any:
+def source_of(context: Context, split: str) -> Any:
+    """Returns a split of VOC 2007, as `--limit` leaves it."""
     return context.limited(data.VocSource(split, data_dir=context.settings.data_dir or ""))
 
 
-def _name(sources: list[Any]) -> str:
+def full_name(sources: list[Any]) -> str:
+    """Returns the name of a data set, and where some are left out, that it is not the whole."""
     name = sources[0].name
     full_sources = [s.source if isinstance(s, data.Limited) else s for s in sources]
     lengths = [(len(s), full.whole) for s, full in zip(sources, full_sources, strict=True)]

@@ -1,37 +1,24 @@
 """VOC 2007 end to end on a few photographs that TFDS has written as it writes VOC."""
 
 import functools
-import io
 import json
 import sys
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from helpers import small_config
-from PIL import Image
 from runs import finished_run
 from sklearn.metrics import average_precision_score
+from voc_files import SIZES, write_voc_2007
 
 from jssl import data, evaluate
-from jssl.data import photos
-from jssl.data.tfds_source import make_builder
 from jssl.errors import UserError
 from jssl.evaluate.probes import logistic_table, multilabel, voc_finetune
 from jssl.models.plain import Layer, PlainNet
 from jssl.run import workdir
 
-SIZES = {"train": 12, "validation": 12, "test": 12}
-# of photograph k mod 4: (class, difficult) of its objects
-OBJECTS = [
-    [(2, False), (2, True)],
-    [(0, False), (19, True)],
-    [(2, True)],
-    [(19, False), (0, False)],
-]
 LABELS = np.zeros((4, 20), int)  # by hand
 LABELS[0, 2] = LABELS[1, 0] = LABELS[3, 19] = LABELS[3, 0] = 1
 LABELS[1, 19] = LABELS[2, 2] = -1
@@ -39,41 +26,7 @@ LABELS[1, 19] = LABELS[2, 2] = -1
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """The first pixel's place in the photograph tells which it is: rows of 90 x 110 pixels."""
-    folder = tmp_path_factory.mktemp("tfds")
-    builder = make_builder("voc/2007", str(folder))
-
-    def examples(split):
-        for k in range(SIZES[split]):
-            pixels = photos.read(k % 4)[3 * k : 3 * k + 90, 5 * len(split) :][:, :110]
-            file = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
-            file.seek(0)
-            box = tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
-            yield (
-                f"{k:06d}",
-                {
-                    "image": file,
-                    "image/filename": f"{k:06d}.jpg",
-                    "objects": [
-                        {
-                            "label": c,
-                            "is_difficult": d,
-                            "bbox": box,
-                            "pose": 0,
-                            "is_truncated": False,
-                        }
-                        for c, d in OBJECTS[k % 4]
-                    ],
-                    "labels": [],
-                    "labels_no_difficult": [],
-                },
-            )
-
-    generators = {split: examples(split) for split in SIZES}
-    with mock.patch.object(type(builder), "_split_generators", lambda *_, **__: generators):
-        builder.download_and_prepare()
-    return str(folder)
+    return write_voc_2007(tmp_path_factory.mktemp("tfds"))
 
 
 def alexnet_config():
