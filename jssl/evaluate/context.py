@@ -32,12 +32,13 @@ class Settings(NamedTuple):
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
         preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' for the method's own.
-        epochs: of the linear protocols and of VOC's fine-tuning; 0 for those of the preset, or of
-            the final table.
+        epochs: of the linear protocols, of VOC's fine-tuning and of label_efficient's first phase;
+            0 for those of the preset, or of the final table.
         step: of the checkpoint; the newest by default.
         source, data_dir: data set; the run's by default.
         seed: of the protocol's random numbers: held-out examples, corruptions, classifiers.
         seeds: number of trainings of voc_detection and voc_segmentation, from `seed` on.
+        fraction: of the labels, for label_efficient: shares such as '0.01,0.1'; '' for its own.
         limit: of a dry run: so many evenly spaced pictures of each split; None for all.
     """
 
@@ -51,6 +52,7 @@ class Settings(NamedTuple):
     data_dir: str | None = None
     seed: int = 0
     seeds: int = 1
+    fraction: str = ""
     limit: int | None = None
 
 
