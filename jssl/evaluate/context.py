@@ -38,8 +38,8 @@ class Settings(NamedTuple):
         source, data_dir: data set; the run's by default.
         seed: of the protocol's random numbers: held-out examples, corruptions, classifiers.
         seeds: number of trainings of voc_detection and voc_segmentation, from `seed` on.
-        fraction: of the labels, for label_efficient: shares such as '0.01,0.1'; '' for its own.
         limit: of a dry run: so many evenly spaced pictures of each split; None for all.
+        fraction: of the labels, for label_efficient: shares such as '0.01,0.1'; '' for its own.
     """
 
     k: int = 20
@@ -52,8 +52,8 @@ class Settings(NamedTuple):
     data_dir: str | None = None
     seed: int = 0
     seeds: int = 1
-    fraction: str = ""
     limit: int | None = None
+    fraction: str = ""
 
 
 class Context:
