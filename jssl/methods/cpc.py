@@ -204,7 +204,7 @@ def whole_map(config: Any) -> Callable[[PyTree, Array], Array]:
     """The encoder over whole images: `(params, images) -> float32 [B,h',w',D]`, differentiable.
 
     For the label-efficient classifier, see `jssl.evaluate.probes.label_efficient`; `params` is
-    `state.average`.
+    `state.average`, of which it reads 'encoder' alone.
     """
     net, (_, prepare) = make_net(config), input_functions(config)
 

@@ -36,6 +36,7 @@ RATES = (5e-4, 2e-4)
 BATCH = 256
 PIECE = 32  # images of a batch at a time on each device: their gradients are summed
 EVAL_BATCH = 64
+ADVICE = "Type another --seed."
 
 
 class MapClassifier(nn.Module):
@@ -282,12 +283,12 @@ def fit_efficient(
                 ),
             )  # fmt: skip
         params = {**fixed, **trained}
-        judged.append(
-            embed_source(
-                training.logits, params, test_source,
-                batch_size=EVAL_BATCH, transform=test_transform,
-            )[:2]
-        )  # fmt: skip
+        logits, labels, _ = embed_source(
+            training.logits, params, test_source, batch_size=EVAL_BATCH, transform=test_transform
+        )
+        if not np.isfinite(logits).all():  # after the last update, whose loss was before it
+            raise NotFiniteError(f"The label-efficient classifier ({phase}) is broken.", ADVICE)
+        judged.append((logits, labels))
     return EfficientFit(params["encoder"], params["head"], *judged)
 
 
@@ -310,7 +311,7 @@ def _check(progress, phase: str, step: int, steps: int, loss: float) -> None:
         raise NotFiniteError(
             f"The label-efficient classifier ({phase}) has a loss of {loss} at update {step} of "
             f"{steps}.",
-            "Type another --seed.",
+            ADVICE,
         )
     if progress is not None:
         progress(phase, step, steps, loss)

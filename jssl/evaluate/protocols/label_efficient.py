@@ -133,8 +133,9 @@ def _epochs(context: Context) -> tuple[float, float]:
 
 
 def _encoder(context: Context, kind: str) -> Any:
+    """Returns the encoder's parameters alone, for which `whole_map` asks: no predictors."""
     state = context.state if kind == "trained" else context.untrained
-    return methods.get(context.config.method).judged(state)[0]
+    return {"encoder": methods.get(context.config.method).judged(state)[0]["encoder"]}
 
 
 def _prepare(context: Context) -> tuple[EfficientTraining, dict[str, Any]]:
@@ -172,7 +173,7 @@ def _share(context: Context, fraction: float) -> str:
 def _announce(context: Context, drawn: dict[float, np.ndarray], training: EfficientTraining):
     """Says what the protocol costs, before anything is computed."""
     encoder = _encoder(context, KINDS[0])
-    count = sum(p.size for p in jax.tree.leaves(encoder["encoder"]))
+    count = sum(p.size for p in jax.tree.leaves(encoder))
     h, w, D = training.map_shape
     size, test = _size(context), context.sources[1]
     say(

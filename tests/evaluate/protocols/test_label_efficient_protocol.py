@@ -89,6 +89,7 @@ def test_encoders_are_the_averaged_and_the_first(judged, run):
     context = evaluate.Context.load(run, evaluate.Settings())
     for i, state in enumerate((context.state, context.untrained)):
         given = fits[i][0][1]
+        assert set(given) == {"encoder"}
         for name in given["encoder"]:
             np.testing.assert_array_equal(
                 *(list(tree["encoder"][name].values())[0] for tree in (given, state.average))
