@@ -10,6 +10,10 @@ Target:    linear top-1/top-5 of a linear probe on the frozen 6x6 grid, validati
            the paper's 24 M parameters show that its own was wider or deeper.
 Hardware:  batch 512 on 32 TPU v3 cores
 Command:   jssl train --config=configs/cpc_imagenet.py --workdir=/mnt/BUCKET/cpc --distributed
+           then, for the label-efficient classifier, with labels drawn here or of the public lists:
+           jssl evaluate --workdir=/mnt/BUCKET/cpc --protocol=label_efficient --fraction=0.01,0.1
+           jssl evaluate --workdir=/mnt/BUCKET/cpc --protocol=label_efficient \\
+           --source=imagenet_1pct
 Switches:  smoke, epochs=N, batch=N, depth=161|50
 """
 

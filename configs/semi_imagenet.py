@@ -11,7 +11,7 @@ Target:    ResNet-50, top-1 with 1 % and 10 %: SimCLR 48.3 and 65.6, BYOL 53.2 a
            epochs; it does not say which were best): choose on examples that are held out,
            --config.supervised.held_out=2000, and with jssl.run.selection.
            The papers of SimCLR and BYOL do not name the schedule: here it is the cosine.
-           CPC v2 has a classifier of its own, see jssl/evaluate/probes/label_efficient.py.
+           CPC v2 has a classifier of its own: jssl evaluate --protocol=label_efficient.
 Hardware:  8 GPUs or a TPU v3-8
 Command:   jssl train --config=configs/semi_imagenet.py:preset=byol,labels=1,init=runs/byol \\
            --workdir=runs/byol_1pct

@@ -126,7 +126,11 @@ COMMANDS: dict[str, Command] = {
             "temperature": {"type": float, "help": "of kNN's weights exp(similarity/temperature)"},
             "feature": {"metavar": "NAME", "help": "backbone or an intermediate"},
             "preset": {"metavar": "NAME", "help": "of linear; the method's own by default"},
-            "epochs": {"type": float, "help": "of linear and voc*; the preset's by default"},
+            "epochs": {
+                "type": float,
+                "help": "of linear, voc*, the first phase of label_efficient (the second has "
+                "half); the preset's by default",
+            },
             "seed": {"type": int, "help": "of the protocols; the run keeps its own"},
             "seeds": {
                 "type": int,
@@ -135,6 +139,10 @@ COMMANDS: dict[str, Command] = {
             },
             "lr": {"type": float, "help": "of voc2007_finetune; selected from a grid by default"},
             "wd": {"type": float, "help": "its weight decay, before it is divided by the rate"},
+            "fraction": {
+                "metavar": "F,F",
+                "help": "of the labels, for label_efficient: 0.01,0.1 is 1 %% and 10 %%",
+            },
             **_CHECKPOINT,
         },
     ),

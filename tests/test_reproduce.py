@@ -20,7 +20,12 @@ from jssl.run import config_file
 PAGE = (ROOT / "docs" / "reproduce.md").read_text()
 COMMANDS = sorted(set(re.findall(r"`(jssl (?:evaluate|train|import|export) [^`]+)`", PAGE)))
 # of the configs that do not train `supervised`
-METHODS = {"deit_cifar": "deit", "moco_v3_finetune": "deit", "beit_imagenet": "beit"}
+METHODS = {
+    "cpc_imagenet": "cpc",
+    "deit_cifar": "deit",
+    "moco_v3_finetune": "deit",
+    "beit_imagenet": "beit",
+}
 # workdirs that a command of the page trains
 TRAINED = {w for c in COMMANDS if "jssl train" in c for w in re.findall(r"--workdir=(\S+)", c)}
 SIMCLR = {"name": "resnet50", "shortcut": "always", "pool_padding": "same"}

@@ -30,6 +30,7 @@ WORDS = {
         "deit_imagenet": ["soft,teacher=RUN", "hard,teacher=RUN"],
         "deit_photos": ["none", "soft,teacher=RUN"],
     },
+    "form": ["raw"],
     "graph": ["core", "full"],
     "init": ["RUN"],
     "likelihood": ["squared_error"],

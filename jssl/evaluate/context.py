@@ -32,14 +32,15 @@ class Settings(NamedTuple):
         k, temperature: of kNN.
         feature: 'backbone' or the name of an intermediate.
         preset: of the linear protocol, a key of `jssl.evaluate.PRESETS`; '' for the method's own.
-        epochs: of the linear protocols and of VOC's fine-tuning; 0 for those of the preset, or of
-            the final table.
+        epochs: of the linear protocols, of VOC's fine-tuning and of label_efficient's first phase;
+            0 for those of the preset, or of the final table.
         step: of the checkpoint; the newest by default.
         source, data_dir: data set; the run's by default.
         seed: of the protocol's random numbers: held-out examples, corruptions, classifiers.
         seeds: number of trainings of voc_detection and voc_segmentation, from `seed` on.
         lr, wd: learning rate and weight decay of voc2007_finetune; None: selected from its grid.
         limit: of a dry run: so many evenly spaced pictures of each split; None for all.
+        fraction: of the labels, for label_efficient: shares such as '0.01,0.1'; '' for its own.
     """
 
     k: int = 20
@@ -55,6 +56,7 @@ class Settings(NamedTuple):
     lr: float | None = None
     wd: float | None = None
     limit: int | None = None
+    fraction: str = ""
 
 
 class Context:

@@ -5,19 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from jssl.evaluate.table import classifier_row, metric_row
+from jssl.evaluate.table import OWN, classifier_row, metric_row
 from jssl.metrics.intervals import binomial_interval, mean_per_class_interval
 
 
 def classifier_rows(
-    sets: Mapping[str, tuple[Any, Any]], *, name: str, how: str = ""
+    sets: Mapping[str, tuple[Any, Any]], *, name: str, how: str = "", probe: str = OWN
 ) -> list[dict[str, Any]]:
-    """Returns three rows for a network's own classifier, without a probe.
+    """Returns three rows for a network's own classifier, or for one that was trained on it.
 
     Args:
         sets: kind -> (logits float [M,K], labels int [M]); kinds are 'trained' and 'untrained'.
         name: of the data set.
         how: more protocol text, such as the crop.
+        probe: name of the classifier.
 
     Returns:
         Rows of top-1, top-5 and the mean over classes of the accuracy within each; of five or fewer
@@ -32,7 +33,7 @@ def classifier_rows(
     """
     numbers: dict[str, dict[str, Any]] = {"top-1": {}, "top-5": {}, "mean per class": {}}
     for kind, (logits, labels) in sets.items():
-        row = classifier_row(logits, labels, name=name, how=how, kind=kind)
+        row = classifier_row(logits, labels, name=name, how=how, kind=kind, probe=probe)
         number, count = row["numbers"][kind], len(labels)
         numbers["top-1"][kind] = number
         values = {"mean per class": number["mean_per_class"]}

@@ -19,6 +19,7 @@ from jssl.evaluate.protocols import (
     imagenet_r,
     imagenet_v2,
     knn,
+    label_efficient,
     layers,
     linear,
     logistic,
@@ -55,7 +56,8 @@ DRY_RUN = "dry_run"  # of those of --limit, in FOLDER
 PROTOCOLS: dict[str, Protocol] = {
     module.PROTOCOL.name: module.PROTOCOL
     for module in (
-        knn, softmax_regression, mlp, classifier, linear, logistic, grid, layers, robustness,
+        knn, softmax_regression, mlp, classifier, linear, logistic, grid, label_efficient, layers,
+        robustness,
         imagenet_a, imagenet_r, imagenet_v2, imagenet_c, imagenet_p, cifar10_c,
         retrieval, voc, voc_fc68, voc_fc68_affine, voc_all,
         voc_detection, voc_segmentation, transfer, voc2007_finetune,
@@ -105,6 +107,7 @@ def check_settings(
     ):
         if given.get(name, lowest) < lowest:
             raise UserError(f"--{name} expects {lowest} or more, found {given[name]}.")
+    label_efficient.fractions_of(given.get("fraction", "1"))
     for name in ("temperature", "lr"):
         if not given.get(name, 1.0) > 0:
             raise UserError(f"--{name} expects a number above 0, found {given[name]}.")

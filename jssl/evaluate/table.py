@@ -19,6 +19,7 @@ LINEAR_BATCH = 256
 TOP = 5  # the network's own classifier has a top-5 of more classes than these
 # On cached features. `linear` is the papers' protocol: augmented images, SGD by a preset.
 SOFTMAX_REGRESSION = "softmax_regression"
+OWN = "own classifier"
 
 
 def metric_row(
@@ -236,9 +237,15 @@ def linear_row(record: Mapping[str, Any], *, kind: str = "trained") -> dict[str,
 
 
 def classifier_row(
-    logits: np.ndarray, labels: np.ndarray, *, name: str, how: str = "", kind: str = "trained"
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    name: str,
+    how: str = "",
+    kind: str = "trained",
+    probe: str = OWN,
 ) -> dict[str, Any]:
-    """Returns the row of top-1 for the network's own classifier, without a probe.
+    """Returns the row of top-1 for the network's own classifier, or another's logits.
 
     Args:
         logits: float [M,K] of the test split.
@@ -246,6 +253,7 @@ def classifier_row(
         name: of the data set.
         how: more protocol text, such as the crop.
         kind: of the network.
+        probe: name of the classifier.
 
     Returns:
         A row as of `probe_rows`; its number has the scores of `classifier_scores`.
@@ -255,11 +263,11 @@ def classifier_row(
         >>> row['top1'], row['numbers']['trained']['protocol']
         ({'trained': 0.5}, 'trained logits (2-d), own classifier, 2 test examples of toy')
     """
-    protocol = f"own classifier, {len(labels):,} test examples of {name}"
+    protocol = f"{probe}, {len(labels):,} test examples of {name}"
     protocol += f", {how}" if how else ""
     scores = classifier_scores(logits, labels)
     entry = number(scores, f"{kind} logits", logits.shape[1], protocol)
-    return _row("own classifier", protocol, {kind: entry})
+    return _row(probe, protocol, {kind: entry})
 
 
 def classifier_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

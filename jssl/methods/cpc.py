@@ -7,8 +7,11 @@ Hénaff et al., ICML 2020, https://arxiv.org/abs/1905.09272; there is no officia
     p_rc = W_k c_rc,   t = V z                       1x1 convolutions to 64 dimensions
     loss = -log softmax over all t of (0.1 p_rc . t) at t_(r+k)c       summed over the offsets k
 
-in four directions, by flipping and turning the grid of z, each with its own PixelCNN, W and V; the
-loss is their mean. The nearest k is the first whose patch shares no pixel, ceil(patch / stride).
+With `target_dim=0` and `scale=1.0` it is the raw form of the paper's equation 2, exp(z_hat^T z)
+with z_hat = W_k c: the targets are the latents themselves, and nothing is projected or scaled.
+
+The loss is the mean over four directions, made by flipping and turning the grid of z, each with its
+own PixelCNN, W and V. The nearest k is the first whose patch shares no pixel, ceil(patch / stride).
 The encoder has no BN, which would tell patches of each other: GroupNorm with one group, which is
 layer norm over channels and pixels with an affine map for each channel, at any resolution.
 
@@ -68,7 +71,7 @@ SETTINGS: dict[str, Setting] = {
     "directions": Setting(DIRECTIONS, each(TEXT, least=1)),
     "context_blocks": natural(5),
     "context_hidden": count(256),
-    "target_dim": count(64),
+    "target_dim": natural(64),  # 0: the targets are the latents, V = 1, and W_k has no bias
     "scale": positive(0.1),  # of the predictions
     "negative_groups": count(1),  # 1: the whole global batch
     "average_momentum": below_one(0.9999),
@@ -99,7 +102,7 @@ class Predictor(nn.Module):
     Attributes:
         offsets: rows ahead, each with its own 1x1 convolution.
         blocks, hidden: of the PixelCNN.
-        dim: d.
+        dim: d; 0: targets are the latents, D-dimensional, and the predictions have no bias.
         dtype: of the computation.
     """
 
@@ -111,11 +114,13 @@ class Predictor(nn.Module):
 
     @nn.compact
     def __call__(self, grid: Array) -> tuple[dict[int, Array], Array]:
-        # Of the latents, not of the context. A bias would shift all logits of a row alike.
-        targets = Conv(self.dim, (1, 1), dtype=self.dtype, name="target")(grid)
+        targets, dim = grid, self.dim or grid.shape[-1]
+        if self.dim:
+            # Of the latents, not of the context. A bias would shift all logits of a row alike.
+            targets = Conv(dim, (1, 1), dtype=self.dtype, name="target")(grid)
         context = PixelCNN(self.blocks, self.hidden, self.dtype, name="context")(grid)
         predictions = {
-            k: Conv(self.dim, (1, 1), use_bias=True, dtype=self.dtype, name=f"predict{k}")(
+            k: Conv(dim, (1, 1), use_bias=bool(self.dim), dtype=self.dtype, name=f"predict{k}")(
                 context[:, : grid.shape[1] - k]
             )
             for k in self.offsets
@@ -142,7 +147,13 @@ class Net(nn.Module):
     def whole(self, images: Array, train: bool = False) -> Array:
         """The encoder over whole images [B,H,W,3]: its last group's map, float32 [B,h',w',D]."""
         _, named = self.encoder(images, train=train)
-        last = max((k for k in named if k.startswith("block_group")), key=lambda k: int(k[11:]))
+        groups = [k for k in named if k.startswith("block_group")]
+        if not groups:
+            raise UserError(
+                "The encoder has no map of whole pictures: expected a ResNet, found the outputs "
+                f"{sorted(named)}."
+            )
+        last = max(groups, key=lambda k: int(k[11:]))
         return named[last].astype(jnp.float32)
 
 
@@ -193,7 +204,7 @@ def whole_map(config: Any) -> Callable[[PyTree, Array], Array]:
     """The encoder over whole images: `(params, images) -> float32 [B,h',w',D]`, differentiable.
 
     For the label-efficient classifier, see `jssl.evaluate.probes.label_efficient`; `params` is
-    `state.average`.
+    `state.average`, of which it reads 'encoder' alone.
     """
     net, (_, prepare) = make_net(config), input_functions(config)
 
@@ -290,5 +301,6 @@ SPEC = MethodSpec(
     state=State,
     num_crops=1,
     grid_feature="grid",
+    whole_map=whole_map,
     averaged=("average", "batch_stats"),
 )

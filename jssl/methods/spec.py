@@ -119,6 +119,9 @@ class MethodSpec:
             labels where there are some.
         has_classifier: whether `embed` names `logits` that the final table judges.
         grid_feature: the intermediate [B,h,w,D] on which the final table fits a linear probe.
+        whole_map: `(config) -> ((params, images [B,H,W,C] in [0, 1]) -> [B,h,w,D])`, of an encoder
+            of patches: its map of whole pictures, for `--protocol=label_efficient`; it reads
+            'encoder' of the parameters alone.
         averaged: the fields of the state with the averaged parameters and running statistics that
             `embed` uses in place of `params` and `batch_stats`; where the first is empty it does
             not.
@@ -140,6 +143,7 @@ class MethodSpec:
     labels: Literal["unused", "optional", "required"] = "unused"
     has_classifier: bool = False
     grid_feature: str | None = None
+    whole_map: Callable[[Config], Callable[[PyTree, Any], Any]] | None = None
     averaged: tuple[str, str] | None = None
     target: tuple[str, str] | None = None
     linear_preset: str = ""

@@ -1,18 +1,14 @@
-"""The probes of CPC: on the grid, and on the map of the whole image with few labels."""
+"""CPC's probe on the grid of patches."""
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import small_config
 
-from jssl import data, evaluate
+from jssl import evaluate
 from jssl.errors import UserError
-from jssl.evaluate.probes import label_efficient
-from jssl.methods import cpc
-from jssl.run import build, judge
+from jssl.run import judge
 
 
 def test_the_probe_is_bn_a_convolution_and_the_mean_of_the_logits():
@@ -75,61 +71,3 @@ def test_a_method_without_a_grid_is_refused(tmp_path):
     workdir.write_json(tmp_path / "config.json", config.to_dict())
     with pytest.raises(UserError, match="'simclr' has no grid"):
         evaluate.evaluate_run(tmp_path, protocols=["grid"])
-
-
-def test_label_fractions_are_balanced_and_nested():
-    labels = np.repeat(np.arange(5), [100, 100, 100, 100, 3])
-    shares = [data.label_subset(labels, fraction=f) for f in label_efficient.FRACTIONS]
-    for small, large in zip(shares, shares[1:], strict=False):
-        assert set(small) <= set(large)
-    assert np.bincount(labels[shares[3]]).tolist() == [10, 10, 10, 10, 1]
-    assert len(shares[-1]) == len(labels)
-    with pytest.raises(UserError, match="0.01 for 1 %"):
-        data.label_subset(labels, fraction=1.5)
-
-
-def test_the_classifier_is_frozen_first_and_fine_tuned_then():
-    config = small_config("cpc", launch="jit")
-    parts = build.build(config)
-    encoder = build.init_state(parts).average
-    kept = jax.tree.map(np.array, encoder)
-    whole = cpc.whole_map(config)
-    maps = whole(encoder, jnp.zeros((2, 32, 32, 3)))
-    assert maps.ndim == 4 and maps.shape[:2] == (2, 32)  # a cifar stem, one group: no stride
-    source = data.digits_source("train")
-    labels = np.asarray(source.labels)
-    settings = {
-        "labels": labels,
-        "size": 8,
-        "blocks": 1,
-        "bottleneck": 8,
-        "batch_size": 32,
-        "learning_rates": (1e-2, 1e-3),
-        "crop_options": {"scale": (0.9, 1.0), "flip_p": 0.0},  # a mirrored 2 is no 2
-    }
-
-    def few(epochs):
-        return label_efficient.fit_efficient(
-            whole,
-            encoder,
-            source,
-            data.digits_source("test"),
-            fraction=0.2,
-            epochs=epochs,
-            train_transform=data.eval_transform(config.data, source, size=8),
-            test_transform=data.eval_transform(config.data, source, size=8),
-            **settings,
-        )
-
-    fit = few((30.0, 15.0))
-    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(encoder), strict=True):
-        np.testing.assert_array_equal(a, b)
-    moved = [
-        np.abs(a - np.asarray(b)).max() > 0
-        for a, b in zip(
-            jax.tree.leaves(kept["encoder"]), jax.tree.leaves(fit.encoder["encoder"]), strict=True
-        )
-    ]
-    assert all(moved)
-    assert set(labels[fit.rows]) == set(range(10))
-    assert fit.frozen["top1"] > 0.2 and fit.finetuned["top1"] > fit.frozen["top1"] - 0.05

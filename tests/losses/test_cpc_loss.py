@@ -160,3 +160,32 @@ def test_context_equals_the_equation_with_zero_padding():
     for b in range(2):
         expected = np.maximum(naive_block(naive_block(np.asarray(x[b]), p, 0), p, 1), 0)
         np.testing.assert_allclose(result[b], expected, atol=1e-5)
+
+
+def test_the_raw_form_is_the_equation_of_the_paper():
+    """-sum_ijk log(exp(z_hat^T z) / (exp(z_hat^T z) + sum_l exp(z_hat^T z_l))), z_hat = W_k c."""
+    rng = np.random.default_rng(3)
+    B, h, w, D, offsets = 3, 5, 2, 4, (2, 3)
+    z, c = rng.normal(size=(B, h, w, D)), rng.normal(size=(B, h, w, D))
+    W = {k: rng.normal(size=(D, D)) for k in offsets}
+    expected = 0.0
+    for k in offsets:
+        for b in range(B):
+            for i in range(h - k):
+                for j in range(w):
+                    z_hat = W[k] @ c[b, i, j]
+                    positive = np.exp(z_hat @ z[b, i + k, j])
+                    others = [z[a] for a in np.ndindex(B, h, w) if a != (b, i + k, j)]
+                    negative = sum(np.exp(z_hat @ z_l) for z_l in others)
+                    expected -= np.log(positive / (positive + negative))
+    z, c = z.astype(np.float32), c.astype(np.float32)
+    predictions = {k: c[:, : h - k] @ W[k].T.astype(np.float32) for k in offsets}
+    terms = [
+        (h - k) * w * jnp.sum(losses.patch_info_nce(p, z, offset=k, scale=1.0))
+        for k, p in predictions.items()
+    ]
+    np.testing.assert_allclose(sum(terms), expected, rtol=1e-5)
+    # what is trained on: means in place of the sum over b, i, j
+    loss, _ = losses.directions_info_nce({"down": (predictions, z)}, scale=1.0)
+    means = [t / (B * (h - k) * w) for t, k in zip(terms, offsets, strict=True)]
+    np.testing.assert_allclose(loss, sum(means), rtol=1e-5)

@@ -178,3 +178,24 @@ def test_resnet_161_has_the_published_shape():
     assert abs(sum(p.size for p in jax.tree.leaves(variables)) - 305e6) < 0.01 * 305e6
     out = jax.eval_shape(lambda v, x: net.apply(v, x, train=False), variables, x)
     assert out[0].shape == (1, 4096)
+
+
+def test_the_raw_form_predicts_the_latents_themselves():
+    config = get_config("cpc_photos", "smoke,form=raw")
+    assert (config.cpc.target_dim, config.cpc.scale) == (0, 1.0)
+    launcher, _, state, step = start(config, "jit")
+    own = state.params["predictors_down"]
+    D = own["predict2"]["kernel"].shape[-2]
+    assert set(own) == {"context", "predict2"} and set(own["predict2"]) == {"kernel"}
+    assert own["predict2"]["kernel"].shape == (1, 1, D, D)
+    net = cpc.make_net(config)
+    patches = jax.random.uniform(jax.random.key(0), (2, 7, 7, 8, 8, 3))
+    apply = jax.jit(lambda p: net.apply({"params": p}, patches, train=True))
+    found, grid = apply(state.params)
+    for direction, (predictions, targets) in found.items():
+        np.testing.assert_array_equal(targets, cpc.turn(grid, direction))
+        assert predictions[2].shape == (2, 5, 7, D)
+    before = np.asarray(own["predict2"]["kernel"])
+    state, metrics = step(state, launcher.put_batch(tiles(config.batch_size)), np.int32(0))
+    assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
+    assert np.abs(before - state.params["predictors_down"]["predict2"]["kernel"]).max() > 0
