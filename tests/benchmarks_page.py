@@ -44,7 +44,7 @@ def lightly():
 
 def kmeans():
     """Times of jssl and faiss, and the ratio, in each round."""
-    measured = record("kmeans")
+    result = record("kmeans")
     head = ("round", "jssl, with the final assignment, s", "faiss train, s", "faiss with it, s",
             "faiss / jssl", "objective over faiss's")  # fmt: skip
     lines = [
@@ -52,27 +52,27 @@ def kmeans():
          f"{r['faiss_with_assignment_seconds']:.2f}",
          f"{r['faiss_with_assignment_seconds'] / r['jssl_seconds']:.2f}",
          f"{100 * r['objective_over_faiss']:+.3f} %")
-        for i, r in enumerate(measured["rounds"], start=1)
+        for i, r in enumerate(result["rounds"], start=1)
     ]  # fmt: skip
-    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-    size = (f"{measured['points']:,} points of {measured['dim']} dimensions, k = {measured['k']:,}, "
-            f"{measured['iterations']} iterations; {versions}.")  # fmt: skip
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    size = (f"{result['points']:,} points of {result['dim']} dimensions, k = {result['k']:,}, "
+            f"{result['iterations']} iterations; {versions}.")  # fmt: skip
     return f"{table(head, lines)}\n{size}\n"
 
 
 def logistic():
     """Times of the path of regularisers, and scikit-learn's over jssl's."""
-    measured = record("logistic")
-    mine, lines = max(measured["jssl_seconds"]), []
+    result = record("logistic")
+    mine, lines = max(result["jssl_seconds"]), []
     lines.append(("jssl", f"{mine:.1f}", "1"))
-    lines.append(("jssl, first call, with compilation", f"{measured['jssl_first_seconds']:.1f}",
-                  f"{measured['jssl_first_seconds'] / mine:.1f}"))  # fmt: skip
+    lines.append(("jssl, first call, with compilation", f"{result['jssl_first_seconds']:.1f}",
+                  f"{result['jssl_first_seconds'] / mine:.1f}"))  # fmt: skip
     for kind, text in (("warm", "each fit from the one before"), ("cold", "each from zero")):
-        seconds = measured["scikit_learn_seconds"][kind]
+        seconds = result["scikit_learn_seconds"][kind]
         lines.append((f"scikit-learn, {text}", f"{seconds:.1f}", f"{seconds / mine:.1f}"))
-    gap = measured["largest_objective_gap"]
-    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-    note = (f"50,000 x 512, 10 classes, {measured['regularisers']} regularisers. jssl's objective is "
+    gap = result["largest_objective_gap"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    note = (f"50,000 x 512, 10 classes, {result['regularisers']} regularisers. jssl's objective is "
             f"above scikit-learn's by at most {gap:.1e}; {versions}.")  # fmt: skip
     return f"{table(('', 's', 'times as long'), lines)}\n{note}\n"
 
