@@ -144,8 +144,8 @@ def make_efficient(
         split = lambda a: a.reshape(-1, pieces, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
 
         def add(total, piece):
-            found = jax.value_and_grad(loss_fn)(trained, fixed, *piece)
-            return jax.tree.map(lambda t, f: t + f / pieces, total, found), None
+            part = jax.value_and_grad(loss_fn)(trained, fixed, *piece)
+            return jax.tree.map(lambda t, x: t + x / pieces, total, part), None
 
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, trained))
         (loss, grads), _ = jax.lax.scan(add, zero, (split(x), split(labels)))

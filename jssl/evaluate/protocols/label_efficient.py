@@ -116,10 +116,10 @@ def run(context: Context) -> list[Row]:
         for i, phase in enumerate(PHASES):
             judged = {kind: (fit.frozen, fit.finetuned)[i] for kind, fit in fits.items()}
             probe = f"label_efficient {100 * fraction:g} % {phase}"
-            found = classifier_rows(judged, name=test.name, how=how, probe=probe)
-            for number in (n for row in found for n in row["numbers"].values()):
+            scores = classifier_rows(judged, name=test.name, how=how, probe=probe)
+            for number in (n for row in scores for n in row["numbers"].values()):
                 number |= {"fraction": fraction, "labels": len(chosen), "phase": phase}
-            rows += found
+            rows += scores
     return rows
 
 
