@@ -83,7 +83,8 @@ def lightly_curve(args, tiles, method, seed):
     """The same of this file, run by the Python that has lightly."""
     command = [args.lightly_python, __file__, "--train", str(tiles), "--methods", method]
     command += ["--seeds", str(seed), "--epochs", str(args.epochs)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # waiting threads would slow a busy machine
+    run = subprocess.run(command, capture_output=True, text=True, env=alone)
     if run.returncode:
         sys.exit(f"{args.lightly_python} could not train with lightly:\n{run.stderr[-800:]}")
     return json.loads(run.stdout.splitlines()[-1])
