@@ -1,18 +1,20 @@
 """The pages in docs/ say what the code is."""
 
+import doctest
 import importlib.util
 import os
 import re
 
 import dense_page
 import lite0_page
+import methods_page
 import pytest
 import random_alexnet_page
 import rooms
 from helpers import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), *map(ROOT.joinpath, ("CONTRIBUTING.md", "SECURITY.md"))])
+PAGES = sorted([*DOCS.rglob("*.md"), *map(ROOT.joinpath, ("CONTRIBUTING.md", "SECURITY.md"))])
 UPDATE = "run `JSSL_UPDATE_GOLDEN=1 pytest tests/test_docs.py` and commit the new file"
 
 
@@ -28,6 +30,7 @@ def test_the_picture_of_the_imports_is_up_to_date(name, make):
     ("name", "make"),
     [
         ("dense.md", dense_page.page),
+        ("index.md", methods_page.with_short),
         ("lite0.md", lite0_page.page),
         ("random_features.md", random_alexnet_page.page),
     ],
@@ -39,7 +42,7 @@ def test_the_tables_of_a_page_are_those_of_the_records(name, make):
     assert path.read_text() == make(path.read_text()), f"docs/{name} is old: {UPDATE}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_named_in_a_page_exist(page):
     """`jssl/run/train.py` and [text](architecture.md); NAME and FILE stand for new ones."""
     text = page.read_text()
@@ -51,7 +54,7 @@ def test_files_named_in_a_page_exist(page):
     assert not missing, f"{page.name} names files that are not there"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_cited_in_a_page_are_in_the_cited_file(page):
     """`name` (`jssl/file.py`): the file has the name."""
     pairs = re.findall(r"`([\w.]+)`\s+\(`((?:jssl|tests)/[\w./]+\.py)`\)", page.read_text())
@@ -59,6 +62,14 @@ def test_names_cited_in_a_page_are_in_the_cited_file(page):
         last = name.rpartition(".")[2]
         found = re.search(rf"\b{last}\b", (ROOT / path).read_text())
         assert found, f"{page.name}: {path} has no '{name}'"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_of_a_page_run_as_they_are_printed(page):
+    """Blocks of `pycon`, one after the other."""
+    code = "\n".join(re.findall(r"```pycon\n(.*?)```", page.read_text(), re.DOTALL))
+    test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_modules_in_the_changelogs_table_exist():
