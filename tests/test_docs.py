@@ -4,14 +4,20 @@ import doctest
 import importlib.util
 import os
 import re
+import shlex
 
 import dense_page
 import lite0_page
 import methods_page
+import protocols_page
 import pytest
 import random_alexnet_page
 import rooms
 from helpers import ROOT
+
+from jssl import evaluate
+from jssl.flags import parse
+from jssl.run import config_file
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *map(ROOT.joinpath, ("CONTRIBUTING.md", "SECURITY.md"))])
@@ -32,6 +38,7 @@ def test_the_picture_of_the_imports_is_up_to_date(name, make):
         ("dense.md", dense_page.page),
         ("index.md", methods_page.with_short),
         ("lite0.md", lite0_page.page),
+        ("protocols.md", protocols_page.page),
         ("random_features.md", random_alexnet_page.page),
     ],
 )
@@ -70,6 +77,37 @@ def test_examples_of_a_page_run_as_they_are_printed(page):
     code = "\n".join(re.findall(r"```pycon\n(.*?)```", page.read_text(), re.DOTALL))
     test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_every_protocol_is_in_the_table():
+    assert list(protocols_page.WORDS) == list(evaluate.PROTOCOLS)
+
+
+# The pages whose commands are tried; those of reproduce.md are tried in tests/test_reproduce.py.
+TRIED = [DOCS / "index.md", DOCS / "protocols.md", *sorted(DOCS.glob("methods/*.md"))]
+COMMANDS = [
+    (str(path.relative_to(DOCS)), command)
+    for path in TRIED
+    for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)
+    for command in re.findall(r"^jssl .*$", block.replace("\\\n", ""), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("page, text", COMMANDS)
+def test_commands_of_a_page_are_taken(page, text):
+    """By the parser, and the config with its switches; workdirs that it names are not there."""
+    _, command, *args = shlex.split(text, comments=True)
+    flags = parse(command, args)
+    if command == "evaluate":
+        given = {k: v for k, v in vars(flags).items() if k in evaluate.Settings._fields}
+        given = {k: v for k, v in given.items() if v is not None}
+        evaluate.check_settings(flags.protocol.split(","), given)
+    if command == "train" and flags.config:
+        path, _, switches = flags.config.partition(":")
+        switches = ",".join(s for s in switches.split(",") if "=runs/" not in s)
+        config = config_file.load(f"{ROOT / path}:{switches}")
+        for key, value in flags.settings:
+            config_file.override(config, key, value)
 
 
 def test_modules_in_the_changelogs_table_exist():
