@@ -15,7 +15,7 @@ import random_alexnet_page
 import rooms
 from helpers import ROOT
 
-from jssl import evaluate
+from jssl import evaluate, methods
 from jssl.flags import parse
 from jssl.run import config_file
 
@@ -77,6 +77,20 @@ def test_examples_of_a_page_run_as_they_are_printed(page):
     code = "\n".join(re.findall(r"```pycon\n(.*?)```", page.read_text(), re.DOTALL))
     test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_the_page_of_a_method(name):
+    """Its settings and numbers are the code's and the records', and it has all its parts."""
+    path = DOCS / "methods" / f"{name}.md"
+    if os.environ.get("JSSL_UPDATE_GOLDEN"):
+        path.write_text(methods_page.page(name, path.read_text()))
+    text = path.read_text()
+    assert text == methods_page.page(name, text), f"docs/methods/{name}.md is old: {UPDATE}"
+    parts = ["The loss", "Train it", "When to choose it", "Pitfalls", "Numbers", "Settings"]
+    assert re.findall("^## (.*)$", text, re.MULTILINE) == parts
+    assert f"configs/{name}_photos.py" in text and "```pycon" in text
+    assert f"methods/{name}.md" in (DOCS / "mkdocs.yml").read_text()
 
 
 def test_every_protocol_is_in_the_table():
