@@ -1,7 +1,10 @@
-"""What MkDocs does besides the pages: the texts that lie outside of docs/, once and not copied."""
+"""What MkDocs does besides the pages: the API, and texts that lie outside of docs/, not copied."""
 
 import re
 from pathlib import Path
+
+import api_pages
+from mkdocs.structure.files import File
 
 DOCS = Path(__file__).parent
 PAGES = {  # file at the top -> page of the site
@@ -17,6 +20,13 @@ def on_config(config):
     """Sets the folder of the pages: that of mkdocs.yml, which MkDocs does not take from it."""
     config.docs_dir = str(DOCS)
     return config
+
+
+def on_files(files, config):
+    """Adds the pages of the API."""
+    for path, text in api_pages.pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
 
 
 def included(found):

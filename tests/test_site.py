@@ -45,3 +45,16 @@ def test_texts_from_outside_of_docs_are_whole(site):
     assert "tpu_pod.sh" in pods and "When something dies" in pods and "include:" not in pods
     contributing = (site / "contributing" / "index.html").read_text()
     assert 'href="../architecture/"' in contributing
+
+
+def test_the_reference_has_every_public_loss(site):
+    from jssl import losses
+
+    page = (site / "api" / "jssl.losses" / "index.html").read_text()
+    missing = [name for name in losses.__all__ if f'<h2 id="{name}">' not in page]
+    assert len(losses.__all__) > 20 and not missing
+    words = re.sub("<[^>]*>", "", page)
+    assert "Computes the softmax cross entropy" in words and "axis_name=None" in words
+    for module in ("jssl", "jssl.augment", "jssl.methods", "jssl.optim", "jssl.evaluate"):
+        text = (site / "api" / module / "index.html").read_text()
+        assert " at 0x" not in text and text.count("<h2") > 4, module
