@@ -20,7 +20,9 @@ from jssl.flags import parse
 from jssl.run import config_file
 
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), *map(ROOT.joinpath, ("CONTRIBUTING.md", "SECURITY.md"))])
+PAGES = sorted(
+    [*DOCS.rglob("*.md"), *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
+)
 UPDATE = "run `JSSL_UPDATE_GOLDEN=1 pytest tests/test_docs.py` and commit the new file"
 
 
@@ -37,6 +39,7 @@ def test_the_picture_of_the_imports_is_up_to_date(name, make):
     [
         ("dense.md", dense_page.page),
         ("index.md", methods_page.with_short),
+        ("../README.md", methods_page.with_short),
         ("lite0.md", lite0_page.page),
         ("protocols.md", protocols_page.page),
         ("random_features.md", random_alexnet_page.page),
@@ -98,9 +101,15 @@ def test_every_protocol_is_in_the_table():
 
 
 # The pages whose commands are tried; those of reproduce.md are tried in tests/test_reproduce.py.
-TRIED = [DOCS / "index.md", DOCS / "protocols.md", *sorted(DOCS.glob("methods/*.md"))]
+TRIED = [
+    ROOT / "README.md",
+    DOCS / "training.md",
+    DOCS / "index.md",
+    DOCS / "protocols.md",
+    *sorted(DOCS.glob("methods/*.md")),
+]
 COMMANDS = [
-    (str(path.relative_to(DOCS)), command)
+    (str(path.relative_to(ROOT)), command)
     for path in TRIED
     for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)
     for command in re.findall(r"^jssl .*$", block.replace("\\\n", ""), re.MULTILINE)
