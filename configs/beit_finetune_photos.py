@@ -2,7 +2,7 @@
 
 Paper:     Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py; 20 labelled tiles a class
-Numbers:   the results table of README.md, row "own classifier": after BEiT 80.8, 82.9 and 79.0 %,
+Numbers:   docs/results.md, row "own classifier": after BEiT 80.8, 82.9 and 79.0 %,
            without pre-training 77.7, 79.8 and 78.2 % (seeds 0, 1, 2; 24 November 2026)
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/beit_finetune_photos.py --workdir=runs/beit_finetune_photos

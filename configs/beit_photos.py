@@ -2,7 +2,7 @@
 
 Paper:     Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py; patches and tokens of 4 px
-Numbers:   the results table of README.md; over three seeds (24 November 2026) 34, 35, 37 % of the
+Numbers:   docs/results.md; over three seeds (24 November 2026) 34, 35, 37 % of the
            masked tokens are told, of which the most frequent one has 5, 7 and 9 % (masked_top1 and
            top_token_share, mean of the last ten lines)
 Hardware:  2 CPU cores

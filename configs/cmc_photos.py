@@ -2,7 +2,7 @@
 
 Paper:     Tian et al., ECCV 2020, https://arxiv.org/abs/1906.05849 (two views, small nets)
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/cmc_photos.py --workdir=runs/cmc_photos
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N, contrast=softmax|nce|in_batch

@@ -2,7 +2,7 @@
 
 Paper:     Hénaff et al., ICML 2020, https://arxiv.org/abs/1905.09272 (small patches and net)
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py; 7x7 patches of 8 px
-Numbers:   the results table of README.md, made from the records of runs: linear probe on the grid
+Numbers:   docs/results.md, made from the records of runs: linear probe on the grid
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/cpc_photos.py --workdir=runs/cpc_photos
 Switches:  smoke (a run of seconds), epochs=N, seed=N, form=projected|raw (the loss: targets

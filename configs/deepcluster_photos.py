@@ -2,7 +2,7 @@
 
 Paper:     Caron et al., ECCV 2018, https://arxiv.org/abs/1807.05520 (small net, in colour)
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/deepcluster_photos.py --workdir=runs/deepcluster_photos
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N

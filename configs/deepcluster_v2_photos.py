@@ -2,7 +2,7 @@
 
 Paper:     Caron et al., NeurIPS 2020, https://arxiv.org/abs/2006.09882 (small net)
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/deepcluster_v2_photos.py --workdir=runs/deepcluster_v2_photos
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N

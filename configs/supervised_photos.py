@@ -2,7 +2,7 @@
 
 Paper:     He et al., CVPR 2016, https://arxiv.org/abs/1512.03385
 Data:      `photos`, 16 classes, 32 px tiles, see jssl/data/photos.py
-Numbers:   the results table of README.md, made from the records of runs
+Numbers:   docs/results.md, made from the records of runs
 Hardware:  2 CPU cores
 Command:   jssl train --config=configs/supervised_photos.py --workdir=runs/supervised_photos
 Switches:  smoke, epochs=N, seed=N, labels=SHARE of every class, init=WORKDIR[:step] of any

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import ROOT
 
 from jssl.errors import UserError
 from jssl.run import results
@@ -80,9 +81,7 @@ def test_messages(tmp_path):
         results.report(tmp_path, readme=page)
 
 
-def test_the_readme_table_is_that_of_the_records():
-    from helpers import ROOT
-
-    page = (ROOT / "README.md").read_text()
+def test_the_table_of_the_results_page_is_that_of_the_records():
+    page = (ROOT / "docs" / "results.md").read_text()
     shown = page.split(results.BEGIN)[1].split(results.END)[0].strip()
     assert shown == results.table(results.load_records(ROOT / "configs" / "results"))

@@ -1,4 +1,4 @@
-"""README's example of published weights runs on a file of MoCo v2's layout."""
+"""The example of docs/published_weights.md runs on a file of MoCo v2's layout."""
 
 import re
 
@@ -8,11 +8,13 @@ from convert.test_families import written
 from helpers import ROOT
 from PIL import Image
 
+PAGE = ROOT / "docs" / "published_weights.md"
+
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_example(tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (example,) = [block for block in blocks if "moco_v2_800ep_pretrain" in block]
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if "knn_accuracy" in block]
     assert len(example.strip().splitlines()) <= 12
     written(tmp_path, "moco_v2").rename(tmp_path / "moco_v2_800ep_pretrain.pth.tar")
     rng = np.random.default_rng(0)
@@ -23,7 +25,7 @@ def test_the_example(tmp_path, monkeypatch, capsys):
         pixels = rng.integers(0, spread, (30 + number, 40, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.jpg")
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example, PAGE.name, "exec"), {})
     printed = capsys.readouterr().out
     assert "licence of the file: CC-BY-NC 4.0" in printed
     assert re.search(r"'top1': (0\.\d+|1\.0)", printed) and "'count': 24" in printed
