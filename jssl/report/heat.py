@@ -1,5 +1,6 @@
 """Where a network looks: the attention of a ViT's class token, or a map of a convolution net."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -88,10 +89,10 @@ def heat_maps(network: Network, queries: Seen) -> dict[str, Any] | None:
         said = [""] * len(maps)
     else:
         _, named = network.compiled(network.state, queries.images)
-        found = [x for name, x in named.items() if x.ndim == 4 and name != "last_sum"]
-        if not found:
+        last = last_map(network.parts.method.embed, network.state, queries.images)
+        if not last:
             return None
-        features = np.asarray(found[-1], np.float32)
+        features = np.asarray(named[last], np.float32)
         kernel = _classifier(network, features, named)
         said = [""] * len(features)
         title = "Activation of the last map"
@@ -120,6 +121,26 @@ def heat_maps(network: Network, queries: Seen) -> dict[str, Any] | None:
         f"{maps.shape[1]} x {maps.shape[2]} places; each picture has its own scale, dark to bright."
     )
     return {"title": title, "notes": [note, scale], "groups": groups, "beside": True}
+
+
+def last_map(embed: Callable[..., Any], state: TrainState, images: Any) -> str:
+    """Returns the name of the last map [B,h,w,C] that a network computes; '' if it has none.
+
+    Args:
+        embed: `(state, images) -> (features, intermediates)`, not compiled, as a compiled one
+            sorts the names.
+        state: of the method.
+        images: uint8 [B,H,W,C]; only the shape is used.
+    """
+    names: list[str] = []
+
+    def listed(state: TrainState, images: Array) -> Array:
+        features, named = embed(state, images)
+        names.extend(name for name, x in named.items() if x.ndim == 4 and name != "last_sum")
+        return features
+
+    jax.eval_shape(listed, state, images)
+    return names[-1] if names else ""
 
 
 def _classifier(network: Network, features: np.ndarray, named: Any) -> np.ndarray | None:

@@ -24,27 +24,41 @@ from jssl.types import TrainState
 
 def network_sections(
     parts: Experiment, state: TrainState, compiled: Callable[..., Any]
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Computes the sections of a network, see `jssl.report.sections`.
 
     Args:
         parts: of the run.
         state: global.
         compiled: `(state, images) -> (features, intermediates)`.
+
+    Returns:
+        The sections; and a sentence for each that could not be made, with the error.
+
+    Raises:
+        UserError: pictures or the network cannot be read.
     """
     network = network_of(parts, state, compiled)
     bank = see(network, parts.probe_source, BANK)
     queries = bank
     if network.tested:
         queries = see(network, parts.test_source, QUERIES)
-    found = [
-        views(network),
-        neighbours(network, bank, queries),
-        feature_map(network, queries),
-        heat_maps(network, queries),
-        confusion(network, bank, queries),
-    ]
-    return [section for section in found if section is not None]
+    made: dict[str, Callable[[], dict[str, Any] | None]] = {
+        "The views": lambda: views(network),
+        "The neighbours": lambda: neighbours(network, bank, queries),
+        "The map of the features": lambda: feature_map(network, queries),
+        "The picture of where the network looks": lambda: heat_maps(network, queries),
+        "The confusion matrix": lambda: confusion(network, bank, queries),
+    }
+    sections, notes = [], []
+    for what, make in made.items():
+        try:
+            section = make()
+        except Exception as error:  # the others are still shown, and the page says it
+            notes.append(f"{what} could not be made: {type(error).__name__}: {error}")
+            continue
+        sections += [section] if section is not None else []
+    return sections, notes
 
 
 def at_the_end(
@@ -65,7 +79,10 @@ def at_the_end(
         if jax.process_count() > 1:
             missing = "the run had several processes. Type jssl report --workdir=DIR."
         elif not methods.get(parts.config.method).data.dense:
-            _keep(Path(folder), int(state.step), network_sections(parts, state, compiled))
+            try:
+                _keep(Path(folder), int(state.step), *network_sections(parts, state, compiled))
+            except UserError as error:
+                missing = str(error)
         if jax.process_index() == 0:
             path = write_report(folder, state="finished", missing=missing)
             say(f"report: {path} ({time.monotonic() - started:.1f} s)")
@@ -73,8 +90,10 @@ def at_the_end(
         warn(error)
 
 
-def _keep(folder: Path, step: int, sections: list[dict[str, Any]]) -> None:
-    files.write_json(folder / KEPT, {"step": step, "sections": sections})
+def _keep(folder: Path, step: int, sections: list[dict[str, Any]], notes: list[str]) -> None:
+    for line in notes:
+        say(f"WARNING {line}")
+    files.write_json(folder / KEPT, {"step": step, "sections": sections, "notes": notes})
 
 
 @narrow
@@ -105,7 +124,7 @@ def report_run(folder: str | Path) -> Path:
             embed, state = build.load_encoder(folder)
             config.launch = "jit"  # of one device, wherever the run was trained
             parts = build.build(config)
-            _keep(folder, int(state.step), network_sections(parts, state, jax.jit(embed)))
+            _keep(folder, int(state.step), *network_sections(parts, state, jax.jit(embed)))
         except UserError as error:
             missing = str(error)
     path = write_report(folder, missing=missing)
