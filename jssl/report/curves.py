@@ -107,7 +107,7 @@ def draw_curves(
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
-    settings = {
+    settings: Any = {
         "svg.hashsalt": "jssl", "svg.fonttype": "path", "font.size": 9, "axes.titlesize": 10,
         "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False,
         "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,

@@ -197,7 +197,7 @@ def _commands(found: Facts) -> list[tuple[str, str]]:
 def _table(lines: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:
     """Returns lines whose protocol is the number of a footnote, and the footnotes."""
     notes: dict[str, int] = {}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for probe, features, metric, value, interval, protocol in lines:
         # The protocol begins with the features and their dimensions, as the row does: numbers of
         # one protocol share a footnote.

@@ -132,7 +132,7 @@ def untrained_knn(facts: Facts) -> float | None:
     for row in facts.result.get("rows", []):
         if isinstance(row, dict) and row.get("probe") == "kNN":
             value = (row.get("top1") or {}).get("untrained")
-            return float(value) if type(value) in (int, float) else None
+            return float(value) if isinstance(value, int | float) else None
     return None
 
 
@@ -163,7 +163,7 @@ def changed_settings(config: Mapping[str, Any]) -> tuple[list[tuple[str, str, st
 def seconds_of(facts: Facts) -> tuple[float | None, str]:
     """Returns how long a run took, in seconds, and of what that time is."""
     minutes = facts.result.get("minutes")
-    if type(minutes) in (int, float):
+    if isinstance(minutes, int | float):
         return 60.0 * float(minutes), "the last start, with compilation and evaluation"
     times = [row["time"] for row in facts.metrics if type(row.get("time")) in (int, float)]
     if len(times) > 1:

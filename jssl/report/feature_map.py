@@ -70,7 +70,8 @@ def _colours(network: Network, labels: np.ndarray) -> tuple[list[str], list[Any]
     found, counts = np.unique(labels[labels >= 0], return_counts=True)
     most = np.sort(found[np.argsort(-counts, kind="stable")][:MOST_COLOURS])
     palette = "tab10" if len(most) <= 10 else "tab20"
-    table = [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps[palette].colors]
+    colours: Any = matplotlib.colormaps[palette]
+    table = [matplotlib.colors.to_hex(c) for c in colours.colors]
     colour = {int(label): table[i] for i, label in enumerate(most)}
     legend = [[colour[int(label)], class_name(network, int(label))] for label in most]
     notes = []
@@ -111,7 +112,8 @@ def _draw(plane: np.ndarray, shares: np.ndarray, colours: list[str], thumbs: np.
 def _spread(plane: np.ndarray) -> list[int]:
     """Returns rows that lie apart from each other, at most `MOST_PICTURES`."""
     span = np.maximum(np.ptp(plane, axis=0), 1e-12)
-    places, kept = (plane - plane.min(axis=0)) / span, []
+    places = (plane - plane.min(axis=0)) / span
+    kept: list[int] = []
     for row in np.random.default_rng(0).permutation(len(plane)):
         if all(np.abs(places[row] - places[other]).max() > APART for other in kept):
             kept.append(int(row))

@@ -107,7 +107,7 @@ def see(network: Network, source: Any, count: int) -> Seen:
                 rows += 1
     if not rows:
         raise UserError(f"None of the pictures of '{source.name}' can be read.")
-    joined = {k: np.concatenate(v) if v else None for k, v in columns.items()}
+    joined: dict[str, Any] = {k: np.concatenate(v) if v else None for k, v in columns.items()}
     return Seen(**joined, images=np.stack(images), places=np.array(kept, int), source=source.name)
 
 
@@ -132,7 +132,7 @@ def uri(pixels: np.ndarray, *, side: int = 0, kind: str = "JPEG") -> str:
     if side:
         larger = side > max(picture.size)
         share = side / max(picture.size)
-        size = tuple(max(1, round(share * length)) for length in picture.size)
+        size = max(1, round(share * picture.width)), max(1, round(share * picture.height))
         how = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
         picture = picture.resize(size, how)
     buffer = io.BytesIO()

@@ -141,9 +141,9 @@ def confusion(network: Network, bank: Seen, queries: Seen) -> Section | None:
     else:
         k = min(monitor.knn_k, len(bank.features))
         predicted, _ = knn_predict(
-            bank.features,
-            bank.labels,
-            queries.features[keep],
+            jnp.asarray(bank.features),
+            jnp.asarray(bank.labels),
+            jnp.asarray(queries.features[keep]),
             num_classes=classes,
             k=k,
             temperature=monitor.knn_temperature,
