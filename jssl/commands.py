@@ -221,8 +221,9 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "report": Command(
-        "makes the table of results",
+        "makes the report of a run, one page; or the table of results of many",
         {
+            "workdir": {"metavar": "DIR", "help": "of a run, whose report.html is written"},
             "records": {"metavar": "DIR", "help": "folder of result.json files"},
             "readme": {"metavar": "FILE", "help": "file whose results table is replaced"},
         },

@@ -73,6 +73,7 @@ def common() -> dict[str, Any]:
             "enabled": True,
             "linear_epochs": 100,
         },
+        "report": {"enabled": True},  # WORKDIR/report.html, see jssl.report
         # Set from the data when a run is built, for schedules and for state of the size of the
         # data set; stored in the workdir, so that its state can be restored.
         "run": {"num_examples": 0, "steps_per_epoch": 0, "total_steps": 0},
@@ -192,6 +193,7 @@ def smoke(config: ConfigDict) -> None:
             "rank_threshold": 0.0,
         },
         "final": {"linear_epochs": 2},
+        "report": {"enabled": False},  # it would take a fifth of a run of seconds
     }
     apply(config, updates)
 

@@ -236,6 +236,18 @@ def _export(flags: Flags) -> None:
 
 
 def _report(flags: Flags) -> None:
+    if flags.workdir is not None:
+        if flags.records is not None or flags.readme is not None:
+            raise UserError(
+                "--workdir is for the report of one run, --records and --readme for the table of "
+                "many: type one of the two."
+            )
+        from jssl import report
+        from jssl.run import stopping
+
+        with stopping.signals(), stopping.ends_at_once("Stopped: the old report is unchanged."):
+            report.report_run(flags.workdir)
+        return
     from jssl.run import results
 
     results.report(need(flags, "records", "configs/results"), readme=flags.readme)

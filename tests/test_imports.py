@@ -19,6 +19,7 @@ FLOORS = (
     ("config", "commands", "flags", "shipped"),
     ("run",),
     ("evaluate",),
+    ("report",),
     ("run.train", "run.judge", "run.stages", "run.results", "run.selection", "run.call",
      "run.quick", "run.sweep", "run.timed"),
     ("compile", "convert"),

@@ -269,7 +269,7 @@ def tiny(**settings):
 def test_a_library_call_leaves_the_handlers_of_its_caller(tmp_path, monkeypatch):
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     before = {n: signal.signal(n, lambda *_: None) for n in numbers}
-    monkeypatch.setattr(judge, "final_rows", lambda *_: [])
+    monkeypatch.setattr(judge, "final_rows", lambda *_, **__: [])
     monkeypatch.setattr(judge, "format_table", lambda rows: "")
     mine = {n: signal.getsignal(n) for n in numbers}
     seen = []

@@ -1,7 +1,7 @@
 """`jssl evaluate`: runs protocols, and writes their records and the model card."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -355,15 +355,22 @@ def card(context: Context, rows: Sequence[Row], missing: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def final_rows(parts: Experiment, state: TrainState) -> list[Row]:
+def final_rows(
+    parts: Experiment, state: TrainState, *, compiled: Callable[..., Any] | None = None
+) -> list[Row]:
     """Computes the table at the end of a run: kNN, softmax regression, own classifier and grid.
 
     The same for the untrained network (the state before the first step, from the same seed) and
     raw pixels.
+
+    Args:
+        parts: of the run.
+        state: global.
+        compiled: `parts.launcher.compile_embed(parts.method.embed)`, if the caller has it.
     """
     spec = methods.get(parts.config.method)
     context = Context.running(
-        parts, state, compiled=parts.launcher.compile_embed(parts.method.embed)
+        parts, state, compiled=compiled or parts.launcher.compile_embed(parts.method.embed)
     )
     rows = [*knn.run(context), *softmax_regression.run(context)]
     if spec.has_classifier:

@@ -315,6 +315,7 @@ def make(
     embed = embed_function(net, prepare)
 
     refresh = make_refresh(settings, num_examples, embed, top_layer, top_tx)
+
     def order(state: State) -> Any:
         """Returns the next epoch's order: as many examples of each cluster, or each example."""
         assignments, seed = np.asarray(state.assignments), int(state.sampler_seed)

@@ -79,6 +79,7 @@ RULES: dict[str, Rule] = {
     "monitor.rank_threshold": number(0),
     "final.enabled": BOOL,
     "final.linear_epochs": COUNT,
+    "report.enabled": BOOL,
     "run.num_examples": NATURAL,
     "run.steps_per_epoch": NATURAL,
     "run.total_steps": NATURAL,

@@ -1,13 +1,17 @@
 """Trains, then evaluates and writes result.json."""
 
+import resource
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
-from jssl import methods
+from jssl import methods, report
 from jssl.evaluate import dense
 from jssl.evaluate.run import final_rows
 from jssl.evaluate.table import format_table
@@ -38,16 +42,26 @@ def train_and_judge(
     """
     started = time.monotonic()
     state = train(config, folder, judged=config.final.enabled, longer=longer, on_step=on_step)
-    if not config.final.enabled or int(state.step) == 0:
+    if not (config.final.enabled or config.report.enabled) or int(state.step) == 0:
         return
     message = "Stopped while evaluating: the training is finished and saved."
     with stopping.ends_at_once(message, last=True):
         with lock.held(Path(folder)):
-            _judge(config, Path(folder), state, started)
+            parts = build.build(config)
+            compiled = parts.launcher.compile_embed(parts.method.embed)
+            if config.final.enabled:
+                _judge(parts, Path(folder), state, compiled, started)
+            report.at_the_end(parts, Path(folder).absolute(), state, compiled)
 
 
-def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) -> None:
-    parts = build.build(config)
+def _judge(
+    parts: build.Experiment,
+    folder: Path,
+    state: TrainState,
+    compiled: Callable[..., Any],
+    started: float,
+) -> None:
+    config = parts.config
     if parts.test_source is None or parts.probe_source.num_classes < 2:
         say(f"{parts.train_source.name} has no labelled test split: the run is not evaluated.")
         return
@@ -56,7 +70,7 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         if jax.process_index() == 0:
             workdir.write_picture(folder / "pictures" / "test.png", sheet)
     else:
-        rows = final_rows(parts, state)
+        rows = final_rows(parts, state, compiled=compiled)
     record = {
         "name": run_name(config, folder),
         "run_hash": run_hash(config, folder),
@@ -64,6 +78,7 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
         "epochs": int(state.step) / parts.steps_per_epoch,
         "steps": int(state.step),
         "minutes": (time.monotonic() - started) / 60,
+        "peak_memory_bytes": peak_memory(),
         "rows": rows,
         "versions": versions.collect(),
     }
@@ -74,6 +89,12 @@ def _judge(config: ConfigDict, folder: Path, state: TrainState, started: float) 
     if jax.process_index() == 0:
         workdir.write_json(folder / "result.json", record)
     say(f"{record['minutes']:.1f} minutes, steps {record['steps']}. Record: {folder}/result.json")
+
+
+def peak_memory() -> int:
+    """Returns the most memory that this process has had so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def run_name(config: ConfigDict, folder: Path | None = None) -> str:

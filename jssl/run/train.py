@@ -24,6 +24,7 @@ from jssl.evaluate.online import (
     monitor_protocol,
 )
 from jssl.precision import narrow
+from jssl.report import Reporter
 from jssl.run import batches as batching
 from jssl.run import (
     best,
@@ -152,6 +153,7 @@ class _Run:
         )
         self.monitor = make_monitor(parts) if config.monitor.every_epochs else None
         self.inspect = make_inspection(parts) if config.monitor.every_epochs else None
+        self.report = Reporter(folder, enabled=config.report.enabled)
         self.best = None
         if parts.held_out is not None and self.monitor is not None:
             self.best = best.Best(folder, method=config.method, examples=held_out_protocol(parts))
@@ -372,6 +374,7 @@ class _Run:
             top1 = scalars["held_out_top1"]
             if self.best.offer(done, top1, state, self.batches.state()):
                 self.progress.say(f"best so far, {100 * top1:.1f} %: {self.best.folder}")
+        self.report.update(now=done == self.last)
         return scalars
 
     def warn(self, lines: list[str]) -> None:
@@ -382,6 +385,7 @@ class _Run:
         self.saved.wait()
         if jax.process_count() > 1:  # a launcher may stop the others when the first one exits
             multihost_utils.sync_global_devices("the last state is saved")
+        self.report.update(state="stopped", now=True)
         self.progress.say(
             f"Asked to stop: the state after step {done} is saved in {self.folder}.\n"
             f"To resume, type the same command again: {versions.command()}"

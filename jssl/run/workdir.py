@@ -5,6 +5,8 @@ classes.json     names of the classes, by number
 parameters.txt   the table of parameters        metrics.jsonl   every logged number
 checkpoints/     states                         result.json     the evaluation at the end
 pictures/        images of a method, such as the reconstructions of a dVAE
+report.html      one page with all of this, see `jssl.report`; its pictures of the network are kept
+                 in report_pictures.json
 lock.json        the process that runs, while it runs
 init_from.json   the run from which it started, and the copied weights
 extended.json    extensions by `--extend`
@@ -34,8 +36,8 @@ from jssl.run.writers import say
 from jssl.types import PyTree
 
 # Keys that may change between two starts of the same run: they do not affect the weights.
-FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "data.workers",
-        "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher",
+FREE = ("launch", "max_steps", "log.", "checkpoint.", "monitor.", "final.", "report.",
+        "data.workers", "data.data_dir", "noisy_student.pseudo_labels", "noisy_student.teacher",
         "deit.teacher")  # fmt: skip
 # 'skip' may be needed to resume, after 'stop' found a corrupt picture.
 FREE_ON_RESUME = (*FREE, "data.on_error")
