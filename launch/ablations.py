@@ -18,6 +18,7 @@ from ablation_studies import STUDIES
 
 # The tables show kNN and own classifiers alone: the linear probe is cut to an epoch and left out.
 SHORT = "--config.final.linear_epochs=1"
+CUT = "softmax_regression"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -50,43 +51,35 @@ def run(study, args, folder, row, seed):
     """Trains and evaluates one row, and returns its part of the record."""
     workdir = folder / row
     args = [arg.format(seed=seed, folder=folder) for arg in args]
-    if not finished(workdir):
-        switches = [f"--config={CONFIGS / args[0]}", SHORT, *args[1:]]
-        jssl(workdir, "train", f"--workdir={workdir}", *switches)
-    parts = sorted(p for p in workdir.glob("[0-9]*_*") if not p.name.endswith("_label"))
-    numbers, curves, minutes = {}, {}, 0.0
-    for part in parts or [workdir]:
-        name = part.name if parts else ""
+    switches = [f"--config={CONFIGS / args[0]}", SHORT, *args[1:]]
+    jssl(workdir, "train", f"--workdir={workdir}", *switches)  # goes on, or has nothing to do
+    stages = sorted(p for p in workdir.glob("[0-9]*_*") if (p / "metrics.jsonl").exists())
+    result = read(workdir / "result.json")
+    numbers = {"": {row["probe"]: row["numbers"] for row in result["rows"] if row["probe"] != CUT}}
+    curves = {}
+    for part in stages or [workdir]:
+        name = part.name if stages else ""
         for protocol in study.protocols:
-            if not (part / "evaluation" / f"{protocol}.json").exists():
+            record = part / "evaluation" / f"{protocol}.json"
+            if not record.exists():
                 jssl(workdir, "evaluate", f"--workdir={part}", f"--protocol={protocol}")
-        numbers[name] = rows_of(part, study.protocols)
+            numbers.setdefault(name, {})[protocol] = read(record)["rows"]
         curves[name] = curves_of(part / "metrics.jsonl", study.curves)
-        minutes += json.loads((part / "result.json").read_text())["minutes"]
     return {
         "command": ["train", *args],
-        "minutes": round(minutes, 2),
+        "minutes": round(result["minutes"], 2),
         "numbers": numbers,
         "curves": curves,
         "warnings": warnings_of(workdir),
-        "versions": json.loads(((parts or [workdir])[-1] / "result.json").read_text())["versions"],
+        "versions": read(workdir / "versions.json"),
     }
 
 
-def finished(workdir):
-    parts = sorted(workdir.glob("[0-9]*_*"))
-    return (workdir / "result.json").exists() or bool(parts and (workdir / "done").exists())
-
-
-def rows_of(workdir, protocols):
-    """The numbers of the end of a run and of its evaluations: {protocol: rows}."""
-    result = json.loads((workdir / "result.json").read_text())
-    rows = [row for row in result["rows"] if row["probe"] != "softmax_regression"]
-    numbers = {row["probe"]: row["numbers"] for row in rows}
-    for protocol in protocols:
-        record = json.loads((workdir / "evaluation" / f"{protocol}.json").read_text())
-        numbers[protocol] = [row["numbers"] for row in record["rows"]]
-    return numbers
+def read(path):
+    """Reads a JSON file; a run whose table is switched off has no result."""
+    if path.name == "result.json" and not path.exists():
+        return {"rows": [], "minutes": 0.0}
+    return json.loads(path.read_text())
 
 
 def curves_of(path, names):

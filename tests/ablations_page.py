@@ -81,10 +81,12 @@ def deepcluster():
         "v2": "DeepCluster v2",
         "empty_kept": "empty clusters stay empty",
         "not_uniform": "each example once an epoch, no uniform sampling",
-        "neither": "neither",
+        "k1000": "DeepCluster, 1,000 clusters",
+        "k1000_empty_kept": "1,000 clusters, empty ones stay empty",
+        "k1000_neither": "1,000 clusters, empty ones stay, and no uniform sampling",
     }
     head = ("run", "kNN top-1 %", "NMI with the labels, clustering 1, 2, ...",
-            "NMI with the clustering before", "empty of 100", "largest cluster %",
+            "NMI with the clustering before", "empty", "largest cluster %",
             "seeds")  # fmt: skip
     lines = []
     for row, runs in rows_of(runs_of("deepcluster")).items():
@@ -152,13 +154,73 @@ def beit():
     return table(("run", "labels", "updates", "own classifier top-1 %", "seeds"), lines)
 
 
-STUDIES = {
-    "byol": byol,
-    "deepcluster": deepcluster,
-    "cmc_views": cmc_views,
-    "deit": deit,
-    "beit": beit,
+CORRUPTIONS = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    "blur": ("defocus_blur", "gaussian_blur"),
+    "light": ("brightness", "contrast"),
+    "pixels, JPEG": ("pixelate", "jpeg_compression"),
 }
+
+
+def noisy_student():
+    names = {
+        "no_noise": "without noise: no RandAugment, no dropout",
+        "no_randaugment": "without RandAugment",
+        "no_dropout": "without dropout",
+        "larger_student": "a student of 1.5 times the width",
+        "hard_labels": "hard pseudo-labels",
+        "more_unlabelled": "6 unlabelled tiles for a labelled one, not 3",
+    }
+    generations = {
+        "1_teacher": "teacher", "3_student": "first student", "5_student": "second student",
+        "7_student": "third student",
+    }  # fmt: skip
+    rows = rows_of(runs_of("noisy_student"))
+    lines = [robustness_line(text, rows["generations"], part) for part, text in generations.items()]
+    for row, text in names.items():
+        if row in rows:
+            lines.append(robustness_line(f"first student, {text}", rows[row], "2_student"))
+    head = ("network", "top-1 %", *(f"error on {kind} %" for kind in CORRUPTIONS), "seeds")
+    return table(head, lines)
+
+
+def robustness_line(text, runs, part):
+    """Clean top-1, and the mean errors of kinds of corruption over their severities."""
+    cells = {name: [] for name in ("top1", *CORRUPTIONS)}
+    for run in runs:
+        clean = run["numbers"][part]["robustness"][0]
+        cells["top1"].append(100 * (1 - clean["numbers"]["trained"]["value"]))
+        for kind, members in CORRUPTIONS.items():
+            errors = [e for name in members for e in clean["errors"][f"regenerated/{name}"]]
+            cells[kind].append(100 * statistics.fmean(errors))
+    return (text, *(spread(values) for values in cells.values()), seeds(runs))
+
+
+def dvae():
+    names = {
+        "dvae": "configs/dvae_photos.py: 2,000 updates, 512 codes",
+        "long": "5,500 updates",
+        "beta_0": "no KL",
+        "beta_3": "KL weight 0.003",
+        "beta_30": "KL weight 0.03",
+        "tau_01": "last temperature 0.1",
+        "wide": "twice the width",
+        "codes_2048": "2,048 codes",
+        "laplace": "logit-Laplace likelihood, KL weight 1",
+    }
+    rows = rows_of(runs_of("dvae"))
+    lines = [
+        (text, last(rows[row], "reconstruction_mse_ratio", False),
+         last(rows[row], "codes/perplexity", False), last(rows[row], "kl", False),
+         seeds(rows[row]))
+        for row, text in names.items() if row in rows
+    ]  # fmt: skip
+    head = ("run (0.01 otherwise, 0.3 the last temperature)", "error over constant patches",
+            "perplexity of the codes", "KL, nats a token", "seeds")  # fmt: skip
+    return table(head, lines)
+
+
+STUDIES = {f.__name__: f for f in (byol, deepcluster, cmc_views, deit, beit, noisy_student, dvae)}
 
 
 def page(old):

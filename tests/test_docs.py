@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 
+import ablations_page
+import benchmarks_page
 import dense_page
 import lite0_page
 import methods_page
@@ -37,6 +39,8 @@ def test_the_picture_of_the_imports_is_up_to_date(name, make):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
+        ("ablations.md", ablations_page.page),
+        ("benchmarks.md", benchmarks_page.page),
         ("dense.md", dense_page.page),
         ("index.md", methods_page.with_short),
         ("../README.md", methods_page.with_short),

@@ -50,8 +50,8 @@ def plots_of(keys: Sequence[str]) -> list[Plot]:
 
     def ending(*ends: str) -> tuple[tuple[str, str], ...]:
         known = ("knn_top1", "held_out_top1")
-        found = sorted(key for key in keys if key.endswith(ends) and key not in known)
-        return tuple((key.replace("_", " "), key) for key in found[: len(COLOURS)])
+        others = sorted(key for key in keys if key.endswith(ends) and key not in known)
+        return tuple((key.replace("_", " "), key) for key in others[: len(COLOURS)])
 
     plots = [
         Plot("Loss", "loss", (("", "loss"),)),
@@ -59,7 +59,21 @@ def plots_of(keys: Sequence[str]) -> list[Plot]:
         Plot("kNN accuracy", "top-1, %", (("", "knn_top1"),), 100),
         Plot("Accuracy on held-out examples", "top-1, %", (("", "held_out_top1"),), 100),
         Plot("Accuracy in the training task", "%", ending("top1", "accuracy"), 100),
-        Plot("Clusters and labels", "NMI, 0 to 1", ending("nmi")),
+        Plot(
+            "Agreement of the clusters",
+            "NMI, 0 to 1",
+            (
+                ("with the labels", "cluster/nmi_labels"),
+                ("with the clusters before", "cluster/nmi_previous"),
+            ),
+        ),
+        Plot("Empty clusters", "clusters", (("", "cluster/empty"),)),
+        Plot(
+            "Error of the reconstruction",
+            "over the best constant patches",
+            (("", "reconstruction_mse_ratio"),),
+        ),
+        Plot("Codes in use", "perplexity", (("", "codes/perplexity"),)),
         Plot("Effective rank of the features", "dimensions", collapse("effective_rank")),
         Plot("Deviation of a feature", "mean over dimensions", collapse("std")),
         Plot("Uniformity (lower: more even)", "log of the mean", collapse("uniformity")),
@@ -167,6 +181,7 @@ def _draw(
     axes.set_title(plot.title, loc="left")
     axes.set_ylabel(plot.unit)
     axes.set_xlabel("epochs" if per_epoch else "updates")
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(x=0.03, y=0.1)
     axes.locator_params(axis="x", nbins=4)
     axes.locator_params(axis="y", nbins=5)

@@ -79,12 +79,12 @@ def write_report(folder: str | Path, *, state: str = "", missing: str = "") -> P
         UserError: a folder without a config.json.
         OSError: it cannot be written.
     """
-    found = read_facts(folder)
-    warnings = list(found.warnings)
-    kept = facts_lib.read_json(found.folder / KEPT, warnings)
+    facts = read_facts(folder)
+    warnings = list(facts.warnings)
+    kept = facts_lib.read_json(facts.folder / KEPT, warnings)
     sections = kept.get("sections", [])
-    content = _content(found, state)
-    content |= {"warnings": warnings, "sections": sections, "about": _about(found, kept, missing)}
+    content = _content(facts, state)
+    content |= {"warnings": warnings, "sections": sections, "about": _about(facts, kept, missing)}
     page = _render(content)
     while len(page.encode()) > MOST_BYTES and (content["sections"] or content["own"]):
         # The largest part makes room, and its place says so.
@@ -95,21 +95,21 @@ def write_report(folder: str | Path, *, state: str = "", missing: str = "") -> P
             part for part in parts if part is not largest
         ]
         page = _render(content)
-    path = found.folder / NAME
+    path = facts.folder / NAME
     files.write_text(path, page)
     return path
 
 
-def _about(found: Facts, kept: dict[str, Any], missing: str) -> list[str]:
+def _about(facts: Facts, kept: dict[str, Any], missing: str) -> list[str]:
     """Returns sentences on the sections of the network: their step, or why there are none."""
-    if methods_without_network(found):
+    if methods_without_network(facts):
         return []
     lines = []
     if missing:
         lines.append(f"The network's pictures were not made: {missing}")
     step = kept.get("step")
     if kept.get("sections"):
-        lines.append(f"By the network after step {step:,}, of {found.run.total:,}.")
+        lines.append(f"By the network after step {step:,}, of {facts.run.total:,}.")
         lines += kept.get("notes", [])
     elif not missing:
         lines.append(
@@ -119,44 +119,44 @@ def _about(found: Facts, kept: dict[str, Any], missing: str) -> list[str]:
     return lines
 
 
-def methods_without_network(found: Facts) -> bool:
+def methods_without_network(facts: Facts) -> bool:
     """Whether the method of a run has no features of whole pictures: it detects or segments."""
     try:
-        return bool(methods.get(found.run.config.get("method", "")).data.dense)
+        return bool(methods.get(facts.run.config.get("method", "")).data.dense)
     except UserError:
         return False
 
 
-def _content(found: Facts, state: str) -> dict[str, Any]:
-    config = found.run.config
+def _content(facts: Facts, state: str) -> dict[str, Any]:
+    config = facts.run.config
     curves, notes = draw_curves(
-        found.metrics,
+        facts.metrics,
         steps_per_epoch=int(config.get("run.steps_per_epoch") or 0),
-        untrained=facts_lib.untrained_knn(found),
+        untrained=facts_lib.untrained_knn(facts),
     )
     changed, unknown = facts_lib.changed_settings(config)
-    lines, protocols = _table(found.lines)
+    lines, protocols = _table(facts.lines)
     return {
-        "name": found.folder.absolute().name,
-        "facts": _facts(found, state),
-        "commands": _commands(found),
+        "name": facts.folder.absolute().name,
+        "facts": _facts(facts, state),
+        "commands": _commands(facts),
         "lines": lines,
         "protocols": protocols,
-        "no_table": _no_table(found),
+        "no_table": _no_table(facts),
         "curves": _uri("svg+xml", curves.encode()) if curves else "",
         "curve_notes": notes,
-        "own": _own_pictures(found.folder),
+        "own": _own_pictures(facts.folder),
         "changed": changed,
         "unknown_preset": unknown,
         "preset": f"{config.get('method', '')} / {config.get('preset', '')}",
         "config": [(key, str(value)) for key, value in sorted(config.items())],
-        "versions": _versions(found.versions),
-        "parameters": found.parameters.strip(),
+        "versions": _versions(facts.versions),
+        "parameters": facts.parameters.strip(),
     }
 
 
-def _facts(found: Facts, state: str) -> list[tuple[str, str]]:
-    config, run, result = found.run.config, found.run, found.result
+def _facts(facts: Facts, state: str) -> list[tuple[str, str]]:
+    config, run, result = facts.run.config, facts.run, facts.result
     rows = [
         ("method", f"{config.get('method', '?')} ({config.get('preset', '?')})"),
         ("network", f"{config.get('model.name', '?')}, {config.get('augment.size', '?')} px"),
@@ -168,11 +168,11 @@ def _facts(found: Facts, state: str) -> list[tuple[str, str]]:
     ]
     if "name" in result:
         rows.insert(0, ("run", str(result["name"])))
-    last = max([run.step, *(row["step"] for row in found.metrics[-1:])])
+    last = max([run.step, *(row["step"] for row in facts.metrics[-1:])])
     rows.append(("steps", f"{last:,} of {run.total:,}" if run.total else f"{last:,}"))
     if per_epoch := config.get("run.steps_per_epoch"):
         rows.append(("epochs", f"{last / per_epoch:.4g} of {config.get('epochs')}"))
-    seconds, what = facts_lib.seconds_of(found)
+    seconds, what = facts_lib.seconds_of(facts)
     if seconds is not None:
         rows.append(("time", f"{seconds / 60:.1f} minutes ({what})"))
     peak = result.get("peak_memory_bytes")
@@ -183,9 +183,9 @@ def _facts(found: Facts, state: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _commands(found: Facts) -> list[tuple[str, str]]:
-    folder = shlex.quote(found.folder.absolute().name)
-    command = found.versions.get("command")
+def _commands(facts: Facts) -> list[tuple[str, str]]:
+    folder = shlex.quote(facts.folder.absolute().name)
+    command = facts.versions.get("command")
     rows = []
     if isinstance(command, str) and " train " in f" {command} ":
         rows.append(("train or resume", command))
@@ -209,13 +209,13 @@ def _table(lines: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], lis
     return rows, list(notes)
 
 
-def _no_table(found: Facts) -> str:
-    if found.lines:
+def _no_table(facts: Facts) -> str:
+    if facts.lines:
         return ""
-    config = found.run.config
+    config = facts.run.config
     if config.get("final.enabled") is False:
         return "The table at the end is switched off (final.enabled)."
-    if found.run.state == "finished":
+    if facts.run.state == "finished":
         return (
             "There is no result.json: the data have no labelled test split, or the evaluation at "
             "the end has not finished. jssl evaluate adds numbers."
@@ -232,19 +232,21 @@ def _own_pictures(folder: Path) -> list[dict[str, str]]:
         kind = kind if step >= 0 else path.stem
         if step >= newest.get(kind, (-1, path))[0]:
             newest[kind] = step, path
-    found = []
+    figures = []
     for kind, (step, path) in sorted(newest.items())[:MOST_OWN]:
         try:
             picture = Image.open(path).convert("RGB")
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            found.append({"title": kind, "text": f"{path.name} cannot be read: {error}", "src": ""})
+            figures.append(
+                {"title": kind, "text": f"{path.name} cannot be read: {error}", "src": ""}
+            )
             continue
         picture.thumbnail((OWN_SIDE, OWN_SIDE))
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=88)
         text = f"{kind}, step {step:,}" if step >= 0 else kind
-        found.append({"title": kind, "text": text, "src": _uri("jpeg", buffer.getvalue())})
-    return found
+        figures.append({"title": kind, "text": text, "src": _uri("jpeg", buffer.getvalue())})
+    return figures
 
 
 def _versions(versions: dict[str, Any]) -> list[tuple[str, str]]:

@@ -67,15 +67,15 @@ def _colours(network: Network, labels: np.ndarray) -> tuple[list[str], list[Any]
     with unchanged():
         import matplotlib
 
-    found, counts = np.unique(labels[labels >= 0], return_counts=True)
-    most = np.sort(found[np.argsort(-counts, kind="stable")][:MOST_COLOURS])
+    present, counts = np.unique(labels[labels >= 0], return_counts=True)
+    most = np.sort(present[np.argsort(-counts, kind="stable")][:MOST_COLOURS])
     palette = "tab10" if len(most) <= 10 else "tab20"
     colours: Any = matplotlib.colormaps[palette]
     table = [matplotlib.colors.to_hex(c) for c in colours.colors]
     colour = {int(label): table[i] for i, label in enumerate(most)}
     legend = [[colour[int(label)], class_name(network, int(label))] for label in most]
     notes = []
-    if len(found) > len(most):
+    if len(present) > len(most):
         notes = [f"The {len(most)} classes with the most pictures have a colour; others are grey."]
     return [colour.get(int(label), GREY) for label in labels], legend, notes
 

@@ -42,21 +42,23 @@ def class_attention(config: ConfigDict, state: TrainState, images: Any) -> Array
 
     @jax.jit
     def attention(state: TrainState, images: Array) -> Array:
-        found: dict[str, Any] = {}
+        tensors: dict[str, Any] = {}
 
         def read(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = run(*args, **kwargs)
             module = context.module
             if module.name == "qkv" and context.method_name == "__call__":
-                found["qkv"] = output
+                tensors["qkv"] = output
             if isinstance(module, Block) and context.method_name == "_attention":
                 bias = args[1] if len(args) > 1 else kwargs.get("bias")
-                found["weights"] = _weights(module, found.pop("qkv"), bias)  # the last block's stay
+                tensors["weights"] = _weights(
+                    module, tensors.pop("qkv"), bias
+                )  # the last block's stay
             return output
 
         with nn.intercept_methods(read):
             method.embed(state, images)
-        return found["weights"]
+        return tensors["weights"]
 
     return attention(state, images)
 
