@@ -50,8 +50,8 @@ def main():
 def run(study, args, folder, row, seed):
     """Trains and evaluates one row, and returns its part of the record."""
     workdir = folder / row
-    args = [arg.format(seed=seed, folder=folder) for arg in args]
-    switches = [f"--config={CONFIGS / args[0]}", SHORT, *args[1:]]
+    given = [arg.format(seed=seed, folder=folder) for arg in args]
+    switches = [f"--config={CONFIGS / given[0]}", SHORT, *given[1:]]
     jssl(workdir, "train", f"--workdir={workdir}", *switches)  # goes on, or has nothing to do
     stages = sorted(p for p in workdir.glob("[0-9]*_*") if (p / "metrics.jsonl").exists())
     result = read(workdir / "result.json")

@@ -229,5 +229,8 @@ def page(old):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         if begin in old:
             before, rest = old.split(begin)
-            old = f"{before}{begin}\n{text()}{end}{rest.split(end)[1]}"
+            made = f"Not run yet: `python launch/ablations.py --study={name}`.\n"
+            if (RESULTS / f"ablation_{name}.json").exists():
+                made = text()
+            old = f"{before}{begin}\n{made}{end}{rest.split(end)[1]}"
     return old

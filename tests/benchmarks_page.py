@@ -86,5 +86,6 @@ def page(old):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         if begin in old:
             before, rest = old.split(begin)
-            old = f"{before}{begin}\n{text()}{end}{rest.split(end)[1]}"
+            made = text() if (RECORDS / f"{name}.json").exists() else "Not run yet.\n"
+            old = f"{before}{begin}\n{made}{end}{rest.split(end)[1]}"
     return old

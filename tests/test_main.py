@@ -70,7 +70,7 @@ MISTAKES = [
     (["embed", "--workdir=w"], "--output is missing"),
     (["embed", "--workdir=w", "--k=3"], "no flag --k; it belongs to jssl evaluate"),
     (
-        ["report", "--workdir=w"],
+        ["compile", "--workdir=w"],
         "no flag --workdir; it belongs to jssl train, jssl sweep, jssl import",
     ),
     (["fit", "--seed=3", PHOTOS], "jssl compile has no flag --seed: type --config.seed=3."),
