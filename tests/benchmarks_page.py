@@ -72,8 +72,9 @@ def logistic():
         lines.append((f"scikit-learn, {text}", f"{seconds:.1f}", f"{seconds / mine:.1f}"))
     gap = result["largest_objective_gap"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    note = (f"50,000 x 512, 10 classes, {result['regularisers']} regularisers. jssl's objective less "
-            f"scikit-learn's is at most {gap:.1e}; {versions}.")  # fmt: skip
+    count = result["regularisers"]
+    note = (f"50,000 x 512, 10 classes, {count} regularisers. jssl's objective less scikit-learn's "
+            f"is at most {gap:.1e}; {versions}.")  # fmt: skip
     return f"{table(('', 's', 'times as long'), lines)}\n{note}\n"
 
 
