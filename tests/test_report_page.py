@@ -141,9 +141,11 @@ def test_damaged_files_are_named(run):
     assert len(facts.read_metrics(metrics, [])) == len(lines)
     with changed(run / "result.json", '{"rows": [{"probe": 1}, 3]}'):
         assert facts.read_facts(run).warnings == ["result.json has a row that is no result."]
-    with changed(run / "report_pictures.json", "["):
-        text = report.write_report(run).read_text()
-    assert "report_pictures.json is damaged" in text and "Neighbours" not in Page(text).headings
+    for damaged in ("[", '{"step": "x"}', '{"sections": 3}', '{"step": 1, "sections": [3, {}]}'):
+        with changed(run / "report_pictures.json", damaged):
+            text = report.write_report(run).read_text()
+        assert text.count("report_pictures.json is damaged") == 1, damaged
+        assert "Neighbours" not in Page(text).headings
 
 
 def test_the_same_files_make_the_same_page(run, text):

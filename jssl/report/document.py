@@ -81,11 +81,16 @@ def write_report(folder: str | Path, *, state: str = "", missing: str = "") -> P
     """
     facts = read_facts(folder)
     warnings = list(facts.warnings)
-    kept = facts_lib.read_json(facts.folder / KEPT, warnings)
-    sections = kept.get("sections", [])
+    kept = _kept(facts.folder / KEPT, warnings)
     content = _content(facts, state)
-    content |= {"warnings": warnings, "sections": sections, "about": _about(facts, kept, missing)}
-    page = _render(content)
+    content |= {"warnings": warnings, "sections": kept.get("sections", [])}
+    content["about"] = _about(facts, kept, missing)
+    try:
+        page = _render(content)
+    except Exception:  # of sections that are none; anything else is raised again
+        content |= {"sections": [], "about": _about(facts, {}, missing)}
+        warnings.append(f"{KEPT} is damaged, and left out.")
+        page = _render(content)
     while len(page.encode()) > MOST_BYTES and (content["sections"] or content["own"]):
         # The largest part makes room, and its place says so.
         parts = content["sections"] or content["own"]
@@ -98,6 +103,16 @@ def write_report(folder: str | Path, *, state: str = "", missing: str = "") -> P
     path = facts.folder / NAME
     files.write_text(path, page)
     return path
+
+
+def _kept(path: Path, warnings: list[str]) -> dict[str, Any]:
+    """Returns the sections that were kept, with their step; {} if they are damaged."""
+    kept = facts_lib.read_json(path, warnings)
+    kinds = {"step": int, "sections": list, "notes": list}
+    if not all(isinstance(kept.get(key, kind()), kind) for key, kind in kinds.items()):
+        warnings.append(f"{path.name} is damaged, and left out.")
+        return {}
+    return kept
 
 
 def _about(facts: Facts, kept: dict[str, Any], missing: str) -> list[str]:

@@ -105,8 +105,8 @@ def see(network: Network, source: Any, count: int) -> Seen:
                     images.append(picture)
                     kept.append(rows)
                 rows += 1
-    if not rows:
-        raise UserError(f"None of the pictures of '{source.name}' can be read.")
+    if not images:
+        raise UserError(f"None of the pictures of '{source.name}' that are shown can be read.")
     joined: dict[str, Any] = {k: np.concatenate(v) if v else None for k, v in columns.items()}
     return Seen(**joined, images=np.stack(images), places=np.array(kept, int), source=source.name)
 

@@ -89,7 +89,7 @@ def _row(
 
     def trained(split: str, other: str, rate: float, decay: float):
         """Trains on one split and scores another; None if the training diverged."""
-        found = finetuning.finetune(
+        tuned = finetuning.finetune(
             tuning,
             *network,
             sources[split],
@@ -101,7 +101,7 @@ def _row(
             progress=functools.partial(_tell, f"{kind}, lr {rate:.3g}, wd {decay:.3g}"),
         )
         judged = sources[other]
-        return found and finetuning.scores_of(tuning, found, judged, context.transform(judged))
+        return tuned and finetuning.scores_of(tuning, tuned, judged, context.transform(judged))
 
     def validated(rate: float, decay: float) -> float | None:
         path = _place(context, kind, rate, decay, grid.steps)
