@@ -6,9 +6,10 @@ Run by hand with jssl's Python; lightly, torch and torchvision are in an environ
         --record docs/benchmarks/lightly.json [--methods simclr,moco,byol] [--seeds 0,1,2]
 
 Both train ResNet-8 (32, 64, 128 channels, CIFAR stem, He init) on the 3,200 tiles of `photos` with
-AdamW 1e-3, weight decay 1e-4 on kernels (jssl's MoCo: on everything), half an epoch of warm-up, cosine, batch 32, and crops,
-mirror, jitter of strength 0.5 and greyscale; the heads, temperatures and momenta are those of
-configs/METHOD_photos.py. Each library draws its augmentations and computes its losses itself.
+AdamW 1e-3, weight decay 1e-4 on kernels (jssl's MoCo: on everything, as its paper), half an epoch
+of warm-up, cosine, batch 32, and crops, mirror, jitter of strength 0.5 and greyscale; the heads,
+temperatures and momenta are those of configs/METHOD_photos.py. Each library draws its augmentations
+and computes its losses itself.
 The kNN top-1 (k=20, cosine, weights exp(s/0.1), running statistics) is taken before the first and
 after every epoch. The record is written again after every run, and a second start goes on.
 """
