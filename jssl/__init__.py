@@ -13,6 +13,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from jssl.convert.pretrained import load_pretrained as load_pretrained
     from jssl.encoder import Encoder as Encoder
     from jssl.errors import UserError as UserError
@@ -38,10 +39,12 @@ _HOMES = {
 _MODULES = ("augment", "config", "data", "dense", "evaluate", "losses", "methods", "models",
             "optim", "state")  # fmt: skip
 _RENAMED = {"protocols": "evaluate"}  # old name: new name, for one release
-__all__ = [*_HOMES, *_MODULES]
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("jssl.run.versions").jssl_version()
     if name in _RENAMED:
         text = f"jssl.{name} is now jssl.{_RENAMED[name]}; the old name goes with the next release."
         warnings.warn(text, DeprecationWarning, stacklevel=2)

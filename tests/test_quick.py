@@ -104,6 +104,29 @@ def test_the_lines_say_what_why_and_how_to_change_it(pictures):
     assert "resnet18, bfloat16, for 1 x NVIDIA A100" in lines[1] and config.augment.size == 96
 
 
+@pytest.mark.parametrize("device", [CPU, GPU], ids=["cpu", "gpu"])
+@pytest.mark.parametrize(
+    ("first", "model"), [("simclr", None), ("moco", "resnet18"), ("byol", "vit_tiny")]
+)
+def test_a_run_that_starts_from_another_has_its_network(first, model, device, pictures, tmp_path):
+    """Every parameter of the encoder fits, and what only the first method adds is left out."""
+    source, _ = quick.choose(quick.Asked(str(pictures), first, model, 32), CPU)
+    (tmp_path / "config.json").write_text(source.to_json())
+    start = ("init_from", str(tmp_path))
+    asked = quick.Asked(str(pictures), "supervised", size=32, settings=[start])
+    config, lines = quick.choose(asked, device)
+    assert f"to start from {tmp_path} (--model=NAME)" in lines[1]
+    shapes = []
+    for each in (source, config):
+        parts = build.build(each)
+        state = jax.eval_shape(lambda c=each, p=parts: build.first_state(c, p.method, 8))
+        params, _ = methods.get(each.method).networks(state)["params"]
+        shapes.append(jax.tree.map(lambda x: x.shape, params["encoder"]))
+    assert shapes[0] == shapes[1] and config.model.bn_groups == 1
+    asked = quick.Asked(str(pictures), "supervised", "resnet50", 32, settings=[start])
+    assert quick.choose(asked, device)[0].model.name == "resnet50"
+
+
 def test_a_large_folder_on_an_accelerator():
     many = chosen.Pictures("many", 1_000_000, 0, 500, "")
     assert (chosen.side(many, GPU), chosen.batch_of(many, GPU)) == (224, 256)

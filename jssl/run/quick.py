@@ -17,10 +17,14 @@ from ml_collections import ConfigDict
 
 from jssl import files, methods
 from jssl.errors import UserError
-from jssl.run import build, chosen, timed, workdir
+from jssl.optim import TRANSFORMER
+from jssl.run import build, chosen, pretrained, timed, workdir
 from jssl.run.writers import say
 
 RECORD = "chosen.json"
+# What a method adds to its network, or chooses in it, whatever weights the run starts from.
+ADDED = ("distillation_token", "mask_token", "freeze_patches", "stochastic_depth", "dropout",
+         "bn_groups")  # fmt: skip
 # Keys of a config for which this form has flags.
 FLAG_OF = {"data.data_dir": "data", "model.name": "model", "augment.size": "size",
            "epochs": "epochs"}  # fmt: skip
@@ -85,9 +89,11 @@ def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
     size = asked.size or chosen.side(pictures, device)
     config = chosen.base(asked.method, asked.data, asked.labels, size, asked.name)
     config.data.held_out = pictures.held_out
-    if name := asked.model or chosen.network_of(config, pictures, device):
-        chosen.set_model(config, name, size)
-    chosen.set_patches(config, size)
+    start = dict(asked.settings).get("init_from", "")
+    if not (start and asked.model is None and same_network(config, start)):
+        if name := asked.model or chosen.network_of(config, pictures, device):
+            chosen.set_model(config, name, size)
+        chosen.set_patches(config, size)
     config.dtype = "float32" if device.platform == "cpu" else "bfloat16"
     config.data.workers = chosen.workers_of(device) if asked.processes else 0
     config.batch_size = chosen.batch_of(pictures, device)
@@ -97,6 +103,29 @@ def choose(asked: Asked, device: chosen.Device) -> tuple[ConfigDict, list[str]]:
     chosen.set_length(config, asked.epochs or chosen.epochs_of(steps, device), steps)
     chosen.set_all(config, asked.settings)
     return config, _lines(asked, config, pictures, device)
+
+
+def same_network(config: ConfigDict, start: str) -> bool:
+    """Sets, in place, the network of the workdir from which a run starts.
+
+    Args:
+        config: of the run; what its method adds to a network is kept.
+        start: value of `init_from`.
+
+    Returns:
+        Whether it was set: not from a file of weights, and not if no config is there to read.
+    """
+    folder, _ = pretrained.split(start)
+    if not (workdir.local(folder) / "config.json").is_file():
+        return False  # `init_from.read` says what is there
+    model = workdir.read_config(folder).model
+    if model.name == "dvae" or config.model.name == "dvae":
+        return False  # these fit no other network, which is refused with its reason
+    own = {key: config.model[key] for key in ADDED if key in config.model}
+    if model.name.startswith("vit") and not config.model.name.startswith("vit"):
+        config.optim.rules = TRANSFORMER
+    config.model.update({**model, **own})
+    return True
 
 
 def _lines(
@@ -116,6 +145,8 @@ def _lines(
     where = f"{device.number} x {device.kind}, {device.cores} cores"
     depth = f", width {c.model.width:g}" if c.model.width != 1 else ""
     own = ", the network of the method" if c.model.name == "dvae" else " (--model=NAME)"
+    if c.init_from:
+        own = f", to start from {c.init_from}{own}"
     readers = f"{c.data.workers} processes" if c.data.workers else "threads of this process"
     cut = "random crops of the original pictures"
     if c.data.image_size or c.data.host_crop == "device":
