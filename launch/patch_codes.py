@@ -6,7 +6,6 @@ The record is the row of references in docs/ablations.md, beside the discrete VA
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
