@@ -36,7 +36,10 @@ make = jssl.run.build.make_launcher
 jssl.run.build.make_launcher = lambda mode: make(mode)._replace(
     compile_step=lambda step: hang)
 """
-MONITORING = "jssl.run.train.make_monitor = lambda parts: hang"
+MONITORING = """
+jssl.run.train.make_monitor = lambda parts: (
+    lambda state: hang() if int(state.step) else ({}, []))
+"""
 JUDGING = "jssl.run.judge.final_rows = hang"
 STEPPING = """
 finished = jssl.run.train._Run._log_step
