@@ -4,6 +4,7 @@
 `report_run` makes it from the workdir of any run.
 """
 
+from jssl.report.compare import compare_runs as compare_runs
 from jssl.report.document import NAME as NAME
 from jssl.report.document import Reporter as Reporter
 from jssl.report.document import write_report as write_report
