@@ -129,7 +129,13 @@ def _file(path: Path, warnings: list[str]) -> Entry:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is no record: it is not JSON ({error}).") from None
-    kinds = {"rows": list, "run_hash": str, "name": str, "epochs": (int, float), "seed": int}
+    kinds: dict[str, Any] = {
+        "rows": list,
+        "run_hash": str,
+        "name": str,
+        "epochs": (int, float),
+        "seed": int,
+    }
     missing = [
         key for key, kind in kinds.items()
         if not isinstance(record, dict) or not isinstance(record.get(key), kind)
