@@ -224,7 +224,11 @@ COMMANDS: dict[str, Command] = {
         "makes the report of a run, one page; or the table of results of many",
         {
             "workdir": {"metavar": "DIR", "help": "of a run, whose report.html is written"},
-            "records": {"metavar": "DIR", "help": "folder of result.json files"},
+            "records": {
+                "metavar": "FILE_OR_DIR,..",
+                "help": "result.json files, or folders of them such as workdirs",
+            },
+            "output": {"metavar": "FILE.html", "help": "page that compares the runs of --records"},
             "readme": {"metavar": "FILE", "help": "file whose results table is replaced"},
         },
     ),

@@ -59,6 +59,8 @@ def common() -> dict[str, Any]:
             "tensorboard": True,
             "wandb_project": "",  # needs the extra `wandb`
             "wandb_mode": "online",
+            "mlflow_uri": "",  # sqlite:///FILE.db, http://..., needs the extra `mlflow`; '': off
+            "mlflow_experiment": "jssl",
         },
         "monitor": {
             "every_epochs": 1.0,  # kNN and collapse; 0: never

@@ -237,10 +237,10 @@ def _export(flags: Flags) -> None:
 
 def _report(flags: Flags) -> None:
     if flags.workdir is not None:
-        if flags.records is not None or flags.readme is not None:
+        if any(x is not None for x in (flags.records, flags.readme, flags.output)):
             raise UserError(
-                "--workdir is for the report of one run, --records and --readme for the table of "
-                "many: type one of the two."
+                "--workdir is for the report of one run, --records, --readme and --output for the "
+                "table of many: type one of the two."
             )
         from jssl import report
         from jssl.run import stopping
@@ -248,8 +248,17 @@ def _report(flags: Flags) -> None:
         with stopping.signals(), stopping.ends_at_once("Stopped: the old report is unchanged."):
             report.report_run(flags.workdir)
         return
+    from jssl import files
     from jssl.run import results
 
+    if flags.output is not None:
+        if flags.readme is not None:
+            raise UserError("--output writes a page, --readme a table: type one of the two.")
+        output = files.check_output(flags.output, ending=".html")
+        from jssl import report
+
+        print(report.compare_runs(need(flags, "records", "runs/A,runs/B"), output))
+        return
     results.report(need(flags, "records", "configs/results"), readme=flags.readme)
 
 

@@ -32,8 +32,8 @@ def seeds(runs):
 
 
 def curve(runs, name):
-    """The values of a metric: for each run a list over the course."""
-    return [[value for _, value in run["curves"][""][name]] for run in runs]
+    """The values of a metric after each epoch: for each run a list."""
+    return [[value for step, value in run["curves"][""][name] if step] for run in runs]
 
 
 def last(runs, name, percent=True):

@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-import types
 
 import numpy as np
 from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401  (the writer in use)
@@ -55,25 +53,6 @@ def test_tensorboard_holds_the_same_numbers(tmp_path):
     found = list(read_events(tmp_path / "tensorboard"))
     assert (3, "loss", 0.25) in found
     assert (3, "knn_top1", 0.5) in found
-
-
-def test_wandb_continues_the_same_run(tmp_path, monkeypatch):
-    calls = []
-    fake = types.ModuleType("wandb")
-    run = types.SimpleNamespace(log=lambda *a, **k: calls.append(k), finish=lambda: None)
-    fake.init = lambda **k: calls.append(k) or run
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    for step in (0, 5):
-        writers = Writers(
-            tmp_path, step=step, tensorboard=False, wandb={"project": "p", "mode": "offline"}
-        )
-        writers.scalars(step + 1, {"loss": 1.0})
-        writers.close()
-    starts = [c for c in calls if "project" in c]
-    assert len(starts) == 2
-    assert starts[0]["id"] == starts[1]["id"]
-    assert starts[0]["resume"] == "allow"
-    assert {"step": 6} in calls
 
 
 def test_a_log_gets_plain_lines_with_speed_and_time_left(monkeypatch):

@@ -36,7 +36,10 @@ make = jssl.run.build.make_launcher
 jssl.run.build.make_launcher = lambda mode: make(mode)._replace(
     compile_step=lambda step: hang)
 """
-MONITORING = "jssl.run.train.make_monitor = lambda parts: hang"
+MONITORING = """
+jssl.run.train.make_monitor = lambda parts: (
+    lambda state: hang() if int(state.step) else ({}, []))
+"""
 JUDGING = "jssl.run.judge.final_rows = hang"
 STEPPING = """
 finished = jssl.run.train._Run._log_step
@@ -327,7 +330,7 @@ def test_wrong_monitor_settings_are_refused_before_training(tmp_path):
 
 def test_a_failing_monitor_loses_nothing_and_is_repeated(tmp_path, monkeypatch):
     def broken(parts):
-        return lambda state: 1 / 0
+        return lambda state: ({"knn_top1": 1 / (int(state.step) == 0)}, [])
 
     config = tiny()
     config.monitor.every_epochs, config.final.enabled = 1e-6, False
@@ -338,4 +341,4 @@ def test_a_failing_monitor_loses_nothing_and_is_repeated(tmp_path, monkeypatch):
     assert steps_of(tmp_path / "run") == [1]
     train(config, tmp_path / "run")
     rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "monitor_seconds" in row] == [1, 2]
+    assert [row["step"] for row in rows if "monitor_seconds" in row] == [0, 1, 2]

@@ -368,3 +368,24 @@ def table_lines(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, s
             )
         )
     return lines
+
+
+def table_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the numbers of rows by name: probe, features and metric; each as in the record.
+
+    Numbers of one name, by different protocols, are numbered.
+
+    Example:
+        >>> row = _row('kNN', 'k=1', {'trained': number(
+        ...     {'top1': 0.8, 'correct': 8, 'count': 10}, 'trained backbone', 3, 'k=1')})
+        >>> table_values([row, row])
+        {'kNN/trained backbone/top-1': 0.8, 'kNN/trained backbone/top-1 (2)': 0.8}
+    """
+    values: dict[str, float] = {}
+    for row in rows:
+        for entry in row["numbers"].values():
+            name = f"{row['probe']}/{entry['feature']}/{row.get('metric', 'top-1')}"
+            count = sum(known.partition(" (")[0] == name for known in values)
+            name += f" ({count + 1})" if count else ""
+            values[name] = float(entry.get("value", entry.get("top1")))
+    return values

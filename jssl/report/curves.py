@@ -108,7 +108,8 @@ def draw_curves(
     Args:
         rows: of metrics.jsonl.
         steps_per_epoch: updates of an epoch; 0 if unknown: then the axis counts updates.
-        untrained: kNN's top-1 of the untrained network, drawn at epoch 0; None if unknown.
+        untrained: kNN's top-1 of the untrained network by the table at the end, drawn at epoch 0
+            for a run of an older version, which did not log it; None if unknown.
 
     Returns:
         The SVG, '' without numbers; and sentences to put below it.
@@ -171,7 +172,9 @@ def _draw(
             axes.plot(x[few], y[few], color=colour, linewidth=1.3, marker=mark, markersize=3,
                       label=name)  # fmt: skip
         drawn += 1
-        if key == "knn_top1" and untrained is not None:
+        if key == "knn_top1" and x[0] == 0:
+            notes.append("kNN: the point at 0 is the network before the first update.")
+        elif key == "knn_top1" and untrained is not None:
             axes.plot([0, x[0]], [100 * untrained, y[0]], "--", color=colour, linewidth=1)
             axes.plot([0], [100 * untrained], "o", color=colour, markerfacecolor="white")
             notes.append(

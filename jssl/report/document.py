@@ -86,11 +86,11 @@ def write_report(folder: str | Path, *, state: str = "", missing: str = "") -> P
     content |= {"warnings": warnings, "sections": kept.get("sections", [])}
     content["about"] = _about(facts, kept, missing)
     try:
-        page = _render(content)
+        page = render(content, TEMPLATE)
     except Exception:  # of sections that are none; anything else is raised again
         content |= {"sections": [], "about": _about(facts, {}, missing)}
         warnings.append(f"{KEPT} is damaged, and left out.")
-        page = _render(content)
+        page = render(content, TEMPLATE)
     while len(page.encode()) > MOST_BYTES and (content["sections"] or content["own"]):
         # The largest part makes room, and its place says so.
         parts = content["sections"] or content["own"]
@@ -99,7 +99,7 @@ def write_report(folder: str | Path, *, state: str = "", missing: str = "") -> P
         content["sections" if content["sections"] else "own"] = [
             part for part in parts if part is not largest
         ]
-        page = _render(content)
+        page = render(content, TEMPLATE)
     path = facts.folder / NAME
     files.write_text(path, page)
     return path
@@ -158,7 +158,7 @@ def _content(facts: Facts, state: str) -> dict[str, Any]:
         "lines": lines,
         "protocols": protocols,
         "no_table": _no_table(facts),
-        "curves": _uri("svg+xml", curves.encode()) if curves else "",
+        "curves": uri_of("svg+xml", curves.encode()) if curves else "",
         "curve_notes": notes,
         "own": _own_pictures(facts.folder),
         "changed": changed,
@@ -260,7 +260,7 @@ def _own_pictures(folder: Path) -> list[dict[str, str]]:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=88)
         text = f"{kind}, step {step:,}" if step >= 0 else kind
-        figures.append({"title": kind, "text": text, "src": _uri("jpeg", buffer.getvalue())})
+        figures.append({"title": kind, "text": text, "src": uri_of("jpeg", buffer.getvalue())})
     return figures
 
 
@@ -275,12 +275,13 @@ def _versions(versions: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _uri(kind: str, content: bytes) -> str:
+def uri_of(kind: str, content: bytes) -> str:
+    """Returns an image as a data URI; `kind` is such as 'jpeg'."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 @functools.cache
-def _template() -> Any:
+def _template(name: str) -> Any:
     with unchanged():
         import jinja2
 
@@ -290,8 +291,9 @@ def _template() -> Any:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template(TEMPLATE)
+    return environment.get_template(name)
 
 
-def _render(content: dict[str, Any]) -> str:
-    return _template().render(**content).encode("utf-8", "backslashreplace").decode() + "\n"
+def render(content: dict[str, Any], template: str) -> str:
+    """Returns the page of a template in this folder; everything in `content` is escaped."""
+    return _template(template).render(**content).encode("utf-8", "backslashreplace").decode() + "\n"

@@ -63,7 +63,7 @@ def network_sections(
 
 def at_the_end(
     parts: Experiment, folder: str | Path, state: TrainState, compiled: Callable[..., Any]
-) -> None:
+) -> list[dict[str, Any]]:
     """Writes the whole report of a run that has ended; it ends no run, but warns.
 
     Args:
@@ -71,16 +71,21 @@ def at_the_end(
         folder: the workdir.
         state: the last one.
         compiled: see `network_sections`.
+
+    Returns:
+        The sections of the network; none if they could not be made.
     """
+    sections: list[dict[str, Any]] = []
     if not parts.config.report.enabled:
-        return
+        return sections
     started, missing = time.monotonic(), ""
     try:
         if jax.process_count() > 1:
             missing = "the run had several processes. Type jssl report --workdir=DIR."
         elif not methods.get(parts.config.method).data.dense:
             try:
-                _keep(Path(folder), int(state.step), *network_sections(parts, state, compiled))
+                sections, notes = network_sections(parts, state, compiled)
+                _keep(Path(folder), int(state.step), sections, notes)
             except UserError as error:
                 missing = str(error)
         if jax.process_index() == 0:
@@ -88,6 +93,7 @@ def at_the_end(
             say(f"report: {path} ({time.monotonic() - started:.1f} s)")
     except Exception as error:
         warn(error)
+    return sections
 
 
 def _keep(folder: Path, step: int, sections: list[dict[str, Any]], notes: list[str]) -> None:

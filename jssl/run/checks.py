@@ -70,6 +70,8 @@ RULES: dict[str, Rule] = {
     "log.tensorboard": BOOL,
     "log.wandb_project": TEXT,
     "log.wandb_mode": one_of("online", "offline", "disabled"),
+    "log.mlflow_uri": TEXT,
+    "log.mlflow_experiment": TEXT,
     "monitor.every_epochs": number(0),
     "monitor.knn_k": COUNT,
     "monitor.knn_temperature": POSITIVE,

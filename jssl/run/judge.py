@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jssl import config as config_lib
@@ -16,7 +17,7 @@ from jssl.evaluate import dense
 from jssl.evaluate.run import final_rows
 from jssl.evaluate.table import format_table
 from jssl.precision import narrow
-from jssl.run import build, lock, pretrained, stopping, versions, workdir
+from jssl.run import build, lock, pretrained, sinks, stopping, versions, workdir
 from jssl.run.train import OnStep, train
 from jssl.run.writers import say
 from jssl.third_party import same_handlers
@@ -49,9 +50,13 @@ def train_and_judge(
         with lock.held(Path(folder)):
             parts = build.build(config)
             compiled = parts.launcher.compile_embed(parts.method.embed)
-            if config.final.enabled:
-                _judge(parts, Path(folder), state, compiled, started)
-            report.at_the_end(parts, Path(folder).absolute(), state, compiled)
+            place = Path(folder).absolute()
+            with sinks.open_sinks(parts.config, place) as trackers:
+                if config.final.enabled:
+                    _judge(parts, Path(folder), state, compiled, started, trackers)
+                sections = report.at_the_end(parts, place, state, compiled)
+                for name, picture in report.pictures_of(sections):
+                    trackers.picture(name, int(state.step), picture)
 
 
 def _judge(
@@ -60,6 +65,7 @@ def _judge(
     state: TrainState,
     compiled: Callable[..., Any],
     started: float,
+    trackers: sinks.Sinks,
 ) -> None:
     config = parts.config
     if parts.test_source is None or parts.probe_source.num_classes < 2:
@@ -69,6 +75,7 @@ def _judge(
         rows, sheet = dense.final(parts, state)
         if jax.process_index() == 0:
             workdir.write_picture(folder / "pictures" / "test.png", sheet)
+            trackers.picture("test", int(state.step), np.asarray(sheet))
     else:
         rows = final_rows(parts, state, compiled=compiled)
     record = {
@@ -85,6 +92,7 @@ def _judge(
     if (origin := pretrained.record(folder)) is not None:
         kept = ("method", "step", "sha256", "weights")
         record["init_from"] = {key: origin[key] for key in kept if key in origin}
+    trackers.rows(record["steps"], rows)
     say(format_table(rows))
     if jax.process_index() == 0:
         workdir.write_json(folder / "result.json", record)

@@ -4,7 +4,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jssl import files
 from jssl.errors import UserError, WriteError
@@ -22,6 +22,17 @@ def load_records(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: there is none.
     """
+    records = list(records_below(folder).values())
+    if not records:
+        raise UserError(
+            f"No record of a finished run below {folder}: expected result.json files, which "
+            "`jssl train` writes to its workdir."
+        )
+    return records
+
+
+def records_below(folder: str | Path) -> dict[Path, dict[str, Any]]:
+    """Returns the records below a folder by their files, as `load_records`; none is no error."""
     contents, damaged = {}, []
     for path in sorted(Path(folder).rglob("*.json")):
         try:
@@ -41,16 +52,10 @@ def load_records(folder: str | Path) -> list[dict[str, Any]]:
                 for row in record["rows"]
                 if (row["probe"], _metric(row), row["protocol"]) not in known
             ]
-    records = list(runs.values())
-    for record in records:
+    for record in runs.values():
         for row in record["rows"]:
             row["probe"] = probe_name(row)
-    if not records:
-        raise UserError(
-            f"No record of a finished run below {folder}: expected result.json files, which "
-            "`jssl train` writes to its workdir."
-        )
-    return records
+    return runs
 
 
 def probe_name(row: dict[str, Any]) -> str:
@@ -94,6 +99,46 @@ def spread(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
+class Line(NamedTuple):
+    """A run's numbers of one probe, over its seeds.
+
+    Attributes:
+        record: of the first seed.
+        probe, metric, protocol: of the numbers.
+        cells: trained, untrained and raw pixels, in per cent; '–' where one is missing.
+        seeds, minutes: of all seeds.
+    """
+
+    record: dict[str, Any]
+    probe: str
+    metric: str
+    protocol: str
+    cells: tuple[str, ...]
+    seeds: str
+    minutes: str
+
+
+def lines_of(records: Sequence[dict[str, Any]]) -> list[Line]:
+    """Returns a line per run and probe; records that differ only in the seed share it."""
+    groups: dict[tuple[str, ...], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for record in records:
+        for row in record["rows"]:
+            # The hash leaves out the teacher, which the name has.
+            key = (record["run_hash"], record["name"], row["probe"], _metric(row), row["protocol"])
+            groups.setdefault(key, []).append((record, row))
+    lines = []
+    for (*_, probe, metric, protocol), pairs in groups.items():
+        record, cells = pairs[0][0], []
+        for kind in ("trained", "untrained", "raw pixels"):
+            scores = [s for _, row in pairs if (s := _score(row, kind)) is not None]
+            cells.append(spread(scores) if len(scores) == len(pairs) else "–")
+        seeds = ", ".join(str(r["seed"]) for r, _ in pairs)
+        timed = all("minutes" in r for r, _ in pairs)  # features of published weights are not
+        minutes = spread([r["minutes"] for r, _ in pairs]) if timed else "–"
+        lines.append(Line(record, probe, metric, protocol, tuple(cells), seeds, minutes))
+    return lines
+
+
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Formats the results as Markdown: a row per run and probe, over its seeds.
 
@@ -103,28 +148,17 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     Returns:
         Markdown with the protocol of each number below the table.
     """
-    groups: dict[tuple[str, ...], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    for record in records:
-        for row in record["rows"]:
-            # The hash leaves out the teacher, which the name has.
-            key = (record["run_hash"], record["name"], row["probe"], _metric(row), row["protocol"])
-            groups.setdefault(key, []).append((record, row))
-    protocols = list(dict.fromkeys(protocol for *_, protocol in groups))
+    rows = lines_of(records)
+    protocols = list(dict.fromkeys(row.protocol for row in rows))
     lines = [
         "| run | probe | trained | untrained net | raw pixels | protocol | seeds | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (*_, probe, metric, protocol), pairs in groups.items():
-        record, cells = pairs[0][0], []
-        for kind in ("trained", "untrained", "raw pixels"):
-            scores = [s for _, row in pairs if (s := _score(row, kind)) is not None]
-            cells.append(spread(scores) if len(scores) == len(pairs) else "–")
-        seeds = ", ".join(str(r["seed"]) for r, _ in pairs)
-        timed = all("minutes" in r for r, _ in pairs)  # features of published weights are not
-        minutes = spread([r["minutes"] for r, _ in pairs]) if timed else "–"
+    for row in rows:
         lines.append(
-            f"| {record['name']}, {record['epochs']:g} epochs | {probe} {metric} % | "
-            f"{' | '.join(cells)} | ({protocols.index(protocol) + 1}) | {seeds} | {minutes} |"
+            f"| {row.record['name']}, {row.record['epochs']:g} epochs | {row.probe} {row.metric} % "
+            f"| {' | '.join(row.cells)} | ({protocols.index(row.protocol) + 1}) | {row.seeds} | "
+            f"{row.minutes} |"
         )
     lines.append("")
     lines += [f"({i + 1}) {protocol}" for i, protocol in enumerate(protocols)]

@@ -34,6 +34,7 @@ from jssl.run import (
     init_from,
     lock,
     not_finite,
+    sinks,
     stopping,
     versions,
     workdir,
@@ -71,7 +72,8 @@ def train(
         longer: whether to extend the run in the workdir, see `jssl.run.extend`.
         on_step: called as `on_step(step, metrics)` in every process, after each update, one update
             late, with its numbers, and after each monitoring with the monitor's: `step` is the
-            number of updates. What it raises ends the run, whose state is saved first.
+            number of updates, 0 for the network before the first. What it raises ends the run,
+            whose state is saved first.
 
     Returns:
         The last state. Within `jssl.run.stopping.signals()` a signal raises SystemExit(75) after
@@ -81,6 +83,7 @@ def train(
         UserError: mistakes of the user, before anything is compiled.
         NotFiniteError: the loss, the gradient, the network or a feature is not finite.
     """
+    sinks.check(config)
     parts = build.build(config)
     check_monitor(parts, judged=judged)
     not_finite.check(folder, config)
@@ -117,8 +120,7 @@ def _train(
         else:
             state, data_state = saved.restore(build.abstract_state(parts), step)
             batches.restore(data_state)
-        started = _Run(parts, folder, saved, batches, int(state.step), on_step)
-        with contextlib.closing(started) as run:
+        with _Run(parts, folder, saved, batches, int(state.step), on_step) as run:
             run.warn(warnings + run.writers.warnings)
             return run.loop(state)
 
@@ -139,11 +141,9 @@ class _Run:
         self.parts, self.folder, self.saved, self.batches = parts, folder, saved, batches
         self.first = first
         self.labelled = build.needs_labels(config)
-        wandb = None
-        if config.log.wandb_project:
-            wandb = {"project": config.log.wandb_project, "mode": config.log.wandb_mode}
+        trackers = sinks.open_sinks(config, folder)
         self.writers = writers.Writers(
-            folder, step=first, tensorboard=config.log.tensorboard, wandb=wandb
+            folder, step=first, tensorboard=config.log.tensorboard, sinks=trackers
         )
         self.last = parts.total_steps
         if config.max_steps:
@@ -158,9 +158,12 @@ class _Run:
         if parts.held_out is not None and self.monitor is not None:
             self.best = best.Best(folder, method=config.method, examples=held_out_protocol(parts))
 
-    def close(self) -> None:
+    def __enter__(self) -> "_Run":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.progress.close()
-        self.writers.close()
+        self.writers.close(sinks.end_of(error))
 
     def loop(self, state: TrainState) -> TrainState:
         config, launcher = self.parts.config, self.parts.launcher
@@ -168,8 +171,10 @@ class _Run:
         step_fn = launcher.compile_step(self.parts.method.train_step)
         pending = None
         method, steps_per_epoch = self.parts.method, self.parts.steps_per_epoch
-        if self.first and self._monitor_due(self.first) and not self._was_monitored():
-            self._monitor_safely(self.first, state)  # it was stopped between save and monitor
+        # A new run is monitored before its first update; one that resumes only if it was stopped
+        # between save and monitor.
+        if self._monitor_due(self.first) and not self._was_monitored():
+            self._monitor_safely(self.first, state)
         if method.order is not None and self.first % steps_per_epoch:
             self.batches.reorder(method.order(state))
         with contextlib.ExitStack() as stack:
@@ -322,9 +327,12 @@ class _Run:
     def _monitor_safely(self, done: int, state: TrainState) -> None:
         """Monitors a state; saves it if the monitor fails."""
         try:
-            with stopping.leaves_the_pass():
+            # Before the first update nothing is lost: a signal exits at once.
+            with stopping.leaves_the_pass() if done else contextlib.nullcontext():
                 scalars = self._monitor(done, state)
         except BaseException as error:
+            if done == 0 and not isinstance(error, NotFiniteError):
+                raise
             if jax.process_count() == 1:
                 self._save(done, state)
             self.saved.wait()
@@ -332,15 +340,10 @@ class _Run:
                 self._exit(done)
             saved = f"The monitor failed; the state after step {done} is saved in {self.folder}."
             if isinstance(error, NotFiniteError):
-                good = [s for s in init_from.steps_of(self.folder) if s < done]
+                good = [s for s in init_from.steps_of(self.folder) if s < done or s == 0]
                 found = f"{error.found}\n{saved}"
-                not_finite.stop(
-                    self.folder,
-                    self.parts.config,
-                    found,
-                    step=done,
-                    good=good[-1] if good else None,
-                )
+                last = good[-1] if good else None
+                not_finite.stop(self.folder, self.parts.config, found, step=done, good=last)
             if isinstance(error, UserError):
                 raise type(error)(f"{error}\n{saved}") from error
             self.progress.say(saved)
@@ -357,6 +360,7 @@ class _Run:
             scalars, warnings = {**scalars, **own}, warnings + lines
             for name, picture in pictures.items():
                 workdir.write_picture(self.folder / "pictures" / f"{name}-{done}.png", picture)
+                self.writers.picture(name, done, picture)
         scalars["monitor_seconds"] = time.monotonic() - started
         self.writers.scalars(done, scalars)
         epoch = done / self.parts.steps_per_epoch
@@ -369,8 +373,9 @@ class _Run:
         if problems := self.batches.problems.report():
             workdir.write_json(self.folder / "problems.json", problems)
             self.progress.say(f"pictures that were replaced or converted: {in_words(problems)}")
-        self.warn(warnings)
-        if self.best is not None:
+        if done:  # an untrained network is neither collapsed nor worth keeping
+            self.warn(warnings)
+        if done and self.best is not None:
             top1 = scalars["held_out_top1"]
             if self.best.offer(done, top1, state, self.batches.state()):
                 self.progress.say(f"best so far, {100 * top1:.1f} %: {self.best.folder}")

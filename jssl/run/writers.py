@@ -1,11 +1,10 @@
-"""Writers of metrics: JSON lines, TensorBoard, W&B, and the terminal.
+"""Writers of metrics: JSON lines, TensorBoard, the trackers of `jssl.run.sinks`, the terminal.
 
 Only process 0 writes. A run that resumes at step s first drops the rows after s, so that every
 step is recorded once.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from jssl import files
-from jssl.errors import UserError
 from jssl.third_party import unchanged
 
 
@@ -81,8 +80,8 @@ class Writers:
         workdir: the run's folder.
         step: the step the run starts or resumes at.
         tensorboard: write event files under `tensorboard/`.
-        wandb: settings of `wandb.init` (project, mode, ...), or None; the run's id is stored in
-            the workdir, and a resumed run continues it.
+        sinks: the trackers, see `jssl.run.sinks.Sinks`; None for none. They are closed with the
+            other files.
 
     Attributes:
         warnings: of `truncate_jsonl`, to print.
@@ -94,10 +93,10 @@ class Writers:
         *,
         step: int,
         tensorboard: bool = True,
-        wandb: Mapping[str, Any] | None = None,
+        sinks: Any = None,
     ):
         self._file: TextIO | None = None
-        self._board = self._wandb = None
+        self._board, self._sinks = None, sinks
         self.warnings: list[str] = []
         if jax.process_index() != 0:
             return
@@ -109,8 +108,6 @@ class Writers:
                 from tensorboardX import SummaryWriter
 
                 self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-        if wandb is not None:
-            self._wandb = _start_wandb(workdir, wandb)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes named numbers of one step."""
@@ -121,30 +118,21 @@ class Writers:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(dict(values), step=step)
+        if self._sinks is not None:
+            self._sinks.scalars(step, values)
 
-    def close(self) -> None:
-        """Flushes and closes every sink."""
+    def picture(self, name: str, step: int, pixels: np.ndarray) -> None:
+        """Sends a picture uint8 [H,W,3] to the trackers."""
+        if self._sinks is not None:
+            self._sinks.picture(name, step, pixels)
+
+    def close(self, end: str = "FINISHED") -> None:
+        """Flushes and closes every sink; `end` as in `jssl.run.sinks.ENDS`."""
         for sink in (self._file, self._board):
             if sink is not None:
                 sink.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-
-
-def _start_wandb(workdir: Path, settings: Mapping[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError(
-            "config.log.wandb_project is set, but wandb is not installed. "
-            "Type pip install 'jssl[wandb]', or --config.log.wandb_project=''."
-        ) from None
-    id_file = workdir / "wandb_id.txt"
-    if not id_file.exists() or not id_file.read_bytes().strip():
-        files.write_text(id_file, os.urandom(4).hex())
-    return wandb.init(id=id_file.read_text(), resume="allow", dir=str(workdir), **settings)
+        if self._sinks is not None:
+            self._sinks.close(end)
 
 
 class Progress:

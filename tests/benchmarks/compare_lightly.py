@@ -76,7 +76,7 @@ def jssl_curve(args, tiles, method, seed):
     result = json.loads((workdir / "result.json").read_text())
     (knn,) = (row["top1"] for row in result["rows"] if row["probe"] == "kNN")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    curve = [knn["untrained"], *(line["knn_top1"] for line in lines if "knn_top1" in line)]
+    curve = [knn["untrained"], *(x["knn_top1"] for x in lines if x["step"] and "knn_top1" in x)]
     return {"knn_top1": curve, "seconds": round(seconds), "versions": {"jax": jax.__version__}}
 
 
