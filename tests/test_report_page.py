@@ -128,7 +128,7 @@ def test_names_are_text(text):
 
 def test_numbers_and_their_protocol(text):
     assert "<li>k=3, toy</li>" in text and '<td class="number">25.0</td>' in text
-    assert "1.5 minutes" in text and "the white point at 0 is the untrained network" in text
+    assert "1.5 minutes" in text and "the point at 0 is the network before the first update" in text
     assert "masks, step 10" in text and "masks, step 2<" not in text
 
 

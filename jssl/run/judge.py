@@ -15,7 +15,7 @@ from jssl import config as config_lib
 from jssl import methods, report
 from jssl.evaluate import dense
 from jssl.evaluate.run import final_rows
-from jssl.evaluate.table import format_table
+from jssl.evaluate.table import format_table, table_values
 from jssl.precision import narrow
 from jssl.run import build, lock, pretrained, sinks, stopping, versions, workdir
 from jssl.run.train import OnStep, train
@@ -92,10 +92,10 @@ def _judge(
     if (origin := pretrained.record(folder)) is not None:
         kept = ("method", "step", "sha256", "weights")
         record["init_from"] = {key: origin[key] for key in kept if key in origin}
-    trackers.rows(record["steps"], rows)
     say(format_table(rows))
     if jax.process_index() == 0:
         workdir.write_json(folder / "result.json", record)
+    trackers.table(record["steps"], table_values(rows))
     say(f"{record['minutes']:.1f} minutes, steps {record['steps']}. Record: {folder}/result.json")
 
 

@@ -12,7 +12,7 @@ sends nothing more to it.
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -24,7 +24,6 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl import files
 from jssl.errors import UserError
-from jssl.evaluate.table import table_values
 from jssl.run import versions
 from jssl.run.writers import say
 from jssl.third_party import unchanged
@@ -79,10 +78,10 @@ class Sinks:
         """Sends a picture uint8 [H,W,3]."""
         self._each(lambda sink: sink.picture(name, step, pixels))
 
-    def rows(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends the numbers of the table at the end, see `jssl.evaluate.table`."""
-        values = {f"final/{name}": value for name, value in table_values(rows).items()}
-        self._each(lambda sink: sink.table(step, values))
+    def table(self, step: int, values: Mapping[str, float]) -> None:
+        """Sends the numbers of the table at the end, as `final/NAME`."""
+        named = {f"final/{name}": value for name, value in values.items()}
+        self._each(lambda sink: sink.table(step, named))
 
     def close(self, end: str = "FINISHED") -> None:
         """Ends this start; `end` is one of `ENDS`."""
