@@ -76,6 +76,8 @@ NO_DROPOUT = "--config.noisy_student.dropout=0.0"
 TUNED = "beit_finetune_photos.py:seed={seed},"
 NO_MONITOR = "--config.monitor.every_epochs=0"
 DVAE = "dvae_photos.py:seed={seed}"
+WHOLE = "--config.augment.options.scale=(1.0,1.0)"  # of the tile: a crop is smoother than a tile
+WIDE = "--config.dvae.hidden=32"
 
 STUDIES = {
     "byol": Study(
@@ -173,18 +175,14 @@ STUDIES = {
     "dvae": Study(
         {
             "dvae": (DVAE,),
-            "long": ("dvae_photos.py:seed={seed},epochs=55",),
             "beta_0": (DVAE, "--config.dvae.beta=0.0"),
             "beta_3": (DVAE, "--config.dvae.beta=0.003"),
-            "beta_30": (DVAE, "--config.dvae.beta=0.03"),
+            "whole": (DVAE, WHOLE),
+            "wide": (DVAE, WIDE),
+            "wide_whole": (DVAE, WIDE, WHOLE),
+            "codes_2048": (DVAE, WHOLE, "--config.dvae.vocabulary=2048"),
             "tau_01": (DVAE, "--config.dvae.temperature=(1.0,0.1)"),
-            "wide": (DVAE, "--config.dvae.hidden=32"),
-            "codes_2048": (DVAE, "--config.dvae.vocabulary=2048"),
-            "laplace": (
-                DVAE,
-                "--config.dvae.likelihood=logit_laplace",
-                "--config.dvae.beta=1.0",
-            ),
+            "long": ("dvae_photos.py:seed={seed},epochs=55", WIDE, WHOLE),
         },
         curves=("reconstruction_mse_ratio", "codes/perplexity", "reconstruction", "kl"),
     ),

@@ -1,8 +1,11 @@
 """The tables of docs/ablations.md, made from `configs/results/ablation_*.json`."""
 
 import json
+import math
 import statistics
 from pathlib import Path
+
+import numpy as np
 
 from jssl.run.results import spread
 
@@ -199,25 +202,38 @@ def robustness_line(text, runs, part):
 def dvae():
     names = {
         "dvae": "configs/dvae_photos.py: 2,000 updates, 512 codes",
-        "long": "5,500 updates",
         "beta_0": "no KL",
         "beta_3": "KL weight 0.003",
-        "beta_30": "KL weight 0.03",
         "tau_01": "last temperature 0.1",
+        "whole": "whole tiles, no random crops",
         "wide": "twice the width",
-        "codes_2048": "2,048 codes",
-        "laplace": "logit-Laplace likelihood, KL weight 1",
+        "wide_whole": "twice the width, whole tiles",
+        "codes_2048": "2,048 codes, whole tiles",
+        "long": "twice the width, whole tiles, 5,500 updates",
     }
     rows = rows_of(runs_of("dvae"))
-    lines = [
-        (text, last(rows[row], "reconstruction_mse_ratio", False),
-         last(rows[row], "codes/perplexity", False), last(rows[row], "kl", False),
-         seeds(rows[row]))
-        for row, text in names.items() if row in rows
-    ]  # fmt: skip
+    codes = json.loads((RESULTS / "patch_kmeans.json").read_text())["rows"]
+    lines = []
+    for row in (row for row in names if row in rows):
+        perplexities = [points[-1] for points in curve(rows[row], "codes/perplexity")]
+        entropy = statistics.fmean(map(math.log, perplexities))
+        lines.append(
+            (names[row], last(rows[row], "reconstruction_mse_ratio", False),
+             last(rows[row], "codes/perplexity", False), f"{entropy:.2f}",
+             f"{at_entropy(codes, entropy):.2f}", last(rows[row], "kl", False), seeds(rows[row]))
+        )  # fmt: skip
     head = ("run (0.01 otherwise, 0.3 the last temperature)", "error over constant patches",
-            "perplexity of the codes", "KL, nats a token", "seeds")  # fmt: skip
-    return table(head, lines)
+            "perplexity of the codes", "their entropy, nats", "k-means of that entropy",
+            "KL, nats a token", "seeds")  # fmt: skip
+    kmeans = [(f"{row['k']:,}", f"{row['ratio']:.2f}", f"{row['entropy']:.2f}") for row in codes]
+    text = "\nk-means of the patches:\n\n"
+    return table(head, lines) + text + table(("centres", "error over constant patches",
+                                              "entropy, nats"), kmeans)  # fmt: skip
+
+
+def at_entropy(codes, entropy):
+    """The error of k-means whose codes have this entropy, between the two nearest records."""
+    return float(np.interp(entropy, [c["entropy"] for c in codes], [c["ratio"] for c in codes]))
 
 
 STUDIES = {f.__name__: f for f in (byol, deepcluster, cmc_views, deit, beit, noisy_student, dvae)}
