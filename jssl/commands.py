@@ -226,7 +226,7 @@ COMMANDS: dict[str, Command] = {
             "workdir": {"metavar": "DIR", "help": "of a run, whose report.html is written"},
             "records": {
                 "metavar": "FILE_OR_DIR,..",
-                "help": "result.json files, or folders of them such as workdirs",
+                "help": "folder of result.json files; with --output also files, and several",
             },
             "output": {"metavar": "FILE.html", "help": "page that compares the runs of --records"},
             "readme": {"metavar": "FILE", "help": "file whose results table is replaced"},

@@ -259,7 +259,13 @@ def _report(flags: Flags) -> None:
 
         print(report.compare_runs(need(flags, "records", "runs/A,runs/B"), output))
         return
-    results.report(need(flags, "records", "configs/results"), readme=flags.readme)
+    records = need(flags, "records", "configs/results")
+    if not Path(records).is_dir() and ("," in records or Path(records).is_file()):
+        raise UserError(
+            f"The table is made of the records below one folder, found --records={records}. Type "
+            "that folder, or add --output=runs.html for a page that compares files and folders."
+        )
+    results.report(records, readme=flags.readme)
 
 
 def _compile(flags: Flags) -> None:

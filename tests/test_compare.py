@@ -136,3 +136,9 @@ def test_two_records_of_one_seed_are_refused(three, tmp_path):
 def test_flags_that_exclude_each_other(flags):
     with pytest.raises(UserError, match="type one of the two|must end with .html"):
         main.main(["report", *flags])
+
+
+@pytest.mark.parametrize("records", ["{three}/seed0/result.json", "{three}/seed0,{three}/seed1"])
+def test_the_table_of_files_is_not_that_of_a_folder(three, records):
+    with pytest.raises(UserError, match="add --output=runs.html"):
+        main.main(["report", f"--records={records.format(three=three)}"])

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jssl import files, methods
 from jssl.errors import UserError
 from jssl.optim import TRANSFORMER
-from jssl.run import build, chosen, pretrained, timed, workdir
+from jssl.run import build, chosen, pretrained, sinks, timed, workdir
 from jssl.run.writers import say
 
 RECORD = "chosen.json"
@@ -239,6 +239,7 @@ def _resolve(asked: Asked, folder: Path, started: float) -> ConfigDict:
     if (config := resumed(asked, folder)) is not None:
         return config
     config, lines = choose(asked, chosen.this_device())
+    sinks.check(config)
     parts = build.build(config)  # checks all, before anything is compiled
     record: dict[str, Any] = {}
     if asked.minutes is not None:
