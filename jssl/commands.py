@@ -224,6 +224,7 @@ COMMANDS: dict[str, Command] = {
         "makes the report of a run, one page; or the table of results of many",
         {
             "workdir": {"metavar": "DIR", "help": "of a run, whose report.html is written"},
+            "map": {"metavar": "pca|umap", "help": "of the features; umap needs jssl[umap]"},
             "records": {
                 "metavar": "FILE_OR_DIR,..",
                 "help": "folder of result.json files; with --output also files, and several",

@@ -75,7 +75,10 @@ def common() -> dict[str, Any]:
             "enabled": True,
             "linear_epochs": 100,
         },
-        "report": {"enabled": True},  # WORKDIR/report.html, see jssl.report
+        "report": {  # WORKDIR/report.html, see jssl.report
+            "enabled": True,
+            "map": "pca",  # of the features; 'umap' needs the extra `umap`
+        },
         # Set from the data when a run is built, for schedules and for state of the size of the
         # data set; stored in the workdir, so that its state can be restored.
         "run": {"num_examples": 0, "steps_per_epoch": 0, "total_steps": 0},

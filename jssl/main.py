@@ -236,6 +236,8 @@ def _export(flags: Flags) -> None:
 
 
 def _report(flags: Flags) -> None:
+    if flags.workdir is None and flags.map is not None:
+        raise UserError("--map is of the report of one run: type its --workdir.")
     if flags.workdir is not None:
         if any(x is not None for x in (flags.records, flags.readme, flags.output)):
             raise UserError(
@@ -246,7 +248,7 @@ def _report(flags: Flags) -> None:
         from jssl.run import stopping
 
         with stopping.signals(), stopping.ends_at_once("Stopped: the old report is unchanged."):
-            report.report_run(flags.workdir)
+            report.report_run(flags.workdir, map=flags.map or "")
         return
     from jssl import files
     from jssl.run import results

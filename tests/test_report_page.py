@@ -4,6 +4,8 @@ import contextlib
 import html
 import html.parser
 import json
+import sys
+import types
 
 import jax
 import numpy as np
@@ -260,3 +262,30 @@ def test_the_attention_is_that_of_the_network(monkeypatch):
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     np.testing.assert_allclose(found, weights / weights.sum(axis=-1, keepdims=True), atol=1e-4)
     assert np.ptp(found) > 0.1  # not the same everywhere
+
+
+def test_the_map_by_umap(run, monkeypatch):
+    """With a stand-in: umap-learn compiles for half a minute."""
+    asked = {}
+
+    class Umap:
+        def __init__(self, **options):
+            asked.update(options)
+
+        def fit_transform(self, features):
+            return features[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Umap))
+    main.main(["report", f"--workdir={run}", "--map=umap"])
+    assert "pictures by UMAP" in (run / "report.html").read_text()
+    assert (asked["metric"], asked["random_state"]) == ("cosine", 0)
+    assert json.loads((run / "config.json").read_text())["report"]["map"] == "pca"
+    monkeypatch.setitem(sys.modules, "umap", None)
+    for words in (["--map=umap", f"--workdir={run}"], ["--map=umpa", f"--workdir={run}"]):
+        with pytest.raises(UserError, match="jssl\\[umap\\]|--map=umpa: did you mean"):
+            main.main(["report", *words])
+    config = config_of("nowhere")
+    config.report.map = "umap"
+    with pytest.raises(UserError, match="jssl\\[umap\\]"):
+        train_and_judge(config, run.with_name("never"))
+    assert not run.with_name("never").exists()

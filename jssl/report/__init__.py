@@ -8,6 +8,7 @@ from jssl.report.compare import compare_runs as compare_runs
 from jssl.report.document import NAME as NAME
 from jssl.report.document import Reporter as Reporter
 from jssl.report.document import write_report as write_report
+from jssl.report.feature_map import check_map as check_map
 from jssl.report.make import at_the_end as at_the_end
 from jssl.report.make import report_run as report_run
 from jssl.report.sheet import pictures_of as pictures_of

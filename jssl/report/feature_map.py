@@ -1,11 +1,14 @@
-"""The map of a report: features on the plane of their two largest principal components."""
+"""The map of a report: features on a plane, by principal components or by UMAP."""
 
 import io
+import warnings
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jssl.errors import UserError
 from jssl.report.look import Network, Seen, class_name
 from jssl.third_party import unchanged
 
@@ -40,23 +43,88 @@ def principal_plane(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x @ (vectors * signs[:, None]).T, values / max(float((x * x).sum()), 1e-30)
 
 
+def check_map(settings: Any) -> None:
+    """Checks that the map of a report can be made, before anything is computed.
+
+    Args:
+        settings: `report` of a config.
+
+    Raises:
+        UserError: the package of 'umap' is not installed.
+    """
+    if settings.enabled and settings.map == "umap":
+        _import_umap()
+
+
+def umap_plane(features: np.ndarray) -> np.ndarray:
+    """Projects features by UMAP: cosine distance, 15 neighbours at most, seed 0.
+
+    Args:
+        features: float [M,D], of four pictures or more.
+
+    Returns:
+        float64 [M,2].
+
+    Raises:
+        UserError: the package is not installed, or there are fewer pictures.
+
+    Reference: McInnes, Healy and Melville 2018, https://arxiv.org/abs/1802.03426.
+    """
+    if len(features) < 4:
+        raise UserError(f"A map by UMAP needs four pictures, found {len(features)}.")
+    umap = _import_umap()
+    neighbours = min(15, len(features) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a seed turns its threads off, which it warns about
+        model = umap.UMAP(
+            n_neighbors=neighbours, metric="cosine", random_state=0, n_jobs=1, init="pca"
+        )
+        return np.asarray(model.fit_transform(np.asarray(features, np.float32)), np.float64)
+
+
+def _import_umap() -> Any:
+    try:
+        with unchanged():
+            import umap
+    except ImportError:
+        raise UserError(
+            "A map by UMAP needs umap-learn, which is not installed. Type pip install "
+            "'jssl[umap]', or --config.report.map=pca (`jssl report`: --map=pca)."
+        ) from None
+    return umap
+
+
 def feature_map(network: Network, queries: Seen) -> dict[str, Any]:
     """Returns the section with the map, see `jssl.report.sections`."""
-    plane, shares = principal_plane(queries.features)
+    kind = network.parts.config.report.map
+    if kind == "umap":
+        plane = umap_plane(queries.features)
+        names = ["first coordinate", "second coordinate"]
+        how = "by UMAP (cosine distance): near points are alike, large distances say little"
+    else:
+        plane, shares = principal_plane(queries.features)
+        names = [
+            f"{name} principal component ({100 * share:.0f} % of the variance)"
+            for name, share in zip(("first", "second"), shares, strict=True)
+        ]
+        how = (
+            "on their two largest principal components, which have "
+            f"{100 * shares.sum():.0f} % of the variance"
+        )
     colours, legend, notes = _colours(network, queries.labels)
-    figure = _draw(plane, shares, colours, queries.thumbs)
+    figure = _draw(plane, names, colours, queries.thumbs)
     what = "test" if network.tested else "training"
     first = (
-        f"Backbone features of {len(plane):,} {what} pictures on their two largest principal "
-        f"components, which have {100 * shares.sum():.0f} % of the variance. {MOST_PICTURES} "
+        f"Backbone features of {len(plane):,} {what} pictures {how}. {MOST_PICTURES} "
         "pictures at most are drawn at the place of their point, where there is room."
     )
+    way = "UMAP" if kind == "umap" else "principal components"
     return {
         "title": "Map of the features",
         "notes": [first, *notes],
         "legend": legend,
         "figure": figure,
-        "alt": f"Map of {len(plane)} features by principal components",
+        "alt": f"Map of {len(plane)} features by {way}",
     }
 
 
@@ -80,7 +148,7 @@ def _colours(network: Network, labels: np.ndarray) -> tuple[list[str], list[Any]
     return [colour.get(int(label), GREY) for label in labels], legend, notes
 
 
-def _draw(plane: np.ndarray, shares: np.ndarray, colours: list[str], thumbs: np.ndarray) -> str:
+def _draw(plane: np.ndarray, names: Sequence[str], colours: list[str], thumbs: np.ndarray) -> str:
     with unchanged():
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -97,11 +165,7 @@ def _draw(plane: np.ndarray, shares: np.ndarray, colours: list[str], thumbs: np.
             image = OffsetImage(thumbs[row], zoom=28 / thumbs.shape[1], resample=True)
             frame = {"edgecolor": colours[row], "linewidth": 1.6}
             axes.add_artist(AnnotationBbox(image, plane[row], pad=0.1, bboxprops=frame))
-        for axis, name, share in (
-            (axes.xaxis, "first", shares[0]),
-            (axes.yaxis, "second", shares[1]),
-        ):
-            axis.set_label_text(f"{name} principal component ({100 * share:.0f} % of the variance)")
+        axes.set(xlabel=names[0], ylabel=names[1])
         axes.margins(0.06)
         axes.spines[["top", "right"]].set_visible(False)
         buffer = io.BytesIO()

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 
 from jssl import files, methods
-from jssl.errors import UserError
+from jssl.errors import UserError, nearest
 from jssl.precision import narrow
 from jssl.report.document import KEPT, warn, write_report
-from jssl.report.feature_map import feature_map
+from jssl.report.feature_map import check_map, feature_map
 from jssl.report.heat import heat_maps
 from jssl.report.look import BANK, QUERIES, network_of, see
 from jssl.report.sections import confusion, neighbours, views
@@ -20,6 +20,8 @@ from jssl.run.build import Experiment
 from jssl.run.writers import say
 from jssl.third_party import same_handlers
 from jssl.types import TrainState
+
+MAPS = ("pca", "umap")
 
 
 def network_sections(
@@ -104,20 +106,27 @@ def _keep(folder: Path, step: int, sections: list[dict[str, Any]], notes: list[s
 
 @narrow
 @same_handlers()
-def report_run(folder: str | Path) -> Path:
+def report_run(folder: str | Path, *, map: str = "") -> Path:
     """Writes the report of a workdir: of a run that has ended, that was stopped, or that runs.
 
     Args:
         folder: the workdir; an older version of jssl may have written it.
+        map: of the features, 'pca' or 'umap'; '' is the `report.map` of its config.
 
     Returns:
         The path of the page. Where the network or the data cannot be read, it says why.
 
     Raises:
-        UserError: a folder without a config.json, or one that cannot be written.
+        UserError: a folder without a config.json, or one that cannot be written; an unknown map,
+            or one whose package is not installed.
     """
     folder, missing = Path(folder), ""
     config = workdir.read_config(folder)
+    if map and map not in MAPS:
+        raise UserError(f"Unknown --map={map}: {nearest(map, MAPS)}.")
+    with config.unlocked():
+        config.report.update(enabled=True, map=map or config.report.map)
+    check_map(config.report)
     try:
         files.check_folder(folder)
     except OSError as error:

@@ -82,6 +82,7 @@ RULES: dict[str, Rule] = {
     "final.enabled": BOOL,
     "final.linear_epochs": COUNT,
     "report.enabled": BOOL,
+    "report.map": one_of("pca", "umap"),
     "run.num_examples": NATURAL,
     "run.steps_per_epoch": NATURAL,
     "run.total_steps": NATURAL,

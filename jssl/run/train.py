@@ -24,7 +24,7 @@ from jssl.evaluate.online import (
     monitor_protocol,
 )
 from jssl.precision import narrow
-from jssl.report import Reporter
+from jssl.report import Reporter, check_map
 from jssl.run import batches as batching
 from jssl.run import (
     best,
@@ -84,6 +84,7 @@ def train(
         NotFiniteError: the loss, the gradient, the network or a feature is not finite.
     """
     sinks.check(config)
+    check_map(config.report)
     parts = build.build(config)
     check_monitor(parts, judged=judged)
     not_finite.check(folder, config)
