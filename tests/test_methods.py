@@ -11,6 +11,8 @@ import pytest
 from helpers import assert_same_state, batch_of, shallow_config, start, tiles
 
 from jssl import methods
+from jssl.dense.roi import roi_align
+from jssl.models import fast_rcnn
 from jssl.models.heads import Projector
 from jssl.run import build, checkpoint
 
@@ -54,13 +56,20 @@ def copied(state):
 
 @pytest.fixture(scope="module")
 def smooth():
-    """Nets whose activation has a derivative everywhere.
+    """Nets whose activation and pooling have a derivative everywhere.
 
     Where a unit lies within rounding of zero, the derivative of a ReLU jumps, and two equal
-    computations in another order give gradients that differ by a finite amount.
+    computations in another order give gradients that differ by a finite amount. So does that of a
+    maximum of two values that are equal within rounding.
     """
+
+    def pooled(features, boxes, *, output, scale):
+        return roi_align(features, boxes, output=output, scale=scale, ratio=2)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn, "relu", nn.silu)
+        patch.setattr(nn, "max_pool", nn.avg_pool)
+        patch.setattr(fast_rcnn, "roi_max_pool", pooled)
         yield
 
 
