@@ -55,7 +55,10 @@ def run(study, args, folder, row, seed):
     jssl(workdir, "train", f"--workdir={workdir}", *switches)  # goes on, or has nothing to do
     stages = sorted(p for p in workdir.glob("[0-9]*_*") if (p / "metrics.jsonl").exists())
     result = read(workdir / "result.json")
-    numbers = {"": {row["probe"]: row["numbers"] for row in result["rows"] if row["probe"] != CUT}}
+    numbers: dict = {"": {}}
+    for part in result["rows"]:
+        if part["probe"] != CUT:  # of a probe's metrics the first, top-1
+            numbers[""].setdefault(part["probe"], part["numbers"])
     curves = {}
     for part in stages or [workdir]:
         name = part.name if stages else ""
