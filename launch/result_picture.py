@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from PIL import Image
 
 ROWS, COLUMNS = 5, 7
@@ -41,19 +42,27 @@ def curve(axes, workdir):
 def neighbours(figure, workdir):
     sections = json.loads((workdir / "report_pictures.json").read_text())["sections"]
     (section,) = [s for s in sections if s["title"].startswith("Neighbours")]
-    groups = section["groups"]
-    chosen = [groups[i * (len(groups) - 1) // (ROWS - 1)] for i in range(ROWS)]
+    # The queries with the most contrast: a black tile shows nothing.
+    groups = sorted(section["groups"], key=lambda group: -contrast(group["pictures"][0]))
+    chosen = groups[:ROWS]
     figure.suptitle("test tiles and their nearest training tiles", fontsize=10)
     for row, group in zip(figure.subplots(ROWS, COLUMNS), chosen, strict=True):
         for axis in row:
             axis.axis("off")
         for axis, picture in zip(row, group["pictures"], strict=False):
-            content = base64.b64decode(picture["src"].partition(",")[2])
             axis.axis("on")
-            axis.imshow(Image.open(io.BytesIO(content)))
+            axis.imshow(read(picture))
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set(color=COLOURS[picture.get("mark", "")], linewidth=2)
+
+
+def read(picture):
+    return Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
+
+
+def contrast(picture):
+    return np.asarray(read(picture).convert("L")).std()
 
 
 if __name__ == "__main__":
