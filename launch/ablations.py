@@ -69,7 +69,7 @@ def run(study, args, folder, row, seed):
             numbers.setdefault(name, {})[protocol] = read(record)["rows"]
         curves[name] = curves_of(part / "metrics.jsonl", study.curves)
     return {
-        "command": ["train", *args],
+        "command": ["train", *(arg.replace("{folder}", "FOLDER") for arg in args)],
         "minutes": round(result["minutes"], 2),
         "numbers": numbers,
         "curves": curves,
