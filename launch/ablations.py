@@ -55,10 +55,7 @@ def run(study, args, folder, row, seed):
     jssl(workdir, "train", f"--workdir={workdir}", *switches)  # goes on, or has nothing to do
     stages = sorted(p for p in workdir.glob("[0-9]*_*") if (p / "metrics.jsonl").exists())
     result = read(workdir / "result.json")
-    numbers: dict = {"": {}}
-    for part in result["rows"]:
-        if part["probe"] != CUT:  # of a probe's metrics the first, top-1
-            numbers[""].setdefault(part["probe"], part["numbers"])
+    numbers = {"": numbers_of(result["rows"])}
     curves = {}
     for part in stages or [workdir]:
         name = part.name if stages else ""
@@ -76,6 +73,15 @@ def run(study, args, folder, row, seed):
         "warnings": warnings_of(workdir),
         "versions": read(workdir / "versions.json"),
     }
+
+
+def numbers_of(rows):
+    """The numbers of each probe of a table: of its metrics the first, top-1."""
+    numbers = {}
+    for row in rows:
+        if row["probe"] != CUT:
+            numbers.setdefault(row["probe"], row["numbers"])
+    return numbers
 
 
 def read(path):

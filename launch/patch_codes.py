@@ -1,6 +1,6 @@
 """What codes of patches can reach without their neighbours: the rate and the error of k-means.
 
-The record is the row of references in docs/ablations.md, beside the discrete VAEs.
+The record is the table of k-means in docs/ablations.md.
 
     python launch/patch_codes.py --output=configs/results/patch_kmeans.json
 """

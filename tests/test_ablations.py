@@ -10,6 +10,7 @@ from jssl.run import config_file
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "launch"))
 import ablation_studies  # noqa: E402
+import ablations  # noqa: E402
 
 ROWS = [(name, row) for name, study in ablation_studies.STUDIES.items() for row in study.rows]
 
@@ -32,3 +33,12 @@ def config_file_value(config, key):
     for part in key.split("."):
         config = config[part]
     return config
+
+
+def test_a_record_has_the_top1_of_each_probe():
+    rows = [
+        {"probe": "own classifier", "metric": metric, "numbers": {"trained": {"value": value}}}
+        for metric, value in (("top-1", 0.5), ("top-5", 0.9), ("mean per class", 0.4))
+    ]
+    rows.append({"probe": "softmax_regression", "numbers": {"trained": {"value": 0.1}}})
+    assert ablations.numbers_of(rows) == {"own classifier": {"trained": {"value": 0.5}}}

@@ -246,3 +246,16 @@ def test_sections_become_sheets_with_their_frames():
     assert sheet[6, 6].tolist() == [0x2B, 0x8A, 0x4B]  # the frame of what is right
     assert sheet[58, 58].tolist() == [255, 0, 0]
     assert sheet[58, 168].tolist() == [190, 190, 190]  # damaged
+
+
+def test_a_tracker_that_is_away_at_the_end_costs_no_table(tmp_path, mlflow, capsys, monkeypatch):
+    def away(**_):
+        raise OSError("no route")
+
+    config = config_of(mlflow_uri="sqlite:///a.db", tensorboard=False)
+    monkeypatch.setattr(sys.modules["mlflow"], "MlflowClient", away)
+    with pytest.raises(UserError, match="no route"):
+        sinks.open_sinks(config, tmp_path)
+    with sinks.open_sinks(config, tmp_path, required=False) as trackers:
+        trackers.table(1, {"kNN": 0.5})
+    assert "WARNING MLflow gets neither the table nor the pictures" in capsys.readouterr().out

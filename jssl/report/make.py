@@ -17,11 +17,10 @@ from jssl.report.look import BANK, QUERIES, network_of, see
 from jssl.report.sections import confusion, neighbours, views
 from jssl.run import build, workdir
 from jssl.run.build import Experiment
+from jssl.run.checks import MAPS
 from jssl.run.writers import say
 from jssl.third_party import same_handlers
 from jssl.types import TrainState
-
-MAPS = ("pca", "umap")
 
 
 def network_sections(

@@ -31,6 +31,7 @@ from jssl.settings import (
     whole,
 )
 
+MAPS = ("pca", "umap")  # of a report's features
 LAUNCH = Rule(
     "pmap, shard_map, jit or vmap:N",
     lambda value: (
@@ -82,7 +83,7 @@ RULES: dict[str, Rule] = {
     "final.enabled": BOOL,
     "final.linear_epochs": COUNT,
     "report.enabled": BOOL,
-    "report.map": one_of("pca", "umap"),
+    "report.map": one_of(*MAPS),
     "run.num_examples": NATURAL,
     "run.steps_per_epoch": NATURAL,
     "run.total_steps": NATURAL,

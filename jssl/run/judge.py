@@ -51,7 +51,7 @@ def train_and_judge(
             parts = build.build(config)
             compiled = parts.launcher.compile_embed(parts.method.embed)
             place = Path(folder).absolute()
-            with sinks.open_sinks(parts.config, place) as trackers:
+            with sinks.open_sinks(parts.config, place, required=False) as trackers:
                 if config.final.enabled:
                     _judge(parts, Path(folder), state, compiled, started, trackers)
                 sections = report.at_the_end(parts, place, state, compiled)

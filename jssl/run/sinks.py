@@ -118,25 +118,34 @@ def check(config: ConfigDict) -> None:
         _import_mlflow()
 
 
-def open_sinks(config: ConfigDict, folder: str | Path) -> Sinks:
+def open_sinks(config: ConfigDict, folder: str | Path, *, required: bool = True) -> Sinks:
     """Opens the trackers that a config names, in process 0.
 
     Args:
         config: of the run, resolved.
         folder: the workdir.
+        required: whether one that cannot be opened is an error; otherwise a warning names it.
 
     Raises:
         UserError: a package that is not installed, or a tracker that cannot be opened.
     """
-    sinks: dict[str, Sink] = {}
+    makers: dict[str, Callable[[], Sink]] = {}
     if jax.process_index() == 0:
         folder = Path(folder).absolute()
         if config.log.tensorboard:
-            sinks["TensorBoard"] = Board(folder)
+            makers["TensorBoard"] = lambda: Board(folder)
         if config.log.wandb_project:
-            sinks["W&B"] = Wandb(config, folder)
+            makers["W&B"] = lambda: Wandb(config, folder)
         if config.log.mlflow_uri:
-            sinks["MLflow"] = Mlflow(config, folder)
+            makers["MLflow"] = lambda: Mlflow(config, folder)
+    sinks: dict[str, Sink] = {}
+    for name, make in makers.items():
+        try:
+            sinks[name] = make()
+        except UserError as error:
+            if required:
+                raise
+            say(f"WARNING {name} gets neither the table nor the pictures: {error}")
     return Sinks(sinks)
 
 
