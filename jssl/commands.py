@@ -247,6 +247,10 @@ COMMANDS: dict[str, Command] = {
                 "metavar": "N",
                 "help": "in the train split, if the data are not on this machine",
             },
+            "teacher": {
+                "metavar": "CONFIG",
+                "help": "of a deit run with distillation, if its workdir is not on this machine",
+            },
             "output": {"metavar": "FILE.json", "help": "the record to write"},
         },
         config=True,

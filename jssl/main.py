@@ -274,10 +274,11 @@ def _compile(flags: Flags) -> None:
     need(flags, "config", "simclr_imagenet")
     topology_text = need(flags, "topology", "v5e:16x16")
     from jssl.compile import command, devices
-    from jssl.run import versions
+    from jssl.run import config_file, versions
 
     topology = devices.prepare(topology_text)
     config = read_config(flags)
+    teacher = config_file.load(flags.teacher) if flags.teacher else None
     name = flags.config.replace(".py", "").removeprefix("configs/")
     name = " ".join([name, *(f"{key}={value}" for key, value in flags.settings)])
     command.fit(
@@ -286,6 +287,7 @@ def _compile(flags: Flags) -> None:
         topology=topology,
         batch=flags.batch,
         examples=flags.examples,
+        teacher=teacher,
         output=flags.output,
     )
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jssl import config as config_lib
 from jssl import files
 from jssl.compile import devices as devices_lib
-from jssl.compile import roofline, search, step
+from jssl.compile import lengths, roofline, search, step
 from jssl.compile.hardware import CHIPS, GIB, Topology
 from jssl.errors import NotWrittenError, UserError
 from jssl.run import checks, versions
@@ -24,6 +24,7 @@ def fit(
     topology: Topology,
     batch: str = "",
     examples: int = 0,
+    teacher: ConfigDict | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
     """Compiles, prints and writes the record of a config on a topology.
@@ -35,6 +36,7 @@ def fit(
         batch: '' for the config's batch, a number of examples a device, or 'auto' for the largest
             that fits.
         examples: size of the train split, for absent data of unknown size; 0: from the data.
+        teacher: config of the teacher of a distilled run, where its workdir is not here.
         output: the JSON file; by default `fit_NAME_TOPOLOGY.json` in the current folder.
 
     Returns:
@@ -42,7 +44,8 @@ def fit(
 
     Raises:
         UserError: a config that cannot be split over the topology, before compiling; data of
-            unknown size; a batch that is neither a number nor 'auto'; no batch that fits.
+            unknown size; a batch that is neither a number nor 'auto'; no batch that fits; a
+            teacher that is missing or not wanted.
     """
     checks.check(config)
     default = f"fit_{_slug(name)}_{_slug(topology.text)}.json"
@@ -51,9 +54,13 @@ def fit(
     if batch not in ("", "auto") and not (batch.isdigit() and int(batch)):
         raise UserError(f"--batch={batch}: expected a number of examples a device, or auto.")
 
+    def prepare() -> None:
+        lengths.set_lengths(config, examples)
+        step.set_other_runs(config, teacher)
+
     def compile_at(size: int) -> step.Compiled:
         config.batch_size = size * len(devices)
-        step.lengths(config, examples)
+        prepare()
         say(f"compiling {name} for {topology.text}, {size} examples a device ...")
         return step.compile_step(config, topology, devices)
 
@@ -62,7 +69,7 @@ def fit(
     elif batch:
         compiled = compile_at(int(batch))
     else:
-        step.lengths(config, examples)
+        prepare()
         step.make(config, devices)  # refuses what cannot be split
         compiled = compile_at(config.batch_size // len(devices))
     result = record(config, name, topology, devices, compiled)
@@ -127,7 +134,7 @@ def record(
         "intensity": compiled.flops / bytes_accessed if bytes_accessed else None,
         "collectives": {k: dataclasses.asdict(c) for k, c in compiled.collectives.items()},
         "roofline": roofline.estimate(
-            topology.chip,
+            topology,
             dtype=config.dtype,
             flops=compiled.flops,
             bytes_accessed=bytes_accessed,

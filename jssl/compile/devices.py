@@ -87,10 +87,12 @@ def open_devices(topology: Topology) -> list[Any]:
                 topology=f"1x1x{shape[0]}",
                 target_config=GPU_TARGETS[topology.chip],
             ).devices
-        bounds = {"chips_per_host_bounds": (1, 1, 1)} if max(shape) == 1 else {}
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=topology.text, **bounds
-        ).devices
+        chip = CHIPS[topology.chip]
+        options: dict[str, Any] = {"chip_config_name": chip.variant} if chip.variant else {}
+        if max(shape) == 1:
+            options["chips_per_host_bounds"] = (1, 1, 1)
+        name = f"{chip.compiler_name or topology.chip}:{'x'.join(map(str, shape))}"
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except Exception as error:  # the plugins raise many types
         raise UserError(
             f"The compiler knows no topology {topology.text}: {str(error).splitlines()[0]}"

@@ -2,20 +2,22 @@
 
 from typing import Any
 
-from jssl.compile.hardware import CHIPS
+from jssl.compile.hardware import CHIPS, Topology, latency, link_bandwidth
 from jssl.compile.hlo import Collective
 
 ASSUMPTIONS = (
     "every FLOP at the chip's peak",
     "every byte of memory at its full bandwidth",
-    "every collective's payload at the full link bandwidth, by an algorithm that sends the least",
+    "every collective's payload at the full bandwidth of the slice's links, by an algorithm that "
+    "sends the least; half the links of an axis whose ends are not joined",
+    "every collective waits for its hops in addition, one after the other, over all devices",
     "arithmetic and memory traffic overlap wholly, collectives with neither",
     "the host and the network of the data centre are never waited for",
 )
 
 
 def estimate(
-    chip: str,
+    topology: Topology,
     *,
     dtype: str,
     flops: float,
@@ -26,10 +28,10 @@ def estimate(
 ) -> dict[str, Any]:
     """Estimates the step time with the roofline model, and the time of the run.
 
-    step time = max(flops / peak, bytes / bandwidth) + payload / link
+    step time = max(flops / peak, bytes / bandwidth) + payload / link + latencies
 
     Args:
-        chip: key of `CHIPS`.
+        topology: chip and shape.
         dtype: of the products, 'bfloat16' or 'float32'.
         flops, bytes_accessed: of one device in one step.
         collectives: of one device in one step.
@@ -40,24 +42,29 @@ def estimate(
         Seconds of each part and of the step, the part that bounds it, images/s and hours.
 
     Example:
-        >>> r = estimate('v5e', dtype='bfloat16', flops=197e12, bytes_accessed=819e8,
-        ...              collectives={}, global_batch=64, steps=3600)
+        >>> from jssl.compile.hardware import parse_topology
+        >>> r = estimate(parse_topology('v5e:4x8'), dtype='bfloat16', flops=197e12,
+        ...              bytes_accessed=819e8, collectives={}, global_batch=64, steps=3600)
         >>> r['step_seconds'], r['bound'], r['images_per_second'], r['run_hours']
         (1.0, 'arithmetic', 64.0, 1.0)
     """
-    peak = CHIPS[chip]
+    peak, shape = CHIPS[topology.chip], topology.shape
+    link = link_bandwidth(topology.chip, shape)
+    waits = {kind: c.count * latency(topology.chip, shape, kind) for kind, c in collectives.items()}
     parts = {
         "arithmetic": flops / peak.flops[dtype],
         "memory": bytes_accessed / peak.bandwidth,
-        "interconnect": sum(c.payload for c in collectives.values()) / peak.link,
+        "interconnect": sum(c.payload for c in collectives.values()) / link,
+        "latency": float(sum(waits.values())),
     }
-    step = max(parts["arithmetic"], parts["memory"]) + parts["interconnect"]
+    overlapped = max(parts["arithmetic"], parts["memory"])
+    step = overlapped + parts["interconnect"] + parts["latency"]
     return {
         "kind": "estimate, not a measurement",
         "assumptions": [*ASSUMPTIONS, peak.note],
         "peak_flops": peak.flops[dtype],
         "hbm_bandwidth": peak.bandwidth,
-        "link_bandwidth": peak.link,
+        "link_bandwidth": link,
         "source": peak.source,
         "seconds": parts,
         "bound": max(parts, key=lambda part: parts[part]),

@@ -3,26 +3,19 @@
 import math
 import re
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jssl import data, methods
 from jssl.compile import flops as flops_lib
 from jssl.compile import hlo, roofline
 from jssl.compile.hardware import CHIPS, Topology
-from jssl.data.tfds_source import CATALOGUE
 from jssl.errors import UserError
 from jssl.parallel.launcher import check_batch_size, make_launcher
 from jssl.run import build
-
-# Sizes of train splits, for machines without the data: ILSVRC 2012, CIFAR's papers...
-EXAMPLES = {"imagenet2012": 1_281_167, "cifar10": 50_000, "cifar100": 50_000, "stl10": 100_000,
-            "imagenette": 9_469, "imagenette320": 9_469}  # fmt: skip
-# Of PASCAL VOC: pictures of the default train split, trainval of 2007 and 2012, and train_aug.
-VOC_EXAMPLES, VOC_CLASSES = {"boxes": 16_551, "masks": 10_582}, 20
 
 
 class Compiled(NamedTuple):
@@ -44,41 +37,42 @@ class Compiled(NamedTuple):
     text: str
 
 
-def lengths(config: ConfigDict, examples: int) -> None:
-    """Fills in `config.run` and `num_classes` as a run does, from the data or from `EXAMPLES`.
+def set_other_runs(config: ConfigDict, teacher: ConfigDict | None) -> None:
+    """Sets, in place, what a step needs of its teacher or tokenizer; no weights are read.
+
+    Args:
+        config: the whole config, with `num_classes`.
+        teacher: config of the teacher of a distilled run, in place of its workdir.
 
     Raises:
-        UserError: absent data of unknown size, or fewer examples than a batch.
+        UserError: a teacher that is missing, or that this config does not use.
     """
-    section, classes = config[config.method], 0
-    if not examples or section.get("num_classes") == 0:
-        kind = methods.get(config.method).data.dense
-        try:
-            source = (
-                data.make_dense_source(config.data, "train", kind)
-                if kind
-                else data.make_source(config.data, "train")
-            )
-            examples, classes = examples or len(source), source.num_classes
-        except UserError:
-            known = EXAMPLES.get(config.data.name, 0)
-            if kind and config.data.name == "voc":
-                known, classes = VOC_EXAMPLES[kind], VOC_CLASSES
-            if not (examples or known):
-                raise
-            examples = examples or known
-            name = config.data.name.partition(":")[0]  # without a version
-            if name in CATALOGUE:
-                classes = CATALOGUE[name].num_classes
-    if section.get("num_classes") == 0:
-        section.num_classes = classes
-        if not classes and methods.get(config.method).labels == "required":
+    distilled = config.method == "deit" and config.deit.distillation != "none"
+    if teacher is None:
+        if distilled and not Path(config.deit.teacher, "config.json").exists():
             raise UserError(
-                f"Method '{config.method}' needs the number of classes, and data set "
-                f"'{config.data.name}' is not here. Type --config.{config.method}.num_classes=N."
+                f"deit.distillation='{config.deit.distillation}' has a teacher, and "
+                f"config.deit.teacher='{config.deit.teacher}' is not a workdir on this machine. "
+                "Type --teacher=CONFIG of the teacher, for example "
+                "--teacher=configs/supervised_imagenet.py."
             )
-    advice = "Type --examples=N, or --config.batch_size=N with a smaller N."
-    build.count_lengths(config, examples, advice=advice)
+        tokenizer = config.beit.tokenizer if config.method == "beit" else ""
+        if distilled or (tokenizer and Path(tokenizer, "config.json").exists()):
+            build.resolve(config)  # an absent tokenizer has the sizes in config.beit
+        return
+    if not distilled:
+        raise UserError(
+            "--teacher is of a deit run with distillation, found a config of method "
+            f"'{config.method}' without one. Leave out --teacher."
+        )
+    section = teacher[teacher.method]
+    if "num_classes" not in section:
+        raise UserError(
+            f"--teacher is a config of method '{teacher.method}', which has no classifier: type "
+            "for example --teacher=configs/supervised_imagenet.py."
+        )
+    section.num_classes = config.deit.num_classes
+    config.deit.teacher_config = teacher.to_json()
 
 
 def make(config: ConfigDict, devices: list[Any]) -> tuple[Any, Any, tuple[Any, ...]]:
@@ -131,6 +125,9 @@ def compile_step(config: ConfigDict, topology: Topology, devices: list[Any]) -> 
     return Compiled(memory, flops, accessed, hlo.collectives(text), seconds, text)
 
 
+# The two forms of the TPU compiler's message; the second counts the temporaries alone.
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_TEMPORARIES = re.compile(r"temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -143,7 +140,7 @@ def out_of_memory(chip: str, message: str) -> dict[str, Any] | None:
         >>> memory['fits'], memory['spare'] / 2**30
         (False, -4.25)
     """
-    match = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    match = _USED.search(message) or _TEMPORARIES.search(message)
     if match is None:
         return None
     total = int(float(match[1]) * _UNITS[match[2]])

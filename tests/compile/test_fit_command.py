@@ -6,7 +6,7 @@ import pytest
 from helpers import small_config
 
 from jssl import flags
-from jssl.compile import command, devices, step
+from jssl.compile import command, devices, lengths, step
 from jssl.errors import UserError
 
 KEYS = {"config", "devices", "batch", "memory", "flops", "bytes_accessed", "intensity",
@@ -130,6 +130,6 @@ def test_imagenet_is_known_without_its_data():
     config.data.name = "imagenet2012"
     config.data.data_dir = "/nowhere"
     config.supervised.num_classes = 0
-    step.lengths(config, 0)
+    lengths.set_lengths(config, 0)
     assert config.run.num_examples == 1_281_167
     assert config.supervised.num_classes == 1000

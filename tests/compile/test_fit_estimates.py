@@ -1,10 +1,15 @@
 """Roofline, memory, search and FLOPs against values worked out by hand."""
 
+import importlib.util
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jssl.compile import devices as devices_lib
 from jssl.compile import flops, hardware, hlo, roofline, search, step
 from jssl.errors import UserError
 
@@ -12,7 +17,7 @@ from jssl.errors import UserError
 def test_roofline_of_the_recorded_simclr_step():
     """recipes' numbers: 6.17 TFLOP and 85 GB are 31 ms of arithmetic against 104 ms of memory."""
     result = roofline.estimate(
-        "v5e",
+        hardware.parse_topology("v5e:4x8"),
         dtype="bfloat16",
         flops=6.17e12,
         bytes_accessed=85e9,
@@ -22,11 +27,15 @@ def test_roofline_of_the_recorded_simclr_step():
     )
     assert result["seconds"]["arithmetic"] == pytest.approx(6.17 / 197)  # 31.3 ms
     assert result["seconds"]["memory"] == pytest.approx(85 / 819)  # 103.8 ms
-    assert result["seconds"]["interconnect"] == pytest.approx(0.001)  # 200 MB at 200 GB/s
+    # 200 MB at 100 GB/s: neither axis is a ring, so half of the 200 GB/s. 90 all-reduces, each
+    # 3 + 7 hops of a microsecond along the lines, and back.
+    assert result["seconds"]["interconnect"] == pytest.approx(0.002)
+    assert result["seconds"]["latency"] == pytest.approx(90 * 2 * (3 + 7) * 1e-6)
     assert result["bound"] == "memory"
-    assert result["step_seconds"] == pytest.approx(85 / 819 + 0.001)
-    assert result["images_per_second"] == pytest.approx(4096 / (85 / 819 + 0.001))
-    assert result["run_hours"] == pytest.approx(312_000 * (85 / 819 + 0.001) / 3600)
+    seconds = 85 / 819 + 0.002 + 0.0018
+    assert result["step_seconds"] == pytest.approx(seconds)
+    assert result["images_per_second"] == pytest.approx(4096 / seconds)
+    assert result["run_hours"] == pytest.approx(312_000 * seconds / 3600)
     assert result["kind"] == "estimate, not a measurement"
     assert result["source"].startswith("https://")
     assert len(result["assumptions"]) >= 5
@@ -57,6 +66,12 @@ def test_out_of_memory_errors_give_the_memory_record():
     result = step.out_of_memory("v5e", text)
     assert not result["fits"]
     assert result["spare"] / hardware.GIB == pytest.approx(-13.91, abs=0.01)
+    text = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (1.00T) exceeds available HBM (30.75G)."
+    )
+    result = step.out_of_memory("v4", text)
+    assert result["spare"] / hardware.GIB == pytest.approx(30.75 - 1024)
     assert step.out_of_memory("v5e", "INTERNAL: something else") is None
 
 
@@ -140,6 +155,55 @@ def test_invalid_topologies(text, message):
     with pytest.raises(UserError) as error:
         hardware.parse_topology(text)
     assert message in str(error.value)
+
+
+# What libtpu 0.0.42 says: devices of a topology, GiB that it lets a program fill (its message for a
+# program of 1 TiB).
+COMPILER = {
+    "v4:4x4x4": (64, 30.75),
+    "v5e:4x8": (32, 15.75),
+    "v5p:4x4x4": (64, 95.74),
+    "v6e:16x16": (256, 31.25),
+    "v7x:4x4x4": (128, 94.75),
+}
+
+
+@pytest.mark.parametrize("text", COMPILER)
+def test_tpus_are_as_the_compiler_describes_them(text):
+    topology, (devices, usable) = hardware.parse_topology(text), COMPILER[text]
+    chip = hardware.CHIPS[topology.chip]
+    assert math.prod(topology.shape) * chip.per_chip == devices
+    assert chip.usable == int(usable * hardware.GIB)
+    if importlib.util.find_spec("libtpu"):
+        assert len(devices_lib.open_devices(devices_lib.prepare(text))) == devices
+
+
+def test_every_tpu_is_compared_with_the_compiler():
+    tpus = {name for name, chip in hardware.CHIPS.items() if chip.platform == "tpu"}
+    assert {text.partition(":")[0] for text in COMPILER} == tpus
+
+
+def test_gpus_are_as_their_compiler_is_told():
+    gpus = {name for name, chip in hardware.CHIPS.items() if chip.platform == "cuda"}
+    assert hardware.GPU_TARGETS.keys() == gpus
+    for name in gpus:
+        chip, target = hardware.CHIPS[name], hardware.GPU_TARGETS[name]
+        assert f"device_memory_size: {chip.hbm} " in target
+        bandwidth = float(re.search(r"memory_bandwidth: (\d+)", target)[1])
+        assert chip.bandwidth == pytest.approx(bandwidth, rel=1e-3)
+
+
+def test_links_of_slices_that_do_not_wrap():
+    assert hardware.link_bandwidth("v5e", (16, 16)) == 200e9
+    assert hardware.link_bandwidth("v5e", (8, 16)) == 150e9  # one axis is a ring
+    assert hardware.link_bandwidth("v5e", (1, 8)) == 50e9  # one line alone
+    assert hardware.link_bandwidth("v4", (4, 4, 8)) == 300e9
+    assert hardware.link_bandwidth("v4", (2, 2, 4)) == 150e9
+    assert hardware.link_bandwidth("h100", (8,)) == 450e9
+    assert hardware.latency("v4", (4, 4, 4), "all-gather") == pytest.approx(6e-6)  # 2 + 2 + 2 hops
+    assert hardware.latency("v5e", (2, 4), "all-reduce") == pytest.approx(8e-6)  # 2 (1 + 3)
+    assert hardware.latency("v5e", (2, 4), "collective-permute") == pytest.approx(1e-6)
+    assert hardware.latency("h100", (8,), "all-reduce") == hardware.NCCL
 
 
 def test_every_chip_has_a_source_and_sane_numbers():

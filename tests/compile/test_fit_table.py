@@ -2,7 +2,7 @@
 
 from helpers import ROOT
 
-from jssl.compile import command, table
+from jssl.compile import command, hardware, hlo, roofline, table
 
 
 def test_the_readme_holds_the_table_of_the_records():
@@ -10,6 +10,23 @@ def test_the_readme_holds_the_table_of_the_records():
     page = (ROOT / "launch" / "README.md").read_text()
     assert len(records) >= 2
     assert table.table(records) in page
+
+
+def test_estimates_are_those_of_todays_hardware_table():
+    for record in command.load(ROOT / "launch" / "records"):
+        collectives = {k: hlo.Collective(**c) for k, c in record["collectives"].items()}
+        roof = roofline.estimate(
+            hardware.parse_topology(record["topology"]),
+            dtype=record["dtype"],
+            flops=record["flops"],
+            bytes_accessed=record["bytes_accessed"],
+            collectives=collectives,
+            global_batch=record["batch"]["global"],
+            steps=record["roofline"]["run_steps"],
+        )
+        assert record["roofline"] == roof, record["config"]
+        chip = hardware.CHIPS[hardware.parse_topology(record["topology"]).chip]
+        assert record["memory"]["usable"] == chip.usable, record["config"]
 
 
 def test_a_record_that_does_not_fit_has_no_costs():
