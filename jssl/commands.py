@@ -233,6 +233,13 @@ COMMANDS: dict[str, Command] = {
             "readme": {"metavar": "FILE", "help": "file whose results table is replaced"},
         },
     ),
+    "doctor": Command(
+        "prints devices, versions, memory, disk and clocks, and tries a step on all devices",
+        {
+            "workdir": {"metavar": "DIR", "help": "whose disk is looked at, too"},
+            **_JOB,
+        },
+    ),
     "compile": Command(
         "compiles a config for hardware that you do not have: memory, time, traffic",
         {

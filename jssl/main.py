@@ -270,6 +270,13 @@ def _report(flags: Flags) -> None:
     results.report(records, readme=flags.readme)
 
 
+def _doctor(flags: Flags) -> None:
+    _distribute(flags)
+    from jssl.run import doctor
+
+    doctor.exit_status(doctor.run(flags.workdir))
+
+
 def _compile(flags: Flags) -> None:
     need(flags, "config", "simclr_imagenet")
     topology_text = need(flags, "topology", "v5e:16x16")
@@ -305,6 +312,7 @@ RUN: dict[str, Callable[[Flags], None]] = {
     "neighbors": _neighbors,
     "export": _export,
     "report": _report,
+    "doctor": _doctor,
     "compile": _compile,
 }
 

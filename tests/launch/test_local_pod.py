@@ -120,3 +120,16 @@ def test_the_cause_of_a_failure_is_named_before_its_consequence(ends, first):
     for child in children:
         child.wait()
     assert pod.first_failure(children) == first
+
+
+def test_doctor_in_four_processes(tmp_path):
+    command = [sys.executable, ROOT / "launch/local_pod", "--processes=4", "--devices=1"]
+    done = subprocess.run(
+        [*command, "--", "doctor"], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "backend cpu: 4 x cpu, 1 in this process" in done.stdout
+    assert "process 0 of 4" in done.stdout and "clocks differ by at most" in done.stdout
+    assert "over 4 device(s): the sum is right" in done.stdout
+    assert done.stdout.count("software") == 1  # one page, of process 0
+    assert done.stdout.endswith("No problem.\n")
