@@ -145,6 +145,7 @@ STUDIES = {
     "noisy_student": Study(
         {
             "generations": (NOISY + "generations=3",),
+            "student": (STUDENT,),
             "no_noise": (STUDENT, NO_RANDAUGMENT, NO_DROPOUT),
             "no_randaugment": (STUDENT, NO_RANDAUGMENT),
             "no_dropout": (STUDENT, NO_DROPOUT),

@@ -68,11 +68,21 @@ def run(study, args, folder, row, seed):
     return {
         "command": ["train", *(arg.replace("{folder}", "FOLDER") for arg in args)],
         "minutes": round(result["minutes"], 2),
+        **teacher_of(folder, given),
         "numbers": numbers,
         "curves": curves,
         "warnings": warnings_of(workdir),
         "versions": read(workdir / "versions.json"),
     }
+
+
+def teacher_of(folder, args):
+    """The accuracy of the teacher, for a row that starts from that of the generations."""
+    if not any(f"teacher={folder}/generations/1_teacher" in arg for arg in args):
+        return {}
+    rows = read(folder / "generations" / "result.json")["rows"]
+    (teacher,) = (row for row in rows if row["probe"] == "1_teacher")
+    return {"teacher_top1": teacher["numbers"]["trained"]["top1"]}
 
 
 def numbers_of(rows):

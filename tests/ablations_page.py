@@ -167,6 +167,7 @@ CORRUPTIONS = {
 
 def noisy_student():
     names = {
+        "student": "as it is",
         "no_noise": "without noise: no RandAugment, no dropout",
         "no_randaugment": "without RandAugment",
         "no_dropout": "without dropout",
@@ -179,15 +180,26 @@ def noisy_student():
         "7_student": "third student",
     }  # fmt: skip
     rows = rows_of(runs_of("noisy_student"))
-    lines = [robustness_line(text, rows["generations"], part) for part, text in generations.items()]
+    lines = [
+        robustness_line(text, rows["generations"], part, teacher="")
+        for part, text in generations.items()
+    ]
     for row, text in names.items():
         if row in rows:
-            lines.append(robustness_line(f"first student, {text}", rows[row], "2_student"))
-    head = ("network", "top-1 %", *(f"error on {kind} %" for kind in CORRUPTIONS), "seeds")
+            teacher = spread([100 * run["teacher_top1"] for run in rows[row]])
+            text = f"first student, {text}"
+            lines.append(robustness_line(text, rows[row], "2_student", teacher=teacher))
+    head = (
+        "network",
+        "its teacher, top-1 %",
+        "top-1 %",
+        *(f"error on {kind} %" for kind in CORRUPTIONS),
+        "seeds",
+    )
     return table(head, lines)
 
 
-def robustness_line(text, runs, part):
+def robustness_line(text, runs, part, *, teacher):
     """Clean top-1, and the mean errors of kinds of corruption over their severities."""
     cells = {name: [] for name in ("top1", *CORRUPTIONS)}
     for run in runs:
@@ -196,7 +208,7 @@ def robustness_line(text, runs, part):
         for kind, members in CORRUPTIONS.items():
             errors = [e for name in members for e in clean["errors"][f"regenerated/{name}"]]
             cells[kind].append(100 * statistics.fmean(errors))
-    return (text, *(spread(values) for values in cells.values()), seeds(runs))
+    return (text, teacher, *(spread(values) for values in cells.values()), seeds(runs))
 
 
 def dvae():

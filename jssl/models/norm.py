@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jssl.errors import UserError
 from jssl.models.padding import mask_of, without_padding
-from jssl.parallel.collectives import axis_size, pmean, psum
+from jssl.parallel.collectives import axis_index, axis_size, pmean, psum
 from jssl.types import Array
 
 
@@ -23,9 +23,9 @@ class BatchNorm(nn.Module):
     Attributes:
         axis_name: the batch axis; with `groups` = 1 the moments are averaged over it.
         groups: G, above 1: the GLOBAL batch is divided into G groups with separate statistics, as
-            on G devices without synchronisation. Each of n devices holds G / n of them, so that
-            the result does not depend on n. The running statistics are the means of all groups'
-            means and variances.
+            on G devices without synchronisation. Each of n devices holds G / n of them, or n / G
+            devices hold one together, so that the result does not depend on n. The running
+            statistics are the means of all groups' means and variances.
         interleaved: group of example i is i mod G (MoCo's SplitBatchNorm), else the groups are
             contiguous. Such groups span devices: on one device only.
         momentum: of the running statistics, running = momentum * running + (1 - momentum) * new.
@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
         """[B,...,C] -> [B,...,C] in `dtype`; with `train` the batch's statistics, else running.
 
         Raises:
-            UserError: G is not divisible by the number of devices.
+            UserError: G is neither a multiple nor a divisor of the number of devices.
             ValueError: B is not divisible by a device's groups; interleaved groups on several
                 devices; groups of padded inputs.
         """
@@ -73,25 +73,30 @@ class BatchNorm(nn.Module):
                 var.value = self.momentum * var.value + (1 - self.momentum) * moments[1] * factor
             return without_padding(self._apply(x, moments[0], moments[1], scale, bias))
         # `init` does not depend on the groups, and its batch may be smaller.
-        x, shape = self._split(x, 1 if self.is_initializing() else self._local_groups())
+        G, per_group = (1, 1) if self.is_initializing() else self._local_groups()
+        x, shape = self._split(x, G)
         reduced = tuple(range(1, x.ndim - 1))
         x32 = x.astype(jnp.float32)
         moments = jnp.stack([jnp.mean(x32, reduced), jnp.mean(jnp.square(x32), reduced)])
-        count = x32[0, ..., 0].size
-        is_global = not self.is_initializing() and self.groups == 1
-        if is_global:
-            moments = pmean(moments, self.axis_name)
-            count *= axis_size(self.axis_name)
-        batch_mean = moments[0]  # [G,C]
-        batch_var = jnp.maximum(moments[1] - jnp.square(batch_mean), 0.0)
+        count = x32[0, ..., 0].size * per_group
+        everyone = per_group > 1 or self.groups == 1  # the moments of all groups are known
+        if not self.is_initializing() and everyone:
+            moments = self._over_devices(moments, per_group)
+        means = moments[0]  # [G,C]
+        variances = jnp.maximum(moments[1] - jnp.square(means), 0.0)
         if not self.is_initializing():
-            new = jnp.stack([batch_mean, batch_var]).mean(axis=1)  # over groups
-            new = new if is_global else pmean(new, self.axis_name)
+            new = jnp.stack([means, variances]).mean(axis=1)  # over groups
+            new = new if everyone else pmean(new, self.axis_name)
             if self.unbiased_running_var:
                 new = new * jnp.array([[1.0], [count / max(count - 1, 1)]])
             mean.value = self.momentum * mean.value + (1 - self.momentum) * new[0]
             var.value = self.momentum * var.value + (1 - self.momentum) * new[1]
-        local_mean, local_var = (self._spread(v, x.ndim) for v in (batch_mean, batch_var))
+        if len(means) > G:  # of all groups: the one that this device has a part of
+            mine = axis_index(self.axis_name) // per_group
+            means, variances = (
+                jax.lax.dynamic_slice_in_dim(v, mine, 1) for v in (means, variances)
+            )
+        local_mean, local_var = (self._spread(v, x.ndim) for v in (means, variances))
         y = self._apply(x, local_mean, local_var, scale, bias)
         return self._join(y, shape)
 
@@ -107,23 +112,40 @@ class BatchNorm(nn.Module):
         mean, square = sums / jnp.maximum(count, 1.0)
         return jnp.stack([mean, jnp.maximum(square - jnp.square(mean), 0.0)]), count
 
-    def _local_groups(self) -> int:
-        """Returns the number of the global batch's groups on this device."""
+    def _over_devices(self, moments: Array, per_group: int) -> Array:
+        """[2,1,C] of one device -> [2,G,C] of all groups, the means over the devices of each.
+
+        One sum of an array that is zero but for the device's own group: unlike a sum within groups
+        of devices it works in every launch mode, and the running statistics need no other.
+        """
         if self.groups == 1:
-            return 1  # over all devices
+            return pmean(moments, self.axis_name)
+        mine = axis_index(self.axis_name) // per_group
+        own = jax.nn.one_hot(mine, self.groups, dtype=moments.dtype) / per_group
+        return psum(moments * own[None, :, None], self.axis_name)
+
+    def _local_groups(self) -> tuple[int, int]:
+        """Returns the groups that a device holds, and the devices that hold a group together."""
         devices = axis_size(self.axis_name)
-        if self.groups % devices:
-            raise UserError(
-                f"BatchNorm with groups={self.groups} of the global batch on {devices} devices: "
-                f"expected 1 or a multiple of {devices}, so that no group is cut in two. "
-                f"Type for example --config.model.bn_groups={-(-self.groups // devices) * devices}."
-            )
+        if self.groups == 1:
+            return 1, devices
         if self.interleaved and devices > 1:
             raise ValueError(
                 f"BatchNorm with interleaved groups={self.groups} on {devices} devices: such "
                 "groups have members on every device. Expected interleaved=False."
             )
-        return self.groups // devices
+        if self.groups % devices == 0:
+            return self.groups // devices, 1
+        if devices % self.groups == 0:
+            return 1, devices // self.groups
+        near = self.groups // devices * devices or max(
+            g for g in range(1, self.groups) if devices % g == 0
+        )
+        raise UserError(
+            f"BatchNorm with groups={self.groups} of the global batch on {devices} devices: "
+            f"expected a multiple or a divisor of {devices}, so that a group is a part of a device "
+            f"or of whole devices. Type for example --config.model.bn_groups={near}."
+        )
 
     def _split(self, x: Array, G: int) -> tuple[Array, tuple[int, ...]]:
         """[B,...,C] -> [G,B/G,...,C]."""

@@ -134,11 +134,12 @@ def test_under_shard_map_each_device_holds_its_part_of_the_bank(tmp_path):
 def test_four_devices_with_their_own_batch_statistics_equal_four_groups():
     """DataParallel's statistics per GPU, and the whole batch's Z and negatives."""
     found = []
-    for mode, groups in (("jit", 4), ("vmap:4", 4), ("jit", 1)):
+    for mode, groups in (("jit", 4), ("vmap:4", 4), ("jit", 1), ("jit", 2), ("pmap", 2)):
         c = cmc_config(contrast="nce")
         c.model.bn_groups = groups
         found.append(steps(c, mode)[2][-1]["loss"])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    np.testing.assert_allclose(found[4], found[3], rtol=1e-4)  # two devices a group
     assert abs(found[2] / found[0] - 1) > 1e-3  # a common normalisation is another method
 
 

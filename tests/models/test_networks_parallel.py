@@ -111,11 +111,54 @@ def test_groups_stay_on_their_device_and_running_statistics_agree(mode):
         np.testing.assert_allclose(result, 0.9 + 0.1 * var.mean(0).ravel(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["pmap", "shard_map", "vmap"])
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_groups_over_several_devices_equal_those_of_one(mode, unbiased):
+    """2 groups of the global 16 on 4 devices: outputs, running statistics, gradients."""
+    x = np.random.default_rng(0).normal(1.0, 2.0, (16, 3, 3, 5)).astype(np.float32)
+    x[8:] = 3 * x[8:] - 1  # the groups differ
+    w = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+    options = {"groups": 2, "unbiased_running_var": unbiased}
+    one, four = BatchNorm(**options), BatchNorm(axis_name="d", **options)
+    variables = one.init(jax.random.key(0), x, train=True)
+
+    def run(norm, x, w, mean):
+        def loss(params, x):
+            given = {**variables, "params": params}
+            y, moved = norm.apply(given, x, train=True, mutable=["batch_stats"])
+            return mean(jnp.mean(jnp.sin(y) * w)), (y, moved["batch_stats"])
+
+        grads, (y, stats) = jax.grad(loss, has_aux=True, argnums=(0, 1))(variables["params"], x)
+        return y, grads[1], stats, jax.tree.map(mean, grads[0])
+
+    def device(x, w):
+        return run(four, x, w, lambda v: jax.lax.pmean(v, "d"))
+
+    split = (x.reshape(4, 4, 3, 3, 5), w.reshape(4, 4, 3, 3, 5))
+    if mode == "shard_map":
+        P = PartitionSpec
+        mesh = Mesh(jax.devices()[:4], "d")
+        specs = {"in_specs": P("d"), "out_specs": (P("d"), P("d"), P(), P()), "check_vma": False}
+        result = jax.jit(jax.shard_map(device, mesh=mesh, **specs))(x, w)
+    else:
+        transform = jax.pmap if mode == "pmap" else jax.vmap
+        result = transform(device, axis_name="d", out_axes=(0, 0, None, None))(*split)
+    expected = run(one, x, w, lambda v: v)
+    parts = x.reshape(2, 8, 3, 3, 5)
+    mean, var = parts.mean((1, 2, 3)), parts.var((1, 2, 3)) * (72 / 71 if unbiased else 1)
+    np.testing.assert_allclose(result[2]["mean"], 0.1 * mean.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(result[2]["var"], 0.9 + 0.1 * var.mean(0), rtol=1e-5)
+    # A device's gradient by its own input is of the sum over devices of their mean: four times.
+    result = (result[0], result[1] / 4, *result[2:])
+    for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.reshape(a, b.shape), b, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 @pytest.mark.parametrize(
     ("groups", "interleaved", "message"),
     [
-        (6, False, "groups=6 of the global batch on 4 devices: expected 1 or a multiple of 4"),
-        (2, False, "groups=2 of the global batch on 4 devices"),
+        (6, False, "groups=6 of the global batch on 4 devices: .* Type .*bn_groups=4"),
+        (3, False, "expected a multiple or a divisor of 4, .* Type .*bn_groups=2"),
         (12, False, "groups=12 needs a batch divisible by it; found 4, where 3 groups are to be"),
         (4, True, "interleaved groups=4 on 4 devices: such groups have members on every device"),
     ],
