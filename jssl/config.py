@@ -36,7 +36,7 @@ def common() -> dict[str, Any]:
         "max_steps": 0,  # stop after this many updates; 0: `epochs` decides
         "batch_size": 256,  # global, over all devices of all processes
         "init_from": "",  # WORKDIR[:step] of a run with the same encoder, to start from
-        "launch": "pmap",  # pmap | shard_map | jit | vmap:N
+        "launch": "pmap",  # pmap | shard_map | fsdp | jit | vmap:N
         "dtype": "float32",  # compute; parameters, statistics and losses stay float32
         "model": {},  # jssl.models.DEFAULTS
         "data": {},  # jssl.data.DEFAULTS

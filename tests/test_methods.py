@@ -18,7 +18,7 @@ from jssl.run import build, checkpoint
 
 METHODS = methods.names()
 STEPS = 3
-MODES = ["pmap", "shard_map", "vmap:4"]
+MODES = ["pmap", "shard_map", "fsdp", "vmap:4"]
 
 
 def leaves(state):

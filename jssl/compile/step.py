@@ -82,7 +82,7 @@ def make(config: ConfigDict, devices: list[Any]) -> tuple[Any, Any, tuple[Any, .
         UserError: a batch that cannot be split over the devices, before compiling.
     """
     launcher = make_launcher(config.launch, devices=devices)
-    if len(devices) > 1 and config.launch not in ("pmap", "shard_map"):
+    if len(devices) > 1 and config.launch not in ("pmap", "shard_map", "fsdp"):
         raise UserError(
             f"Launch mode '{config.launch}' uses one device, the topology has {len(devices)}. "
             "Type --config.launch=pmap, or a topology of one device."

@@ -69,6 +69,7 @@ DEFAULTS: dict[str, Any] = {
     "mask_token": False,
     "freeze_patches": False,
     "vit_init": "deit",
+    # Of ResNet, EfficientNet and ViT: less memory for more computation.
     "remat": False,
 }
 
@@ -79,9 +80,9 @@ _VIT = ("patch_size", "depth", "heads", "pool", "position", "relative_bias", "la
         "remat")  # fmt: skip
 _RESNET = ("stage_sizes", "width", "stem", "stem_width_fixed", "padding", "pool_padding",
            "shortcut", "zero_init_last_gamma", "kernel_init", "norm", "bn_interleaved", "sobel",
-           *_BN)  # fmt: skip
+           "remat", *_BN)  # fmt: skip
 _PLAIN = ("width", "sobel", "dropout", "bn_interleaved", *_BN)
-_EFFICIENTNET = ("width", "small_images", "stochastic_depth", "bn_interleaved", *_BN)
+_EFFICIENTNET = ("width", "small_images", "stochastic_depth", "bn_interleaved", "remat", *_BN)
 # name -> its maker, the keys that it reads
 _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "alexnet": (make_alexnet, _PLAIN),

@@ -138,6 +138,7 @@ class EfficientNet(nn.Module):
         frozen_blocks: for the last stage of FixRes: -1: none; n: the stem and the first n blocks
             are in evaluation mode and get no gradient.
         stages: of B0.
+        remat: compute each block again in the backward pass instead of storing it.
         bn_groups, bn_interleaved, bn_momentum, bn_epsilon, bn_unbiased_running_var: see
             `BatchNorm`.
         axis_name: over which batch statistics are averaged.
@@ -151,6 +152,7 @@ class EfficientNet(nn.Module):
     stochastic_depth: float = OFFICIAL["stochastic_depth"]
     frozen_blocks: int = -1
     stages: tuple[Stage, ...] = STAGES
+    remat: bool = False
     bn_groups: int = 1
     bn_interleaved: bool = False
     bn_momentum: float = OFFICIAL["bn_momentum"]
@@ -186,13 +188,16 @@ class EfficientNet(nn.Module):
         stem, _, _, head = self.dimensions()
         x = self._conv(stem, 3, 2, "stem_conv")(x.astype(self.dtype))
         x = self._act(self._norm("stem_bn", live)(x))
+        block = EfficientNet._block
+        if self.remat:  # of (self, x, ...) all but the first two are static
+            block = nn.remat(block, static_argnums=(2, 3, 4, 5))
         named = {"stem": x}
         for i, (stage, first) in enumerate(plan):
             if i == self.frozen_blocks:
                 x = jax.lax.stop_gradient(x)
             stride = stage.stride if first else 1
             live = train and i >= self.frozen_blocks
-            y = self._block(x, stage, stride, f"block{i}", live)
+            y = block(self, x, stage, stride, f"block{i}", live)
             if y.shape == x.shape and stride == 1:
                 y = x + (drop(y, rates[i], i) if live else y)
             x = y

@@ -2,12 +2,14 @@
 
     pmap        `jax.pmap` over every device of every process (the default)
     shard_map   `jit(shard_map)` over a one-axis mesh of the same devices
+    fsdp        `jit` over the same mesh; each device keeps a part of the parameters, optimiser
+                state and averages (ZeRO-3), for networks whose state one device cannot hold
     jit         plain `jit` on one device, no batch axis
     vmap:N      N virtual replicas on one device: per-device statistics without the devices
 
-All four give the same state. A step takes `(state, batch, expected_step)`; the state has no device
-axis and is replicated, except for leaves that `shard_map` may split; the batch's leading axis is
-split in device order.
+All give the same state. A step takes `(state, batch, expected_step)`; the state has no device axis
+and is replicated, except for leaves that `shard_map` and `fsdp` may split; the batch's leading axis
+is split in device order.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,11 +21,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jssl.errors import UserError, nearest
 from jssl.parallel.nonfinite import guard
-from jssl.state.shards import partition_specs, shardings
+from jssl.state.shards import partition_specs, scattered, shardings
 from jssl.types import Batch, Metrics, StepFn, TrainState
 
 AXIS_NAME = "batch"
-MODES = ("pmap", "shard_map", "jit", "vmap:N")
+MODES = ("pmap", "shard_map", "fsdp", "jit", "vmap:N")
+# Fields of a state that forward passes of a step read.
+NETWORKS = ("params", "target", "teacher", "tokenizer")
 
 
 class Launcher(NamedTuple):
@@ -31,7 +35,7 @@ class Launcher(NamedTuple):
 
     Attributes:
         mode: name of the launch mode.
-        axis_name: of the batch axis, for the method's `make`; None under plain `jit`.
+        axis_name: of the batch axis, for the method's `make`; None under `jit` and `fsdp`.
         size: number of (virtual) devices along the batch axis, over all processes.
         sharding: of a replicated leaf.
         shardings: `(state or its shapes) -> the same tree of shardings`; see `jssl.state.shards`.
@@ -67,7 +71,7 @@ def make_launcher(mode: str, *, devices: list[Any] | None = None) -> Launcher:
     """Returns the launcher of a mode.
 
     Args:
-        mode: 'pmap', 'shard_map', 'jit' or 'vmap:N'.
+        mode: 'pmap', 'shard_map', 'fsdp', 'jit' or 'vmap:N'.
         devices: the devices of the batch axis, all by default; `jit` and `vmap:N` use the first.
 
     Returns:
@@ -86,6 +90,8 @@ def make_launcher(mode: str, *, devices: list[Any] | None = None) -> Launcher:
         return _pmap_launcher(devices)
     if mode == "shard_map":
         return _shard_map_launcher(devices)
+    if mode == "fsdp":
+        return _fsdp_launcher(devices)
     if mode != "jit" and not mode.startswith("vmap:"):
         raise UserError(f"Unknown launch mode '{mode}': {nearest(mode, MODES)}.")
     if jax.process_count() > 1:
@@ -246,6 +252,51 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
         _mesh_embed(mesh),
         put_batch,
         lambda batch: _abstract(batch, sharding=NamedSharding(mesh, split)),
+    )
+
+
+def _fsdp_launcher(devices: list[Any]) -> Launcher:
+    """The step sees the global batch and no axis; the compiler adds the collectives.
+
+    Networks that the forward passes read are gathered at the start of a step, so that the compiler
+    splits the work along the batch and not along channels. Their gradients are needed in parts
+    only, as the optimiser's state is.
+    """
+    mesh = Mesh(np.array(devices), (AXIS_NAME,))
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def init(make_state):
+        return jax.jit(make_state, out_shardings=scattered(jax.eval_shape(make_state), mesh))()
+
+    def compile_step(train_step):
+        own = getattr(train_step, "deferred", train_step)
+
+        def gathered(state, batch):
+            networks = {k: getattr(state, k) for k in NETWORKS if hasattr(state, k)}
+            return own(
+                state.replace(**jax.lax.with_sharding_constraint(networks, replicated)), batch
+            )
+
+        def step(state, batch, expected):
+            new, metrics = guard(gathered)(state, batch, expected)
+            return jax.lax.with_sharding_constraint(new, scattered(new, mesh)), metrics
+
+        return jax.jit(step, donate_argnums=0)
+
+    put_batch = _mesh_split(mesh)
+    return Launcher(
+        "fsdp",
+        None,
+        len(devices),
+        replicated,
+        lambda state: scattered(state, mesh),
+        init,
+        compile_step,
+        put_batch,
+        lambda state: state,
+        _mesh_embed(mesh),
+        put_batch,
+        lambda batch: _abstract(batch, sharding=NamedSharding(mesh, PartitionSpec(AXIS_NAME))),
     )
 
 

@@ -295,12 +295,25 @@ def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
     config, launcher = experiment.config, experiment.launcher
     size = config.batch_size // launcher.size
     state = launcher.init(lambda: first_state(config, experiment.method, size))
-    return put_other_runs(config, state) if begin else state
+    if not begin:
+        return state
+    state = put_other_runs(config, state, launcher.sharding)
+    return jax.tree.map(
+        lambda x, where: x if x.sharding == where else jax.device_put(x, where),
+        state,
+        launcher.shardings(state),
+    )
 
 
-def put_other_runs(config: ConfigDict, state: TrainState) -> TrainState:
-    """Puts the networks of other runs, such as a teacher, into the first state of a method."""
-    sharding = jax.tree.leaves(state.params)[0].sharding
+def put_other_runs(config: ConfigDict, state: TrainState, sharding: Any = None) -> TrainState:
+    """Puts the networks of other runs, such as a teacher, into the first state of a method.
+
+    Args:
+        config: of the run.
+        state: the first state.
+        sharding: of a replicated leaf; by default that of the first parameter.
+    """
+    sharding = sharding or jax.tree.leaves(state.params)[0].sharding
     for other in methods.get(config.method).other_runs:
         if other.wanted(config):
             folder = config[config.method][other.key]

@@ -33,9 +33,9 @@ from jssl.settings import (
 
 MAPS = ("pca", "umap")  # of a report's features
 LAUNCH = Rule(
-    "pmap, shard_map, jit or vmap:N",
+    "pmap, shard_map, fsdp, jit or vmap:N",
     lambda value: (
-        value in ("pmap", "shard_map", "jit")
+        value in ("pmap", "shard_map", "fsdp", "jit")
         or isinstance(value, str)
         and value[:5] == "vmap:"
         and value[5:].isdecimal()

@@ -1,8 +1,8 @@
 """Leaves of a state that are split over devices instead of replicated.
 
 A State declares them: `SPLIT = {"bank": 1}` allows to split axis 1 of the leaves under `bank`. The
-launch mode decides: `shard_map` splits them, and a step gets its device's part; `pmap`, `vmap:N`
-and `jit` give every replica the whole leaf.
+launch mode decides: `shard_map` splits them, and a step gets its device's part; `fsdp` splits them
+and every other large leaf; `pmap`, `vmap:N` and `jit` give every replica the whole leaf.
 """
 
 from typing import Any
@@ -59,3 +59,42 @@ def shardings(state: PyTree, mesh: Mesh) -> PyTree:
         partition_specs(state, mesh),
         is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
+
+
+SMALLEST = 1024  # values of a leaf that `scattered` splits
+
+
+def scattered(state: PyTree, mesh: Mesh) -> PyTree:
+    """Returns shardings that split every large leaf of a state over the devices.
+
+    The leaves in `SPLIT` along their axis, the others along the longest axis that the number of
+    devices divides; a leaf with none, or with fewer than `SMALLEST` values, is replicated.
+
+    Args:
+        state: of arrays or their shapes.
+        mesh: of one axis.
+
+    Returns:
+        The same tree of NamedShardings.
+
+    Raises:
+        UserError: a leaf in `SPLIT` that cannot be split equally over the devices.
+
+    Example:
+        >>> import numpy as np
+        >>> mesh = Mesh(np.array(jax.devices()[:1]), ('batch',))
+        >>> shapes = {'kernel': np.zeros((3, 3, 16, 32)), 'bias': np.zeros(32)}
+        >>> {name: x.spec for name, x in scattered(shapes, mesh).items()}
+        {'bias': PartitionSpec(), 'kernel': PartitionSpec(None, None, None, 'batch')}
+    """
+    name = mesh.axis_names[0]
+
+    def one(leaf: Any, declared: PartitionSpec) -> NamedSharding:
+        axes = [i for i, n in enumerate(leaf.shape) if n % mesh.size == 0]
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if declared != PartitionSpec() or not axes or leaf.size < SMALLEST or is_key:
+            return NamedSharding(mesh, declared)
+        axis = max(axes, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, name))
+
+    return jax.tree.map(one, state, partition_specs(state, mesh))
