@@ -204,7 +204,7 @@ def robustness_line(text, runs, part, *, teacher):
     cells = {name: [] for name in ("top1", *CORRUPTIONS)}
     for run in runs:
         clean = run["numbers"][part]["robustness"][0]
-        cells["top1"].append(100 * (1 - clean["numbers"]["trained"]["value"]))
+        cells["top1"].append(100 - 100 * clean["numbers"]["trained"]["value"])
         for kind, members in CORRUPTIONS.items():
             errors = [e for name in members for e in clean["errors"][f"regenerated/{name}"]]
             cells[kind].append(100 * statistics.fmean(errors))

@@ -4,13 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import small_config, start
 
+from jssl.compile import devices as devices_lib
+from jssl.compile import lengths
+from jssl.compile import step as compile_lib
 from jssl.errors import UserError
 from jssl.parallel.collectives import pmean
 from jssl.parallel.launcher import check_batch_size, make_launcher
+from jssl.run import build, checkpoint
 from jssl.types import TrainState
 
-MODES = ["pmap", "shard_map", "jit", "vmap:4"]
+MODES = ["pmap", "shard_map", "fsdp", "jit", "vmap:4"]
 
 
 def toy_state():
@@ -99,3 +104,40 @@ def test_batch_that_the_devices_cannot_share_is_refused_with_what_to_type():
         check_batch_size(16, launcher)
     assert "Global batch size 16 cannot be split over 6 devices" in str(error.value)
     assert "--config.batch_size=12 or --config.batch_size=18" in str(error.value)
+
+
+def test_under_fsdp_a_device_holds_its_part_and_checkpoints_fit_every_mode(tmp_path):
+    """Parameters and optimiser state are split; a checkpoint goes to pmap and comes back."""
+    config = small_config("byol")
+    launcher, method, state, _ = start(config, "fsdp")
+    whole = jax.eval_shape(lambda: build.first_state(config, method, config.batch_size))
+    for field in ("params", "opt_state", "target"):
+        leaves = jax.tree.leaves(getattr(state, field))
+        held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+        total = sum(leaf.size for leaf in jax.tree.leaves(getattr(whole, field)))
+        assert held < 0.3 * total, field
+    saved = checkpoint.Checkpoints(tmp_path, method="byol")
+    expected = jax.tree.map(np.asarray, checkpoint.flat_leaves(state))
+    saved.save(1, state, {})
+    saved.wait()
+    for mode in ("pmap", "fsdp"):
+        _, _, blank, _ = start(small_config("byol", seed=1), mode)
+        restored, _ = saved.restore(blank)
+        for name, leaf in checkpoint.flat_leaves(restored).items():
+            np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+        for a, b in zip(*map(jax.tree.leaves, (restored, blank)), strict=True):
+            assert a.sharding == b.sharding
+    saved.close()
+
+
+def test_fsdp_shows_its_memory_before_the_run():
+    """The arguments of a compiled step: nearly a fourth of the state, where pmap has all of it."""
+    topology, memory = devices_lib.prepare("cpu:4"), {}
+    for mode in ("pmap", "fsdp"):
+        config = small_config("byol", launch=mode)
+        lengths.set_lengths(config, 0)
+        memory[mode] = compile_lib.compile_step(
+            config, topology, devices_lib.open_devices(topology)
+        ).memory
+    assert memory["fsdp"]["arguments"] < 0.3 * memory["pmap"]["arguments"]
+    assert memory["fsdp"]["alias"] > 0.9 * memory["fsdp"]["outputs"]  # updated in place
