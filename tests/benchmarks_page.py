@@ -78,7 +78,23 @@ def logistic():
     return f"{table(('', 's', 'times as long'), lines)}\n{note}\n"
 
 
-TABLES = {"lightly": lightly, "kmeans": kmeans, "logistic": logistic}
+def decode():
+    """Pictures a second of one core, jssl's and Pillow's."""
+    result, lines = record("decode"), []
+    for row in result["rows"]:
+        rates = row["pictures_per_second"]
+        mine, other = (statistics.median(rates[name]) for name in ("jssl", "Pillow"))
+        crops = f"{row['views']} crop{'s' if row['views'] > 1 else ''} of {result['side']} px"
+        lines.append((crops, f"{mine:.0f}", f"{other:.0f}", f"{mine / other:.2f}"))
+    height, width = result["size"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    note = (f"JPEG files of {width} x {height}, quality {result['quality']}; medians of "
+            f"{len(rates['jssl'])} rounds; {versions}.")  # fmt: skip
+    head = ("a picture to", "jssl, pictures/s", "Pillow, pictures/s", "ratio")
+    return f"{table(head, lines)}\n{note}\n"
+
+
+TABLES = {"lightly": lightly, "kmeans": kmeans, "logistic": logistic, "decode": decode}
 
 
 def page(old):

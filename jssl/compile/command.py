@@ -190,6 +190,8 @@ def _costs(result: dict[str, Any]) -> list[str]:
         f"ESTIMATE      {1e3 * roof['step_seconds']:.2f} ms a step ({seconds}; bound by "
         f"{roof['bound']}), {roof['images_per_second']:,.0f} images/s, "
         f"{roof['run_hours']:.2f} h for {roof['run_steps']:,} steps",
+        f"  input       {roof['images_per_second'] / result['hosts']:,.0f} images/s on each of "
+        f"{result['hosts']} host(s), to be read and decoded",
         f"  peaks       {roof['peak_flops'] / 1e12:g} TFLOP/s, {roof['hbm_bandwidth'] / 1e9:g} "
         f"GB/s memory, {roof['link_bandwidth'] / 1e9:g} GB/s links: {roof['source']}",
         *(f"  assumed     {line}" for line in roof["assumptions"]),

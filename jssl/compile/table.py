@@ -12,7 +12,7 @@ from jssl.errors import UserError
 BEGIN, END = "<!-- fit: begin -->", "<!-- fit: end -->"
 HEAD = ("config", "topology", "devices", "batch a device (all)", "GiB a device of usable",
         "verdict", "TFLOP", "GB accessed", "collectives: MB, count (gradients alone, MB)",
-        "estimate: ms a step, bound by", "hours", "compile s")  # fmt: skip
+        "estimate: ms a step, bound by", "hours", "images/s a host", "compile s")  # fmt: skip
 
 
 def row(record: dict[str, Any]) -> list[str]:
@@ -28,7 +28,7 @@ def row(record: dict[str, Any]) -> list[str]:
         f"{verdict}, {abs(memory['spare']) / GIB:.2f} {'spare' if memory['fits'] else 'over'}",
     ]
     if "flops" not in record:
-        return [*cells, "", "", "", "", "", f"{record['compile_seconds']:.0f}"]
+        return [*cells, "", "", "", "", "", "", f"{record['compile_seconds']:.0f}"]
     roof, least = record["roofline"], record["least"]["gradient_bytes"]
     sent = ", ".join(
         f"{kind} {c['bytes'] / 1e6:.1f}, {c['count']}" for kind, c in record["collectives"].items()
@@ -40,6 +40,7 @@ def row(record: dict[str, Any]) -> list[str]:
         f"{sent or 'none'} ({least / 1e6:.1f})",
         f"{1e3 * roof['step_seconds']:.1f}, {roof['bound']}",
         f"{roof['run_hours']:.1f}",
+        f"{roof['images_per_second'] / record['hosts']:,.0f}",
         f"{record['compile_seconds']:.0f}",
     ]
 

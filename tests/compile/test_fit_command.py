@@ -51,6 +51,8 @@ def test_report(fitted):
     _, written, text = fitted
     assert "4 a device, 16 in all" in text
     assert "FITS" in text and "GiB to spare" in text
+    roof = written["roofline"]
+    assert f"{roof['images_per_second']:,.0f} images/s on each of 1 host(s)" in text
     assert "ESTIMATE" in text and "assumed" in text
     assert "all-reduce" in text and "compile time" in text
     tight = {**written, "memory": {**written["memory"], "fits": False, "spare": -(2**30)}}

@@ -37,4 +37,4 @@ def test_a_record_that_does_not_fit_has_no_costs():
     cells = table.row(record)
     assert len(cells) == len(table.HEAD)
     assert cells[5] == "does not fit, 2.00 over"
-    assert cells[6:11] == [""] * 5
+    assert cells[6:12] == [""] * 6
