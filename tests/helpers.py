@@ -12,7 +12,7 @@ from jssl import methods
 from jssl.data import dense_batch, make_dense_source
 from jssl.data.photos import load
 from jssl.data.tfds_source import make_builder
-from jssl.parallel.launcher import make_launcher
+from jssl.parallel.launcher import make_launcher, placed
 from jssl.run import build, checkpoint, config_file, init_from, workdir
 from jssl.run.dense import transform_of
 
@@ -108,6 +108,7 @@ def start(config, mode, *, steps=100):
     if method.refresh is not None:
         sweep = [tiles(config.batch_size, first) for first in SWEPT]
         state, _ = method.refresh(state, lambda: map(launcher.split, map(valid, sweep)))
+        state = placed(launcher, state)
     return launcher, method, state, launcher.compile_step(method.train_step)
 
 

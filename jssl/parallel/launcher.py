@@ -107,6 +107,16 @@ def make_launcher(mode: str, *, devices: list[Any] | None = None) -> Launcher:
     return _vmap_launcher(int(replicas), devices[0])
 
 
+def placed(launcher: Launcher, state: TrainState) -> TrainState:
+    """Returns a state with the launcher's shardings; leaves that have them are not copied."""
+
+    def one(x: jax.Array, where: Any) -> jax.Array:
+        same = x.sharding.is_equivalent_to(where, x.ndim)
+        return x if same else jax.device_put(x, where)
+
+    return jax.tree.map(one, state, launcher.shardings(state))
+
+
 def check_batch_size(batch_size: int, launcher: Launcher) -> None:
     """Checks that a global batch can be split equally over devices and processes.
 

@@ -14,7 +14,7 @@ from jssl.errors import UserError
 from jssl.methods._common import blank_batch as blank_batch
 from jssl.methods._common import channels_of, check_colours, input_functions
 from jssl.methods.spec import LabelledPart
-from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher
+from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher, placed
 from jssl.run import batches, checkpoint, checks, dense, versioned, workdir
 from jssl.third_party import same_handlers
 from jssl.types import Method, RunLengths, TrainState
@@ -297,12 +297,7 @@ def init_state(experiment: Experiment, *, begin: bool = True) -> TrainState:
     state = launcher.init(lambda: first_state(config, experiment.method, size))
     if not begin:
         return state
-    state = put_other_runs(config, state, launcher.sharding)
-    return jax.tree.map(
-        lambda x, where: x if x.sharding == where else jax.device_put(x, where),
-        state,
-        launcher.shardings(state),
-    )
+    return placed(launcher, put_other_runs(config, state, launcher.sharding))
 
 
 def put_other_runs(config: ConfigDict, state: TrainState, sharding: Any = None) -> TrainState:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jssl.errors import UserError
+from jssl.parallel.launcher import placed
 from jssl.run import build
 from jssl.run.batches import batches_of, sweep
 
@@ -41,7 +42,8 @@ def measure(parts: build.Experiment) -> Speed:
 
     def refreshed(state: Any) -> Any:
         assert method.refresh is not None
-        return method.refresh(launcher.as_global(state), lambda: sweep(parts))[0]
+        new, _ = method.refresh(launcher.as_global(state), lambda: sweep(parts))
+        return placed(launcher, new)
 
     with contextlib.closing(batches_of(parts)) as batches:
         started = time.monotonic()

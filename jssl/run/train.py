@@ -23,6 +23,7 @@ from jssl.evaluate.online import (
     make_monitor,
     monitor_protocol,
 )
+from jssl.parallel.launcher import placed
 from jssl.precision import narrow
 from jssl.report import Reporter, check_map
 from jssl.run import batches as batching
@@ -273,7 +274,7 @@ class _Run:
         except stopping.Interrupted:
             self._save(step, state)
             self._exit(step)
-        state = new
+        state = placed(self.parts.launcher, new)
         if method.order is not None:
             self.batches.reorder(method.order(state))
         values = {**values, "refresh_seconds": time.monotonic() - started}

@@ -9,7 +9,7 @@ from jssl import models
 
 NETS = {
     "basic": {"name": "resnet10", "width": 0.25, "stem": "cifar"},
-    "bottleneck": {"name": "resnet26", "width": 0.25, "stem": "cifar"},
+    "bottleneck": {"name": "resnet50", "stage_sizes": (1, 1, 1, 1), "width": 0.25, "stem": "cifar"},
     "efficientnet": {"name": "efficientnet_b0", "width": 0.25, "small_images": True},
 }
 
