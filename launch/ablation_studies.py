@@ -14,7 +14,7 @@ class Study(NamedTuple):
         rows: {name: (config and its switches, further flags of `jssl train`)}; `{seed}` is the
             seed and `{folder}` the folder that holds the workdirs of the rows before.
         curves: metrics that are kept over the course of the run.
-        protocols: of `jssl evaluate`, after the training.
+        protocols: of `jssl evaluate`, after the training; flags may follow.
         prepare: `(folder)`, writes files before the first row; {folder} is theirs too.
     """
 
@@ -172,6 +172,16 @@ STUDIES = {
             ),
         },
         curves=("loss", "reconstruction_mse_ratio", "masked_top1"),
+    ),
+    # From photographs to the handwritten digits of scikit-learn, by the test of all features.
+    "transfer": Study(
+        {
+            "simclr": ("simclr_photos.py:seed={seed}",),
+            "byol": (BYOL,),
+            "deepcluster": (DEEPCLUSTER,),
+            "supervised": ("supervised_photos.py:seed={seed}",),
+        },
+        protocols=("logistic --source=digits",),
     ),
     "dvae": Study(
         {

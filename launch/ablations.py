@@ -59,10 +59,10 @@ def run(study, args, folder, row, seed):
     curves = {}
     for part in stages or [workdir]:
         name = part.name if stages else ""
-        for protocol in study.protocols:
+        for protocol, *flags in map(str.split, study.protocols):
             record = part / "evaluation" / f"{protocol}.json"
             if not record.exists():
-                jssl(workdir, "evaluate", f"--workdir={part}", f"--protocol={protocol}")
+                jssl(workdir, "evaluate", f"--workdir={part}", f"--protocol={protocol}", *flags)
             numbers.setdefault(name, {})[protocol] = read(record)["rows"]
         curves[name] = curves_of(part / "metrics.jsonl", study.curves)
     return {

@@ -131,7 +131,7 @@ def test_under_fsdp_a_device_holds_its_part_and_checkpoints_fit_every_mode(tmp_p
 
 
 def test_fsdp_shows_its_memory_before_the_run():
-    """The arguments of a compiled step: nearly a fourth of the state, where pmap has all of it."""
+    """The arguments of a compiled step: a fourth of the large leaves, under pmap all of them."""
     topology, memory = devices_lib.prepare("cpu:4"), {}
     for mode in ("pmap", "fsdp"):
         config = small_config("byol", launch=mode)
@@ -139,5 +139,5 @@ def test_fsdp_shows_its_memory_before_the_run():
         memory[mode] = compile_lib.compile_step(
             config, topology, devices_lib.open_devices(topology)
         ).memory
-    assert memory["fsdp"]["arguments"] < 0.3 * memory["pmap"]["arguments"]
+    assert memory["fsdp"]["arguments"] < 0.35 * memory["pmap"]["arguments"]
     assert memory["fsdp"]["alias"] > 0.9 * memory["fsdp"]["outputs"]  # updated in place

@@ -282,10 +282,9 @@ def _fsdp_launcher(devices: list[Any]) -> Launcher:
         own = getattr(train_step, "deferred", train_step)
 
         def gathered(state, batch):
-            networks = {k: getattr(state, k) for k in NETWORKS if hasattr(state, k)}
-            return own(
-                state.replace(**jax.lax.with_sharding_constraint(networks, replicated)), batch
-            )
+            networks = {k: v for k, v in vars(state).items() if k in NETWORKS}
+            networks = jax.lax.with_sharding_constraint(networks, replicated)
+            return own(state.replace(**networks), batch)
 
         def step(state, batch, expected):
             new, metrics = guard(gathered)(state, batch, expected)

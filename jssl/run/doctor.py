@@ -18,7 +18,8 @@ from jax.experimental import multihost_utils
 
 from jssl import config as config_lib
 from jssl.data.tfds_source import default_data_dir
-from jssl.parallel.launcher import Launcher, make_launcher
+from jssl.parallel.collectives import psum
+from jssl.parallel.launcher import AXIS_NAME, Launcher, make_launcher
 from jssl.run import build, versions
 from jssl.run.writers import say
 
@@ -217,7 +218,7 @@ def all_reduce() -> tuple[list[str], list[str]]:
     count, local = jax.device_count(), jax.local_devices()
     place = {device.id: i for i, device in enumerate(jax.devices())}
     ids = np.array([place[device.id] + 1 for device in local], np.int32)
-    total = jax.pmap(lambda x: jax.lax.psum(x, "i"), axis_name="i")
+    total = jax.pmap(lambda x: psum(x, AXIS_NAME), axis_name=AXIS_NAME)
     sums, expected = _local(total(ids)), count * (count + 1) // 2
     if sums != [expected] * len(local):
         return [], [f"An all-reduce over {count} devices gave {sums}: expected {expected}."]
