@@ -238,7 +238,12 @@ def dvae():
             "perplexity of the codes", "their entropy, nats", "k-means of that entropy",
             "KL, nats a token", "seeds")  # fmt: skip
     kmeans = [(f"{row['k']:,}", f"{row['ratio']:.2f}", f"{row['entropy']:.2f}") for row in codes]
-    text = "\nk-means of the patches:\n\n"
+    soft = json.loads((RESULTS / "dvae_soft_codes.json").read_text())
+    text = (
+        f"\nDecoded from the most probable code of each place (a run like the first, of another "
+        f"machine; {soft['tiles']:,} test tiles): {soft['most_probable']:.2f}; from the "
+        f"probabilities of all codes: {soft['probabilities']:.2f}.\n\nk-means of the patches:\n\n"
+    )
     return table(head, lines) + text + table(("centres", "error over constant patches",
                                               "entropy, nats"), kmeans)  # fmt: skip
 
