@@ -59,11 +59,12 @@ def run(study, args, folder, row, seed):
     curves = {}
     for part in stages or [workdir]:
         name = part.name if stages else ""
-        for protocol, *flags in map(str.split, study.protocols):
+        for text in study.protocols:
+            protocol, *flags = text.split()
             record = part / "evaluation" / f"{protocol}.json"
             if not record.exists():
                 jssl(workdir, "evaluate", f"--workdir={part}", f"--protocol={protocol}", *flags)
-            numbers.setdefault(name, {})[protocol] = read(record)["rows"]
+            numbers.setdefault(name, {})[text] = read(record)["rows"]
         curves[name] = curves_of(part / "metrics.jsonl", study.curves)
     return {
         "command": ["train", *(arg.replace("{folder}", "FOLDER") for arg in args)],

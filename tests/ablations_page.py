@@ -253,7 +253,20 @@ def at_entropy(codes, entropy):
     return float(np.interp(entropy, [c["entropy"] for c in codes], [c["ratio"] for c in codes]))
 
 
-STUDIES = {f.__name__: f for f in (byol, deepcluster, cmc_views, deit, beit, noisy_student, dvae)}
+def transfer():
+    """Top-1 on the digits of the trained network, of the untrained one and of the pixels."""
+    lines = []
+    for row, runs in rows_of(runs_of("transfer")).items():
+        tops = [run["numbers"][""]["logistic --source=digits"][0]["top1"] for run in runs]
+        cells = (spread([100 * top[kind] for top in tops]) for kind in ("trained", "untrained",
+                                                                        "raw pixels"))  # fmt: skip
+        lines.append((row, *cells, seeds(runs)))
+    return table(("network", "trained %", "untrained %", "raw pixels %", "seeds"), lines)
+
+
+STUDIES = {
+    f.__name__: f for f in (byol, deepcluster, cmc_views, deit, beit, noisy_student, dvae, transfer)
+}
 
 
 def page(old):
