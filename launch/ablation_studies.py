@@ -43,6 +43,9 @@ CLUSTERS = (
 
 BYOL = "byol_photos.py:seed={seed}"
 DEEPCLUSTER = "deepcluster_photos.py:seed={seed}"
+QUICK = "simclr_photos.py:seed={seed},"
+HALF = ("--config.augment.options.strength=0.25", "--config.augment.options.gray_p=0.1")
+T5, CROP = "--config.simclr.temperature=0.5", "--config.augment.options.scale=(0.2,1.0)"
 
 # DeiT's ablation. Its recipe of ImageNet, but the size; configs/deit_photos.py has less noise.
 DEIT = ("deit_photos.py:distill=none,epochs=6,seed={seed}", "--config.monitor.every_epochs=0")
@@ -172,6 +175,17 @@ STUDIES = {
             ),
         },
         curves=("loss", "reconstruction_mse_ratio", "masked_top1"),
+    ),
+    # README's first command, and what was tried before.
+    "quick_start": Study(
+        {
+            "paper": (QUICK + "jitter=paper",),
+            "half": (QUICK + "jitter=paper", *HALF),
+            "half_t5": (QUICK + "jitter=paper", *HALF, T5),
+            "half_t5_crop": (QUICK + "jitter=paper", *HALF, T5, CROP),
+            "weak": (QUICK + "jitter=weak",),
+        },
+        curves=("knn_top1", "loss"),
     ),
     # From photographs to the handwritten digits of scikit-learn, by the test of all features.
     "transfer": Study(

@@ -281,7 +281,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
         workdir.open_workdir(tmp_path, config)
     message = str(error.value)
     assert "holds a run of another config" in message
-    assert "simclr.temperature: 0.2 -> 0.9" in message
+    assert "simclr.temperature: 0.5 -> 0.9" in message
     assert "optim.lr: " in message
     assert "launch" not in message
 

@@ -33,6 +33,7 @@ WORDS = {
     "form": ["raw"],
     "graph": ["core", "full"],
     "init": ["RUN"],
+    "jitter": ["paper"],
     "likelihood": ["squared_error"],
     "method": ["simclr", "deepcluster"],
     "model": {

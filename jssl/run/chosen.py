@@ -34,6 +34,8 @@ BATCHES, STEPS, EPOCHS = ((40, 256), (20, 128), (0, 64)), 10_000, (100, 400)
 LARGE = 10_000  # pictures from which a larger network is trained
 LEAST = 8  # pictures in a batch
 LEAST_OF_CLASS = 4  # pictures of the smallest class, of which one may be held out
+# Of the config of a method: what it has for `photos` alone.
+SWITCHES = {"deit": ":distill=none", "simclr": ":jitter=paper"}
 # Methods that need what a folder of pictures does not have, and what to type instead.
 REFUSED = {
     "beit": (
@@ -114,7 +116,7 @@ def check(method: str, folder: str, labels: str) -> None:
 
 def base(method: str, folder: str, labels: str, size: int, name: str = "folder") -> ConfigDict:
     """Returns the config of `METHOD_photos` with the data set and the size of the views."""
-    config = config_file.load(f"{method}_photos" + (":distill=none" if method == "deit" else ""))
+    config = config_file.load(f"{method}_photos{SWITCHES.get(method, '')}")
     config.updates = "whole_epochs"
     config.data.update(name=name, data_dir=folder, threads=0)
     config.data.layout = "nested" if labels == "none" else "auto"
