@@ -24,7 +24,7 @@ def test_a_problem_ends_with_status_1(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "train_step", lambda: (["loss nan"], ["The loss is nan."]))
 
     def broken():
-        raise RuntimeError("NCCL timed out\nand more")
+        raise RuntimeError("NCCL timed out\nand what follows")
 
     monkeypatch.setattr(doctor, "all_reduce", broken)
     with pytest.raises(SystemExit) as ended:
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_processes_that_differ(monkeypatch):
-    other = np.frombuffer(b"jssl 0.0".ljust(512), np.uint8)
+    other = np.frombuffer(b"jssl 0.0".ljust(doctor.TEXT), np.uint8)
     monkeypatch.setattr(doctor, "_gathered", lambda row: np.stack([row, other]))
     assert doctor.software()[1] == ["process 1 has other versions than process 0: jssl 0.0"]
     late = np.array([7, 500_000])
@@ -56,6 +56,23 @@ def test_processes_that_differ(monkeypatch):
     lines, problems = doctor.job()
     assert lines[-1] == "clocks differ by at most 7.500 s"
     assert problems[0].startswith("The clocks of the hosts differ by 7.5 s: expected less than 5.")
+
+
+def test_problems_of_other_processes_are_told_too(monkeypatch):
+    other = np.frombuffer(b"The same.\nA disk is full.".ljust(doctor.TEXT), np.uint8)
+    monkeypatch.setattr(doctor, "_gathered", lambda row: np.stack([row, other]))
+    assert doctor._of_all_processes(["The same."]) == ["The same."]  # one process
+    monkeypatch.setattr(doctor.jax, "process_count", lambda: 2)
+    problems = doctor._of_all_processes(["The same."])
+    assert problems == ["The same.", "process 1: A disk is full."]
+
+
+def test_hardware_that_is_not_used_is_a_problem(tmp_path):
+    assert doctor._unused(tmp_path) == []
+    (tmp_path / "accel0").touch()
+    assert "pip install 'jssl[tpu]'" in doctor._unused(tmp_path)[0]
+    (tmp_path / "nvidia0").touch()
+    assert "pip install 'jssl[cuda12]'" in doctor._unused(tmp_path)[0]
 
 
 def test_little_memory(monkeypatch):

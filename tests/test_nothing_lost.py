@@ -207,7 +207,7 @@ def test_a_worker_that_dies_brings_the_pod_down_and_one_process_resumes_exactly(
     assert len(rows) == reached + 1  # only process 0 writes
 
 
-@pytest.mark.parametrize("mode", ["shard_map"])
+@pytest.mark.parametrize("mode", ["shard_map", "fsdp"])
 def test_two_processes_give_the_state_of_one(tmp_path, cache, mode):
     """Two real processes with two devices each, over gloo, against one device alone."""
     few = ["--config.max_steps=4", *AT_THE_END]

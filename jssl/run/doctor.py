@@ -26,6 +26,7 @@ from jssl.run.writers import say
 GIB = 2**30
 SKEW = 5.0  # seconds between the clocks of two hosts, above which logs and locks mislead
 LITTLE_DISK, LITTLE_MEMORY = 5 * GIB, 2 * GIB
+TEXT = 2000  # bytes of a text that the processes exchange
 REDUCED = 2**22  # float32 values of the timed all-reduce
 _PREFIXES = ("JAX_", "XLA_", "TPU_", "LIBTPU_", "CUDA_", "NCCL_", "OMP_", "TFDS_", "MALLOC_",
              "PALLAS_")  # fmt: skip
@@ -41,7 +42,7 @@ def run(folder: str | None = None) -> list[str]:
         folder: a workdir or the folder of workdirs, whose disk is looked at too.
 
     Returns:
-        The problems, also printed.
+        The problems of all processes, also printed.
     """
     problems: list[str] = []
     sections: tuple[tuple[str, Callable[[], tuple[list[str], list[str]]]], ...] = (
@@ -60,16 +61,34 @@ def run(folder: str | None = None) -> list[str]:
         try:
             lines, problem = section()
         except Exception as error:  # whatever breaks is what the page is for
-            lines, problem = [], [f"{title}: {type(error).__name__}: {str(error).splitlines()[0]}"]
+            first = next(iter(str(error).splitlines()), "")
+            lines, problem = [], [f"{title}: {type(error).__name__}: {first}"]
         for line in lines:
             say(f"  {line}")
         problems += problem
     say("")
+    problems = _of_all_processes(problems)
     for text in problems:
         say(f"PROBLEM {text}")
     if not problems:
         say("No problem.")
     return problems
+
+
+def _of_all_processes(problems: list[str]) -> list[str]:
+    """Returns the problems of every process, each once; those of another one name it."""
+    if jax.process_count() == 1:
+        return problems
+    text = "\n".join(problems).encode()[:TEXT].ljust(TEXT)
+    rows = [_text(row).splitlines() for row in _gathered(np.frombuffer(text, np.uint8))]
+    own = rows[0]
+    others = [f"process {i}: {line}" for i, row in enumerate(rows) for line in row
+              if i and line not in own]  # fmt: skip
+    return [*own, *others]
+
+
+def _text(row: np.ndarray) -> str:
+    return bytes(row).decode(errors="replace").rstrip()
 
 
 def software() -> tuple[list[str], list[str]]:
@@ -79,10 +98,10 @@ def software() -> tuple[list[str], list[str]]:
     lines = [f"{libraries} (commit {ours['git']})",
              f"Python {ours['python']} on {platform.platform()}"]  # fmt: skip
     text = f"{libraries} {ours['git']} {ours['python']}"
-    others = _gathered(np.frombuffer(text.encode().ljust(512)[:512], np.uint8))
-    differ = [i for i, row in enumerate(others) if bytes(row) != bytes(others[0])]
-    wrong = [f"process {i} has other versions than process 0: "
-             f"{bytes(others[i]).decode(errors='replace').strip()}" for i in differ]  # fmt: skip
+    rows = _gathered(np.frombuffer(text.encode()[:TEXT].ljust(TEXT), np.uint8))
+    others = [(i, _text(row)) for i, row in enumerate(rows)]
+    wrong = [f"process {i} has other versions than process 0: {other}"
+             for i, other in others if other != others[0][1]]  # fmt: skip
     return lines, wrong
 
 
@@ -103,7 +122,7 @@ def environment(variables: Mapping[str, str]) -> list[str]:
 
 
 def host() -> tuple[list[str], list[str]]:
-    """Returns processors, memory and the limit of open files of this host."""
+    """Returns processors and memory of this host."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     lines = [f"{os.cpu_count()} processors, {usable} of them for this process"]
     problems = []
@@ -171,17 +190,17 @@ def devices() -> tuple[list[str], list[str]]:
     problems = []
     if len(kinds) > 1:
         problems.append(f"The devices are of several kinds: {', '.join(kinds)}.")
-    if jax.default_backend() == "cpu":
-        lines += _absent()
+    if jax.default_backend() == "cpu" and "JAX_PLATFORMS" not in os.environ:
+        problems += _unused(Path("/dev"))
     return lines, problems
 
 
-def _absent() -> list[str]:
-    """Returns a line for hardware that this machine seems to have, and JAX does not use."""
-    if Path("/dev/nvidia0").exists():
-        return ["an NVIDIA GPU is here, and JAX uses the CPU: pip install 'jssl[cuda12]'"]
-    if any(Path("/dev").glob("accel[0-9]*")):
-        return ["a TPU is here, and JAX uses the CPU: pip install 'jssl[tpu]'"]
+def _unused(dev: Path) -> list[str]:
+    """Returns a problem for hardware that this machine has, and JAX does not use."""
+    if (dev / "nvidia0").exists():
+        return ["An NVIDIA GPU is here, and JAX uses the CPU: type pip install 'jssl[cuda12]'."]
+    if any(dev.glob("accel[0-9]*")):
+        return ["A TPU is here, and JAX uses the CPU: type pip install 'jssl[tpu]'."]
     return []
 
 
