@@ -53,6 +53,7 @@ SETTINGS: dict[str, Setting] = {
     "beta_share": fraction(0.0017),  # of the run, in which beta rises from 0
     "min_perplexity": non_negative(2.0),  # of the codes; below it the monitor warns of collapse
 }
+SHOWN = 32  # pictures with their reconstructions, spread over those that are inspected
 
 
 class Net(nn.Module):
@@ -262,7 +263,9 @@ def inspect(config: Any, outputs: Any, batch: Any) -> Any:
         "reconstruction_mse_ratio": error / max(constant, 1e-12),
     }
     warnings = codebook_warnings(report, min_perplexity=s.min_perplexity)
-    return scalars, warnings, {"reconstructions": picture_grid(images[:32], reconstruction[:32])}
+    shown = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int)  # of all classes
+    pictures = picture_grid(images[shown], reconstruction[shown])
+    return scalars, warnings, {"reconstructions": pictures}
 
 
 def _check(config: Any) -> None:

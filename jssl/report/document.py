@@ -28,7 +28,9 @@ TEMPLATE = "page.html.jinja"
 MOST_BYTES = 5_000_000  # of the page
 SHARE = 0.02  # of the time of a run that its report may take
 MOST_OWN = 6  # pictures of the folder pictures/
-OWN_SIDE = 1000  # their longer side, in pixels
+OWN_SIDE = 1000  # their longer side, in pixels, at most
+OWN_SHOWN = 800  # smaller ones are enlarged by a whole factor, up to this
+OWN_TEXTS = {"reconstructions": ": in turn a row of pictures and, below, of their reconstructions"}
 
 
 class Reporter:
@@ -257,9 +259,13 @@ def _own_pictures(folder: Path) -> list[dict[str, str]]:
             )
             continue
         picture.thumbnail((OWN_SIDE, OWN_SIDE))
+        factor = max(1, OWN_SHOWN // max(picture.size))  # tiles of 32 px are hard to see
+        size = (factor * picture.width, factor * picture.height)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=88)
         text = f"{kind}, step {step:,}" if step >= 0 else kind
+        text += OWN_TEXTS.get(kind, "")
         figures.append({"title": kind, "text": text, "src": uri_of("jpeg", buffer.getvalue())})
     return figures
 
