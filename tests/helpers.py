@@ -27,7 +27,8 @@ def get_config(name, arg=""):
 
 def small_config(method, **updates):
     """The method's `photos` smoke config: every method has one."""
-    config = get_config(f"{method}_photos", "smoke")
+    paper = ",jitter=paper" if method == "simclr" else ""
+    config = get_config(f"{method}_photos", f"smoke{paper}")
     config.update(updates)
     config.run.update({"num_examples": 4096, "steps_per_epoch": 100, "total_steps": 100})
     if "num_classes" in config[method]:

@@ -84,8 +84,8 @@ def scattered(state: PyTree, mesh: Mesh) -> PyTree:
         >>> import numpy as np
         >>> mesh = Mesh(np.array(jax.devices()[:1]), ('batch',))
         >>> shapes = {'kernel': np.zeros((3, 3, 16, 32)), 'bias': np.zeros(32)}
-        >>> {name: x.spec for name, x in scattered(shapes, mesh).items()}
-        {'bias': PartitionSpec(), 'kernel': PartitionSpec(None, None, None, 'batch')}
+        >>> {name: tuple(x.spec) for name, x in scattered(shapes, mesh).items()}
+        {'bias': (), 'kernel': (None, None, None, 'batch')}
     """
     name = mesh.axis_names[0]
 
