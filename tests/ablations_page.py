@@ -264,9 +264,25 @@ def transfer():
     return table(("network", "trained %", "untrained %", "raw pixels %", "seeds"), lines)
 
 
-STUDIES = {
-    f.__name__: f for f in (byol, deepcluster, cmc_views, deit, beit, noisy_student, dvae, transfer)
-}
+def quick_start():
+    names = {
+        "paper": "the paper's jitter: strength 0.5, 20 % grey views, temperature 0.2",
+        "half": "strength 0.25, 10 % grey views",
+        "half_t5": "strength 0.25, 10 % grey views, temperature 0.5",
+        "half_t5_crop": "the same, crops of at least a fifth of the tile",
+        "weak": "strength 0.1, no grey views, temperature 0.5: configs/simclr_photos.py",
+    }
+    rows, lines = rows_of(runs_of("quick_start")), []
+    for row in (row for row in names if row in rows):
+        points = [[100 * v for _, v in run["curves"][""]["knn_top1"]] for run in rows[row]]
+        cells = [spread(list(values)) for values in zip(*points, strict=True)]
+        lines.append((names[row], *cells, seeds(rows[row])))
+    epochs = (f"epoch {epoch}" for epoch in range(1, len(cells)))
+    return table(("augmentation", "untrained", *epochs, "seeds"), lines)
+
+
+PAGES = (byol, deepcluster, cmc_views, deit, beit, noisy_student, dvae, transfer, quick_start)
+STUDIES = {f.__name__: f for f in PAGES}
 
 
 def page(old):
