@@ -68,7 +68,8 @@ def jssl_curve(args, tiles, method, seed):
     started = time.time()
     subprocess.run(
         [sys.executable, "-m", "jssl", "train", f"--workdir={workdir}",
-         f"--config={CONFIGS / f'{method}_photos.py'}:seed={seed},epochs={args.epochs}",
+         f"--config={CONFIGS / f'{method}_photos.py'}:seed={seed},epochs={args.epochs}"
+         f"{',jitter=paper' if method == 'simclr' else ''}",
          *SAME, *OWN.get(method, ())],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
