@@ -206,6 +206,8 @@ STUDIES = {
             "wide": (DVAE, WIDE),
             "wide_whole": (DVAE, WIDE, WHOLE),
             "codes_2048": (DVAE, WHOLE, "--config.dvae.vocabulary=2048"),
+            "lr_3": (DVAE, "--config.optim.lr=0.003"),
+            "lr_30": (DVAE, "--config.optim.lr=0.03"),
             "tau_01": (DVAE, "--config.dvae.temperature=(1.0,0.1)"),
             "long": ("dvae_photos.py:seed={seed},epochs=55", WIDE, WHOLE),
         },

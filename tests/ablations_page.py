@@ -216,6 +216,8 @@ def dvae():
         "dvae": "configs/dvae_photos.py: 2,000 updates, 512 codes",
         "beta_0": "no KL",
         "beta_3": "KL weight 0.003",
+        "lr_3": "learning rate 0.003",
+        "lr_30": "learning rate 0.03",
         "tau_01": "last temperature 0.1",
         "whole": "whole tiles, no random crops",
         "wide": "twice the width",
