@@ -276,12 +276,12 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
     config.data.on_error = "skip"  # and what a run that stopped at a picture is told to type
     workdir.open_workdir(tmp_path, config)
     config.optim.lr = 0.25
-    config.simclr.temperature = 0.9
+    temperature, config.simclr.temperature = config.simclr.temperature, 0.9
     with pytest.raises(UserError) as error:
         workdir.open_workdir(tmp_path, config)
     message = str(error.value)
     assert "holds a run of another config" in message
-    assert "simclr.temperature: 0.5 -> 0.9" in message
+    assert f"simclr.temperature: {temperature} -> 0.9" in message
     assert "optim.lr: " in message
     assert "launch" not in message
 
