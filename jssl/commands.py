@@ -258,6 +258,12 @@ COMMANDS: dict[str, Command] = {
                 "metavar": "CONFIG",
                 "help": "of a deit run with distillation, if its workdir is not on this machine",
             },
+            "effort": {
+                "type": float,
+                "default": 0.0,
+                "metavar": "-1..0",
+                "help": "of the TPU compiler: -1 is 8 times as fast, its numbers some percent off",
+            },
             "output": {"metavar": "FILE.json", "help": "the record to write"},
         },
         config=True,

@@ -295,6 +295,7 @@ def _compile(flags: Flags) -> None:
         batch=flags.batch,
         examples=flags.examples,
         teacher=teacher,
+        effort=flags.effort,
         output=flags.output,
     )
 

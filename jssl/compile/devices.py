@@ -62,6 +62,21 @@ def check_installed(platform: str) -> None:
         )
 
 
+def check_effort(effort: float, topology: Topology) -> None:
+    """Raises UserError for an effort that is not in [-1, 0], or not 0 and not for a TPU.
+
+    Example:
+        >>> check_effort(-1.0, parse_topology('v5e:4x8'))
+    """
+    if not -1 <= effort <= 0:
+        raise UserError(f"--effort expects a number from -1 to 0, found {effort:g}.")
+    if effort and CHIPS[topology.chip].platform != "tpu":
+        raise UserError(
+            f"--effort={effort:g} is for TPUs, found --topology={topology.text}. Leave out "
+            "--effort."
+        )
+
+
 def open_devices(topology: Topology) -> list[Any]:
     """Returns the devices of a topology for a launcher: to compile for, not to run on.
 

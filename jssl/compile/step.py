@@ -101,13 +101,15 @@ def make(config: ConfigDict, devices: list[Any]) -> tuple[Any, Any, tuple[Any, .
     return launcher, launcher.compile_step(method.train_step), arguments
 
 
-def compile_step(config: ConfigDict, topology: Topology, devices: list[Any]) -> Compiled:
+def compile_step(
+    config: ConfigDict, topology: Topology, devices: list[Any], *, effort: float = 0.0
+) -> Compiled:
     """Compiles one step and reads memory, FLOPs, bytes and collectives from the result."""
     _, step, arguments = make(config, devices)
     lowered = step.lower(*arguments)
     started = time.monotonic()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile({"exec_time_optimization_effort": effort} if effort else None)
     except jax.errors.JaxRuntimeError as error:
         memory = out_of_memory(topology.chip, str(error))
         if memory is None:

@@ -27,8 +27,11 @@ def row(record: dict[str, Any]) -> list[str]:
         f"{memory['total'] / GIB:.2f} of {memory['usable'] / GIB:.2f}",
         f"{verdict}, {abs(memory['spare']) / GIB:.2f} {'spare' if memory['fits'] else 'over'}",
     ]
+    seconds = f"{record['compile_seconds']:.0f}"
+    if "effort" in record:
+        seconds += f" (effort {record['effort']:g})"
     if "flops" not in record:
-        return [*cells, "", "", "", "", "", "", f"{record['compile_seconds']:.0f}"]
+        return [*cells, "", "", "", "", "", "", seconds]
     roof, least = record["roofline"], record["least"]["gradient_bytes"]
     sent = ", ".join(
         f"{kind} {c['bytes'] / 1e6:.1f}, {c['count']}" for kind, c in record["collectives"].items()
@@ -41,7 +44,7 @@ def row(record: dict[str, Any]) -> list[str]:
         f"{1e3 * roof['step_seconds']:.1f}, {roof['bound']}",
         f"{roof['run_hours']:.1f}",
         f"{roof['images_per_second'] / record['hosts']:,.0f}",
-        f"{record['compile_seconds']:.0f}",
+        seconds,
     ]
 
 

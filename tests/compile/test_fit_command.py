@@ -1,12 +1,13 @@
 """`jssl compile` end to end, on virtual CPU devices of this process."""
 
 import json
+from functools import partial
 
 import pytest
 from helpers import small_config
 
 from jssl import flags
-from jssl.compile import command, devices, lengths, step
+from jssl.compile import command, devices, lengths, roofline, step
 from jssl.errors import UserError
 
 KEYS = {"config", "devices", "batch", "memory", "flops", "bytes_accessed", "intensity",
@@ -60,9 +61,7 @@ def test_report(fitted):
 
 
 def test_auto_finds_the_largest_batch(tmp_path, monkeypatch):
-    def compile_step(config, topology, devices):
-        from jssl.compile import roofline
-
+    def compile_step(config, topology, devices, *, effort):
         size = config.batch_size // len(devices)
         total = int(1e8 + 3e8 * size)
         return step.Compiled(roofline.judge("cpu", total, {}), 1.0, 1.0, {}, 0.0, "")
@@ -88,7 +87,7 @@ def no_compiling(monkeypatch):
     monkeypatch.setattr(step, "compile_step", refuse)
 
 
-def refused(tmp_path, *, topology="cpu:4", batch="", examples=0, **updates):
+def refused(tmp_path, *, topology="cpu:4", batch="", examples=0, effort=0.0, **updates):
     with pytest.raises(UserError) as error:
         command.fit(
             small_config("simclr", **updates),
@@ -96,6 +95,7 @@ def refused(tmp_path, *, topology="cpu:4", batch="", examples=0, **updates):
             topology=devices.prepare(topology),
             batch=batch,
             examples=examples,
+            effort=effort,
             output=tmp_path / "fit.json",
         )
     assert not list(tmp_path.iterdir())
@@ -111,6 +111,8 @@ def test_indivisible_batches_are_refused_before_compiling(tmp_path, no_compiling
     assert "expected a number of examples a device, or auto" in refused(tmp_path, batch="many")
     assert "larger than the 8 training examples" in refused(tmp_path, examples=8)
     assert "has 4 CPU device(s)" in refused(tmp_path, topology="cpu:64")
+    assert "Leave out --effort." in refused(tmp_path, effort=-1.0)
+    assert "from -1 to 0, found -1.5" in refused(tmp_path, effort=-1.5)
 
 
 def test_a_compiler_that_is_not_installed(monkeypatch):
@@ -120,6 +122,24 @@ def test_a_compiler_that_is_not_installed(monkeypatch):
         with pytest.raises(UserError) as error:
             devices.prepare(text)
         assert f"Type pip install 'jssl[{extra}]'" in str(error.value)
+
+
+def test_effort_and_its_record_reach_the_compiler(tmp_path, monkeypatch):
+    given = []
+
+    def compile_step(config, topology, devices, *, effort):
+        given.append(effort)
+        return step.Compiled(roofline.judge("cpu", 1, {}), 1.0, 1.0, {}, 2.0, "")
+
+    monkeypatch.setattr(step, "compile_step", compile_step)
+    monkeypatch.setattr(devices, "check_effort", lambda *_: None)  # a CPU stands for the TPU
+    run = partial(command.fit, small_config("simclr"), name="simclr")
+    run = partial(run, topology=devices.prepare("cpu:4"), output=tmp_path / "fit.json")
+    quick, usual = run(effort=-1.0), run()
+    assert given == [-1.0, 0.0]
+    assert quick["effort"] == -1.0 and "effort" not in usual
+    assert "2 s with effort -1; a run has 0" in command.report(quick)
+    assert "effort" not in command.report(usual)
 
 
 def test_the_command_is_listed():

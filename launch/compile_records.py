@@ -1,0 +1,122 @@
+"""Compiles the configs of a pod one after the other: `python launch/compile_records.py`.
+
+Each record is written as it comes, to `--records`; what is there is kept, so that a second start
+goes on where the first one ended. A compilation that takes longer than `--hours`, or that the
+machine ends for its memory, is written to `unfinished.json` with what happened.
+
+TPU compilers run with `--effort=-1`, which takes an eighth of the time; `launch/README.md` says
+what differs. The table: `python -m jssl.compile.table launch/records launch/README.md`.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PODS = ("v5e:4x8", "h100:8", "v5e:16x16")
+
+
+class Job(NamedTuple):
+    """A config to compile.
+
+    Attributes:
+        name: of the record.
+        config: file and switches, as `--config` takes them.
+        topologies: what it is compiled for.
+        flags: further flags of `jssl compile`.
+    """
+
+    name: str
+    config: str
+    topologies: tuple[str, ...] = PODS
+    flags: tuple[str, ...] = ()
+
+
+TEACHER = ("--teacher=configs/supervised_imagenet.py",)
+FSDP = ("--config.launch=fsdp",)
+JOBS = (
+    # The main config of each method, on the three pods.
+    Job("simclr_imagenet", "simclr_imagenet"),
+    Job("moco_imagenet", "moco_imagenet"),
+    Job("byol_imagenet", "byol_imagenet"),
+    Job("cmc_imagenet", "cmc_imagenet", PODS, ("--config.model.bn_groups=8",)),
+    Job("cpc_imagenet", "cpc_imagenet"),
+    Job("deepcluster_imagenet", "deepcluster_imagenet"),
+    Job("noisy_student_imagenet", "noisy_student_imagenet"),
+    Job("deit_imagenet", "deit_imagenet:model=base"),
+    Job("beit_imagenet", "beit_imagenet"),
+    Job("dvae_imagenet", "dvae_imagenet"),
+    # Their switches, on one slice.
+    Job("deepcluster_v2_imagenet", "deepcluster_v2_imagenet", ("v5e:4x8", "h100:8")),
+    Job("deit_distilled_imagenet", "deit_imagenet:distill=hard", ("v5e:4x8",), TEACHER),
+    Job("beit_large_imagenet", "beit_imagenet:model=vit_large", ("v5e:4x8",)),
+    Job("beit_large_fsdp_imagenet", "beit_imagenet:model=vit_large", ("v5e:4x8",), FSDP),
+    Job("moco_v1_imagenet", "moco_imagenet:preset=v1", ("v5e:4x8",)),
+    Job("moco_v3_imagenet", "moco_imagenet:preset=v3", ("v5e:4x8",)),
+    Job("moco_v3_vit_imagenet", "moco_imagenet:preset=v3_vit,arch=vit_base", ("v5e:4x8",)),
+    Job("noisy_student_b7_imagenet", "noisy_student_imagenet:student=b7", ("v5e:4x8",)),
+    Job("noisy_student_l2_imagenet", "noisy_student_imagenet:student=l2", ("v5e:16x16",)),
+    Job("noisy_student_l2_fsdp_imagenet", "noisy_student_imagenet:student=l2", ("v5e:16x16",),
+        (*FSDP, "--config.model.remat=True")),
+    Job("simclr_4x_imagenet", "simclr_imagenet:width=4.0", ("v5e:16x16",)),
+    Job("supervised_imagenet", "supervised_imagenet", ("v5e:4x8", "h100:8")),
+    Job("deepcluster_vgg16_imagenet", "deepcluster_imagenet:arch=vgg16", ("v5e:4x8",)),
+    Job("beit_finetune_imagenet", "beit_finetune_imagenet", ("v5e:4x8",)),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Compiles what has no record yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=Path, default=ROOT / "launch" / "records")
+    parser.add_argument("--only", default="", help="names and topologies, joined by commas")
+    parser.add_argument("--hours", type=float, default=2.0, help="longest time of one")
+    parser.add_argument("--tpu", default=sys.executable, help="python with jssl[fit-tpu]")
+    parser.add_argument("--gpu", default=sys.executable, help="python with jssl[fit-gpu]")
+    args = parser.parse_args()
+    args.records.mkdir(parents=True, exist_ok=True)
+    for topology in dict.fromkeys(t for job in JOBS for t in job.topologies):
+        for job in JOBS:
+            chosen = {job.name, topology, f"{job.name}@{topology}"} & set(args.only.split(","))
+            if topology in job.topologies and (chosen or not args.only):
+                compile_job(job, topology, args)
+
+
+def compile_job(job: Job, topology: str, args: argparse.Namespace) -> None:
+    """Runs `jssl compile` in a process of its own, unless there is a record."""
+    slug = topology.replace(":", "_")
+    path = args.records / f"{job.name}_{slug}.json"
+    unfinished = args.records / "unfinished.json"
+    known = json.loads(unfinished.read_text()) if unfinished.exists() else {}
+    if path.exists() or path.stem in known:
+        return
+    tpu = topology.startswith("v")
+    command = [args.tpu if tpu else args.gpu, "-m", "jssl", "compile"]
+    file, _, switches = job.config.partition(":")
+    command += [f"--config=configs/{file}.py" + (f":{switches}" if switches else "")]
+    command += [f"--topology={topology}", f"--output={path}", *job.flags]
+    command += ["--effort=-1"] if tpu else []
+    print(*command[1:], flush=True)
+    started = time.monotonic()
+    try:
+        result = subprocess.run(
+            command, cwd=ROOT, timeout=3600 * args.hours, stderr=subprocess.PIPE, text=True
+        )
+        why = "" if result.returncode == 0 else result.stderr.strip().splitlines()[-1:]
+        if result.returncode == -signal.SIGKILL:
+            why = "ended by the machine: out of memory"
+    except subprocess.TimeoutExpired:
+        why = f"took longer than {args.hours:g} hours"
+    print(f"{path.stem}: {why or 'recorded'}, {time.monotonic() - started:.0f} s", flush=True)
+    if why:
+        known[path.stem] = why if isinstance(why, str) else " ".join(why)
+        unfinished.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
