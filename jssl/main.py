@@ -66,7 +66,8 @@ def _run(config: Any, folder: str, flags: Flags) -> None:
         if flags.extend:
             extend.refuse_stages()
         run = stages.run
-    with stopping.signals(), job.together(folder), workdir.write_errors(Path(folder).absolute()):
+    together = job.together(folder, flags.heartbeat_timeout)
+    with stopping.signals(), together, workdir.write_errors(Path(folder).absolute()):
         run(config, folder)
 
 
@@ -74,9 +75,12 @@ def _distribute(flags: Flags) -> None:
     """Joins the job, when the flags say that there is one."""
     import jax
 
+    from jssl.parallel import heartbeat
+
     timeouts = {
         "initialization_timeout": flags.init_timeout,
-        "heartbeat_timeout_seconds": flags.heartbeat_timeout,
+        # Ours speaks first: jssl/parallel/heartbeat.py.
+        "heartbeat_timeout_seconds": flags.heartbeat_timeout + heartbeat.LATER,
         "shutdown_timeout_seconds": flags.shutdown_timeout,
     }
     if flags.coordinator is not None:
@@ -175,7 +179,7 @@ def _embed(flags: Flags) -> None:
     _distribute(flags)
     from jssl.parallel import job
 
-    with job.together(folder):
+    with job.together(folder, flags.heartbeat_timeout):
         evaluate.embed_run(
             folder,
             output=output,

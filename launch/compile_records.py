@@ -5,10 +5,14 @@ goes on where the first one ended. A compilation that takes longer than `--hours
 machine ends for its memory, is written to `unfinished.json` with what happened.
 
 TPU compilers run with `--effort=-1`, which takes an eighth of the time; `launch/README.md` says
-what differs. The table: `python -m jssl.compile.table launch/records launch/README.md`.
+what differs. The tables: `python -m jssl.compile.table launch/records launch/README.md`.
+
+`--scaling` compiles four methods for 8 to 512 chips, with a fixed batch a chip and with a fixed
+global batch, to the folder `scaling` of the records.
 """
 
 import argparse
+import itertools
 import json
 import signal
 import subprocess
@@ -67,7 +71,33 @@ JOBS = (
     Job("supervised_imagenet", "supervised_imagenet", ("v5e:4x8", "h100:8")),
     Job("deepcluster_vgg16_imagenet", "deepcluster_imagenet:arch=vgg16", ("v5e:4x8",)),
     Job("beit_finetune_imagenet", "beit_finetune_imagenet", ("v5e:4x8",)),
+    Job("faster_rcnn_voc", "faster_rcnn_voc", ("v5e:2x4", "h100:8")),
+    Job("fcn_voc", "fcn_voc", ("v5e:2x4", "h100:8")),
+    Job("webscale_moco", "webscale:method=moco", ("v5e:8x8",)),
 )  # fmt: skip
+
+# A TPU v5p has slices of 8 to 512 chips in one network, and memory for the large batches a chip.
+SLICES = {8: "v5p:2x2x2", 32: "v5p:2x4x4", 128: "v5p:4x4x8", 512: "v5p:8x8x8"}
+# Method: config, batch a chip, global batch. MoCo's groups of batch normalisation have 32 images.
+SCALED = {
+    "simclr": ("simclr_imagenet", 128, 4096),
+    "byol": ("byol_imagenet", 128, 4096),
+    "moco": ("moco_imagenet", 32, 256),
+    "beit": ("beit_imagenet", 64, 2048),
+}
+
+
+def scaling() -> list[Job]:
+    """The jobs of the scaling table; a global batch needs an example a chip at least."""
+    jobs = {}
+    for (chips, topology), (method, (config, a_chip, total)) in itertools.product(
+        SLICES.items(), SCALED.items()
+    ):
+        for batch in {a_chip, total // chips} - {0}:
+            groups = f"--config.model.bn_groups={chips * batch // 32}"
+            flags = (f"--batch={batch}", *([groups] if method == "moco" else []))
+            jobs[method, chips, batch] = Job(f"{method}_{batch}", config, (topology,), flags)
+    return list(jobs.values())
 
 
 def main() -> None:
@@ -78,10 +108,14 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.0, help="longest time of one")
     parser.add_argument("--tpu", default=sys.executable, help="python with jssl[fit-tpu]")
     parser.add_argument("--gpu", default=sys.executable, help="python with jssl[fit-gpu]")
+    parser.add_argument("--scaling", action="store_true", help="the scaling table's")
     args = parser.parse_args()
+    jobs = scaling() if args.scaling else JOBS
+    if args.scaling:
+        args.records /= "scaling"
     args.records.mkdir(parents=True, exist_ok=True)
-    for topology in dict.fromkeys(t for job in JOBS for t in job.topologies):
-        for job in JOBS:
+    for topology in dict.fromkeys(t for job in jobs for t in job.topologies):
+        for job in jobs:
             chosen = {job.name, topology, f"{job.name}@{topology}"} & set(args.only.split(","))
             if topology in job.topologies and (chosen or not args.only):
                 compile_job(job, topology, args)

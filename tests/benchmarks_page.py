@@ -94,7 +94,29 @@ def decode():
     return f"{table(head, lines)}\n{note}\n"
 
 
-TABLES = {"lightly": lightly, "kmeans": kmeans, "logistic": logistic, "decode": decode}
+def step_bytes():
+    """Gigabytes of HBM an image of SimCLR's step and of a plain one, by parts."""
+    result = record("bytes")
+    parts = ("augmentation", "forward", "backward", "rest")
+    head = ("step", "compiler's effort", "GB an image, at most", *(f"{p}, GB" for p in parts),
+            "TFLOP", "all-reduces")  # fmt: skip
+    lines = [
+        (row["step"], f"{row['effort']:g}", f"{row['gigabytes_an_image']:.3f}",
+         *(f"{row['by_part'].get(p, 0.0):.3f}" for p in parts),
+         f"{row['teraflop']:.2f}", str(row["all_reduces"]))
+        for row in sorted(result["rows"], key=lambda row: (row["effort"], row["step"]))
+    ]  # fmt: skip
+    note = f"{result['topology']}, 128 examples a chip, jax {result['jax']}."
+    return f"{table(head, lines)}\n{note}\n"
+
+
+TABLES = {
+    "lightly": lightly,
+    "kmeans": kmeans,
+    "logistic": logistic,
+    "decode": decode,
+    "bytes": step_bytes,
+}
 
 
 def page(old):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "token": 0, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"\b(pred|token|bf16|[fsuc]\d+[a-z0-9]*)\[([\d,<= ]*)\]")
+_PLACED = re.compile(_ARRAY.pattern + r"(?:\{[^}]*\})?")  # with its layout
 _LINE = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*)?\{$|^(ENTRY )?%?([\w.$-]+) \(.*-> .*\{$")
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?"
@@ -189,19 +190,54 @@ def _buffer(kind: str, line: Instruction) -> int:
 
 
 def touched_bytes(text: str) -> int:
-    """Returns the bytes a module reads and writes: operands and results outside fusions.
+    """Returns the bytes a module reads and writes in HBM: operands and results outside fusions.
 
-    The GPU compilers do not report bytes. This counts every operand and result of each kernel
-    once, with no cache between kernels: an upper bound of the memory traffic.
+    This counts every operand and result of each kernel once, with no cache between kernels: an
+    upper bound of the memory traffic. What the TPU compiler has placed on the chip (memory space 1)
+    does not count, only the copies to and from it. Compilers for GPUs report no bytes; that for
+    TPUs reports what kernels touch in both memories.
+
+    Example:
+        >>> touched_bytes('''ENTRY %main (p: f32[8]) -> f32[8] {
+        ...   %p = f32[8]{0} parameter(0)
+        ...   %near = f32[8]{0:S(1)} fusion(%p), calls=%a
+        ...   ROOT %far = f32[8]{0} fusion(%near), calls=%b
+        ... }''')
+        64
     """
+    return sum(size for _, size in touched_by(text))
+
+
+def touched_by(text: str) -> Iterator[tuple[Instruction, int]]:
+    """Yields each kernel and the bytes that it touches in HBM in all its runs."""
     entry, comps = computations(text)
-    sizes = {line.name: shape_bytes(line.shape) for rows in comps.values() for line in rows}
-    total = 0
+    sizes = {line.name: _hbm_bytes(line) for rows in comps.values() for line in rows}
     for line, times in _walk(entry, 1, comps, inner=False):
         if line.opcode in _FREE or line.opcode in ("while", "conditional", "call"):
             continue
         if line.opcode.endswith("-done"):
             continue
         operands = re.findall(r"%([\w.$-]+)", line.rest.partition(")")[0])
-        total += times * (sizes[line.name] + sum(sizes.get(name, 0) for name in operands))
-    return total
+        read = sum(sizes.get(name, 0) for name in operands)
+        if line.opcode in _SLICES:  # of its operand it reads what it returns
+            read = min(read, shape_bytes(_destination(line)))
+        yield line, times * (sizes[line.name] + read)
+
+
+_SLICES = ("slice", "dynamic-slice", "slice-start", "dynamic-slice-start")
+
+
+def _destination(line: Instruction) -> str:
+    """Returns the type of a result; of an asynchronous copy or slice that of its destination."""
+    arrays = [match[0] for match in _PLACED.finditer(line.shape)]
+    if line.opcode == "copy-start":  # (destination, source, flags)
+        return arrays[0]
+    if line.opcode in _SLICES and line.opcode.endswith("-start"):  # ((source), destination, flags)
+        return arrays[-2]
+    return line.shape
+
+
+def _hbm_bytes(line: Instruction) -> int:
+    """Returns the bytes of a result that lie in HBM."""
+    arrays = [match[0] for match in _PLACED.finditer(_destination(line))]
+    return sum(shape_bytes(a) for a in arrays if "S(1)" not in a)

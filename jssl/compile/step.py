@@ -23,7 +23,8 @@ class Compiled(NamedTuple):
 
     Attributes:
         memory: as returned by `roofline.memory`.
-        flops, bytes_accessed: of one device in one step; None where it did not compile.
+        flops: of one device in one step; None where it did not compile.
+        bytes_accessed: of the device's memory in one step, an upper bound; None likewise.
         collectives: kind -> `hlo.Collective`.
         seconds: compile time.
         text: HLO of the compiled module.
@@ -106,24 +107,31 @@ def compile_step(
 ) -> Compiled:
     """Compiles one step and reads memory, FLOPs, bytes and collectives from the result."""
     _, step, arguments = make(config, devices)
-    lowered = step.lower(*arguments)
+    result = compiled(step.lower(*arguments), topology, effort=effort)
+    if result.flops == 0:
+        result = result._replace(flops=float(flops_lib.count(step, *arguments)))
+    return result
+
+
+def compiled(lowered: Any, topology: Topology, *, effort: float = 0.0) -> Compiled:
+    """Compiles a lowered step; `flops` is 0 where the compiler does not tell."""
     started = time.monotonic()
     try:
-        compiled = lowered.compile({"exec_time_optimization_effort": effort} if effort else None)
+        module = lowered.compile({"exec_time_optimization_effort": effort} if effort else None)
     except jax.errors.JaxRuntimeError as error:
         memory = out_of_memory(topology.chip, str(error))
         if memory is None:
             raise
         return Compiled(memory, None, None, {}, time.monotonic() - started, "")
     seconds = time.monotonic() - started
-    memory = roofline.memory(topology.chip, compiled.memory_analysis())
-    text = compiled.as_text()
-    costs = (compiled.cost_analysis() or {}) if CHIPS[topology.chip].platform != "cuda" else {}
-    flops, accessed = costs.get("flops"), costs.get("bytes accessed")
-    if not flops or flops < 0:
-        flops = float(flops_lib.count(step, *arguments))
-    if not accessed or accessed < 0:
-        accessed = float(hlo.touched_bytes(text))
+    memory = roofline.memory(topology.chip, module.memory_analysis())
+    text = module.as_text()
+    costs = (module.cost_analysis() or {}) if CHIPS[topology.chip].platform != "cuda" else {}
+    # Both are upper bounds: the compiler's counts what is touched on the chip too, ours all of an
+    # operand of which a kernel reads a part.
+    counts = (float(hlo.touched_bytes(text)), costs.get("bytes accessed", 0.0))
+    accessed = min(count for count in counts if count > 0)
+    flops = max(0.0, costs.get("flops", 0.0))
     return Compiled(memory, flops, accessed, hlo.collectives(text), seconds, text)
 
 

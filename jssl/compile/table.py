@@ -1,5 +1,6 @@
-"""Writes the table of records in launch/README.md: `python -m jssl.compile.table DIR README`."""
+"""Writes the tables of records in launch/README.md: `python -m jssl.compile.table DIR README`."""
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from jssl.compile.command import load
 from jssl.compile.hardware import GIB
 from jssl.errors import UserError
 
-BEGIN, END = "<!-- fit: begin -->", "<!-- fit: end -->"
+MARKS = {name: (f"<!-- {name}: begin -->", f"<!-- {name}: end -->") for name in ("fit", "scaling")}
 HEAD = ("config", "topology", "devices", "batch a device (all)", "GiB a device of usable",
         "verdict", "TFLOP", "GB accessed", "collectives: MB, count (gradients alone, MB)",
         "estimate: ms a step, bound by", "hours", "images/s a host", "compile s")  # fmt: skip
@@ -48,20 +49,69 @@ def row(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Returns the records as a Markdown table between the marks that `main` replaces."""
-    lines = [HEAD, ("---",) * len(HEAD), *map(row, records)]
-    return "\n".join([BEGIN, *("| " + " | ".join(cells) + " |" for cells in lines), END])
+SCALING_HEAD = ("config", "fixed", "chips", "batch a chip", "global batch", "GiB a chip",
+                "arithmetic ms", "memory ms", "links ms", "latency ms", "step ms", "images/s",
+                "images/s a chip, of the first", "images/s a host")  # fmt: skip
+FIXED = {"per_device": "batch a chip", "global": "global batch"}
+
+
+def scaling_rows(records: list[dict[str, Any]]) -> list[list[str]]:
+    """Returns the cells of configs on slices of several sizes, by what is fixed between them."""
+    records = sorted(records, key=lambda record: record["devices"])
+    families: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for record, key in itertools.product(records, FIXED):
+        families.setdefault((record["method"], key, record["batch"][key]), []).append(record)
+    return [
+        scaling_row(record, key, family[0])
+        for (_, key, _), family in sorted(families.items())
+        for record in family
+        if len(family) > 1
+    ]
+
+
+def scaling_row(record: dict[str, Any], key: str, first: dict[str, Any]) -> list[str]:
+    """Returns the cells of one record; `first` is that of its family with the fewest chips."""
+
+    def speed(record: dict[str, Any]) -> float:
+        return record["roofline"]["images_per_second"] / record["devices"]
+
+    batch, memory = record["batch"], record["memory"]
+    cells = [f"`{record['config'].split()[0]}`", FIXED[key], str(record["devices"])]
+    cells += [str(batch["per_device"]), f"{batch['global']:,}", f"{memory['total'] / GIB:.1f}"]
+    if "flops" not in record:
+        return [*cells, "does not fit", *[""] * 7]
+    roof = record["roofline"]
+    times = [roof["seconds"][k] for k in ("arithmetic", "memory", "interconnect", "latency")]
+    cells += [f"{1e3 * seconds:.2f}" for seconds in (*times, roof["step_seconds"])]
+    share = f"{speed(record) / speed(first):.2f}" if "flops" in first else ""
+    images = roof["images_per_second"]
+    return [*cells, f"{images:,.0f}", share, f"{images / record['hosts']:,.0f}"]
+
+
+def tables(folder: str | Path) -> dict[str, str]:
+    """Returns the tables of a folder's records in Markdown, between the marks of a README."""
+    scaled = load(Path(folder) / "scaling")
+    rows = {
+        "fit": [HEAD, ("---",) * len(HEAD), *map(row, load(folder))],
+        "scaling": [SCALING_HEAD, ("---",) * len(SCALING_HEAD), *scaling_rows(scaled)],
+    }
+    return {
+        name: "\n".join([begin, *("| " + " | ".join(line) + " |" for line in rows[name]), end])
+        for name, (begin, end) in MARKS.items()
+    }
 
 
 def main(folder: str, readme: str) -> None:
-    """Replaces the table in a README by that of the records in a folder."""
+    """Replaces the tables in a README by those of the records in a folder."""
     path = Path(readme)
     page = path.read_text()
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise UserError(f"{readme} needs one line '{BEGIN}' and one line '{END}'.")
-    before, rest = page.split(BEGIN)
-    files.write_text(path, before + table(load(folder)) + rest.split(END)[1])
+    for name, table in tables(folder).items():
+        begin, end = MARKS[name]
+        if page.count(begin) != 1 or page.count(end) != 1:
+            raise UserError(f"{readme} needs one line '{begin}' and one line '{end}'.")
+        before, rest = page.split(begin)
+        page = before + table + rest.split(end)[1]
+    files.write_text(path, page)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from pathlib import Path
 import jax
 
 from jssl.errors import UserError
+from jssl.parallel import heartbeat
 
 LOST = 3  # exit status of a process that ends because another one did
 
 
 @contextlib.contextmanager
-def together(folder: str | Path) -> Iterator[None]:
+def together(folder: str | Path, timeout: float = 0.0) -> Iterator[None]:
     """Ends this process at once if the run inside fails and the job has several processes.
 
     An exception alone would block: at exit, Python waits for the other processes, and they for this
@@ -24,30 +25,43 @@ def together(folder: str | Path) -> Iterator[None]:
 
     Args:
         folder: the workdir, for the message.
+        timeout: seconds after which a process without a sign of life is lost; 0: not watched.
     """
+
+    def lost(why: str) -> None:
+        _end(LOST, _lost(why, folder))
+
     try:
-        yield
+        with heartbeat.watched(timeout, lost):
+            yield
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        mine = f"jssl: process {jax.process_index()} of {jax.process_count()}"
         if isinstance(error, UserError):
-            status, text = 2, f"{mine}: {error}"
+            _end(2, f"{_mine()}: {error}")
         elif lost_another(error):
-            status, text = (
-                LOST,
-                (
-                    f"{mine} lost another process of the job and stops ({_first_line(error)}). "
-                    f"The last checkpoint in {folder} is whole: to resume, start all processes "
-                    "again with the same command, as many as divide the batch."
-                ),
-            )
+            _end(LOST, _lost(_first_line(error), folder))
         else:
             traceback.print_exc()
-            status, text = 1, f"{mine} failed, and the others stop with it."
-        print(text, file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(status)
+            _end(1, f"{_mine()} failed, and the others stop with it.")
+
+
+def _mine() -> str:
+    return f"jssl: process {jax.process_index()} of {jax.process_count()}"
+
+
+def _lost(why: str, folder: str | Path) -> str:
+    return (
+        f"{_mine()} lost another process of the job and stops ({why}). The last checkpoint in "
+        f"{folder} is whole: to resume, start all processes again with the same command, as many "
+        "as divide the batch."
+    )
+
+
+def _end(status: int, text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 # Messages of gloo, NCCL, the TPU runtime and the coordination service for a lost peer.

@@ -35,6 +35,22 @@ def test_shape_bytes():
     assert hlo.shape_bytes("()") == 0
 
 
+def test_touched_bytes_are_those_of_the_memory_behind_the_chip():
+    text = """ENTRY %main (p: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %c = (f32[8,4]{1,0:S(1)}, f32[8,4]{1,0}, u32[]{:S(2)}) copy-start(%p)
+  %near = f32[8,4]{1,0:T(8,128)S(1)} copy-done(%c)
+  %s = ((f32[8,4]{1,0}), f32[2,4]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:2], [0:4]}
+  %t = f32[2,4]{1,0:S(1)} slice-done(%s)
+  %u = f32[2,4]{1,0} slice(%p), slice={[2:4], [0:4]}
+  ROOT %r = f32[8,4]{1,0} fusion(%near, %t, %u), calls=%a
+}
+"""
+    rows = {line.name: size for line, size in hlo.touched_by(text)}
+    assert rows == {"c": 128, "s": 32, "u": 32 + 32, "r": 128 + 32}
+    assert hlo.touched_bytes(text) == sum(rows.values())
+
+
 TEXT = """HloModule jit_step, num_partitions=8
 
 %body (t: (s32[], f32[10])) -> (s32[], f32[10]) {

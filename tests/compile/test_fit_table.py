@@ -9,7 +9,29 @@ def test_the_readme_holds_the_table_of_the_records():
     records = command.load(ROOT / "launch" / "records")
     page = (ROOT / "launch" / "README.md").read_text()
     assert len(records) >= 2
-    assert table.table(records) in page
+    for text in table.tables(ROOT / "launch" / "records").values():
+        assert text in page
+
+
+def test_scaling_by_hand():
+    def record(devices, per_device, images):
+        seconds = dict.fromkeys(("arithmetic", "memory", "interconnect", "latency"), 0.002)
+        roof = {"seconds": seconds, "step_seconds": 0.006, "images_per_second": images}
+        batch = {"per_device": per_device, "global": devices * per_device}
+        return {"config": "simclr_imagenet model.x=1", "method": "simclr", "devices": devices,
+                "hosts": 2, "batch": batch, "memory": {"total": 3 * 2**30}, "flops": 1.0,
+                "roofline": roof}  # fmt: skip
+
+    rows = table.scaling_rows([record(32, 4, 300.0), record(8, 4, 100.0), record(8, 16, 150.0)])
+    assert [row[1:5] for row in rows] == [
+        ["global batch", "8", "16", "128"],
+        ["global batch", "32", "4", "128"],
+        ["batch a chip", "8", "4", "32"],
+        ["batch a chip", "32", "4", "128"],
+    ]
+    assert [row[12] for row in rows] == ["1.00", "0.50", "1.00", "0.75"]
+    assert rows[0][6:12] == ["2.00"] * 4 + ["6.00", "150"] and rows[0][13] == "75"
+    assert all(len(row) == len(table.SCALING_HEAD) for row in rows)
 
 
 def test_estimates_are_those_of_todays_hardware_table():

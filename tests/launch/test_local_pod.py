@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -13,7 +14,7 @@ import pytest
 from helpers import ROOT
 
 from jssl import flags, main
-from jssl.parallel import job
+from jssl.parallel import heartbeat, job
 
 
 def test_the_flags_of_the_job_reach_jax(monkeypatch):
@@ -27,7 +28,7 @@ def test_the_flags_of_the_job_reach_jax(monkeypatch):
     assert seen == {
         "args": ("h:1", 4, 2),
         "initialization_timeout": 7,
-        "heartbeat_timeout_seconds": 8,
+        "heartbeat_timeout_seconds": 8 + heartbeat.LATER,
         "shutdown_timeout_seconds": 9,
     }
 
@@ -48,6 +49,61 @@ def test_what_the_runtime_says_of_a_lost_process():
     assert job.lost_another(error("UNAVAILABLE: failed to connect to all addresses"))
     assert not job.lost_another(error("RESOURCE_EXHAUSTED: out of memory"))
     assert not job.lost_another(OSError("Connection reset"))
+
+
+class Store:
+    """The job's key-value store, where process 1 gives `signs` and then none."""
+
+    def __init__(self, *signs):
+        self.values, self.signs = {}, iter(signs)
+
+    def key_value_set(self, key, value, allow_overwrite):
+        self.values[key] = value
+
+    def key_value_dir_get(self, folder):
+        if (sign := next(self.signs, None)) is not None:
+            self.values[f"{folder}/1"] = sign
+        return list(self.values.items())
+
+
+def watch(store):
+    said, stop = [], threading.Event()
+
+    def lost(why):
+        said.append(why)
+
+    thread = threading.Thread(target=heartbeat.watch, args=(store, 0, 0.3, lost, stop))
+    thread.start()
+    return said, stop, thread
+
+
+def test_a_process_that_falls_silent_is_lost():
+    said, _, thread = watch(Store("1", "2"))
+    thread.join()
+    assert said == ["process 1 gave no sign of life for 0.3 seconds"]
+
+
+def test_a_process_that_is_done_or_has_not_begun_is_not_lost():
+    for signs in (("1", "done"), ()):
+        store = Store(*signs)
+        said, stop, thread = watch(store)
+        while int(store.values.get("jssl/alive/0", 0)) < 3 * heartbeat.SIGNS:
+            time.sleep(0.01)
+        stop.set()
+        thread.join()
+        assert said == []
+
+
+def test_a_store_that_is_gone_is_process_0():
+    store = Store()
+
+    def gone(*_, **__):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: failed to connect")
+
+    store.key_value_set = gone
+    said, _, thread = watch(store)
+    thread.join()
+    assert said == ["process 0, which the others talk through, cannot be reached"]
 
 
 def test_one_process_keeps_its_exceptions():
