@@ -41,8 +41,9 @@ class Job(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-TEACHER = ("--teacher=configs/supervised_imagenet.py",)
-FSDP = ("--config.launch=fsdp",)
+TEACHER = "--teacher=configs/supervised_imagenet.py"
+FSDP = "--config.launch=fsdp"
+MIX = "--config.deit.mix_groups={}"
 JOBS = (
     # The main config of each method, on the three pods.
     Job("simclr_imagenet", "simclr_imagenet"),
@@ -52,21 +53,25 @@ JOBS = (
     Job("cpc_imagenet", "cpc_imagenet"),
     Job("deepcluster_imagenet", "deepcluster_imagenet"),
     Job("noisy_student_imagenet", "noisy_student_imagenet"),
-    Job("deit_imagenet", "deit_imagenet:model=base"),
+    # Mixup's groups, of 128 images in the paper's runs, are no larger than a chip's batch.
+    Job("deit_imagenet", "deit_imagenet:model=base", ("h100:8",)),
+    Job("deit_imagenet", "deit_imagenet:model=base", ("v5e:4x8",), (MIX.format(32),)),
+    Job("deit_imagenet", "deit_imagenet:model=base", ("v5e:16x16",), (MIX.format(256),)),
     Job("beit_imagenet", "beit_imagenet"),
     Job("dvae_imagenet", "dvae_imagenet"),
     # Their switches, on one slice.
     Job("deepcluster_v2_imagenet", "deepcluster_v2_imagenet", ("v5e:4x8", "h100:8")),
-    Job("deit_distilled_imagenet", "deit_imagenet:distill=hard", ("v5e:4x8",), TEACHER),
+    Job("deit_distilled_imagenet", "deit_imagenet:distill=hard", ("v5e:4x8",),
+        (TEACHER, MIX.format(32))),
     Job("beit_large_imagenet", "beit_imagenet:model=vit_large", ("v5e:4x8",)),
-    Job("beit_large_fsdp_imagenet", "beit_imagenet:model=vit_large", ("v5e:4x8",), FSDP),
+    Job("beit_large_fsdp_imagenet", "beit_imagenet:model=vit_large", ("v5e:4x8",), (FSDP,)),
     Job("moco_v1_imagenet", "moco_imagenet:preset=v1", ("v5e:4x8",)),
     Job("moco_v3_imagenet", "moco_imagenet:preset=v3", ("v5e:4x8",)),
     Job("moco_v3_vit_imagenet", "moco_imagenet:preset=v3_vit,arch=vit_base", ("v5e:4x8",)),
     Job("noisy_student_b7_imagenet", "noisy_student_imagenet:student=b7", ("v5e:4x8",)),
     Job("noisy_student_l2_imagenet", "noisy_student_imagenet:student=l2", ("v5e:16x16",)),
     Job("noisy_student_l2_fsdp_imagenet", "noisy_student_imagenet:student=l2", ("v5e:16x16",),
-        (*FSDP, "--config.model.remat=True")),
+        (FSDP, "--config.model.remat=True")),
     Job("simclr_4x_imagenet", "simclr_imagenet:width=4.0", ("v5e:16x16",)),
     Job("supervised_imagenet", "supervised_imagenet", ("v5e:4x8", "h100:8")),
     Job("deepcluster_vgg16_imagenet", "deepcluster_imagenet:arch=vgg16", ("v5e:4x8",)),

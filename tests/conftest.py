@@ -18,6 +18,7 @@ FLAGS = (
     "--xla_force_host_platform_device_count=4",
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",  # no thread of its own for each part
 )
 
 
