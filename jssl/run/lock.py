@@ -41,12 +41,12 @@ class _Lock:
         self.thread = threading.get_ident()
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
-        self._beating.start()
         self._mirror = stores.mirror_of(path.parent)
         self._pushing: threading.Thread | None = None
         if self._mirror is not None:
-            args = self._mirror, self._over, lambda: self.lost
+            args = self._mirror, self._over
             self._pushing = threading.Thread(target=stores.keep_pushing, args=args, daemon=True)
+        self._beating.start()
 
     def begin(self) -> None:
         """Brings the mirror of a bucket up to date: it may be of before the lock was taken."""
@@ -62,6 +62,8 @@ class _Lock:
                     _rewrite(self.path, {**self.mine, "beat": time.time()})
                 else:
                     self.lost = True
+                    if self._mirror is not None:
+                        self._mirror.lost = True
                     return
 
     def is_mine(self) -> bool:
@@ -75,7 +77,7 @@ class _Lock:
             if self._pushing.ident is not None:
                 self._pushing.join()
             with contextlib.suppress(OSError):  # `stores.opened` tries again, and tells
-                if self._mirror.writing and not self.lost:
+                if self._mirror.writing:
                     self._mirror.push()
             self._mirror.writing = False
         with contextlib.suppress(OSError):

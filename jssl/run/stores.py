@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Mirror:
     def __init__(self, store: Store, root: Path):
         self.store, self.root = store, root
         self.writing = False  # whether this process holds the lock, so that it may remove objects
+        self.lost = False  # whether another took the lock over: nothing more is brought up
         self._remote: dict[str, str] = {}
         self._pushed: dict[str, tuple[int, int]] = {}
         self._mutex = threading.RLock()
@@ -92,6 +93,8 @@ class Mirror:
         Raises:
             StoreError: the bucket cannot be written.
         """
+        if self.lost:
+            return
         with self._mutex:
             now = dict(self._files())
             changed = [name for name, found in now.items() if self._pushed.get(name) != found]
@@ -240,10 +243,10 @@ def push(path: str | Path) -> None:
         mirror.push()
 
 
-def keep_pushing(mirror: Mirror, over: threading.Event, lost: Callable[[], bool]) -> None:
+def keep_pushing(mirror: Mirror, over: threading.Event) -> None:
     """Brings up new files every `EVERY` seconds until the event; a failure is told and retried."""
     told = False
-    while not over.wait(EVERY) and not lost():
+    while not over.wait(EVERY):
         try:
             mirror.push()
             told = False
