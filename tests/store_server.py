@@ -2,8 +2,9 @@
 
 While the file HOLD exists, a write of an object whose name ends with its text is not answered:
 `HOLD.met` is created, and when HOLD is gone the write fails. The emulator of GCS takes no notice of
-`ifGenerationMatch`; here it does, as https://cloud.google.com/storage/docs/request-preconditions
-says: status 412 where the generation is another, 0 for an object that does not exist.
+conditions; here it does, as https://cloud.google.com/storage/docs/request-preconditions says: status
+412 where the generation is another than `ifGenerationMatch`, 0 for an object that does not exist. It
+also tells the generation of what is read, without which TensorStore cannot replace it.
 """
 
 import http.server
@@ -11,6 +12,7 @@ import logging
 import sys
 import threading
 import time
+from http import HTTPStatus
 from pathlib import Path
 
 
@@ -45,7 +47,22 @@ def gs(port, hold):
     """Serves gcp-storage-emulator, with conditions."""
     from gcp_storage_emulator.handlers import objects
 
-    write, one_by_one = objects.insert, threading.Lock()
+    write, read, one_by_one = objects.insert, objects.download, threading.Lock()
+
+    def generation(request, storage, name):
+        try:
+            return str(storage.get_file_obj(request.params["bucket_name"], name)["generation"])
+        except Exception:
+            return "0"
+
+    def download(request, response, storage, *args, **kwargs):
+        found = generation(request, storage, request.params["object_id"])
+        if request.query.get("ifGenerationNotMatch", [""])[0] == found:
+            response.status = HTTPStatus.NOT_MODIFIED if found != "0" else HTTPStatus.NOT_FOUND
+            return None
+        if found != "0":
+            response["x-goog-generation"] = found
+        return read(request, response, storage, *args, **kwargs)
 
     def insert(request, response, storage, *args, **kwargs):
         query = request.query
@@ -56,21 +73,18 @@ def gs(port, hold):
         else:
             name = request.data.get("meta", request.data)["name"]
         if held(name, hold):
-            response.status = 400
+            response.status = HTTPStatus.BAD_REQUEST
             return None
         _ = request.data  # a body that is not read would break the connection
         with one_by_one:
-            try:
-                bucket = request.params["bucket_name"]
-                found = str(storage.get_file_obj(bucket, name)["generation"])
-            except Exception:
-                found = "0"
+            found = generation(request, storage, name)
             if query.get("ifGenerationMatch", [found])[0] != found:
-                response.status = 412
+                response.status = HTTPStatus.PRECONDITION_FAILED
                 return None
             return write(request, response, storage, *args, **kwargs)
 
-    objects.insert = insert  # before its server lists the handlers
+    # Before its server lists the handlers.
+    objects.insert, objects.download = insert, download
     http.server.HTTPServer = http.server.ThreadingHTTPServer  # one held write holds no other
     from gcp_storage_emulator.server import create_server
 

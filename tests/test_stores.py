@@ -121,21 +121,21 @@ def test_a_kill_during_a_save_changes_nothing(servers, uninterrupted, scheme, ca
     """The write that makes the checkpoint of step 6 whole is met by the kill."""
     url, hold = f"{scheme}://bucket/runs/killed", servers / scheme
     hold.write_text(MARKERS[scheme])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jssl", *flags(url)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-    )  # fmt: skip
+    log = servers / f"{scheme}-killed.log"
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "jssl", *flags(url)]
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
     try:
         end = time.monotonic() + 60
         while not Path(f"{hold}.met").exists():
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < end
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
             time.sleep(0.02)
         with pytest.raises(UserError, match=f"workdir {url} .*in progress: process {process.pid}"):
             main(flags(url))
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
         hold.unlink()
     names = bucket.Store(url).find()
     assert any(name.startswith("checkpoints/6/state/") for name in names)
