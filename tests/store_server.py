@@ -1,10 +1,12 @@
 """Emulators of object stores, for tests: `python store_server.py s3|gs PORT HOLD`.
 
 While the file HOLD exists, a write of an object whose name ends with its text is not answered:
-`HOLD.met` is created, and when HOLD is gone the write fails. The emulator of GCS takes no notice of
-conditions; here it does, as https://cloud.google.com/storage/docs/request-preconditions says: status
-412 where the generation is another than `ifGenerationMatch`, 0 for an object that does not exist. It
-also tells the generation of what is read, without which TensorStore cannot replace it.
+`HOLD.met` is created, and when HOLD is gone the write fails.
+
+The emulator of GCS takes no notice of conditions; here it does, as
+https://cloud.google.com/storage/docs/request-preconditions says: status 412 where the generation is
+another than `ifGenerationMatch`, 0 for an object that does not exist. It also tells the generation
+of what is read, without which TensorStore cannot replace it.
 """
 
 import http.server

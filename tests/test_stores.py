@@ -73,7 +73,7 @@ def servers(tmp_path_factory):
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{ports['gs']}",
         "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{ports['gs']}",
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
-        "NO_GCE_CHECK": "true",  # gcsfs would look for credentials of a virtual machine
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks the real service about the bucket
     }.items():
         variables.setenv(name, value)
     logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it has no credentials to ask for the kind

@@ -176,6 +176,9 @@ def filesystem(scheme: str) -> Any:
     Raises:
         UserError: a package that is not installed.
     """
+    # With TensorFlow installed epath would take its client, which knows no emulator or credentials
+    # of the others.
+    os.environ.setdefault("EPATH_USE_TF", "false")
     try:
         with unchanged():
             import fsspec

@@ -230,9 +230,9 @@ def local(workdir: str | Path) -> Path:
         return Path(workdir)
     rest = rest or scheme.partition(":/")[2]  # as pathlib shortens it
     raise UserError(
-        f"'{workdir}' is a URL, but a workdir is a folder that all processes can access. Mount the "
-        f"bucket (gcsfuse BUCKET /mnt/BUCKET; launch/tpu_pod.sh does) and type "
-        f"--workdir=/mnt/{rest}."
+        f"'{workdir}' is a URL, where a folder is expected: only --workdir=gs://BUCKET/RUN and "
+        "--workdir=s3://BUCKET/RUN of a command are taken. Mount the bucket (gcsfuse BUCKET "
+        f"/mnt/BUCKET; launch/tpu_pod.sh does) and type --workdir=/mnt/{rest}."
     )
 
 
