@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import socket
 import subprocess
@@ -168,7 +169,7 @@ def test_a_kill_during_a_save_changes_nothing(servers, begun, uninterrupted, sch
     names = bucket.Store(url).find()
     assert {name.split("/")[1] for name in names if name.startswith("checkpoints/")} == {"6", "8"}
     assert lock.NAME not in names
-    assert not stores._open
+    assert not stores._open and not Path(folder).parent.exists()
 
     main(["report", f"--workdir={url}"])
     assert "report.html" in bucket.Store(url).find()
@@ -206,6 +207,23 @@ def test_a_run_whose_lock_was_taken_stops_writing(servers, scheme, monkeypatch):
         (Path(folder) / "late.json").write_text("{}")
     assert "late.json" not in store.find()
     assert json.loads(store.read(lock.NAME)[0])["token"] == "another"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_files_that_cannot_be_brought_up_are_kept(servers, scheme, monkeypatch):
+    def fails(store, place, name):
+        raise bucket.StoreError("the network is away.")
+
+    monkeypatch.setattr(bucket.Store, "put", fails)
+    with pytest.raises(UserError, match="is away. The files of this start are kept in /"):
+        with stores.opened(f"{scheme}://bucket/kept") as folder:
+            (Path(folder) / "a.json").write_text("{}")
+    assert (Path(folder) / "a.json").exists()
+    shutil.rmtree(Path(folder).parent)
+    with pytest.raises(UserError, match=f"wrong in {scheme}://bucket/kept"):
+        with stores.opened(f"{scheme}://bucket/kept") as folder:
+            raise UserError(f"wrong in {folder}")
+    assert not Path(folder).parent.exists()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -178,6 +178,7 @@ def opened(workdir: str | None, *, several: bool = False) -> Iterator[str | None
     top = Path(tempfile.mkdtemp(prefix="jssl-")).resolve()
     mirror = Mirror(store, top / store.url.rpartition("/")[2])
     mirror.root.mkdir()
+    keep = ""
     try:
         mirror.pull()
         _open[mirror.root] = mirror
@@ -187,15 +188,15 @@ def opened(workdir: str | None, *, several: bool = False) -> Iterator[str | None
             error.args = tuple(shown(x) if isinstance(x, str) else x for x in error.args)
             raise
         finally:
+            keep = f"The files of this start are kept in {mirror.root}."
             _bring_up(mirror)
-            del _open[mirror.root]
+            keep = ""
     except StoreError as error:
-        if any(mirror._files()):
-            raise StoreError(
-                f"{error} The files of this start are kept in {mirror.root}."
-            ) from error
-        raise
-    shutil.rmtree(top, ignore_errors=True)
+        raise StoreError(f"{error} {keep}".strip()) from error
+    finally:
+        _open.pop(mirror.root, None)
+        if not keep:
+            shutil.rmtree(top, ignore_errors=True)
 
 
 def _bring_up(mirror: Mirror) -> None:
