@@ -365,7 +365,14 @@ def main(args: Sequence[str]) -> None:
         raise UserError(f"Unknown command '{name}': {nearest(name, COMMANDS)}.")
     flags = parse(name, ["--help" if w in ("-help", "--helpfull") else w for w in args[1:]])
     _quiet(flags.verbosity)
-    RUN[name](flags)
+    if "://" not in str(getattr(flags, "workdir", "")):
+        RUN[name](flags)
+        return
+    from jssl.run import stores
+
+    several = any(getattr(flags, key, None) for key in ("coordinator", "distributed"))
+    with stores.opened(flags.workdir, several=several) as flags.workdir:
+        RUN[name](flags)
 
 
 def _quiet(verbosity: int) -> None:

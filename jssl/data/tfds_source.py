@@ -114,6 +114,11 @@ def make_builder(name: str, data_dir: str) -> Any:
     """Returns the TFDS builder of a data set, in array_record; reads and downloads nothing."""
     dataset = find(name)
     data_dir = data_dir or default_data_dir()
+    if "://" in data_dir:
+        raise UserError(
+            f"Found data_dir={data_dir}: expected a folder. Mount the bucket and type "
+            f"--config.data.data_dir=/mnt/{data_dir.partition('://')[2]}."
+        )
     try:
         return _tfds().builder(dataset.tfds, data_dir=data_dir, file_format="array_record")
     except AssertionError as error:

@@ -1,7 +1,8 @@
 """Checkpoints of the state and of the data iterator, written by orbax.
 
 A checkpoint is the flat dict of the state's leaves by path, the iterator's JSON, and a description
-of both. Orbax writes it atomically: to a temporary folder, which is then renamed. It has no device
+of both. Orbax writes it atomically: to a temporary folder, which is then renamed; for buckets see
+`jssl.run.stores`. It has no device
 axis and restores onto any number of devices. Its files are compared with their checksums before
 they are read.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jssl.errors import UserError
-from jssl.run import checksums
+from jssl.run import checksums, stores
 from jssl.run.writers import say
 from jssl.third_party import unchanged
 from jssl.types import PyTree, TrainState
@@ -123,7 +124,7 @@ class Checkpoints:
         kept: list[Any] = [policies.LatestN(keep if keep >= 0 else None)]
         if keep_every_steps:
             kept.append(policies.EveryNSteps(keep_every_steps))
-        self.folder = Path(workdir).absolute() / "checkpoints"
+        self.folder, self._workdir = stores.checkpoints(workdir), Path(workdir)
         self._method = method
         self._saving = self._verified = -1
         options = ocp.CheckpointManagerOptions(
@@ -211,14 +212,18 @@ class Checkpoints:
             if not place.exists():
                 break
             place = folder / f"{step}-{number}"
-        (self.folder / str(step)).rename(place)
+        stores.move(self.folder / str(step), place)
         return f"the checkpoint of step {step} is damaged ({_first(problems)}); moved to {place}"
 
     def _write_sums(self) -> None:
         # Called when all items are written, before the folder is renamed.
         if jax.process_index() == 0:
-            (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            if isinstance(self.folder, Path):
+                (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            else:  # in a bucket it has its name from the start, and a marker makes it whole
+                folder = self.folder / str(self._saving)
             checksums.write_sums(folder)
+            stores.push(self._workdir)  # the numbers of these steps, before it is whole
 
     def save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
         """Starts writing a checkpoint; the arrays are copied before this returns."""
@@ -310,12 +315,13 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Blocks until all started writes are on disk."""
+        """Blocks until all started writes are on disk, or in the bucket."""
         self._manager.wait_until_finished()
+        stores.push(self._workdir)
 
     def close(self) -> None:
         """Waits, then frees the writer."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
 

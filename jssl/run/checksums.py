@@ -37,7 +37,11 @@ def write_sums(folder: Path) -> None:
         ['state/a is not as it was written']
     """
     lines = [f"{file_sum(folder / name)}  {name}\n" for name in _names(folder)]
-    files.write_text(folder / SUMS, "".join(lines))
+    text = "".join(lines)
+    if isinstance(folder, Path):
+        files.write_text(folder / SUMS, text)
+    else:
+        (folder / SUMS).write_text(text)
 
 
 def has_sums(folder: Path) -> bool:
@@ -47,6 +51,8 @@ def has_sums(folder: Path) -> bool:
 
 def is_empty(folder: Path) -> bool:
     """Whether a folder and its sub-folders have no file."""
+    if not isinstance(folder, Path):
+        return False  # a bucket has no empty folders
     return folder.is_dir() and not any(p.is_file() for p in folder.rglob("*"))
 
 
@@ -62,7 +68,9 @@ def damage(folder: Path) -> list[str]:
     if not has_sums(folder):
         return [f"it has no {SUMS}, like an interrupted copy"]
     try:
-        text = read_file(folder / SUMS, MAX_LIST).decode(errors="replace")
+        path = folder / SUMS
+        data = read_file(path, MAX_LIST) if isinstance(path, Path) else path.read_bytes()
+        text = data.decode(errors="replace")
     except FileError as error:
         return [f"{SUMS} {error}"]
     problems, listed, names = [], set(), _names(folder)
@@ -74,7 +82,8 @@ def damage(folder: Path) -> list[str]:
         # An untrusted list may name files outside the checkpoint, such as /dev/zero.
         if name not in existing:
             outside = "it is not a file of the checkpoint"
-            reason = outside if os.path.lexists(path) else os.strerror(errno.ENOENT)
+            exists = isinstance(path, Path) and os.path.lexists(path)
+            reason = outside if exists else os.strerror(errno.ENOENT)
             problems.append(f"{name[:200]} cannot be read: {reason}")
             continue
         try:
@@ -88,12 +97,19 @@ def damage(folder: Path) -> list[str]:
 
 def _names(folder: Path) -> list[str]:
     # Files outside the items belong to the checkpoint library, which still adds some.
+    if not isinstance(folder, Path):
+        below = [(str(top), files) for item in folder.iterdir() if item.is_dir()
+                 for top, _, files in item.walk()]  # fmt: skip
+        paths = [f"{top}/{name}" for top, names in below for name in names if name]
+        mark = f"/{folder.name}/"  # with or without the scheme, as the client names it
+        start = folder.as_posix().partition("://")[2] + "/"
+        return sorted(path.partition(start)[2] for path in paths if mark in path)
     return sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/**/*") if p.is_file())
 
 
 def file_sum(path: Path) -> str:
     """Returns the sha256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

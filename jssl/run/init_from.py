@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jssl import data, files, methods
 from jssl.errors import UserError
 from jssl.methods._common import channels_of
-from jssl.run import build, checkpoint, checksums, pretrained, workdir
+from jssl.run import build, checkpoint, checksums, pretrained, stores, workdir
 from jssl.run.checksums import tree_hash
 from jssl.run.writers import say
 from jssl.types import PyTree, TrainState
@@ -100,7 +100,7 @@ def has_checkpoint(folder: str | Path) -> bool:
 
 def steps_of(folder: str | Path) -> list[int]:
     """Returns the steps of the checkpoints in a workdir, sorted; empty folders do not count."""
-    paths = (Path(folder) / "checkpoints").glob("*")
+    paths = stores.checkpoints(folder).glob("*")
     return sorted(int(p.name) for p in paths if p.name.isdecimal() and not checksums.is_empty(p))
 
 

@@ -21,7 +21,7 @@ import jax
 
 from jssl import files
 from jssl.errors import UserError
-from jssl.run import stopping
+from jssl.run import stopping, stores
 from jssl.run.writers import say
 
 NAME = "lock.json"
@@ -41,15 +41,29 @@ class _Lock:
         self.thread = threading.get_ident()
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._mirror = stores.mirror_of(path.parent)
+        self._pushing: threading.Thread | None = None
+        if self._mirror is not None:
+            args = self._mirror, self._over
+            self._pushing = threading.Thread(target=stores.keep_pushing, args=args, daemon=True)
         self._beating.start()
+
+    def begin(self) -> None:
+        """Brings the mirror of a bucket up to date: it may be of before the lock was taken."""
+        if self._mirror is not None and self._pushing is not None:
+            self._mirror.pull()
+            self._mirror.writing = True
+            self._pushing.start()
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT):
             with contextlib.suppress(OSError):  # the next write may succeed
                 if self.is_mine():
-                    files.write_json(self.path, {**self.mine, "beat": time.time()})
+                    _rewrite(self.path, {**self.mine, "beat": time.time()})
                 else:
                     self.lost = True
+                    if self._mirror is not None:
+                        self._mirror.lost = True
                     return
 
     def is_mine(self) -> bool:
@@ -59,9 +73,16 @@ class _Lock:
     def release(self) -> None:
         self._over.set()
         self._beating.join()
+        if self._mirror is not None and self._pushing is not None:
+            if self._pushing.ident is not None:
+                self._pushing.join()
+            with contextlib.suppress(OSError):  # `stores.opened` tries again, and tells
+                if self._mirror.writing:
+                    self._mirror.push()
+            self._mirror.writing = False
         with contextlib.suppress(OSError):
             if self.is_mine():
-                self.path.unlink(missing_ok=True)
+                _remove(self.path)
 
 
 @contextlib.contextmanager
@@ -89,6 +110,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         with stopping.before_the_end(lock.release):
             try:
+                lock.begin()
                 yield
             finally:  # inside, or a signal at this moment would leave the file
                 lock.release()
@@ -132,7 +154,7 @@ def _take(path: Path) -> dict[str, Any]:
     wait_start: float | None = None
     first_beat: Any = None
     while True:
-        if files.create(path, json.dumps(mine)):
+        if _create(path, json.dumps(mine)):
             return mine
         other = _read(path)
         if other is None:
@@ -140,7 +162,8 @@ def _take(path: Path) -> dict[str, Any]:
         if other.get("machine") == mine["machine"]:
             if _alive(other):
                 raise _refusal(path, other)
-            _take_over(path, other, "whose process is dead")
+            if _take_over(path, other, mine, "whose process is dead"):
+                return mine
             continue
         # Clocks of two hosts differ, so wait for a sign of life and do not compare times.
         if wait_start is None:
@@ -153,23 +176,65 @@ def _take(path: Path) -> dict[str, Any]:
         if other.get("beat") != first_beat:
             raise _refusal(path, other)
         if age + time.monotonic() - wait_start >= STALE:
-            _take_over(path, other, f"which gave no sign of life for {STALE:g} s")
+            if _take_over(path, other, mine, f"which gave no sign of life for {STALE:g} s"):
+                return mine
             wait_start = None
             continue
         time.sleep(POLL)
 
 
-def _take_over(path: Path, other: dict[str, Any], reason: str) -> None:
+def _object(path: Path) -> tuple[stores.Store, str] | None:
+    """Returns the object that is the lock of a mirrored workdir; None: it is a file."""
+    mirror = stores.mirror_of(path)
+    return None if mirror is None else (mirror.store, path.relative_to(mirror.root).as_posix())
+
+
+def _create(path: Path, text: str) -> bool:
+    if found := _object(path):
+        return found[0].write(found[1], text.encode(), None)
+    return files.create(path, text)
+
+
+def _rewrite(path: Path, mine: dict[str, Any]) -> None:
+    """Writes a lock again; in a bucket only if it is still the same, see `Store.write`."""
+    found = _object(path)
+    if found is None:
+        files.write_json(path, mine)
+        return
+    old = found[0].read(found[1])
+    if old is None or _parsed(old[0]).get("token") == mine["token"]:
+        found[0].write(found[1], json.dumps(mine).encode(), old and old[1])
+
+
+def _remove(path: Path) -> None:
+    if found := _object(path):
+        found[0].remove(found[1])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _take_over(path: Path, other: dict[str, Any], mine: dict[str, Any], reason: str) -> bool:
+    """Removes a dead lock; in a bucket replaces it, and returns whether it is this process's."""
+    said = f"The lock of the workdir is taken over from {_owner(other)}, {reason}."
+    if found := _object(path):
+        old = found[0].read(found[1])
+        if old is None or _parsed(old[0]) != other:
+            return False  # another process was faster
+        taken = found[0].write(found[1], json.dumps(mine).encode(), old[1])
+        if taken:
+            say(said)
+        return taken
     temporary = path.with_name(f".{NAME}-{os.getpid()}-{threading.get_ident()}")
     try:
         files.move(path, temporary)
     except FileNotFoundError:
-        return  # another process was faster
+        return False  # another process was faster
     if (_read(temporary) or {}).get("token") != other.get("token"):
         files.move(temporary, path)  # it was the lock of that faster process
-        return
+        return False
     temporary.unlink()
-    say(f"The lock of the workdir is taken over from {_owner(other)}, {reason}.")
+    say(said)
+    return False
 
 
 def _refusal(path: Path, other: dict[str, Any]) -> UserError:
@@ -187,17 +252,29 @@ def _owner(content: dict[str, Any] | None) -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """Returns the content; {} if it is incomplete or damaged; None if there is no lock."""
+    if found := _object(path):
+        old = found[0].read(found[1])
+        return None if old is None else _parsed(old[0])
     try:
-        content = json.loads(path.read_bytes())
+        return _parsed(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except OSError:
+        return {}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _age(path: Path) -> float:
     """Returns seconds since the lock was written, by the clock of the file system."""
+    if _object(path):
+        return 0.0  # no clock of a bucket is asked: the whole `STALE` is waited
     probe = path.with_name(f".{NAME}-clock-{os.getpid()}")
     try:
         files.write_bytes(probe, b"")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jssl import config as config_lib
 from jssl.errors import UserError
-from jssl.run import best, lock, not_finite
+from jssl.run import best, lock, not_finite, stores
 from jssl.run.plain_table import plain_table
 
 MAX_BYTES = 64 * 2**20  # of a file that is read
@@ -65,7 +65,7 @@ def find_runs(folder: str | Path) -> list[Path]:
 def read_run(folder: Path) -> Run:
     """Reads the files of a workdir; a damaged one is not an error."""
     config = config_lib.flatten(_read(folder / "config.json"))
-    steps = [int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdecimal()]
+    steps = [int(p.name) for p in stores.checkpoints(folder).glob("*") if p.name.isdecimal()]
     total, limit = (config.get(key) or 0 for key in ("run.total_steps", "max_steps"))
     total = min(total, limit) if limit else total
     step = max(steps, default=0)

@@ -31,7 +31,7 @@ from jssl import config as config_lib
 from jssl import data, files
 from jssl.errors import UserError, WriteError
 from jssl.files import write_json as write_json
-from jssl.run import versioned, versions
+from jssl.run import stores, versioned, versions
 from jssl.run.writers import say
 from jssl.types import PyTree
 
@@ -135,7 +135,7 @@ def open_workdir(
                 f"The workdir {folder} holds a run of another config:\n{listed}\n"
                 f"Type another --workdir, or use the settings of that run.{hint}"
             )
-    elif any(folder.glob("checkpoints/*")):
+    elif any(stores.checkpoints(folder).glob("*")):
         raise UserError(
             f"The workdir {folder} has checkpoints, but no config.json. Restore config.json from a "
             "copy, or type another --workdir."
@@ -146,7 +146,7 @@ def open_workdir(
         what=f"The data of this run and that of the run in {folder}",
         advice="Type another --workdir, or use the data with which the run started.",
     )
-    if schema is not None and schema < 3 and any(folder.glob("checkpoints/*")):
+    if schema is not None and schema < 3 and any(stores.checkpoints(folder).glob("*")):
         say(
             f"NOTE {folder} was started by an earlier version of jssl: from here on its "
             "augmentation draws other random numbers, of the same distribution"
@@ -165,7 +165,7 @@ def _stored_config(folder: Path) -> dict[str, Any] | None:
     try:
         return read_json(path)
     except UserError:
-        if any(folder.glob("checkpoints/*")) or jax.process_count() > 1:
+        if any(stores.checkpoints(folder).glob("*")) or jax.process_count() > 1:
             raise
         place = set_aside(path)
         say(f"WARNING config.json is damaged, and nothing is trained yet; moved to {place}")
@@ -230,9 +230,9 @@ def local(workdir: str | Path) -> Path:
         return Path(workdir)
     rest = rest or scheme.partition(":/")[2]  # as pathlib shortens it
     raise UserError(
-        f"'{workdir}' is a URL, but a workdir is a folder that all processes can access. Mount the "
-        f"bucket (gcsfuse BUCKET /mnt/BUCKET; launch/tpu_pod.sh does) and type "
-        f"--workdir=/mnt/{rest}."
+        f"'{workdir}' is a URL, where a folder is expected: only --workdir=gs://BUCKET/RUN and "
+        "--workdir=s3://BUCKET/RUN of a command are taken. Mount the bucket (gcsfuse BUCKET "
+        f"/mnt/BUCKET; launch/tpu_pod.sh does) and type --workdir=/mnt/{rest}."
     )
 
 
@@ -299,7 +299,7 @@ def write_errors(folder: Path) -> Iterator[None]:
         reason = None if isinstance(error, UserError) else _disk_reason(error)
         if reason is None:
             raise
-        names = [p.name for p in (folder / "checkpoints").glob("*") if p.name.isdigit()]
+        names = [p.name for p in stores.checkpoints(folder).glob("*") if p.name.isdigit()]
         last = f"The last complete checkpoint is of step {max(map(int, names))}. " if names else ""
         raise WriteError(
             f"The run could not write to the disk under {folder}: {reason}. {last}When the disk "

@@ -16,13 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from jssl import files
+from jssl.run import stores
 from jssl.third_party import unchanged
 
 
 def say(text: str) -> None:
     """Prints a line to the terminal, from process 0 only."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(stores.shown(text), flush=True)
 
 
 def truncate_jsonl(path: Path, step: int) -> list[str]:
@@ -196,6 +197,7 @@ class Progress:
         """Prints a line without breaking the bar."""
         if self._quiet:
             return
+        text = stores.shown(text)
         if self._bar is not None:
             self._bar.clear()
             print(text, file=self._stream, flush=True)
