@@ -200,7 +200,7 @@ def make(
             target_batch_stats=target_part(target.get("batch_stats", {})),
         )
 
-    def classify(logits: Array, labels: Array, count: Array) -> tuple[Array, ...]:
+    def classify(logits: Array, labels: Array, count: Any) -> tuple[Array, ...]:
         """Cross entropy and top-1 of the labelled examples; a label of K or more logs NaN."""
         labelled = labels >= 0
         labels = jnp.maximum(labels, 0)

@@ -169,7 +169,7 @@ def joined(
     r = unlabelled.shape[1]
     unlabelled = unlabelled.reshape(-1, *unlabelled.shape[2:])
     whole = B * accumulate * axis_size(axis_name)
-    after = (whole + rows[:, None] * r + jnp.arange(r)).reshape(-1)
+    after = (whole + rows[:, None] * r + jnp.arange(r)[None]).reshape(-1)
     return jnp.concatenate([labelled, unlabelled]), jnp.concatenate([rows, after])
 
 
