@@ -35,6 +35,7 @@ def common() -> dict[str, Any]:
         "updates": "whole_epochs",  # how updates are counted, see jssl.optim.count_updates
         "max_steps": 0,  # stop after this many updates; 0: `epochs` decides
         "batch_size": 256,  # global, over all devices of all processes
+        "accumulate": 1,  # microbatches of a device's part, see jssl.parallel.microbatches
         "init_from": "",  # WORKDIR[:step] of a run with the same encoder, to start from
         "launch": "pmap",  # pmap | shard_map | fsdp | jit | vmap:N
         "dtype": "float32",  # compute; parameters, statistics and losses stay float32

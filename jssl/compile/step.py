@@ -15,6 +15,7 @@ from jssl.compile import hlo, roofline
 from jssl.compile.hardware import CHIPS, Topology
 from jssl.errors import UserError
 from jssl.parallel.launcher import check_batch_size, make_launcher
+from jssl.parallel.microbatches import accumulate_of, check_microbatches
 from jssl.run import build
 
 
@@ -89,6 +90,7 @@ def make(config: ConfigDict, devices: list[Any]) -> tuple[Any, Any, tuple[Any, .
             "Type --config.launch=pmap, or a topology of one device."
         )
     check_batch_size(config.batch_size, launcher)
+    check_microbatches(accumulate_of(config), batch_size=config.batch_size, devices=launcher.size)
     method, _ = build.make_method(config, axis_name=launcher.axis_name)
     size = config.batch_size // launcher.size
     state = jax.eval_shape(lambda: build.first_state(config, method, size))

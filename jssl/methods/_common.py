@@ -12,6 +12,7 @@ import optax
 
 from jssl import augment, methods
 from jssl.errors import UserError
+from jssl.parallel.microbatches import accumulate_of
 from jssl.precision import narrow
 from jssl.settings import Setting, complaint
 from jssl.types import Array, Batch, Method, PyTree, RunLengths, TrainState
@@ -40,6 +41,7 @@ def check_make(
             f"jssl.config.base('{name}', preset=...)."
         )
     check_colours(config)
+    check_accumulate(config)
     whole = isinstance(lengths, RunLengths) and all(
         isinstance(v, (int, np.integer)) and v > 0 for v in lengths
     )
@@ -64,6 +66,19 @@ def check_colours(config: Any) -> None:
         raise UserError(
             f"Method '{config.method}' takes pictures of three channels, as {why}: found "
             f"data.channels={channels}. Type --config.data.channels=3, or another method."
+        )
+
+
+def check_accumulate(config: Any) -> None:
+    """Raises UserError where a config asks a method for microbatches that it does not have."""
+    found = accumulate_of(config)
+    if found > 1 and not methods.get(config.method).accumulates:
+        able = [name for name in methods.names() if methods.get(name).accumulates]
+        raise UserError(
+            f"Method '{config.method}' computes a batch at once: found "
+            f"--config.accumulate={found}, expected 1. Type "
+            f"--config.accumulate=1, or take one of {', '.join(able)}. "
+            "--config.model.remat=True (ResNet, EfficientNet, ViT) also saves memory."
         )
 
 

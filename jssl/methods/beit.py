@@ -36,7 +36,8 @@ from jssl.methods._common import (
 from jssl.methods.spec import MethodSpec, OtherRun
 from jssl.models.dvae import Encoder, map_pixels
 from jssl.models.vit_init import token_init
-from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.parallel.collectives import global_index, pmean
+from jssl.parallel.microbatches import accumulate_of, accumulated_value_and_grad
 from jssl.settings import Setting, choice, count, flag, text, whole
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
 
@@ -203,6 +204,7 @@ def make(
     check_make("beit", config, lengths, SETTINGS)
     settings = config.beit
     net, tokenizer = make_net(config, axis_name), make_tokenizer(config)
+    accumulate = accumulate_of(config)
     views, prepare = input_functions(config)
     second_views = token_views(config)
 
@@ -218,29 +220,33 @@ def make(
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         view_key, mask_key, drop_key = keys
         B = len(batch["image"])
-        first = global_index(B, axis_name)
-        rows = first + jnp.arange(B)
-        x = prepare(views(view_key, batch["image"], first)[0])
-        crops = second_views(view_key, batch["image"], first)
-        codes, _ = tokenizer.apply({"params": state.tokenizer}, map_pixels(crops))
-        tokens = jax.lax.stop_gradient(jnp.argmax(codes, axis=-1)).reshape(B, -1)
-        mask, places, weight = masks(config, mask_key, rows)
-        wanted = jnp.take_along_axis(tokens, places, axis=1).reshape(-1)
-        weight = weight.reshape(-1)
+        mask, places, weight = masks(config, mask_key, global_index(B, axis_name) + jnp.arange(B))
         # of all devices' masked places, so that the mean over devices is that of the global batch
         count = pmean(jnp.sum(weight), axis_name)
+        if accumulate > 1:
+            count = count / accumulate  # and so is the mean over microbatches
 
-        def loss_fn(params):
+        def loss_fn(params, examples, rows):
+            images, mask, places, weight = examples
+            x = prepare(views(view_key, images, rows)[0])
+            crops = second_views(view_key, images, rows)
+            codes, _ = tokenizer.apply({"params": state.tokenizer}, map_pixels(crops))
+            tokens = jax.lax.stop_gradient(jnp.argmax(codes, axis=-1)).reshape(len(images), -1)
+            wanted = jnp.take_along_axis(tokens, places, axis=1).reshape(-1)
+            weight = weight.reshape(-1)
             logits: Any = net.apply(
                 {"params": params}, x, True, mask, places, rows, rngs={"stochastic_depth": drop_key}
             )
             logits = logits.reshape(-1, settings.vocabulary)
             loss = losses.cross_entropy(logits, wanted)
             right = losses.top_k_correct(jax.lax.stop_gradient(logits), wanted, k=1)
-            return jnp.sum(weight * loss) / count, jnp.sum(weight * right) / count
+            share = jnp.zeros(settings.vocabulary).at[wanted].add(weight / count)
+            return jnp.sum(weight * loss) / count, (jnp.sum(weight * right) / count, share)
 
-        (loss, right), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
-        share = jnp.zeros(settings.vocabulary).at[wanted].add(weight / count)
+        examples = (batch["image"], mask, places, weight)
+        (loss, (right, share)), grads = accumulated_value_and_grad(
+            loss_fn, state.params, examples, accumulate=accumulate, axis_name=axis_name
+        )
         metrics = {
             "loss": loss,
             "masked_top1": pmean(right, axis_name),
@@ -309,4 +315,5 @@ SPEC = MethodSpec(
     num_crops=1,
     linear_preset="beit",
     other_runs=(TOKENIZER,),
+    accumulates=True,
 )

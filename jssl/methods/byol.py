@@ -43,7 +43,8 @@ from jssl.methods.spec import MethodSpec
 from jssl.models.heads import Projector
 from jssl.models.plain import classifier_input
 from jssl.models.resnet import KERNEL_INITS
-from jssl.parallel.collectives import axis_size, global_index, mean_value_and_grad, pmean, psum
+from jssl.parallel.collectives import axis_size, pmean, psum
+from jssl.parallel.microbatches import accumulate_of, accumulated_value_and_grad
 from jssl.settings import NATURAL, Setting, count, either, flag, fraction
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
@@ -132,14 +133,22 @@ def target_part(tree: PyTree) -> PyTree:
     return {name: tree[name] for name in ("encoder", "projector") if name in tree}
 
 
-def labelled_mean(values: Array, labelled: Array, axis_name: str | None) -> Array:
-    """This device's share of the global batch's mean over labelled examples, 0 if there are none.
+def labelled_mean(
+    values: Array, labelled: Array, count: Array, axis_name: str | None, accumulate: int = 1
+) -> Array:
+    """This part's share of the global batch's mean over labelled examples, 0 if there are none.
 
-    The shares' mean over devices is that mean, however the labelled ones lie on them.
+    The shares' mean over parts is that mean, however the labelled ones lie on them.
+
+    Args:
+        values: [b], of one device or microbatch.
+        labelled: bool [b].
+        count: int [], the labelled examples of the global batch.
+        axis_name: the batch axis.
+        accumulate: microbatches of a device.
     """
-    count = psum(jnp.sum(labelled), axis_name)
     total = jnp.sum(jnp.where(labelled, values, 0.0))
-    return total * axis_size(axis_name) / jnp.maximum(count, 1)
+    return total * (axis_size(axis_name) * accumulate) / jnp.maximum(count, 1)
 
 
 def schedules(config: Any, lengths: RunLengths) -> dict[str, Callable[[Array], Array]]:
@@ -174,7 +183,7 @@ def make(
     """
     check_make("byol", config, lengths, SETTINGS)
     momentum_at = schedules(config, lengths)["ema_momentum"]
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     views, prepare = input_functions(config)
     forward = functools.partial(training_pass, net)  # one view's
 
@@ -191,34 +200,37 @@ def make(
             target_batch_stats=target_part(target.get("batch_stats", {})),
         )
 
-    def classify(logits: Array, labels: Array) -> tuple[Array, Array]:
+    def classify(logits: Array, labels: Array, count: Any) -> tuple[Array, ...]:
         """Cross entropy and top-1 of the labelled examples; a label of K or more logs NaN."""
         labelled = labels >= 0
         labels = jnp.maximum(labels, 0)
         loss = losses.cross_entropy(logits, labels)
         top1 = losses.top_k_correct(jax.lax.stop_gradient(logits), labels, k=1)
-        return labelled_mean(loss, labelled, axis_name), labelled_mean(top1, labelled, axis_name)
+        return tuple(labelled_mean(v, labelled, count, axis_name, accumulate) for v in (loss, top1))
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        size = len(batch["image"])
         key = jax.random.fold_in(state.key, state.step)
-        x_a, x_b = map(prepare, views(key, batch["image"], global_index(size, axis_name)))
+        examples = {k: batch[k] for k in ("image", "label") if k in batch}
+        labelled = psum(jnp.sum(examples["label"] >= 0), axis_name) if "label" in batch else 0
 
-        z_a, target_batch_stats = forward(state.target, state.target_batch_stats, x_a, Net.project)
-        z_b, target_batch_stats = forward(state.target, target_batch_stats, x_b, Net.project)
-
-        def loss_fn(params):
+        def loss_fn(params, part, numbers):
+            x_a, x_b = map(prepare, views(key, part["image"], numbers))
+            target_stats = state.target_batch_stats
+            z_a, target_stats = forward(state.target, target_stats, x_a, Net.project)
+            z_b, target_stats = forward(state.target, target_stats, x_b, Net.project)
             (q_a, _, named), batch_stats = forward(params, state.batch_stats, x_a)
             (q_b, _, _), batch_stats = forward(params, batch_stats, x_b)
             loss = jnp.mean(losses.symmetric_regression(q_a, q_b, z_a, z_b))
             logged = {"loss": loss}
             if "logits" in named:
-                classifier_loss, top1 = classify(named["logits"], batch["label"])
+                classifier_loss, top1 = classify(named["logits"], part["label"], labelled)
                 logged.update(classifier_loss=classifier_loss, augmented_train_top1=top1)
                 loss += classifier_loss
-            return loss, (batch_stats, logged)
+            return loss, (batch_stats, target_stats, logged)
 
-        (_, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        (_, (batch_stats, target_batch_stats, logged)), grads = accumulated_value_and_grad(
+            loss_fn, state.params, examples, accumulate=accumulate, axis_name=axis_name
+        )
         new = apply_gradients(state, grads, batch_stats, tx, target_batch_stats=target_batch_stats)
         tau = momentum_at(state.step)
         new = new.replace(target=ema(state.target, target_part(new.params), momentum=tau))
@@ -240,4 +252,5 @@ SPEC = MethodSpec(
     target=("target", "target_batch_stats"),
     linear_preset="byol",
     schedules=schedules,
+    accumulates=True,
 )

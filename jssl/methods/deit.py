@@ -41,7 +41,8 @@ from jssl.methods._common import (
 from jssl.methods._mixed import mixed_inputs
 from jssl.methods.spec import DataHooks, MethodSpec, OtherRun
 from jssl.models.heads import Linear
-from jssl.parallel.collectives import mean_value_and_grad, pmean
+from jssl.parallel.collectives import pmean
+from jssl.parallel.microbatches import accumulate_of, accumulated_value_and_grad
 from jssl.settings import (
     Setting,
     below_one,
@@ -97,8 +98,8 @@ class Net(nn.Module):
     classifier: nn.Module
     classifier_dist: nn.Module | None
 
-    def __call__(self, images: Array, train: bool):
-        h, named = self.encoder(images, train=train)
+    def __call__(self, images: Array, train: bool, rows: Array | None = None):
+        h, named = models.encode(self.encoder, images, train=train, rows=rows)
         logits = self.classifier(h)
         if self.classifier_dist is None:
             return logits, logits, h, {**named, "logits": logits}
@@ -225,7 +226,7 @@ def make(
     check_make("deit", config, lengths, SETTINGS)
     settings = config.deit
     teacher = make_teacher(config, lengths)
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     views, prepare = input_functions(config)
     inputs = make_inputs(config, axis_name)
 
@@ -244,19 +245,20 @@ def make(
         check_token(config)
         key, drop_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         x, targets = inputs(key, batch)
-        teacher_logits = None
-        if teacher is not None:
-            pixels = augment.denormalize(x, augment.statistics_of(config.augment, x.shape[-1]))
-            teacher_logits = teacher[0].embed(state.teacher, pixels)[1]["logits"]
 
-        def loss_fn(params):
+        def loss_fn(params, examples, numbers):
+            x, targets, labels = examples
+            teacher_logits = None
+            if teacher is not None:
+                pixels = augment.denormalize(x, augment.statistics_of(config.augment, x.shape[-1]))
+                teacher_logits = teacher[0].embed(state.teacher, pixels)[1]["logits"]
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, distilled, _, _), updated = net.apply(
-                variables, x, train=True,
+                variables, x, train=True, rows=numbers,
                 rngs={"stochastic_depth": drop_key}, mutable=["batch_stats"],
             )  # fmt: skip
             base = jnp.mean(losses.cross_entropy(logits, targets))
-            top1 = losses.top_k_correct(logits, batch["label"], k=1)
+            top1 = losses.top_k_correct(logits, labels, k=1)
             logged = {"base_loss": base, "train_top1": jnp.mean(top1)}
             loss = base
             if teacher_logits is not None:
@@ -266,7 +268,10 @@ def make(
                 logged |= {"distillation_loss": distillation, "agreement": jnp.mean(same * 1.0)}
             return loss, (updated.get("batch_stats", {}), logged)
 
-        (loss, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        (loss, (batch_stats, logged)), grads = accumulated_value_and_grad(
+            loss_fn, state.params, (x, targets, batch["label"]), accumulate=accumulate,
+            axis_name=axis_name,
+        )  # fmt: skip
         new = apply_gradients(state, grads, batch_stats, tx)
         if settings.ema_decay:
             average = ema(state.average, new.params, momentum=settings.ema_decay)
@@ -302,6 +307,7 @@ SPEC = MethodSpec(
     num_crops=1,
     labels="required",
     has_classifier=True,
+    accumulates=True,
     averaged=("average", "batch_stats"),
     other_runs=(TEACHER,),
     data=DataHooks(order=_mixed.repeated),

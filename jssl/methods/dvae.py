@@ -34,7 +34,9 @@ from jssl.methods.spec import Inspect, MethodSpec
 from jssl.metrics.codebook import codebook_report, codebook_warnings
 from jssl.metrics.reconstructions import constant_patch_error, picture_grid
 from jssl.models.dvae import Decoder, Encoder, gumbel_softmax, map_pixels, unmap_pixels
-from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.models.noise import row_numbers
+from jssl.parallel.collectives import pmean
+from jssl.parallel.microbatches import accumulate_of, accumulated_value_and_grad
 from jssl.settings import POSITIVE, Setting, choice, count, each, fraction, non_negative, whole
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
@@ -183,7 +185,7 @@ def make(
     check_make("dvae", config, lengths, SETTINGS)
     settings = config.dvae
     _check(config)
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     views, prepare = input_functions(config)
     moving = schedules(config, lengths)
     scale = kl_coefficient(beta=1.0, downsampling=2 ** (settings.groups - 1))
@@ -194,25 +196,26 @@ def make(
         return first_state(State, key, variables, tx)
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        B = len(batch["image"])
         view_key, noise_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        first = global_index(B, axis_name)
-        x = prepare(views(view_key, batch["image"], first)[0])
         tau, beta = moving["temperature"](state.step), moving["beta"](state.step)
 
-        def loss_fn(params):
-            outputs: Any = net.apply({"params": params}, x, noise_key, first + jnp.arange(B), tau)
+        def loss_fn(params, images, numbers):
+            x = prepare(views(view_key, images, numbers)[0])
+            rows = row_numbers(numbers, len(images), axis_name)
+            outputs: Any = net.apply({"params": params}, x, noise_key, rows, tau)
             out, logits = outputs
             if settings.likelihood == "logit_laplace":
                 nll = losses.logit_laplace_nll(map_pixels(x), out[..., :3], out[..., 3:])
             else:
                 nll = losses.squared_error(map_pixels(x), jax.nn.sigmoid(out))
             kl = jnp.mean(losses.kl_to_uniform(logits))
-            return jnp.mean(nll) + beta * scale * kl, (jnp.mean(nll), kl, logits)
+            tokens = jnp.argmax(logits, axis=-1).reshape(-1)
+            share = jnp.zeros(settings.vocabulary).at[tokens].add(1 / tokens.size)
+            return jnp.mean(nll) + beta * scale * kl, (jnp.mean(nll), kl, share)
 
-        (loss, (nll, kl, logits)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
-        tokens = jnp.argmax(logits, axis=-1).reshape(-1)
-        share = jnp.zeros(settings.vocabulary).at[tokens].add(1 / tokens.size)
+        (loss, (nll, kl, share)), grads = accumulated_value_and_grad(
+            loss_fn, state.params, batch["image"], accumulate=accumulate, axis_name=axis_name
+        )
         share = pmean(share, axis_name)
         metrics = {
             "loss": loss,
@@ -289,4 +292,5 @@ SPEC = MethodSpec(
     num_crops=1,
     inspect=Inspect(("tokens", "reconstruction"), inspect),
     schedules=schedules,
+    accumulates=True,
 )

@@ -44,8 +44,12 @@ from jssl.parallel.collectives import (
     all_gather,
     axis_size,
     global_index,
-    mean_value_and_grad,
     pmean,
+)
+from jssl.parallel.microbatches import (
+    accumulate_of,
+    accumulated_value_and_grad,
+    in_microbatches,
 )
 from jssl.settings import Setting, choice, count, flag, fraction, positive
 from jssl.state import check_queue_size, ema, enqueue, random_queue, unit_rows
@@ -171,7 +175,7 @@ def make(
     check_make("moco", config, lengths, SETTINGS)
     check(config)
     settings = config.moco
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     views, prepare = input_functions(config)
 
     def init(key: Array, batch: Batch) -> State:
@@ -199,25 +203,45 @@ def make(
         size = len(batch["image"])
         first, total = global_index(size, axis_name), size * axis_size(axis_name)
         view_key, order_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        x_q, x_k = views(view_key, batch["image"], first)  # [B,h,w,3]
 
+        def query_and_key(images, numbers):
+            x_q, x_k = views(view_key, images, numbers)  # [B,h,w,3]
+            return prepare(x_q), prepare(x_k)
+
+        images = batch["image"]
         target = ema(state.target, state.params, momentum=settings.ema_momentum)
         order = jax.random.permutation(order_key, total)
         order = order if settings.shuffle else jnp.arange(total)
-        # In the computation's type the images travel as the net will see them.
-        x_k = shuffle(prepare(x_k).astype(config.dtype), order, axis_name)
-        k, target_batch_stats = apply(target, state.target_batch_stats, x_k)
+        if accumulate == 1:
+            x_q, x_k = query_and_key(images, first)
+            # In the computation's type the images travel as the net will see them.
+            x_k = shuffle(x_k.astype(config.dtype), order, axis_name)
+            k, target_batch_stats = apply(target, state.target_batch_stats, x_k)
+        else:  # the images travel as they came, so that no view of the whole batch is held
+            shuffled = shuffle(images, order, axis_name)
+            numbers = shuffle(first + jnp.arange(size), order, axis_name)
+            k, target_batch_stats = in_microbatches(
+                lambda target, part, _: apply(
+                    target, state.target_batch_stats, query_and_key(*part)[1].astype(config.dtype)
+                ),
+                target, (shuffled, numbers), accumulate=accumulate, axis_name=axis_name,
+            )  # fmt: skip
         keys = unit_rows(unshuffle(k, order, axis_name))  # [N,D]
         positives = jax.lax.dynamic_slice_in_dim(keys, first, size)
 
-        def loss_fn(params):
-            q, batch_stats = apply(params, state.batch_stats, prepare(x_q))
+        def loss_fn(params, examples, numbers):
+            x, positives = examples
+            x = x if accumulate == 1 else query_and_key(x, numbers)[0]
+            q, batch_stats = apply(params, state.batch_stats, x)
             loss, top1 = losses.info_nce_with_top1(
                 q, positives, state.queue, temperature=settings.temperature
             )
             return jnp.mean(loss), (batch_stats, jnp.mean(top1))
 
-        (loss, (batch_stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        examples = (x_q if accumulate == 1 else images, positives)
+        (loss, (batch_stats, top1)), grads = accumulated_value_and_grad(
+            loss_fn, state.params, examples, accumulate=accumulate, axis_name=axis_name
+        )
         queue, pointer = enqueue(state.queue, state.queue_pointer, keys)
         metrics = {
             "loss": loss,
@@ -245,4 +269,5 @@ SPEC = MethodSpec(
     state=State,
     target=("target", "target_batch_stats"),
     linear_preset="moco",
+    accumulates=True,
 )

@@ -40,7 +40,8 @@ from jssl.methods._common import (
 from jssl.methods.spec import MethodSpec
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
-from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.parallel.collectives import mean_value_and_grad, pmean
+from jssl.parallel.microbatches import accumulate_of, in_microbatches
 from jssl.settings import Setting, choice, count, fraction, positive
 from jssl.state import cosine_momentum, ema
 from jssl.types import Array, Batch, Method, Metrics, PyTree, RunLengths, TrainState
@@ -145,7 +146,7 @@ def make(
     check_make("moco_v3", config, lengths, SETTINGS)
     momentum_at = schedules(config, lengths)["ema_momentum"]
     settings = config.moco_v3
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     views, prepare = input_functions(config)
     forward = functools.partial(training_pass, net)  # one view's
 
@@ -162,24 +163,28 @@ def make(
         )
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        size = len(batch["image"])
         key = jax.random.fold_in(state.key, state.step)
-        x_a, x_b = map(prepare, views(key, batch["image"], global_index(size, axis_name)))
-
         momentum = momentum_at(state.step)
         target = ema(state.target, without_predictor(state.params), momentum=momentum)
-        k_a, target_batch_stats = forward(target, state.target_batch_stats, x_a, Net.project)
-        k_b, target_batch_stats = forward(target, target_batch_stats, x_b, Net.project)
 
-        def loss_fn(params):
+        def both(params, images, numbers):
+            x_a, x_b = map(prepare, views(key, images, numbers))
+            k_a, target_stats = forward(target, state.target_batch_stats, x_a, Net.project)
+            k_b, target_stats = forward(target, target_stats, x_b, Net.project)
             (q_a, _, _), batch_stats = forward(params, state.batch_stats, x_a)
             (q_b, _, _), batch_stats = forward(params, batch_stats, x_b)
+            return (q_a, q_b, k_a, k_b), (batch_stats, target_stats)
+
+        def loss_fn(params):
+            (q_a, q_b, k_a, k_b), stats = in_microbatches(
+                both, params, batch["image"], accumulate=accumulate, axis_name=axis_name
+            )
             loss, top1 = losses.symmetric_info_nce_with_top1(
                 q_a, q_b, k_a, k_b, temperature=settings.temperature, axis_name=axis_name
             )
-            return jnp.mean(loss), (batch_stats, jnp.mean(top1))
+            return jnp.mean(loss), (stats, jnp.mean(top1))
 
-        (loss, (batch_stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        (loss, (stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
         metrics = {
             "loss": loss,
             "contrastive_top1": pmean(top1, axis_name),
@@ -189,10 +194,10 @@ def make(
         new = apply_gradients(
             state,
             grads,
-            batch_stats,
+            stats[0],
             tx,
             target=target,
-            target_batch_stats=target_batch_stats,
+            target_batch_stats=stats[1],
         )
         return new, metrics
 
@@ -207,4 +212,5 @@ SPEC = MethodSpec(
     linear_preset="moco_v3",
     linear_variants={"vit": "moco_v3_vit"},
     schedules=schedules,
+    accumulates=True,
 )

@@ -41,9 +41,10 @@ from jssl.methods._common import (
 from jssl.methods.spec import DataHooks, MethodSpec
 from jssl.models.efficientnet import EfficientNet, classifier_init
 from jssl.models.heads import Linear
-from jssl.models.noise import dropout
+from jssl.models.noise import dropout, row_numbers
 from jssl.models.plain import classifier_input
-from jssl.parallel.collectives import axis_size, global_index, mean_value_and_grad, pmean
+from jssl.parallel.collectives import axis_size, pmean
+from jssl.parallel.microbatches import accumulate_of, accumulated_value_and_grad
 from jssl.settings import (
     NATURAL,
     Rule,
@@ -144,26 +145,31 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, Linear(settings.num_classes, **init), settings.dropout)
 
 
-def joined(batch: Batch, axis_name: str | None) -> tuple[Array, Array]:
+def joined(
+    batch: Batch, axis_name: str | None, numbers: Array | None = None, accumulate: int = 1
+) -> tuple[Array, Array]:
     """Returns labelled, then unlabelled images, with their indices in the global batch.
 
     Args:
         batch: `image` [B,...] and perhaps `unlabeled_image` [B,r,...].
         axis_name: the batch axis, None on one device.
+        numbers: int32 [B], the indices of the labelled images, or [] of the first; by default B
+            images on each device.
+        accumulate: microbatches of a device, of which this is one.
 
     Returns:
         images [B(1+r),...] and int32 [B(1+r)].
     """
     labelled = batch["image"]
     B = len(labelled)
-    first = global_index(B, axis_name)
-    rows = first + jnp.arange(B)
+    rows = row_numbers(numbers, B, axis_name)
     if "unlabeled_image" not in batch:
         return labelled, rows
     unlabelled = batch["unlabeled_image"]
     r = unlabelled.shape[1]
     unlabelled = unlabelled.reshape(-1, *unlabelled.shape[2:])
-    after = B * axis_size(axis_name) + first * r + jnp.arange(B * r)
+    whole = B * accumulate * axis_size(axis_name)
+    after = (whole + rows[:, None] * r + jnp.arange(r)[None]).reshape(-1)
     return jnp.concatenate([labelled, unlabelled]), jnp.concatenate([rows, after])
 
 
@@ -225,7 +231,7 @@ def make(
     """
     check_make("noisy_student", config, lengths, SETTINGS)
     settings = config.noisy_student
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     views, prepare = input_functions(config)
     embed = embed_function(net, prepare)
 
@@ -241,12 +247,12 @@ def make(
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key, *noise = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
-        images, rows = joined(batch, axis_name)
-        x = prepare(views(key, images, rows)[0])
         rngs = dict(zip(("dropout", "stochastic_depth"), noise, strict=True))
-        B = len(batch["image"])
 
-        def loss_fn(params):
+        def loss_fn(params, batch, numbers):
+            images, rows = joined(batch, axis_name, numbers, accumulate)
+            x = prepare(views(key, images, rows)[0])
+            B = len(batch["image"])
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, _, _), updated = net.apply(
                 variables, x, train=True, rows=rows, rngs=rngs, mutable=["batch_stats"]
@@ -260,7 +266,9 @@ def make(
                 logged = {**logged, **noted}
             return loss, (updated.get("batch_stats", {}), logged)
 
-        (loss, (batch_stats, logged)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        (loss, (batch_stats, logged)), grads = accumulated_value_and_grad(
+            loss_fn, state.params, batch, accumulate=accumulate, axis_name=axis_name
+        )
         still = frozen(state.params, settings.frozen_blocks)
         new = apply_gradients(state, grads, batch_stats, tx)
         params = jax.tree.map(lambda f, o, n: o if f else n, still, state.params, new.params)
@@ -305,4 +313,5 @@ SPEC = MethodSpec(
     labels="required",
     averaged=("average", "average_stats"),
     data=DataHooks(pseudo_labels=True),
+    accumulates=True,
 )

@@ -27,10 +27,12 @@ from jssl.methods._common import (
     first_state,
     in_32_bits,
     input_functions,
+    training_pass,
 )
 from jssl.methods.spec import MethodSpec
 from jssl.models.heads import Projector
-from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.parallel.collectives import mean_value_and_grad, pmean
+from jssl.parallel.microbatches import accumulate_of, in_microbatches
 from jssl.settings import Setting, choice, count, natural, positive
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
@@ -81,7 +83,7 @@ def make(
         and `grad_norm`.
     """
     check_make("simclr", config, lengths, SETTINGS)
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     views, prepare = input_functions(config)
 
     def init(key: Array, batch: Batch) -> State:
@@ -90,22 +92,27 @@ def make(
         return first_state(State, key, variables, tx)
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        size = len(batch["image"])
         key = jax.random.fold_in(state.key, state.step)
-        x = views(key, batch["image"], global_index(size, axis_name))  # [2,B,h,w,3]
-        x = prepare(x.reshape(2 * size, *x.shape[2:]))
+
+        def forward(params, images, numbers):
+            size = len(images)
+            x = views(key, images, numbers)  # [2,B,h,w,3]
+            x = prepare(x.reshape(2 * size, *x.shape[2:]))
+            (z, _, _), batch_stats = training_pass(net, params, state.batch_stats, x)
+            return (z[:size], z[size:]), batch_stats
 
         def loss_fn(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            (z, _, _), updated = net.apply(variables, x, train=True, mutable=["batch_stats"])
+            (z_a, z_b), batch_stats = in_microbatches(
+                forward, params, batch["image"], accumulate=accumulate, axis_name=axis_name
+            )
             loss, top1 = losses.nt_xent_with_top1(
-                z[:size],
-                z[size:],
+                z_a,
+                z_b,
                 temperature=config.simclr.temperature,
                 form=config.simclr.loss_form,
                 axis_name=axis_name,
             )
-            return jnp.mean(loss), (updated.get("batch_stats", {}), jnp.mean(top1))
+            return jnp.mean(loss), (batch_stats, jnp.mean(top1))
 
         (loss, (batch_stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
         metrics = {
@@ -124,4 +131,5 @@ SPEC = MethodSpec(
     state=State,
     linear_preset="simclr",
     linear_variants={"cifar": "simclr_cifar"},
+    accumulates=True,
 )

@@ -134,6 +134,7 @@ class MethodSpec:
         schedules: `(config, lengths) -> {name: (step) -> value}`, what else depends on the length.
         colours: why its pictures must be red, green and blue; '' if they need not.
         run_name: `(config) -> str`: what tells its runs apart in a table of results.
+        accumulates: whether its step can run in microbatches, see `jssl.parallel.microbatches`.
     """
 
     make: Callable[..., Method]
@@ -156,6 +157,7 @@ class MethodSpec:
     )
     colours: str = ""
     run_name: Callable[[Config], str] = lambda config: ""
+    accumulates: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from jssl.models.heads import Linear
 from jssl.models.noise import dropout, row_numbers
 from jssl.models.plain import PlainNet, classifier_input
 from jssl.optim import scale_by_layer, scale_by_name
-from jssl.parallel.collectives import mean_value_and_grad, pmean
+from jssl.parallel.collectives import pmean
+from jssl.parallel.microbatches import accumulate_of, accumulated_value_and_grad
 from jssl.settings import Setting, count, defaults, natural, positive, share, text
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
@@ -57,12 +58,12 @@ class Net(nn.Module):
     encoder: nn.Module
     classifier: nn.Module
 
-    def __call__(self, images: Array, train: bool):
-        h, intermediates = self.encoder(images, train=train)
-        logits = self.classifier(self._drop(classifier_input(self.encoder, h), train))
+    def __call__(self, images: Array, train: bool, rows: Array | None = None):
+        h, intermediates = models.encode(self.encoder, images, train=train, rows=rows)
+        logits = self.classifier(self._drop(classifier_input(self.encoder, h), train, rows))
         return logits, h, {**intermediates, "logits": logits}
 
-    def _drop(self, x: Array, train: bool) -> Array:
+    def _drop(self, x: Array, train: bool, rows: Array | None) -> Array:
         """VGG drops the input of its last two dense layers, the classifier's too; AlexNet does not.
 
         Simonyan and Zisserman, ICLR 2015, https://arxiv.org/abs/1409.1556, section 3.1.
@@ -71,7 +72,7 @@ class Net(nn.Module):
         vgg = isinstance(encoder, PlainNet) and not encoder.dropout_first
         if not train or not vgg or not encoder.dropout or self.is_initializing():
             return x
-        rows = row_numbers(None, len(x), encoder.axis_name)
+        rows = row_numbers(rows, len(x), encoder.axis_name)
         return dropout(self.make_rng("dropout"), x, rate=encoder.dropout, rows=rows)
 
 
@@ -120,7 +121,7 @@ def make(
     check_make("supervised", config, lengths, SETTINGS)
     # a workdir of before may lack some
     settings = SimpleNamespace(**{**defaults(SETTINGS), **config.supervised})
-    net = make_net(config, axis_name)
+    net, accumulate = make_net(config, axis_name), accumulate_of(config)
     decay = config.supervised.layer_decay
     if decay != 1:
         tx = optax.chain(
@@ -147,16 +148,20 @@ def make(
         rngs = {"stochastic_depth": drop_key, "dropout": dropout_key}
         x, targets = inputs((key, erase_key, mix_key), batch)
 
-        def loss_fn(params):
+        def loss_fn(params, examples, numbers):
+            x, targets, labels = examples
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, _, _), updated = net.apply(
-                variables, x, train=True, rngs=rngs, mutable=["batch_stats"]
+                variables, x, train=True, rows=numbers, rngs=rngs, mutable=["batch_stats"]
             )
             loss = losses.cross_entropy(logits, targets)
-            top1 = losses.top_k_correct(logits, batch["label"], k=1)
+            top1 = losses.top_k_correct(logits, labels, k=1)
             return jnp.mean(loss), (updated.get("batch_stats", {}), jnp.mean(top1))
 
-        (loss, (batch_stats, top1)), grads = mean_value_and_grad(loss_fn, state.params, axis_name)
+        (loss, (batch_stats, top1)), grads = accumulated_value_and_grad(
+            loss_fn, state.params, (x, targets, batch["label"]), accumulate=accumulate,
+            axis_name=axis_name,
+        )  # fmt: skip
         metrics = {
             "loss": loss,
             "train_top1": pmean(top1, axis_name),
@@ -174,6 +179,7 @@ SPEC = MethodSpec(
     num_crops=1,
     labels="required",
     has_classifier=True,
+    accumulates=True,
     data=DataHooks(part=labelled_part, order=_mixed.repeated),
     run_name=run_name,
 )

@@ -35,7 +35,8 @@ from jssl.methods._common import (
 from jssl.methods.spec import MethodSpec
 from jssl.models.conv import TORCH_INIT
 from jssl.models.heads import Projector
-from jssl.parallel.collectives import global_index, mean_value_and_grad
+from jssl.parallel.collectives import mean_value_and_grad
+from jssl.parallel.microbatches import accumulate_of, in_microbatches
 from jssl.settings import Setting, count, non_negative
 from jssl.types import Array, Batch, Method, Metrics, RunLengths, TrainState
 
@@ -90,6 +91,7 @@ def make(
     """
     check_make("vicreg", config, lengths, SETTINGS)
     net, settings = make_net(config, axis_name), config.vicreg
+    accumulate = accumulate_of(config)
     views, prepare = input_functions(config)
     forward = functools.partial(training_pass, net)  # one view's
 
@@ -99,13 +101,18 @@ def make(
         return first_state(State, key, variables, tx)
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        size = len(batch["image"])
         key = jax.random.fold_in(state.key, state.step)
-        x_a, x_b = map(prepare, views(key, batch["image"], global_index(size, axis_name)))
 
-        def loss_fn(params):
+        def both(params, images, numbers):
+            x_a, x_b = map(prepare, views(key, images, numbers))
             (z_a, _, _), batch_stats = forward(params, state.batch_stats, x_a)
             (z_b, _, _), batch_stats = forward(params, batch_stats, x_b)
+            return (z_a, z_b), batch_stats
+
+        def loss_fn(params):
+            (z_a, z_b), batch_stats = in_microbatches(
+                both, params, batch["image"], accumulate=accumulate, axis_name=axis_name
+            )
             loss, terms = losses.variance_invariance_covariance(
                 z_a,
                 z_b,
@@ -128,4 +135,5 @@ SPEC = MethodSpec(
     settings=SETTINGS,
     state=State,
     linear_preset="vicreg",
+    accumulates=True,
 )

@@ -100,6 +100,22 @@ _OTHERS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
+def encode(encoder: Any, images: Any, *, train: bool, rows: Any) -> Any:
+    """Applies an encoder inside a network; those that drop by example learn their numbers.
+
+    Args:
+        encoder: from `build`.
+        images: [B,H,W,C].
+        train: as of the encoder.
+        rows: int32 [B], the index of each image in the global batch; [] that of the first; or None.
+
+    Returns:
+        The encoder's (features [B,D], intermediates).
+    """
+    numbered = isinstance(encoder, (ViT, EfficientNet, PlainNet))
+    return encoder(images, train=train, **({"rows": rows} if numbered else {}))
+
+
 def names() -> list[str]:
     """Returns the names of jssl's own networks."""
     return [*DEPTHS, *_OTHERS]

@@ -11,9 +11,17 @@ from jssl.types import Array
 
 
 def row_numbers(rows: Array | None, batch: int, axis_name: str | None) -> Array:
-    """Returns `rows`, or by default the indices in the global batch: int32 [B]."""
+    """Returns `rows`, or by default the indices in the global batch: int32 [B].
+
+    Args:
+        rows: int32 [B], the number of each example; [] that of the first; or None.
+        batch: B.
+        axis_name: the batch axis.
+    """
     if rows is None:
         return global_index(batch, axis_name) + jnp.arange(batch)
+    if rows.ndim == 0:
+        return rows + jnp.arange(batch)
     if rows.shape != (batch,):
         raise ValueError(f"rows expects one number for each of {batch} images, found {rows.shape}.")
     return rows

@@ -12,9 +12,15 @@ from jssl.data import semi_supervised
 from jssl.data.channels import other_channels
 from jssl.errors import UserError
 from jssl.methods._common import blank_batch as blank_batch
-from jssl.methods._common import channels_of, check_colours, input_functions
+from jssl.methods._common import (
+    channels_of,
+    check_accumulate,
+    check_colours,
+    input_functions,
+)
 from jssl.methods.spec import LabelledPart
 from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher, placed
+from jssl.parallel.microbatches import accumulate_of, check_microbatches
 from jssl.run import batches, checkpoint, checks, dense, versioned, workdir
 from jssl.third_party import same_handlers
 from jssl.types import Method, RunLengths, TrainState
@@ -70,11 +76,13 @@ def build(config: ConfigDict) -> Experiment:
     checks.check(config)
     spec = methods.get(config.method)
     check_colours(config)
+    check_accumulate(config)
     input_functions(config)  # refuses operations and statistics that the channels do not have
     resolve(config)
     extra_fields(config)
     launcher = make_launcher(config.launch)
     check_batch_size(config.batch_size, launcher)
+    check_microbatches(accumulate_of(config), batch_size=config.batch_size, devices=launcher.size)
     models.check_devices(config.model.name, launcher.size)
     train_source, probe_source, test_source, held_out = _sources(config)
     section = config[config.method]

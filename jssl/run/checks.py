@@ -54,6 +54,7 @@ RULES: dict[str, Rule] = {
     "updates": one_of(*optim.UPDATES),
     "max_steps": NATURAL,
     "batch_size": COUNT,
+    "accumulate": COUNT,
     "init_from": TEXT,
     "launch": LAUNCH,
     "dtype": one_of("float32", "bfloat16"),
