@@ -230,6 +230,8 @@ def test_files_that_cannot_be_brought_up_are_kept(servers, scheme, monkeypatch):
 def test_mistakes_are_told(servers, scheme, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=f"Type --workdir={scheme}://bucket/NAME"):
         main(["report", f"--workdir={scheme}://bucket"])
+    with pytest.raises(UserError, match="'B' is no name of a bucket"):
+        main(["report", f"--workdir={scheme}://B/run"])
     with pytest.raises(UserError, match=f"{scheme}://bucket/none is not the workdir of a run"):
         main(["evaluate", f"--workdir={scheme}://bucket/none"])
     with pytest.raises(UserError, match="cannot be listed .* Check the name of the bucket"):

@@ -38,7 +38,7 @@ from jssl.evaluate.protocols import (
 )
 from jssl.evaluate.table import format_table, table_lines
 from jssl.precision import narrow
-from jssl.run import versions, workdir
+from jssl.run import stores, versions, workdir
 from jssl.run.build import Experiment
 from jssl.third_party import same_handlers
 from jssl.types import TrainState
@@ -194,13 +194,14 @@ def evaluate_run(
     if footnote:
         print(footnote)
     if beside:
-        print(f"Also written: {', '.join(map(str, beside))}")
+        print(stores.shown(f"Also written: {', '.join(map(str, beside))}"))
     if settings.limit:
-        print(f"{_dry_run_note(settings.limit)}. Records: {context.folder / FOLDER / DRY_RUN}")
+        records = stores.shown(str(context.folder / FOLDER / DRY_RUN))
+        print(f"{_dry_run_note(settings.limit)}. Records: {records}")
     elif missing:
         path = context.folder / "card.md"
         if write(path, card(context, rows, missing).encode()):
-            print(f"Model card: {path}")
+            print(f"Model card: {stores.shown(str(path))}")
     if unwritten:
         raise NotWrittenError(unwritten)
     return rows

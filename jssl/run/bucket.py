@@ -6,6 +6,7 @@ itself checks, which is what a lock needs.
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from jssl.errors import UserError, WriteError
 from jssl.third_party import unchanged
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
 
@@ -49,6 +51,12 @@ class Store:
             raise UserError(
                 f"Found --workdir={url}: expected a bucket and a name in it. Type "
                 f"--workdir={self.scheme}://{self.bucket or 'BUCKET'}/NAME."
+            )
+        if not _BUCKET.fullmatch(self.bucket):
+            raise UserError(
+                f"Found --workdir={url}: '{self.bucket}' is no name of a bucket, which has 3 to 222 "
+                "lower-case letters, digits, '-', '_' and '.', and begins and ends with a letter "
+                f"or digit. Type --workdir={self.scheme}://BUCKET/{self._prefix}."
             )
         self.fs = filesystem(self.scheme)
 
