@@ -13,7 +13,9 @@ https://github.com/facebookresearch/moco. A step, in this order:
 Batch normalisation has the statistics of groups, `config.model.bn_groups` of the global batch (8
 GPUs of 32 images in the papers), whatever the number of devices. A query and its key in one group
 could be recognised by the statistics they share; the keys are therefore encoded in the order of
-one global permutation, drawn from the step's key and the same in every launch mode.
+one global permutation, drawn from the step's key and the same in every launch mode. In microbatches
+the groups are those of each, and the permutation is that of the whole batch: it moves keys between
+microbatches too.
 
 The learning rate of the cosine falls with every step; the official code's with every epoch. The
 linear layers' biases start at 0, torch's in +-1/sqrt(fan in).
@@ -130,16 +132,18 @@ def check(config: Any) -> None:
             or a shuffle that could do nothing.
     """
     check_queue_size(config.moco.queue_size, batch_size=config.batch_size)
-    groups = config.model.bn_groups
+    groups, accumulate = config.model.bn_groups, accumulate_of(config)
     if config.batch_size % groups:
         raise UserError(
             f"Global batch size {config.batch_size} cannot be split into {groups} groups of batch "
             f"normalisation. Type --config.model.bn_groups={_divisor(config.batch_size, groups)}."
         )
-    if config.moco.shuffle and config.model.norm == "bn" and groups == 1:
+    # A microbatch is a group too: keys are shuffled between microbatches.
+    if config.moco.shuffle and config.model.norm == "bn" and groups * accumulate == 1:
         raise UserError(
             "MoCo shuffles keys between groups of batch normalisation, but model.bn_groups is 1: "
-            "queries and keys would share statistics, and the net would cheat by them. "
+            "queries and keys would share statistics, and the net would cheat by them. Expected 2 "
+            "or more, or --config.accumulate=2 or more: a microbatch is a group of its own. "
             f"Type --config.model.bn_groups={_divisor(config.batch_size, 8)}, or "
             "--config.moco.shuffle=False if that is meant."
         )

@@ -145,6 +145,23 @@ def make_net(config: Any, axis_name: str | None) -> Net:
     return Net(encoder, Linear(settings.num_classes, **init), settings.dropout)
 
 
+def check_drops(net: Net, config: Any) -> None:
+    """Refuses microbatches in a network that would drop the same of each of them.
+
+    Raises:
+        UserError: dropout or stochastic depth inside an encoder that is no EfficientNet: it numbers
+            the examples that it sees, and not those of the whole batch.
+    """
+    model = config.model
+    drops = {key: model[key] for key in ("stochastic_depth", "dropout") if model[key]}
+    if accumulate_of(config) > 1 and drops and not isinstance(net.encoder, EfficientNet):
+        raise UserError(
+            f"Noisy Student in microbatches (--config.accumulate={accumulate_of(config)}) drops by "
+            f"example in an EfficientNet alone: found {drops} of '{model.name}', expected 0. Type "
+            f"{' '.join(f'--config.model.{key}=0' for key in drops)}, or --config.accumulate=1."
+        )
+
+
 def joined(
     batch: Batch, axis_name: str | None, numbers: Array | None = None, accumulate: int = 1
 ) -> tuple[Array, Array]:
@@ -232,6 +249,7 @@ def make(
     check_make("noisy_student", config, lengths, SETTINGS)
     settings = config.noisy_student
     net, accumulate = make_net(config, axis_name), accumulate_of(config)
+    check_drops(net, config)
     views, prepare = input_functions(config)
     embed = embed_function(net, prepare)
 

@@ -17,9 +17,9 @@ microbatch. There are two ways, and a method takes the one that its loss allows:
 
 Both give the gradients of the whole batch. What they cannot keep are the statistics of batch
 normalisation: they are those of one microbatch over all devices ("ghost batches", Hoffer et al.,
-NeurIPS 2017, https://arxiv.org/abs/1705.08741). `model.bn_groups` divides a microbatch. Running
-statistics move once in a step: each microbatch moves them from where they were before the step,
-and the mean is kept.
+NeurIPS 2017, https://arxiv.org/abs/1705.08741). `model.bn_groups` divides a microbatch, so that a
+step has k * bn_groups groups. Running statistics move once in a step: each microbatch moves them
+from where they were before the step, and the mean is kept.
 
 Random numbers belong to an example's index in the global batch, and are the same for any k. The
 optimiser, averages, queues and schedules move once in a step.
@@ -69,6 +69,40 @@ def check_microbatches(accumulate: int, *, batch_size: int, devices: int) -> Non
             f"{batch_size} on {devices} devices) into unequal microbatches: expected one of "
             f"{', '.join(map(str, valid))}. Type --config.accumulate={near}."
         )
+
+
+def check_groups(groups: int, *, accumulate: int, batch_size: int, devices: int) -> None:
+    """Checks that every microbatch falls into equal groups of batch normalisation.
+
+    Args:
+        groups: of `config.model.bn_groups`, in a microbatch of all devices.
+        accumulate: k; with 1 the network checks its input itself.
+        batch_size: global, a multiple of devices * k.
+        devices: along the batch axis.
+
+    Raises:
+        UserError: names the numbers of groups that are possible, and the one whose groups are
+            nearest in size to those of the undivided batch.
+
+    Example:
+        >>> check_groups(2, accumulate=4, batch_size=256, devices=1)  # as 8 without microbatches
+    """
+    size = batch_size // (devices * accumulate)  # of a device's part
+
+    def fits(g: int) -> bool:
+        return devices % g == 0 or (g % devices == 0 and size % (g // devices) == 0)
+
+    if accumulate == 1 or groups == 1 or fits(groups):
+        return
+    valid = [g for g in range(1, size * devices + 1) if fits(g)]
+    near = max(g for g in valid if g <= max(1, groups // accumulate))
+    raise UserError(
+        f"--config.model.bn_groups={groups} divides a microbatch, which has {size * devices} "
+        f"examples (batch size {batch_size}, --config.accumulate={accumulate}) on {devices} "
+        f"device(s), into unequal groups: expected one of {', '.join(map(str, valid))}. For groups "
+        "as large as without microbatches divide bn_groups by them: type "
+        f"--config.model.bn_groups={near}."
+    )
 
 
 def split(tree: PyTree, accumulate: int) -> PyTree:

@@ -20,7 +20,7 @@ from jssl.methods._common import (
 )
 from jssl.methods.spec import LabelledPart
 from jssl.parallel.launcher import Launcher, check_batch_size, make_launcher, placed
-from jssl.parallel.microbatches import accumulate_of, check_microbatches
+from jssl.parallel.microbatches import accumulate_of, check_groups, check_microbatches
 from jssl.run import batches, checkpoint, checks, dense, versioned, workdir
 from jssl.third_party import same_handlers
 from jssl.types import Method, RunLengths, TrainState
@@ -82,7 +82,10 @@ def build(config: ConfigDict) -> Experiment:
     extra_fields(config)
     launcher = make_launcher(config.launch)
     check_batch_size(config.batch_size, launcher)
-    check_microbatches(accumulate_of(config), batch_size=config.batch_size, devices=launcher.size)
+    parts = {"batch_size": config.batch_size, "devices": launcher.size}
+    check_microbatches(accumulate_of(config), **parts)
+    if config.model.norm == "bn":
+        check_groups(config.model.bn_groups, accumulate=accumulate_of(config), **parts)
     models.check_devices(config.model.name, launcher.size)
     train_source, probe_source, test_source, held_out = _sources(config)
     section = config[config.method]
