@@ -72,21 +72,9 @@ def _run(config: Any, folder: str, flags: Flags) -> None:
 
 
 def _distribute(flags: Flags) -> None:
-    """Joins the job, when the flags say that there is one."""
-    import jax
+    from jssl.parallel import job
 
-    from jssl.parallel import heartbeat
-
-    timeouts = {
-        "initialization_timeout": flags.init_timeout,
-        # Ours speaks first: jssl/parallel/heartbeat.py.
-        "heartbeat_timeout_seconds": flags.heartbeat_timeout + heartbeat.LATER,
-        "shutdown_timeout_seconds": flags.shutdown_timeout,
-    }
-    if flags.coordinator is not None:
-        jax.distributed.initialize(flags.coordinator, flags.processes, flags.process, **timeouts)
-    elif flags.distributed:
-        jax.distributed.initialize(**timeouts)
+    job.initialize(flags)
 
 
 def _sweep(flags: Flags) -> None:

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,6 +14,20 @@ from jssl.errors import UserError
 from jssl.parallel import heartbeat
 
 LOST = 3  # exit status of a process that ends because another one did
+
+
+def initialize(flags: Any) -> None:
+    """Joins the job of several processes, when the flags of a command say that there is one."""
+    timeouts = {
+        "initialization_timeout": flags.init_timeout,
+        # Ours speaks first: jssl/parallel/heartbeat.py.
+        "heartbeat_timeout_seconds": flags.heartbeat_timeout + heartbeat.LATER,
+        "shutdown_timeout_seconds": flags.shutdown_timeout,
+    }
+    if flags.coordinator is not None:
+        jax.distributed.initialize(flags.coordinator, flags.processes, flags.process, **timeouts)
+    elif flags.distributed:
+        jax.distributed.initialize(**timeouts)
 
 
 @contextlib.contextmanager

@@ -54,9 +54,9 @@ class Store:
             )
         if not _BUCKET.fullmatch(self.bucket):
             raise UserError(
-                f"Found --workdir={url}: '{self.bucket}' is no name of a bucket, which has 3 to 222 "
-                "lower-case letters, digits, '-', '_' and '.', and begins and ends with a letter "
-                f"or digit. Type --workdir={self.scheme}://BUCKET/{self._prefix}."
+                f"Found --workdir={url}: '{self.bucket}' is no name of a bucket. Expected 3 to 222 "
+                "lower-case letters, digits, '-', '_' and '.', a letter or digit first and last. "
+                f"Type --workdir={self.scheme}://BUCKET/{self._prefix}."
             )
         self.fs = filesystem(self.scheme)
 
