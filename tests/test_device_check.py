@@ -1,10 +1,13 @@
 """`tests/device`: the check of one GPU, tried with small nets on the CPU."""
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import benchmarks_page
 import jax
 import pytest
 from device import bench, check, parts
@@ -20,14 +23,14 @@ def test_shellcheck():
     assert done.returncode == 0, done.stdout
 
 
-def test_small_record_with_a_wrong_golden_value(tmp_path):
+def test_small_record_with_a_wrong_golden_value(tmp_path, monkeypatch):
     """All parts run; of two methods one has golden values of another net, and only it fails."""
     for name in check.SMALL["golden"].split(","):
         rows = json.loads((STEPS / f"{name}.json").read_text())
         if name == "predictive":
             rows[1]["loss"] *= 1.1
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    out = tmp_path / "out.json"
+    out = tmp_path / "device.json"
     command = [sys.executable, ROOT / "tests" / "device" / "check.py", "--small", f"--out={out}"]
     command += ["--limit=800"]  # the machine may be busy
     done = subprocess.run([*command, f"--golden={tmp_path}"], capture_output=True, text=True)
@@ -46,7 +49,8 @@ def test_small_record_with_a_wrong_golden_value(tmp_path):
     (row,) = found["bench"]["rows"]
     assert row["images_per_second"] > 0 and row["gigabytes_an_image"] > 0
     assert isinstance(row["loss"], float) and row["roofline_ms"] > 0
-    assert "| simclr | 4 |" in check.table(record)
+    monkeypatch.setattr(benchmarks_page, "RECORDS", tmp_path)
+    assert "| simclr | 4 |" in benchmarks_page.device()
 
 
 def test_nothing_begins_without_time(tmp_path):
@@ -84,6 +88,22 @@ def test_wheels_need_wheels(tmp_path):
     script = ROOT / "tests" / "device" / "run.sh"
     done = subprocess.run(["bash", script, f"--wheels={tmp_path}"], capture_output=True, text=True)
     assert done.returncode == 2 and "has no wheels" in done.stderr
+
+
+def test_wheels_are_installed_beside_jax(tmp_path):
+    """Without an index, and not into the environment of this Python, which ends with the check."""
+    about = "Metadata-Version: 2.1\nName: of-the-check\nVersion: 1.0\n"
+    wheel = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(tmp_path / "of_the_check-1.0-py3-none-any.whl", "w") as file:
+        file.writestr("sitecustomize.py", f"open({str(tmp_path / 'seen')!r}, 'w')\n")
+        for name, text in (("METADATA", about), ("WHEEL", wheel), ("RECORD", "")):
+            file.writestr(f"of_the_check-1.0.dist-info/{name}", text)
+    script, out = ROOT / "tests" / "device" / "run.sh", tmp_path / "out.json"
+    words = [f"--wheels={tmp_path}", "--limit=20", f"--out={out}"]
+    env = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(["bash", script, *words], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert not json.loads(out.read_text())["complete"] and (tmp_path / "seen").exists()
 
 
 def test_counts_may_move_by_two_examples_and_losses_may_not():

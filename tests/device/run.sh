@@ -30,4 +30,4 @@ if [ -n "$wheels" ]; then
   PYTHONPATH=$packages${PYTHONPATH:+:$PYTHONPATH}
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-"$python" "$root/tests/device/check.py" ${words[@]+"${words[@]}"}
+"$python" "$root/tests/device/check.py" --used="$SECONDS" ${words[@]+"${words[@]}"}
