@@ -120,6 +120,8 @@ def test_nets_are_configs():
         config = get_config(*file.partition(":")[::2])
         config.update_from_flattened_dict(updates)
         assert config.method == name
+    names = [net[0] for group in bench.NETS for net in group]
+    assert len(names) == len(set(names)) and bench.MOST.keys() <= set(names)
 
 
 def test_flax_step_keeps_its_shapes():

@@ -19,6 +19,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 LIMIT = 480.0  # seconds of everything
 ENDING = 5.0  # of them, kept to end a part and to write the record
 LEAST = 30.0  # a part that has less than this cannot compile anything
@@ -106,10 +107,14 @@ def finished(part, status, code, errors):
     missing = [name for name in part.pop("planned", []) if name not in names]
     if status == "failed":
         last = errors.read_text(errors="replace").strip().splitlines()[-5:]
-        part["error"] = f"The part ended with status {code}: " + "\n".join(last)[-800:]
+        text = "\n".join(last).replace(str(ROOT), "...")[-800:]
+        part["error"] = f"The part ended with status {code}: {text}"
     elif any("error" in row for row in part["rows"]):
         part["error"] = "Failed: " + ", ".join(r["name"] for r in part["rows"] if "error" in r)
         status = status if status in ("running", "out of time") else "failed"
+    elif status == "out of time" and not part["rows"]:
+        last = errors.read_text(errors="replace").strip().splitlines()[-1:]
+        part["error"] = f"No row came in {part['budget']:.0f} s. {''.join(last)[-300:]}".strip()
     return {"status": status, "not_reached": missing, **part}
 
 
