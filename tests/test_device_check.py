@@ -107,10 +107,16 @@ def test_wheels_are_installed_beside_jax(tmp_path):
 
 
 def test_counts_may_move_by_two_examples_and_losses_may_not():
-    expected = [{"loss": 1.0, "train_top1": 0.25}]
-    assert parts.compare([{"loss": 1.001, "train_top1": 0.3125}], expected)["share"] < 1
-    assert parts.compare([{"loss": 1.003, "train_top1": 0.25}], expected)["share"] > 1
-    assert parts.compare([{"loss": float("nan"), "train_top1": 0.25}], expected)["share"] > 1
+    expected = [{"loss": 1.0, "train_top1": 0.25, "mi_bound": 0.01}]
+
+    def share(**changed):
+        worst, (relative,) = parts.compare([expected[0] | changed], expected)
+        assert relative == pytest.approx(abs(changed.get("loss", 1.0) - 1), abs=1e-3)
+        return worst["share"]
+
+    assert share(train_top1=0.3125) < 1 and share(train_top1=0.5) > 1
+    assert share(loss=1.001) < 1 and share(loss=1.003) > 1
+    assert share(mi_bound=0.011) < 1 and share(train_top1=float("nan")) > 1
     with pytest.raises(ValueError, match="expected"):
         parts.compare([{"loss": 1.0}], expected)
 

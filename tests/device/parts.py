@@ -31,6 +31,8 @@ FIRST = ("simclr", "moco", "byol", "moco_v3", "vicreg", "supervised")
 # parameters after an update by Adam, which divides small gradients by their own size, so that the
 # rounding of a gradient near 0 becomes a change as large as the learning rate.
 RTOL = (2e-3, 1e-2, 3e-2)
+# Differences of a constant and a loss have the rounding of the loss.
+DERIVED = re.compile(r"explained|mi_bound")
 # Losses and gradients; near 0 they are compared as if they were this large.
 LEAST = 1e-2
 # Shares and counts of examples move by whole examples where two of them nearly tie: two may.
@@ -44,21 +46,29 @@ def about():
 
 
 def compare(found, expected):
-    """Returns the metric that is furthest from its golden value, as a share of what is allowed."""
-    worst = {"share": -1.0}
+    """Compares the metrics of some steps with their golden values.
+
+    Returns:
+        The metric that is furthest from its value, as a share of what is allowed; and the largest
+        relative difference of each step, without counts: by them tolerances can be made smaller.
+    """
+    worst, relative = {"share": -1.0}, []
     for number, (a, b) in enumerate(zip(found, expected, strict=True)):
         if a.keys() != b.keys():
             raise ValueError(f"Found the metrics {sorted(a)}: expected {sorted(b)}.")
+        relative.append(0.0)
         for key, value in b.items():
-            allowed = RTOL[number] * max(abs(value), LEAST)
+            size = max(abs(value), 1 + abs(b["loss"]) if DERIVED.search(key) else LEAST)
+            difference, allowed = abs(a[key] - value), RTOL[number] * size
             if COUNTED.search(key):  # a share of 16 or more, or a number of some
                 allowed += max(2 / 16, 0.1 * abs(value))
-            difference = abs(a[key] - value)
+            else:
+                relative[-1] = max(relative[-1], difference / size)
             share = difference / allowed if np.isfinite(difference) else float("inf")
             if share > worst["share"]:
                 worst = {"share": share, "step": number + 1, "metric": key, "found": a[key],
                          "expected": value, "allowed": allowed}  # fmt: skip
-    return worst
+    return worst, relative
 
 
 def three_steps(config):
@@ -83,8 +93,9 @@ def golden(args, send):
     def one(name):
         started = time.monotonic()
         expected = json.loads((args.golden / f"{name}.json").read_text())
-        worst = compare(three_steps(configs[name]), expected)
-        row = {"seconds": round(time.monotonic() - started, 1), "worst": worst}
+        worst, relative = compare(three_steps(configs[name]), expected)
+        seconds = round(time.monotonic() - started, 1)
+        row = {"seconds": seconds, "worst": worst, "relative": relative}
         if worst["share"] > 1:
             row["error"] = (
                 f"Step {worst['step']} gives {worst['metric']}={worst['found']:.6g}: expected "
