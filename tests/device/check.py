@@ -139,7 +139,8 @@ def run(args):
         record["seconds"] = round(time.monotonic() - started, 1)
         write(args.out, record)
     record["failed"] = [name for name, part in record["parts"].items() if "error" in part]
-    record["complete"] = all(p["status"] in ("done", "failed") for p in record["parts"].values())
+    parts = record["parts"].values()
+    record["complete"] = all(part.get("rows") and not part["not_reached"] for part in parts)
     write(args.out, record)
     return record
 
