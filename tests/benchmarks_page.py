@@ -110,12 +110,32 @@ def step_bytes():
     return f"{table(head, lines)}\n{note}\n"
 
 
+def device():
+    """Images/s of the paper nets on one GPU beside the roofline, and how the rest went."""
+    result = record("device")
+    parts = result["parts"]
+    head = ("net", "batch", "images/s", "ms a step", "of the roofline", "GB an image, at most",
+            "GiB")  # fmt: skip
+    lines = [
+        (row["name"], str(row["batch"]), f"{row['images_per_second']:.0f}",
+         f"{row['step_ms']:.1f}",
+         f"{row['share_of_roofline']:.0%}" if "share_of_roofline" in row else "unknown",
+         f"{row['gigabytes_an_image']:.3f}", f"{row['program_bytes'] / 2**30:.1f}")
+        for row in parts["bench"].get("rows", [])
+        if "error" not in row
+    ]  # fmt: skip
+    rest = "; ".join(f"{name}: {part['status']}" for name, part in parts.items())
+    note = f"{result.get('device')}, {result['date']}, {result['seconds']:.0f} s; {rest}."
+    return f"{table(head, lines)}\n{note}\n"
+
+
 TABLES = {
     "lightly": lightly,
     "kmeans": kmeans,
     "logistic": logistic,
     "decode": decode,
     "bytes": step_bytes,
+    "device": device,
 }
 
 
