@@ -58,6 +58,7 @@ WRITERS = re.compile(
 )
 NAMED = {
     ("unpack.py", 'open(path, "xb"'),  # members of an archive, into a folder that is made whole
+    ("checksums.py", ".write_text("),  # an object of a bucket, which is whole or not there
 }
 
 

@@ -246,3 +246,19 @@ def test_mistakes_are_told(servers, scheme, monkeypatch, tmp_path):
 def test_a_job_of_several_processes_is_refused_on_s3():
     with pytest.raises(UserError, match="Orbax has no writer for S3.*--workdir=/mnt/bucket/run"):
         main([*flags("s3://bucket/run"), "--distributed"])
+
+
+def test_nothing_is_written_outside_the_mirror(tmp_path):
+    class Bucket:
+        scheme = "s3"
+
+        def find(self):
+            return dict.fromkeys(("config.json", "/etc/x", "../x", "a/../../x", "a//x"), "1")
+
+        def get(self, name, place):
+            place.write_text(name)
+
+    root = tmp_path / "mirror"
+    root.mkdir()
+    stores.Mirror(Bucket(), root).pull()
+    assert [path.name for path in tmp_path.rglob("*")] == ["mirror", "config.json"]

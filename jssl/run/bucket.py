@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jssl import files
 from jssl.errors import UserError, WriteError
 from jssl.third_party import unchanged
 
@@ -81,7 +82,7 @@ class Store:
         part = place.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
         with self._errors("read"):
             self.fs.get_file(self.path(name), str(part))
-        os.replace(part, place)
+        files.move(part, place)
 
     def put(self, place: Path, name: str) -> None:
         """Copies a file to an object, which the store replaces when it is whole."""

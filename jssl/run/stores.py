@@ -80,10 +80,13 @@ class Mirror:
         return step is None or f"{step[1]}/{MARKER}" in found
 
     def _mirrored(self, name: str) -> bool:
+        """Whether an object has a file in the mirror; '/x' and '../x' would lie outside it."""
         parts = name.split("/")
         return not (
             parts[-1] == LOCK
-            or any(part.startswith(".") or "orbax-checkpoint-tmp" in part for part in parts)
+            or any(
+                not part or part.startswith(".") or "orbax-checkpoint-tmp" in part for part in parts
+            )
             or (self.store.scheme == "gs" and "checkpoints" in parts)
         )
 
