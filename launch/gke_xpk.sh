@@ -3,7 +3,7 @@
 #
 #   CLUSTER=jssl ZONE=us-west4-a TYPE=v5litepod-256 bash launch/gke_xpk.sh cluster
 #   ... BUCKET=b gke_xpk.sh storage             the bucket, at /mnt/b of every job
-#   ... NAME=simclr IMAGE=python:3.11 gke_xpk.sh start --config=... --workdir=/mnt/b/simclr
+#   ... NAME=simclr IMAGE=python:3.11 gke_xpk.sh start --config=... --workdir=/mnt/b/simclr  (or gs://b/simclr, without storage)
 #   ... gke_xpk.sh status | stop | delete
 #
 # A worker that is preempted makes the job start again, RESTARTS times; the run then resumes. By itself
@@ -27,7 +27,7 @@ start() {
   words=$(printf ' %q' "$@")
   xpk workload create --workload="$NAME" "${where[@]}" --tpu-type="$TYPE" --num-slices=1 \
     --max-restarts="$RESTARTS" --restart-on-exit-codes=3,75 --base-docker-image="$IMAGE" --script-dir="$root" \
-    --command="pip install --quiet '.[tpu]' && jssl train --distributed$words"
+    --command="pip install --quiet '.[tpu,stores]' && jssl train --distributed$words"
 }
 
 cluster() {

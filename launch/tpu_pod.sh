@@ -4,11 +4,12 @@
 #   NAME=simclr ZONE=us-west4-a TYPE=v5litepod-256 BUCKET=b bash launch/tpu_pod.sh create
 #   ... tpu_pod.sh install                      the wheel onto every worker, the bucket at /mnt/b
 #   ... tpu_pod.sh start --config=configs/simclr_imagenet.py --workdir=/mnt/b/simclr
+#                                               or, without a mount, --workdir=gs://b/simclr
 #   ... tpu_pod.sh watch --config=... --workdir=...   the same, and again after each preemption
 #   ... tpu_pod.sh status | logs | stop | delete
 #
-# Settings: NAME ZONE TYPE as above; BUCKET that holds the workdirs, without one install mounts
-# nothing and the workdir must lie on another file system of all workers; VERSION of the VM's
+# Settings: NAME ZONE TYPE as above; BUCKET that install mounts, without one the workdir is a URL
+# (gs://...) or lies on another file system of all workers; VERSION of the VM's
 # image; PROJECT; SPOT=0 for on-demand; REPO the checkout to install (this one); POLL seconds
 # between two looks.
 set -euo pipefail
@@ -67,7 +68,7 @@ install() {
   gcloud compute tpus tpu-vm scp "${where[@]}" --worker=all --recurse \
     "$wheels"/*.whl "$REPO/configs" "$NAME:"
   rm -r "$wheels"
-  on_all "python3 -m venv venv && venv/bin/pip install --quiet \"\$(ls jssl-*.whl)[tpu]\""
+  on_all "python3 -m venv venv && venv/bin/pip install --quiet \"\$(ls jssl-*.whl)[tpu,stores]\""
   [ -z "${BUCKET:-}" ] || mount_bucket
 }
 
@@ -88,7 +89,7 @@ command_of() { printf 'venv/bin/jssl train --distributed'; printf ' %q' "$@"; }
 
 # A run that was stopped by `stop` has ended, one that was asked by anything else has not.
 start() {
-  [ $# -gt 0 ] || { say "start needs the words of jssl train: --config=... --workdir=/mnt/BUCKET/..."; exit 2; }
+  [ $# -gt 0 ] || { say "start needs the words of jssl train: --config=... --workdir=gs://BUCKET/..."; exit 2; }
   on_all "set -o pipefail; rm -f jssl.stop; $(command_of "$@") 2>&1 | tee -a jssl.log; status=\$?
     [ ! -e jssl.stop ] || exit 0; exit \$status"
 }

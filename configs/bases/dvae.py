@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "groups": 3,
             "blocks": 1,
             "likelihood": "squared_error",
-            "temperature": (1.0, 0.3),  # below 0.3 the gradient's noise undoes what is learnt
+            "temperature": (1.0, 0.3),  # 0.1 gives about as much: docs/ablations.md
             "temperature_share": 0.8,
             "beta": 0.01,  # of a squared error: without it 60 of the 512 codes live
             "beta_share": 0.3,

@@ -90,7 +90,7 @@ def test_tpu_pod_installs_and_starts_on_all_workers(shell):
     assert lines[3][:5] == [*VM, "scp"]
     assert "--worker=all" in lines[3] and lines[3][-2:] == [str(ROOT / "configs"), "run:"]
     assert lines[4][:6] == [*VM, "ssh", "run"] and "--worker=all" in lines[4]
-    assert "$(ls jssl-*.whl)[tpu]" in lines[4][-1]
+    assert "$(ls jssl-*.whl)[tpu,stores]" in lines[4][-1]
     (start,), _ = shell("tpu_pod.sh", "start", *TRAIN, **POD)
     assert start[:8] == [*VM, "ssh", "run", *AT, "--worker=all"]
     assert "venv/bin/jssl train --distributed --config=configs/simclr_imagenet.py" in start[-1]
