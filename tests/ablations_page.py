@@ -232,16 +232,17 @@ def dvae():
         perplexities = [points[-1] for points in curve(rows[row], "codes/perplexity")]
         entropy = statistics.fmean(map(math.log, perplexities))
         kl = statistics.fmean(points[-1] for points in curve(rows[row], "kl"))
-        # What a token says of its picture is at most the entropy of the codes, and at most the KL.
+        # What a drawn token says of its picture is at most the entropy of the codes, and at most
+        # the KL to codes that are all as likely.
         carried = min(entropy, kl)
         lines.append(
             (names[row], last(rows[row], "reconstruction_mse_ratio", False),
              last(rows[row], "codes/perplexity", False), f"{entropy:.2f}", f"{kl:.2f}",
-             f"{carried:.2f}", f"{at_entropy(codes, carried):.2f}", seeds(rows[row]))
+             f"{carried:.2f}", at_entropy(codes, carried), seeds(rows[row]))
         )  # fmt: skip
     head = ("run", "error over constant patches",
             "perplexity of the codes", "their entropy, nats", "KL, nats a token",
-            "a token carries at most, nats", "k-means with as many", "seeds")  # fmt: skip
+            "a drawn token carries at most, nats", "k-means with as many", "seeds")  # fmt: skip
     kmeans = [(f"{row['k']:,}", f"{row['ratio']:.2f}", f"{row['entropy']:.2f}") for row in codes]
     soft = json.loads((RESULTS / "dvae_soft_codes.json").read_text())
     text = (
@@ -255,7 +256,11 @@ def dvae():
 
 def at_entropy(codes, entropy):
     """The error of k-means whose codes have this entropy, between the two nearest records."""
-    return float(np.interp(entropy, [c["entropy"] for c in codes], [c["ratio"] for c in codes]))
+    least = codes[0]
+    if entropy < least["entropy"]:
+        return f"above {least['ratio']:.2f}"
+    ratio = np.interp(entropy, [c["entropy"] for c in codes], [c["ratio"] for c in codes])
+    return f"{ratio:.2f}"
 
 
 def transfer():
