@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,19 @@ def tables(folder: str | Path) -> dict[str, str]:
     """Returns the tables of a folder's records in Markdown, between the marks of a README."""
     scaled = load(Path(folder) / "scaling")
     rows = {
-        "fit": [HEAD, ("---",) * len(HEAD), *map(row, load(folder))],
-        "scaling": [SCALING_HEAD, ("---",) * len(SCALING_HEAD), *scaling_rows(scaled)],
+        "fit": (HEAD, [row(record) for record in load(folder)]),
+        "scaling": (SCALING_HEAD, scaling_rows(scaled)),
     }
     return {
-        name: "\n".join([begin, *("| " + " | ".join(line) + " |" for line in rows[name]), end])
+        name: "\n".join([begin, *_markdown(*rows[name]), end])
         for name, (begin, end) in MARKS.items()
     }
+
+
+def _markdown(head: Sequence[str], rows: list[list[str]]) -> list[str]:
+    if not rows:
+        return ["Not compiled yet."]
+    return ["| " + " | ".join(line) + " |" for line in (head, ("---",) * len(head), *rows)]
 
 
 def main(folder: str, readme: str) -> None:

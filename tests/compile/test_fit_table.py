@@ -13,6 +13,13 @@ def test_the_readme_holds_the_table_of_the_records():
         assert text in page
 
 
+def test_no_record_is_no_empty_table(tmp_path):
+    for text, (begin, end) in zip(
+        table.tables(tmp_path).values(), table.MARKS.values(), strict=True
+    ):
+        assert text == f"{begin}\nNot compiled yet.\n{end}"
+
+
 def test_scaling_by_hand():
     def record(devices, per_device, images):
         seconds = dict.fromkeys(("arithmetic", "memory", "interconnect", "latency"), 0.002)
