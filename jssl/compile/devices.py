@@ -14,7 +14,8 @@ _TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is in use, so several processes may compile
 }
 _FLAGS = {
-    "cuda": "--xla_gpu_autotune_level=0",
+    # Without a device no kernel is timed, and the tiles of some products are not found by rule.
+    "cuda": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
     "cpu": "--xla_force_host_platform_device_count={n}",
 }
 
