@@ -148,14 +148,15 @@ def compile_job(job: Job, topology: str, args: argparse.Namespace) -> None:
         result = subprocess.run(
             command, cwd=ROOT, timeout=3600 * args.hours, stderr=subprocess.PIPE, text=True
         )
-        why = "" if result.returncode == 0 else result.stderr.strip().splitlines()[-1:]
-        if result.returncode == -signal.SIGKILL:
-            why = "ended by the machine: out of memory"
+        outgrown = (
+            "ended by SIGKILL, as out of memory" if result.returncode == -signal.SIGKILL else ""
+        )
+        said = outgrown or ("recorded" if result.returncode == 0 else result.stderr[-2000:])
     except subprocess.TimeoutExpired:
-        why = f"took longer than {args.hours:g} hours"
-    print(f"{path.stem}: {why or 'recorded'}, {time.monotonic() - started:.0f} s", flush=True)
-    if why:
-        known[path.stem] = why if isinstance(why, str) else " ".join(why)
+        said = outgrown = f"took longer than {args.hours:g} hours"
+    print(f"{path.stem}: {said.strip()}, {time.monotonic() - started:.0f} s", flush=True)
+    if outgrown:  # anything else is a mistake, and tried again when it is mended
+        known[path.stem] = outgrown
         unfinished.write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -190,3 +190,14 @@ def write_tfds(name, folder, splits):
     }
     with mock.patch.object(type(builder), "_split_generators", lambda *_, **__: generators):
         builder.download_and_prepare()
+
+
+def three_steps(config):
+    """Returns the metrics of three steps under plain jit, as the golden values have them."""
+    launcher, _, state, step = start(config, "jit")
+    rows = []
+    for i in range(3):
+        data = launcher.put_batch(batch_of(config, config.batch_size, start=31 * i))
+        state, metrics = step(state, data, np.int32(i))
+        rows.append({k: float(v) for k, v in sorted(metrics.items())})
+    return rows

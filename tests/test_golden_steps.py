@@ -9,20 +9,14 @@ import os
 
 import numpy as np
 import pytest
-from helpers import ROOT, batch_of, small_config, start
+from helpers import ROOT, small_config, three_steps
 
 from jssl import methods
 
 
 @pytest.mark.parametrize("name", methods.names())
 def test_three_steps(name):
-    config = small_config(name)
-    launcher, _, state, step = start(config, "jit")
-    found = []
-    for i in range(3):
-        data = launcher.put_batch(batch_of(config, config.batch_size, start=31 * i))
-        state, metrics = step(state, data, np.int32(i))
-        found.append({k: float(v) for k, v in sorted(metrics.items())})
+    found = three_steps(small_config(name))
     path = ROOT / "tests" / "golden" / "steps" / f"{name}.json"
     if os.environ.get("JSSL_UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -49,11 +49,12 @@ class ResNet50(nn.Module):
         return nn.Dense(1000, dtype=jnp.bfloat16)(jnp.mean(x, (1, 2))).astype(jnp.float32)
 
 
-def plain_step(topology, devices, effort):
+def plain_training(side, axis_name=None):
+    """Returns `init` and the supervised step of the plain network, on squares of `side` pixels."""
     net, tx = ResNet50(), optax.sgd(0.1, momentum=0.9)
 
     def init():
-        variables = net.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), True)
+        variables = net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), True)
         return variables, tx.init(variables["params"])
 
     def step(state, images, labels):
@@ -67,11 +68,17 @@ def plain_step(topology, devices, effort):
             return jnp.mean(loss), updated
 
         (loss, updated), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
-        grads, loss, updated = jax.lax.pmean((grads, loss, updated), "batch")
+        if axis_name is not None:
+            grads, loss, updated = jax.lax.pmean((grads, loss, updated), axis_name)
         updates, moments = tx.update(grads, moments)
         params = optax.apply_updates(variables["params"], updates)
-        return ({"params": params, **updated}, moments), loss
+        return ({"params": params, **updated}, moments), {"loss": loss}
 
+    return init, step
+
+
+def plain_step(topology, devices, effort):
+    init, step = plain_training(224, "batch")
     mapped = jax.pmap(step, "batch", in_axes=(None, 0, 0), out_axes=None, donate_argnums=0,
                       devices=devices)  # fmt: skip
     shape = (len(devices), BATCH)

@@ -11,8 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from benchmarks.bench_bytes import ResNet50
+from benchmarks.bench_bytes import plain_training
 from helpers import get_config
 
 from jssl import methods
@@ -65,26 +64,8 @@ def send_row(send, name, make, *args):
 
 def flax_step(batch, small):
     """Returns the supervised step of a plain Flax ResNet-50, and its arguments' shapes."""
-    net, tx, side = ResNet50(), optax.sgd(0.1, momentum=0.9), 32 if small else 224
-
-    def init():
-        variables = net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)), True)
-        return variables, tx.init(variables["params"])
-
-    def step(state, images, labels):
-        variables, moments = state
-
-        def loss_fn(params):
-            logits, updated = net.apply(
-                {**variables, "params": params}, images, True, mutable=["batch_stats"]
-            )
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
-
-        (loss, updated), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
-        updates, moments = tx.update(grads, moments)
-        params = optax.apply_updates(variables["params"], updates)
-        return ({"params": params, **updated}, moments), {"loss": loss}
-
+    side = 32 if small else 224
+    init, step = plain_training(side)
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.bfloat16)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return jax.jit(step, donate_argnums=0), (jax.eval_shape(init), images, labels)

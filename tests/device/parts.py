@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from device.bench import bench, memory, send_row  # noqa: E402
-from helpers import batch_of, get_config, small_config, start  # noqa: E402
+from helpers import get_config, small_config, three_steps  # noqa: E402
 
 from jssl import methods  # noqa: E402
 from jssl.run import versions  # noqa: E402
@@ -70,17 +70,6 @@ def compare(found, expected):
                 worst = {"share": share, "step": number + 1, "metric": key, "found": a[key],
                          "expected": value, "allowed": allowed}  # fmt: skip
     return worst, relative
-
-
-def three_steps(config):
-    """Returns the metrics of three steps, as tests/test_golden_steps.py makes them."""
-    launcher, _, state, step = start(config, "jit")
-    found = []
-    for i in range(3):
-        data = launcher.put_batch(batch_of(config, config.batch_size, start=31 * i))
-        state, metrics = step(state, data, np.int32(i))
-        found.append({k: float(v) for k, v in sorted(metrics.items())})
-    return found
 
 
 def golden(args, send):
