@@ -23,4 +23,4 @@ def test_a_failure_and_an_end_before_time_are_told():
     text = table.table(record)
     assert "| KILL | 3 | equal | 2 x equal, 1 x failed | a \\| b |" in text
     assert "3 of 100 kills and 0 other faults" in text
-    assert "1 failed; the soak was ended before" in text
+    assert "1 failed; the soak was ended before it had met them all. Run on 20" in text

@@ -6,6 +6,8 @@
 Tiny real runs of `jssl train` on this machine's CPU are killed, starved of disk, and given damaged
 files. Required of each: in the end the state of the uninterrupted run bit for bit, or a clear error
 and the last good checkpoint intact. What is mounted lies in a mount namespace of the soak's own.
+
+A second start with the same `--output` goes on: what the record counts is not met again.
 """
 
 import argparse
@@ -52,7 +54,15 @@ class Count:
 
     def __init__(self, options, log):
         self.options, self.log, self.begun = options, log, time.monotonic()
-        self.faults = collections.OrderedDict()
+        self.faults, self.starts = collections.OrderedDict(), []
+        if options.output and Path(options.output).exists():
+            record = json.loads(Path(options.output).read_text())
+            self.faults.update(record["faults"])
+            self.starts = record["starts"]
+
+    def times(self, kind):
+        """How often a fault was met, in this start and those before."""
+        return self.faults.get(kind, {"run": 0})["run"]
 
     def __call__(self, kind, outcome, words="", expected="equal"):
         entry = self.faults.setdefault(
@@ -71,17 +81,17 @@ class Count:
             return
         from jssl.run import versions, workdir
 
-        found = versions.collect()
-        record = {
+        collected = versions.collect()
+        start = {
             "date": datetime.date.today().isoformat(),
             "minutes": round((time.monotonic() - self.begun) / 60, 1),
-            "kills_asked": self.options.kills,
             "seed": self.options.seed,
+            **{key: collected[key] for key in ("git", "libraries", "python", "cpus")},
+        }
+        record = {
+            "kills_asked": self.options.kills,
             "finished": finished,
-            "git": found["git"],
-            "libraries": found["libraries"],
-            "python": found["python"],
-            "cpus": found["cpus"],
+            "starts": [*self.starts, start],
             "faults": self.faults,
         }
         workdir.write_json(Path(self.options.output), record)
@@ -104,10 +114,13 @@ def main():
     lab, count = runs.Lab(folder, random.Random(options.seed), log), Count(options, log)
     for name, (fault, times, expected) in faults.FAULTS.items():
         if options.only in name:
-            faults.meet(lab, name, fault, min(times, options.times), expected, count)
+            left = min(times, options.times) - count.times(name)
+            faults.meet(lab, name, fault, left, expected, count)
     if options.kills and options.only in "kills":
         kills.soak(lab, options.kills, count)
-    count.write(finished=not options.only)
+    finished = all(count.times(name) for name in faults.FAULTS)
+    finished &= all(count.times(kind) for kind in kills.KINDS)
+    count.write(finished=finished and not kills.deal(options.kills, count.times, lab.dice))
     if not options.folder:
         shutil.rmtree(folder)
     failed = sum(entry["outcomes"].get("failed", 0) for entry in count.faults.values())

@@ -23,10 +23,12 @@ KINDS = {
 }
 
 
-def deal(kills, dice):
-    """So many kinds, in their shares, in random order; those of pods first."""
+def deal(kills, times, dice):
+    """The kinds that are left of so many kills, in their shares and random order; pods first."""
     total = sum(KINDS.values())
-    order = [k for k, share in KINDS.items() for _ in range(max(1, round(share * kills / total)))]
+    order = []
+    for kind, share in KINDS.items():
+        order += [kind] * (max(1, round(share * kills / total)) - times(kind))
     dice.shuffle(order)
     return sorted(order, key=lambda kind: -pod_of(kind))
 
@@ -37,7 +39,7 @@ def pod_of(kind):
 
 def soak(lab, kills, done):
     """Campaigns of up to ten kills of one run each; calls `done(kind, outcome, words)` for each."""
-    order = deal(kills, lab.dice)
+    order = deal(kills, done.times, lab.dice)
     while order:
         pod = pod_of(order[0])
         some = [kind for kind in order if pod_of(kind) == pod][: 4 if pod else 10]

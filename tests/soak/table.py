@@ -28,14 +28,19 @@ def table(record):
     faults = record["faults"]
     kills = sum(e["run"] for fault, e in faults.items() if fault.startswith(("KILL", "TERM")))
     failed = sum(e["outcomes"].get("failed", 0) for e in faults.values())
-    libraries = record["libraries"]
+    starts = []
+    for start in record["starts"]:
+        packages = [f"{n} {start['libraries'][n]}" for n in ("jax", "orbax-checkpoint", "grain")]
+        starts.append(
+            f"{start['date']} (revision {start['git']}, {', '.join(packages)}, Python "
+            f"{start['python']}, {start['cpus']} CPU cores, seed {start['seed']}, "
+            f"{start['minutes']:.0f} minutes)"
+        )
     said = (
-        f"{record['date']}, revision {record['git']}, jax {libraries['jax']}, orbax-checkpoint "
-        f"{libraries['orbax-checkpoint']}, grain {libraries['grain']}, Python {record['python']}, "
-        f"{record['cpus']} CPU cores, seed {record['seed']}: {kills} of {record['kills_asked']} "
-        f"kills and {sum(e['run'] for e in faults.values()) - kills} other faults in "
-        f"{record['minutes']:.0f} minutes, {failed} failed"
-        + ("." if record["finished"] else "; the soak was ended before it had met them all.")
+        f"{kills} of {record['kills_asked']} kills and "
+        f"{sum(e['run'] for e in faults.values()) - kills} other faults, {failed} failed"
+        + ("" if record["finished"] else "; the soak was ended before it had met them all")
+        + f". Run on {'; '.join(starts)}."
     )
     lines = [HEAD, ("---",) * len(HEAD), *(row(*item) for item in faults.items())]
     rows = ("| " + " | ".join(cells) + " |" for cells in lines)
