@@ -5,13 +5,41 @@ over which these functions communicate; under plain `jit` the name is None: one 
 batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jssl.types import Array, PyTree
+
+# Sharding of a replicated array while a step is traced under `fsdp`, else None.
+_REPLICATED: ContextVar[Any] = ContextVar("replicated", default=None)
+
+
+@contextmanager
+def tracing_fsdp(replicated: Any) -> Iterator[None]:
+    """Makes `whole` use this sharding while a step is traced."""
+    token = _REPLICATED.set(replicated)
+    try:
+        yield
+    finally:
+        _REPLICATED.reset(token)
+
+
+def whole(params: PyTree) -> PyTree:
+    """Gathers parameters of which each device keeps a part (`fsdp`); else the identity.
+
+    Differentiable: gradients are summed over devices as whole arrays, and split afterwards.
+    Without this the compiler gives each device the part of a gradient that it keeps, and gathers
+    the activations of the whole batch for it.
+    """
+    replicated = _REPLICATED.get()
+    if replicated is None:
+        return params
+    return jax.lax.with_sharding_constraint(params, replicated)
 
 
 def axis_size(axis_name: str | None) -> int:
@@ -87,7 +115,7 @@ def mean_value_and_grad(
     """
 
     def mean_loss(params: PyTree) -> tuple[Array, Any]:
-        loss, aux = loss_fn(params)
+        loss, aux = loss_fn(whole(params))
         return pmean(loss, axis_name), aux
 
     (loss, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)

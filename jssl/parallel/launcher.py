@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jssl.errors import UserError, nearest
+from jssl.parallel.collectives import tracing_fsdp
 from jssl.parallel.nonfinite import guard
 from jssl.state.shards import partition_specs, scattered, shardings
 from jssl.types import Batch, Metrics, StepFn, TrainState
@@ -284,7 +285,8 @@ def _fsdp_launcher(devices: list[Any]) -> Launcher:
         def gathered(state, batch):
             networks = {k: v for k, v in vars(state).items() if k in NETWORKS}
             networks = jax.lax.with_sharding_constraint(networks, replicated)
-            return own(state.replace(**networks), batch)
+            with tracing_fsdp(replicated):
+                return own(state.replace(**networks), batch)
 
         def step(state, batch, expected):
             new, metrics = guard(gathered)(state, batch, expected)

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.errors import UserError
-from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean
+from jssl.parallel.collectives import global_index, mean_value_and_grad, pmean, whole
 from jssl.types import Array, PyTree
 
 
@@ -192,7 +192,7 @@ def accumulated_value_and_grad(
         return mean_value_and_grad(lambda p: loss_fn(p, examples, numbers), params, axis_name)
 
     def mean_loss(params: PyTree, part: PyTree) -> tuple[Array, Any]:
-        loss, aux = loss_fn(params, *part)
+        loss, aux = loss_fn(whole(params), *part)
         return pmean(loss, axis_name), aux
 
     def one(total: PyTree, part: PyTree) -> tuple[PyTree, Any]:
