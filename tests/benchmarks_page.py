@@ -129,6 +129,23 @@ def device():
     return f"{table(head, lines)}\n{note}\n"
 
 
+def turns(name):
+    """Times of jssl and a peer in turn, their ratios, and what else a row says."""
+    lines = []
+    for work, row in record(name)["rows"].items():
+        seconds, gib = row["seconds"], row.get("peak_bytes")
+        ratio = [b / a for a, b in zip(seconds["jssl"], seconds["peer"], strict=True)]
+        mine, other = (statistics.median(seconds[side]) for side in ("jssl", "peer"))
+        versions = ", ".join(f"{package} {version}" for package, version in row["versions"].items())
+        memory = f"{gib['jssl'] / 2**30:.2f} / {gib['peer'] / 2**30:.2f}" if gib else ""
+        lines.append((work, row["peer"], f"{mine:.3f}", f"{other:.3f}",
+                      f"{statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})",
+                      memory, versions))  # fmt: skip
+    head = ("work", "peer", "jssl, s", "peer, s", "peer / jssl", "peak GiB, jssl / peer",
+            "versions")  # fmt: skip
+    return table(head, lines)
+
+
 TABLES = {
     "lightly": lightly,
     "kmeans": kmeans,
