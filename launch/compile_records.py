@@ -73,6 +73,10 @@ JOBS = (
     Job("noisy_student_l2_imagenet", "noisy_student_imagenet:student=l2", ("v5e:16x16",)),
     Job("noisy_student_l2_fsdp_imagenet", "noisy_student_imagenet:student=l2", ("v5e:16x16",),
         (FSDP, "--config.model.remat=True")),
+    # Its last stage, FixRes.
+    Job("noisy_student_l2_800px_fsdp_imagenet", "noisy_student_imagenet:student=l2", PODS[2:],
+        (FSDP, "--config.model.remat=True", "--config.augment.size=800", "--batch=2",
+         "--config.noisy_student.unlabeled_ratio=0", "--config.noisy_student.frozen_blocks=0")),
     Job("simclr_4x_imagenet", "simclr_imagenet:width=4.0", ("v5e:16x16",)),
     Job("supervised_imagenet", "supervised_imagenet", ("v5e:4x8", "h100:8")),
     Job("deepcluster_vgg16_imagenet", "deepcluster_imagenet:arch=vgg16", ("v5e:4x8",)),
