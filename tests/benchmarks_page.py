@@ -1,5 +1,6 @@
 """The tables of docs/benchmarks.md, made from the records in docs/benchmarks."""
 
+import functools
 import json
 import statistics
 from pathlib import Path
@@ -132,8 +133,8 @@ def device():
 def turns(name):
     """Times of jssl and a peer in turn, their ratios, and what else a row says."""
     lines = []
-    for work, row in record(name)["rows"].items():
-        seconds, gib = row["seconds"], row.get("peak_bytes")
+    for title, row in record(name)["rows"].items():
+        work, seconds, gib = row.get("work", title), row["seconds"], row.get("peak_bytes")
         ratio = [b / a for a, b in zip(seconds["jssl"], seconds["peer"], strict=True)]
         mine, other = (statistics.median(seconds[side]) for side in ("jssl", "peer"))
         versions = ", ".join(f"{package} {version}" for package, version in row["versions"].items())
@@ -147,6 +148,7 @@ def turns(name):
 
 
 TABLES = {
+    **{name: functools.partial(turns, name) for name in ("conv", "data", "knn")},
     "lightly": lightly,
     "kmeans": kmeans,
     "logistic": logistic,

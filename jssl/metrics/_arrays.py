@@ -45,7 +45,10 @@ def check_examples(name: str, features: Any, labels: Any, num_classes: int) -> N
                 "another --source or --config.data.name."
             )
     if not isinstance(features, jax.core.Tracer):
-        bad = np.flatnonzero(~np.isfinite(np.asarray(features)).all(axis=1))
+        # In parts: the answer for a bank of 1.28 M x 2048 is 2.6 GB.
+        features, rows = np.asarray(features), max(1, 2**24 // shapes[0][1])
+        parts = [features[i : i + rows] for i in range(0, len(features), rows)]
+        bad = np.flatnonzero(~np.concatenate([np.isfinite(x).all(axis=1) for x in parts]))
         if len(bad):
             raise NotFiniteError(
                 f"{name} found {len(bad)} of {shapes[0][0]} examples whose features are not "

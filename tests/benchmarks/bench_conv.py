@@ -1,18 +1,20 @@
 """Times a SimCLR step on the CPU with jssl's convolution against the same with flax's nn.Conv.
 
     python tests/benchmarks/bench_conv.py [--rounds 7] [--width 1.0]
+        [--record docs/benchmarks/conv.json]
 
 ResNet-18 with the CIFAR stem, 32 px, batch 32 (64 views), forward, NT-Xent and gradients; both are
-compiled first and timed in turn. Prints the pairwise ratio stock / jssl: minimum, median, maximum.
+compiled first and timed in turn, in one process.
 """
 
 import argparse
-import time
+from pathlib import Path
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+import turns
 
 from jssl import losses, models
 from jssl.models import resnet
@@ -72,26 +74,22 @@ def gradient_of(conv, width, images):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--record", type=Path)
     args = parser.parse_args()
     images = jax.random.normal(jax.random.key(1), (64, 32, 32, 3))
     own = resnet.Conv
-    steps = {
-        "stock": gradient_of(StockConv, args.width, images),
-        "jssl": gradient_of(own, args.width, images),
-    }
-    seconds = {name: [] for name in steps}
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    for name, values in seconds.items():
-        print(f"{name:>5}: median {np.median(values):.3f} s, best {min(values):.3f} s a step")
-    ratios = np.array(seconds["stock"]) / np.array(seconds["jssl"])
-    print(f"ratio: {ratios.min():.2f} / {np.median(ratios):.2f} / {ratios.max():.2f}")
+    stock = gradient_of(StockConv, args.width, images)
+    mine = gradient_of(own, args.width, images)
+    seconds = turns.in_turn(mine, turns.Here(stock), rounds=args.rounds)
+    work = "SimCLR step, ResNet-18, forward and backward"
+    packages = {"jax": jax.__version__, "flax": flax.__version__}
+    row = {"peer": "flax's nn.Conv", "seconds": seconds, "versions": packages}
+    turns.show(work, row)
+    if args.record:
+        turns.write(args.record, work, row)
 
 
 if __name__ == "__main__":

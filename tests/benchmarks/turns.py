@@ -60,6 +60,17 @@ class Peer:
         return self._answer()["bytes"]
 
 
+class Here:
+    """A peer in this process."""
+
+    def __init__(self, run):
+        self._run = run
+
+    def run(self):
+        """Seconds of one run."""
+        return timed(self._run)
+
+
 def serve(make, warm_up=3):
     """The peer's side: makes the work, warms it up, and runs it for every line that is read."""
     try:
@@ -102,6 +113,13 @@ def in_turn(run, peer, *, rounds, warm_up=3):
 def ratios(seconds):
     """Peer's seconds over jssl's in each round: above 1 jssl is quicker."""
     return [b / a for a, b in zip(seconds["jssl"], seconds["peer"], strict=True)]
+
+
+def versions(python, *packages):
+    """Versions of packages of the peer's interpreter."""
+    code = f"import importlib.metadata as m; print(*[m.version(n) for n in {packages!r}])"
+    printed = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.split()
+    return dict(zip(packages, printed, strict=False))
 
 
 def write(path, work, row):

@@ -105,6 +105,28 @@ def test_of_equally_near_neighbours_the_first_votes():
         assert int(pred[0]) == winner
 
 
+@pytest.mark.parametrize("rows", [1, 7, 10, 19, 20])
+def test_a_bank_in_blocks_gives_the_neighbours_of_the_whole(monkeypatch, rows):
+    """With equal rows in several blocks: of them the first in the bank are the neighbours."""
+    bank, _, queries, _ = clusters(20, 9, spread=0.5, seed=rows)
+    bank[[3, 8, 12, 19]] = bank[0]
+    labels = np.arange(20)  # a class for each row shows which ones voted
+    expected = loop(bank, labels, queries, 20, 4, 0.1)
+    monkeypatch.setattr(knn, "BANK_BLOCK", rows)
+    jax.clear_caches()
+    pred, scores = knn_predict(bank, labels, queries, num_classes=20, k=4, block_size=4)
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+    np.testing.assert_array_equal(scores > 0, expected > 0)
+
+
+def test_a_bank_of_float16_is_read_as_it_is():
+    bank, labels, queries, _ = clusters(60, 17)
+    half = bank.astype(np.float16)
+    found = knn_predict(half, labels, queries, num_classes=5, k=7)
+    expected = knn_predict(half.astype(np.float32), labels, queries, num_classes=5, k=7)
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
 def test_of_equally_voted_classes_the_lowest_wins():
     bank, labels = np.eye(2).repeat(2, axis=0), np.array([4, 1, 4, 1])
     query = np.array([[1.0, 1.0]])

@@ -19,7 +19,9 @@ from jssl.errors import UserError
 from jssl.metrics._arrays import check_examples, unit
 from jssl.types import Array
 
-BLOCK_SIZE = 256  # queries at a time: memory is O(BLOCK_SIZE x M), and one matmul keeps cores busy
+BLOCK_SIZE = 256  # queries at a time: one matmul keeps all cores busy
+BANK_BLOCK = 32768  # rows of the bank at a time: neither their unit vectors nor the similarities
+# of all of them are held at once
 
 
 def knn_predict(
@@ -34,12 +36,14 @@ def knn_predict(
 ) -> tuple[Array, Array]:
     """Classifies queries by the weighted votes of their k nearest neighbours.
 
-    Compiled once for each combination of shapes, `num_classes`, `k` and `block_size`; memory is
-    O(block_size x M). Of equally near neighbours at the k-th place the first in the bank votes; of
+    Compiled once for each combination of shapes, `num_classes`, `k` and `block_size`. The bank
+    keeps its dtype and is read in blocks; in memory beside it are one block in float32 and the
+    neighbours [Q,k]. Of equally near neighbours at the k-th place the first in the bank votes; of
     classes with equal votes the lowest number wins.
 
     Args:
-        features: float [M,D], the bank; of any norm, they are normalised here.
+        features: float16, bfloat16 or float32 [M,D], the bank; of any norm, they are normalised
+            here, in float32.
         labels: int [M] in [0, num_classes).
         queries: float [Q,D].
         num_classes: K.
@@ -78,7 +82,7 @@ def knn_predict(
     if not temperature > 0:
         raise UserError(f"kNN expects a temperature above 0, found {temperature}. Type 0.1.")
     return _predict(
-        jnp.asarray(features, jnp.float32),
+        jnp.asarray(features),
         jnp.asarray(labels, jnp.int32),
         jnp.asarray(queries, jnp.float32),
         temperature,
@@ -90,22 +94,37 @@ def knn_predict(
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "k", "block_size"))
 def _predict(features, labels, queries, temperature, *, num_classes, k, block_size):
-    bank, (Q, D) = unit(features), queries.shape
-    blocks = -(-Q // block_size)
-    queries = jnp.pad(queries, ((0, blocks * block_size - Q), (0, 0)))
+    (M, D), Q, blocks = features.shape, len(queries), -(-len(queries) // block_size)
+    queries = unit(jnp.pad(queries, ((0, blocks * block_size - Q), (0, 0))))
+    queries, rows = queries.reshape(blocks, block_size, D), min(M, BANK_BLOCK)
 
-    def vote(block: Array) -> Array:
-        # Full float32, also on accelerators that round in matmul: the ranking is the result.
-        similarity = jnp.matmul(unit(block), bank.T, precision=jax.lax.Precision.HIGHEST)
-        near, where = jax.lax.top_k(similarity, k)  # of equals, the lower index comes first
-        # Not near[:, :1]: XLA would fold that slice into top_k's and sort whole rows, 30x slower.
-        weights = jnp.exp((near - jnp.max(near, axis=1, keepdims=True)) / temperature)
-        rows = jnp.arange(block_size)[:, None]
-        votes = jnp.zeros((block_size, num_classes)).at[rows, labels[where]].add(weights)
-        return votes / jnp.sum(votes, axis=1, keepdims=True)
+    def of_bank_block(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        first = jnp.minimum(start, M - rows)  # the last block begins earlier, its first rows are
+        bank = unit(jax.lax.dynamic_slice_in_dim(features, first, rows))  # known already
+        new = first + jnp.arange(rows) >= start
 
-    scores = jax.lax.map(vote, queries.reshape(blocks, block_size, D))
-    scores = scores.reshape(-1, num_classes)[:Q]
+        def of_query_block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            block, near, where = part
+            # Full float32, also on accelerators that round in matmul: the ranking is the result.
+            similarity = jnp.matmul(block, bank.T, precision=jax.lax.Precision.HIGHEST)
+            similarity = jnp.where(new, similarity, -jnp.inf)
+            here, place = jax.lax.top_k(similarity, min(k, rows))
+            # Earlier blocks first: of equals the lower index comes first.
+            near = jnp.concatenate([near, here], axis=1)
+            where = jnp.concatenate([where, first + place], axis=1)
+            near, place = jax.lax.top_k(near, k)
+            return near, jnp.take_along_axis(where, place, axis=1)
+
+        return jax.lax.map(of_query_block, (queries, *best)), None
+
+    shape = (blocks, block_size, k)
+    none = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
+    (near, where), _ = jax.lax.scan(of_bank_block, none, jnp.arange(0, M, rows))
+    near, where = near.reshape(-1, k)[:Q], where.reshape(-1, k)[:Q]
+    # Not near[:, :1]: XLA would fold that slice into top_k's and sort whole rows, 30x slower.
+    weights = jnp.exp((near - jnp.max(near, axis=1, keepdims=True)) / temperature)
+    votes = jnp.zeros((Q, num_classes)).at[jnp.arange(Q)[:, None], labels[where]].add(weights)
+    scores = votes / jnp.sum(votes, axis=1, keepdims=True)
     return jnp.argmax(scores, axis=1).astype(jnp.int32), scores
 
 
