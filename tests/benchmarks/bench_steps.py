@@ -38,7 +38,7 @@ def step_of_jssl(method, options):
     import numpy as np
     from helpers import get_config, tiles
 
-    from jssl.parallel.launcher import make_launcher
+    from jssl.parallel.launcher import make_launcher, placed
     from jssl.run import build
 
     config = get_config(f"{method}_photos", "jitter=paper" if method == "simclr" else "")
@@ -54,7 +54,8 @@ def step_of_jssl(method, options):
     made, _ = build.make_method(config, axis_name=None)
     state = launcher.init(lambda: build.first_state(config, made, BATCH))
     if method == "deepcluster":  # what the clustering before an epoch would find
-        state = state.replace(assignments=jax.numpy.arange(EXAMPLES) % CLUSTERS)
+        clusters = jax.numpy.arange(EXAMPLES, dtype=np.int32) % CLUSTERS
+        state = placed(launcher, state.replace(assignments=clusters))
     step, holder = launcher.compile_step(made.train_step), [state]
     batch = launcher.put_batch(tiles(BATCH))
 
