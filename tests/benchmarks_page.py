@@ -1,5 +1,6 @@
 """The tables of docs/benchmarks.md, made from the records in docs/benchmarks."""
 
+import functools
 import json
 import statistics
 from pathlib import Path
@@ -146,6 +147,20 @@ def turns(name):
     return table(head, lines)
 
 
+def methods():
+    """Times of each method's step, and of the passes that it cannot do without."""
+    lines = []
+    for name, row in record("methods")["rows"].items():
+        step, inputs = (statistics.median(row[part]) for part in ("step", "inputs"))
+        passes = sum(count * statistics.median(times) for count, _, times in row["passes"])
+        lines.append((name, f"{row['batch'] / step:.1f}", f"{step:.3f}", f"{inputs:.3f}",
+                      f"{passes:.3f}", f"{step / (inputs + passes):.2f}",
+                      ", ".join(f"{count} x {part}" for count, part, _ in row["passes"])))  # fmt: skip
+    head = ("method", "images/s", "step, s", "inputs, s", "passes, s", "step / (inputs + passes)",
+            "passes")  # fmt: skip
+    return table(head, lines)
+
+
 TABLES = {
     "lightly": lightly,
     "kmeans": kmeans,
@@ -153,6 +168,9 @@ TABLES = {
     "decode": decode,
     "bytes": step_bytes,
     "device": device,
+    "steps": functools.partial(turns, "steps"),
+    "embed": functools.partial(turns, "embed"),
+    "methods": methods,
 }
 
 
