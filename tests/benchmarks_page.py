@@ -153,9 +153,9 @@ def methods():
     for name, row in record("methods")["rows"].items():
         step, inputs = (statistics.median(row[part]) for part in ("step", "inputs"))
         passes = sum(count * statistics.median(times) for count, _, times in row["passes"])
+        parts = ", ".join(f"{count} x {part}" for count, part, _ in row["passes"])
         lines.append((name, f"{row['batch'] / step:.1f}", f"{step:.3f}", f"{inputs:.3f}",
-                      f"{passes:.3f}", f"{step / (inputs + passes):.2f}",
-                      ", ".join(f"{count} x {part}" for count, part, _ in row["passes"])))  # fmt: skip
+                      f"{passes:.3f}", f"{step / (inputs + passes):.2f}", parts))  # fmt: skip
     head = ("method", "images/s", "step, s", "inputs, s", "passes, s", "step / (inputs + passes)",
             "passes")  # fmt: skip
     return table(head, lines)
