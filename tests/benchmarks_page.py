@@ -147,6 +147,20 @@ def turns(name):
     return table(head, lines)
 
 
+def methods():
+    """Times of each method's step, and of the passes that it cannot do without."""
+    lines = []
+    for name, row in record("methods")["rows"].items():
+        step, inputs = (statistics.median(row[part]) for part in ("step", "inputs"))
+        passes = sum(count * statistics.median(times) for count, _, times in row["passes"])
+        parts = ", ".join(f"{count} x {part}" for count, part, _ in row["passes"])
+        lines.append((name, f"{row['batch'] / step:.1f}", f"{step:.3f}", f"{inputs:.3f}",
+                      f"{passes:.3f}", f"{step / (inputs + passes):.2f}", parts))  # fmt: skip
+    head = ("method", "images/s", "step, s", "inputs, s", "passes, s", "step / (inputs + passes)",
+            "passes")  # fmt: skip
+    return table(head, lines)
+
+
 TABLES = {
     **{name: functools.partial(turns, name) for name in ("conv", "data", "knn")},
     "lightly": lightly,
@@ -155,6 +169,9 @@ TABLES = {
     "decode": decode,
     "bytes": step_bytes,
     "device": device,
+    "steps": functools.partial(turns, "steps"),
+    "embed": functools.partial(turns, "embed"),
+    "methods": methods,
 }
 
 

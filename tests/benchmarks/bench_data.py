@@ -133,7 +133,11 @@ def make_jpeg(decoder, path):
     return run
 
 
-PEERS = {"views": make_views_of_all, "policy": make_rand_augment, "jpeg": make_jpeg}
+PEERS = {
+    "views": (make_views_of_all, ("torchvision", "pillow")),
+    "policy": (make_rand_augment, ("timm", "pillow")),
+    "jpeg": (make_jpeg, ("torchvision", "pillow", "simplejpeg")),
+}
 
 
 # jssl's side.
@@ -184,13 +188,11 @@ def jpeg_crops(files):
     return run
 
 
-def row(args, work, run, peer, name, arguments, packages):
+def row(args, work, run, peer, name, arguments):
     """Times both sides in turn and records their seconds."""
     with turns.Peer(args.peer_python, __file__, name, json.dumps(arguments)) as other:
         seconds = turns.in_turn(run, other, rounds=args.rounds)
-    import jax
-
-    used = {"jax": jax.__version__, **turns.versions(args.peer_python, *packages)}
+        used = {**turns.versions(["jax"]), **other.versions}
     result = {"work": work, "peer": peer, "seconds": seconds, "versions": used}
     turns.show(work, result)
     if args.record:
@@ -209,25 +211,24 @@ def compare(args, folder):
                 peer = f"torchvision v2 on {'tensors' if tensors else 'PIL'}, "
                 peer += "2 processes" if processes == 2 else "1 process"
                 arguments = (side, strength, blur, tensors, processes, path)
-                row(args, f"{count} times {title}", run, peer, "views", arguments,
-                    ("torchvision", "pillow"))  # fmt: skip
+                row(args, f"{count} times {title}", run, peer, "views", arguments)
     if {"policy", "jpeg"} & set(only):
         one_core()
     if "policy" in only:
         images, path = tiles(16, 256, 256), str(folder / "policy.npy")
         np.save(path, images)
         run = device_views("crop_flip", SIDE, images, policy_ops=2, policy_form="timm")
-        row(args, "16 times RandAugment of 224 px, one core", run, "timm on PIL", "policy",
-            (path,), ("timm", "pillow"))  # fmt: skip
+        work = "16 times RandAugment of 224 px, one core"
+        row(args, work, run, "timm on PIL", "policy", (path,))
     if "jpeg" in only:
         import bench_decode
 
         pictures, path = bench_decode.files(200), str(folder / "jpeg.npz")
         np.savez(path, *(np.frombuffer(data, np.uint8) for data in pictures))
-        for decoder, package in (("Pillow", "pillow"), ("simplejpeg", "simplejpeg")):
-            row(args, "200 JPEG files to two crops of 224 px, one core", jpeg_crops(pictures),
-                f"torchvision, {decoder}", "jpeg", (decoder, path),
-                ("torchvision", package))  # fmt: skip
+        work = "200 JPEG files to two crops of 224 px, one core"
+        for decoder in ("Pillow", "simplejpeg"):
+            peer, arguments = f"torchvision, {decoder}", (decoder, path)
+            row(args, work, jpeg_crops(pictures), peer, "jpeg", arguments)
 
 
 def main():
@@ -240,7 +241,8 @@ def main():
     parser.add_argument("arguments", nargs="?", help="used by the script itself")
     args = parser.parse_args()
     if args.serve:
-        turns.serve(lambda: PEERS[args.serve](*json.loads(args.arguments)), warm_up=1)
+        make, packages = PEERS[args.serve]
+        turns.serve(lambda: make(*json.loads(args.arguments)), 1, packages)
         return
     with tempfile.TemporaryDirectory() as folder:
         compare(args, Path(folder))

@@ -81,9 +81,8 @@ def main():
     parser.add_argument("folder", nargs="?", help="used by the script itself")
     args = parser.parse_args()
     if args.serve:
-        turns.serve(lambda: make_faiss(args.folder), warm_up=1)
+        turns.serve(lambda: make_faiss(args.folder), 1, ("faiss-cpu",))
         return
-    import jax
     import jax.numpy as jnp
 
     from jssl.evaluate import knn_predict
@@ -110,10 +109,7 @@ def main():
         "peer": "faiss, flat",
         "seconds": seconds,
         "peak_bytes": peak,
-        "versions": {
-            "jax": jax.__version__,
-            **turns.versions(args.peer_python, "faiss-cpu"),
-        },
+        "versions": {**turns.versions(["jax"]), **peer.versions},
         "same_votes": float(np.mean(difference < 1e-3)),
     }
     turns.show(work, row)
