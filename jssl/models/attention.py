@@ -79,9 +79,23 @@ def _plain_attention(qkv: Array, bias: Array | None = None) -> Array:
     return jax.nn.dot_product_attention(q, k, v, bias=bias)
 
 
+@jax.custom_vjp
 def _gelu_cpu(x: Array) -> Array:
-    """By erf, whose gradient is one exponential; `nn.gelu` takes erfc, which branches."""
-    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
+    """x F(x) with F by erf, quicker than the erfc of `nn.gelu`; keeps x alone for the gradient."""
+    return x * _normal_cdf(x)
+
+
+def _gelu_gradient(x: Array, dy: Array) -> tuple[Array]:
+    """F(x) + x F'(x), times dy."""
+    density = jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return (dy * (_normal_cdf(x) + x * density),)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * (1 + lax.erf(x * math.sqrt(0.5)))
+
+
+_gelu_cpu.defvjp(lambda x: (_gelu_cpu(x), x), _gelu_gradient)
 
 
 def _dot_rows_cpu(x: Array, kernel: Array, **options: Any) -> Array:
