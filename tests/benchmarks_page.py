@@ -1,5 +1,6 @@
 """The tables of docs/benchmarks.md, made from the records in docs/benchmarks."""
 
+import functools
 import json
 import statistics
 from pathlib import Path
@@ -153,6 +154,7 @@ TABLES = {
     "decode": decode,
     "bytes": step_bytes,
     "device": device,
+    "vit": functools.partial(turns, "vit"),
 }
 
 
