@@ -66,7 +66,10 @@ def dot_rows(x: Array, kernel: Array, dims: Any, **options: Any) -> Array:
         ...     jax.random.key(0), jnp.ones((2, 5, 4)))[0].shape
         (2, 5, 3)
     """
-    plain = functools.partial(lax.dot_general, dimension_numbers=dims, **options)
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return lax.dot_general(x, kernel, dims, **options)
+
     if is_plain() or x.dtype != jnp.float32:
         return plain(x, kernel)
     return lax.platform_dependent(
