@@ -4,9 +4,9 @@
     gradients:  dV = P^T dY,  dP = dY V^T,  dS = P * (dP - rowsum(dY * Y))
                 dQ = dS K / sqrt(d),  dK = dS^T Q / sqrt(d),  dbias = sum of dS over the images
 
-XLA's CPU backend multiplies matrices of consecutive rows two to three times as fast as transposed
-or strided ones: so the heads are separated by one copy, P and dS are transposed by one copy each,
-and the tokens of all images are the rows of one matrix in a dense layer.
+XLA's CPU backend needs about twice the time for a batched product with a transposed operand: so the
+heads are separated by one copy, P and dS are transposed by one copy each, and the tokens of all
+images are the rows of one matrix in a dense layer.
 `jax.lax.platform_dependent` chooses at lowering, as in `conv`: for TPU and GPU, and for other types
 than float32, only `jax.nn.dot_product_attention`, `lax.dot_general` and `nn.gelu` remain.
 """
