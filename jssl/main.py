@@ -32,7 +32,9 @@ def _train(flags: Flags) -> None:
         )
     folder = need(flags, "workdir", "runs/NAME")
     from jssl import convert
-    from jssl.run import pretrained
+    from jssl.run import host_memory, pretrained
+
+    host_memory.keep_freed()
 
     # Each process of a pod would write into the same folder.
     alone = flags.coordinator is None and not flags.distributed

@@ -161,16 +161,15 @@ def methods():
     return table(head, lines)
 
 
+PEERS = ("conv", "data", "embed", "knn", "steps", "vit")
 TABLES = {
-    **{name: functools.partial(turns, name) for name in ("conv", "data", "knn")},
+    **{name: functools.partial(turns, name) for name in PEERS},
     "lightly": lightly,
     "kmeans": kmeans,
     "logistic": logistic,
     "decode": decode,
     "bytes": step_bytes,
     "device": device,
-    "steps": functools.partial(turns, "steps"),
-    "embed": functools.partial(turns, "embed"),
     "methods": methods,
 }
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jssl.errors import UserError, nearest
+from jssl.models.attention import attention, dot_rows, gelu
 from jssl.models.noise import dropout, row_numbers, stochastic_depth
 from jssl.models.position import relative_position_index, sincos_position_embedding, table_length
 from jssl.models.vit_init import INITS, Init, kernel_init, patch_inits, token_init
@@ -142,18 +143,23 @@ class Block(nn.Module):
             )
             qkv_bias = jnp.concatenate([q, jnp.zeros_like(q), v])
             qkv = qkv + qkv_bias.astype(qkv.dtype)[None, None]
-        q, k, v = jnp.moveaxis(qkv.reshape(B, N, 3, self.heads, D // self.heads), 2, 0)
-        # Scaled by 1 / sqrt(D / heads); logits and softmax are float32 for any dtype.
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias)
+        y = attention(qkv.reshape(B, N, 3, self.heads, D // self.heads), bias)
         return drop(self._dense(D, "proj")(y.reshape(B, N, D)), 0)
 
     def _mlp(self, x: Array, _: Any, drop: Drop) -> Array:
-        y = nn.gelu(self._dense(_MLP_RATIO * x.shape[-1], "fc1")(x), approximate=False)
+        y = gelu(self._dense(_MLP_RATIO * x.shape[-1], "fc1")(x))
         return drop(self._dense(x.shape[-1], "fc2")(drop(y, 1)), 2)
 
     def _dense(self, features: int, name: str, use_bias: bool = True) -> nn.Dense:
         init = kernel_init(self.vit_init, name, self.number)
-        return nn.Dense(features, use_bias, kernel_init=init, dtype=self.dtype, name=name)
+        return nn.Dense(
+            features,
+            use_bias,
+            kernel_init=init,
+            dtype=self.dtype,
+            dot_general=dot_rows,
+            name=name,
+        )
 
     def _norm(self, name: str) -> nn.LayerNorm:
         return nn.LayerNorm(_EPSILON, dtype=self.dtype, name=name)

@@ -1,25 +1,22 @@
 """Times an AdamW step of ViT-Ti/16 at 224 px beside timm's in PyTorch, and says where it goes.
 
-    python tests/benchmarks/bench_vit.py --timm_python PYTHON [--rounds 7] [--batch 16]
+    python tests/benchmarks/bench_vit.py --peer-python=PYTHON --record docs/benchmarks/vit.json
 
-PYTHON is an interpreter with torch and timm, which are no dependencies. Both sides take the same
-step (forward, cross entropy over 1000 classes, gradients, AdamW, float32, no stochastic depth) on
-the same cores, each in its process, in turn: one waits while the other works. Prints images/s of
-both and the pairwise ratio jssl / timm: minimum, median, maximum. Then a table of the time that
-jssl's step spends by kind of operation, from XLA's own trace: over all threads, so that its sum may
-be above the time of the step.
+PYTHON is an interpreter with torch and timm, which are no dependencies; torch.compile also needs a
+C++ compiler. Both sides take the same step (forward, cross entropy over 1000 classes, gradients,
+AdamW, float32, no stochastic depth) on the same cores, in turn: see `turns`. jssl keeps freed
+memory as `jssl train` does on a CPU. Then a table of the time that jssl's step spends by kind of
+operation, from XLA's own trace: over all threads, so that its sum may be above the time of a step.
 """
 
 import argparse
 import collections
+import functools
 import pathlib
 import re
-import subprocess
-import sys
 import tempfile
-import time
 
-import numpy as np
+import turns
 
 LR, WEIGHT_DECAY = 1e-3, 0.05
 
@@ -64,7 +61,7 @@ def step_of_jssl(batch):
     return run, compiled.as_text()
 
 
-def step_of_timm(batch):
+def step_of_timm(batch, compiled=False):
     import timm
     import torch
 
@@ -74,42 +71,36 @@ def step_of_timm(batch):
     images, labels = torch.randn(batch, 3, 224, 224), torch.arange(batch) * 7
     cross_entropy = torch.nn.CrossEntropyLoss()
 
+    forward = torch.compile(net) if compiled else net
+
     def run():
         optimizer.zero_grad(set_to_none=True)
-        cross_entropy(net(images), labels).backward()
+        cross_entropy(forward(images), labels).backward()
         optimizer.step()
 
     return run
 
 
-def serve(batch):
-    """The side of timm: a step for every line read, answered by its seconds."""
-    run = step_of_timm(batch)
-    for _ in range(3):
-        run()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        run()
-        print(time.perf_counter() - start, flush=True)
-
-
 def kinds_of(text):
     """What each instruction of the compiled program does: its name to a kind."""
-    kinds = {}
+    kinds, with_dot, inside = {}, set(), ""
     for line in text.splitlines():
-        found = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = \S+ ([\w-]+)\(", line)
+        if begin := re.match(r"%?([\w.-]+) \(.*\{$", line):
+            inside = begin.group(1)
+        found = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = (\S+) ([\w-]+)\(", line)
         if not found:
             continue
-        name, opcode = found.groups()
+        name, shape, opcode = found.groups()
+        if opcode == "dot":
+            with_dot.add(inside)
+        calls = re.search(r"calls=%?([\w.-]+)", line)
+        has_dot = opcode == "dot" or bool(calls and calls.group(1) in with_dot)
         place = re.search(r'op_name="([^"]*)"', line)
         place = place.group(1) if place else ""
+        layer = re.findall(r"(qkv|proj|fc1|fc2|_patches|_attention|_mlp|norm|head)", place)
         way = "backward" if "transpose(jvp" in place else "forward"
-        if opcode in ("dot", "custom-call"):
-            layer = re.findall(r"(qkv|proj|fc1|fc2|_patches|bhk|bkgs|BTNH|bhqk|head)", place)
-            kinds[name] = f"{opcode} {layer[-1] if layer else place[-40:]} {way}"
-        else:
-            kinds[name] = f"{opcode} {way}"
+        what = f"product to {shape.split('{')[0]}" if has_dot else opcode
+        kinds[name] = f"{way} {layer[-1] if layer else 'rest'}: {what}"
     return kinds
 
 
@@ -133,44 +124,49 @@ def profile(run, text, steps=3):
     return total, longest
 
 
+PEERS = {
+    "timm": step_of_timm,
+    "timm, torch.compile": functools.partial(step_of_timm, compiled=True),
+}
+
+
+def compare(run, args):
+    """A row for each peer."""
+    for name in PEERS:
+        with turns.Peer(args.peer_python, __file__, name, f"--batch={args.batch}") as peer:
+            seconds = turns.in_turn(run, peer, rounds=args.rounds)
+        row = {
+            "peer": name,
+            "seconds": seconds,
+            "batch": args.batch,
+            "versions": {**turns.versions(["jax"]), **peer.versions},
+        }
+        work = f"ViT-Ti/16 step, batch {args.batch}, beside {name}"
+        turns.show(work, row)
+        if args.record:
+            turns.write(args.record, work, row)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--timm_python")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peer-python", help="a Python that has torch and timm")
+    parser.add_argument("--record", type=pathlib.Path, help="JSON file for the numbers")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--text", help="where to write the compiled program")
-    parser.add_argument("--serve", action="store_true", help="used by the script itself")
+    parser.add_argument("--text", type=pathlib.Path, help="where to write the compiled program")
+    parser.add_argument("--serve", choices=PEERS, help="used by the script itself")
     args = parser.parse_args()
     if args.serve:
-        serve(args.batch)
+        turns.serve(lambda: PEERS[args.serve](args.batch), packages=("torch", "timm"))
         return
+    from jssl.run import host_memory
+
+    host_memory.keep_freed()
     run, text = step_of_jssl(args.batch)
     if args.text:
-        pathlib.Path(args.text).write_text(text)
-    for _ in range(3):
-        run()
-    if args.timm_python:
-        command = [args.timm_python, __file__, "--serve", "--batch", str(args.batch)]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as peer:
-            assert peer.stdout.readline() == "ready\n"
-            ours, theirs = [], []
-            for _ in range(args.rounds):
-                start = time.perf_counter()
-                run()
-                ours.append(time.perf_counter() - start)
-                peer.stdin.write("\n")
-                peer.stdin.flush()
-                theirs.append(float(peer.stdout.readline()))
-            peer.stdin.close()
-        ratio = np.array(theirs) / np.array(ours)
-        print(f"jssl: {args.batch / np.median(ours):.1f} images/s, {np.median(ours):.3f} s a step")
-        print(f"timm: {args.batch / np.median(theirs):.1f} images/s, {np.median(theirs):.3f} s")
-        print(
-            f"jssl / timm: {ratio.min():.2f} .. {np.median(ratio):.2f} .. {ratio.max():.2f} "
-            f"(minimum, median, maximum of {args.rounds})"
-        )
+        args.text.write_text(text)
+    if args.peer_python:
+        compare(run, args)
     total, longest = profile(run, text)
     for name, ms in total.most_common(25):
         print(f"{ms:8.1f} ms  {name}")
