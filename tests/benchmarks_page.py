@@ -161,6 +161,20 @@ def methods():
     return table(head, lines)
 
 
+def start():
+    """Seconds from the process to the end of the first step, by parts."""
+    result, lines = record("start"), []
+    parts = list(result["rounds"]["cold"][0])
+    for kind, rounds in result["rounds"].items():
+        seconds = [statistics.median(row[part] for row in rounds) for part in parts]
+        total = statistics.median(sum(row.values()) for row in rounds)
+        lines.append((kind, *(f"{s:.1f}" for s in seconds), f"{total:.1f}"))
+    head = ("compilation cache", *(f"{part}, s" for part in parts), "all, s")
+    note = (f"Medians of {len(rounds)} runs; `jssl --help` takes {result['help_cpu_seconds']:.2f} s "
+            f"of CPU; jax {result['versions']['jax']}.")  # fmt: skip
+    return f"{table(head, lines)}\n{note}\n"
+
+
 PEERS = ("conv", "data", "embed", "knn", "steps", "vit")
 TABLES = {
     **{name: functools.partial(turns, name) for name in PEERS},
@@ -171,6 +185,7 @@ TABLES = {
     "bytes": step_bytes,
     "device": device,
     "methods": methods,
+    "start": start,
 }
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from jssl import data, files
@@ -71,6 +69,9 @@ def duplicate_groups(features: np.ndarray, threshold: float) -> tuple[list[np.nd
         >>> [group.tolist() for group in groups]
         [[0, 2]]
     """
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
     unit, count = _unit(features), len(features)
     group, largest = np.arange(count), np.full(count, -1, np.float32)
     for start, end in _blocks(count, count):

@@ -1,14 +1,13 @@
-"""95 % intervals of an accuracy, of a mean over examples, and of a mean over seeds."""
+"""95 % intervals of an accuracy, of a mean over examples, and of a mean over seeds.
+
+scipy.stats takes most of a second to import, so it is imported where it is needed.
+"""
 
 from typing import Any
 
 import numpy as np
 
 from jssl.third_party import unchanged
-
-with unchanged():
-    from scipy.stats import binomtest, bootstrap
-    from scipy.stats import t as student
 
 
 def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -30,6 +29,9 @@ def binomial_interval(correct: int, count: int, *, level: float = 0.95) -> tuple
         >>> round(low, 4), round(high, 4)
         (0.4902, 0.9433)
     """
+    with unchanged():
+        from scipy.stats import binomtest
+
     interval = binomtest(correct, count).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -57,6 +59,9 @@ def mean_interval(
     values = np.asarray(values, np.float64)
     if len(values) < 2 or not values.std():
         return float(values.mean()), float(values.mean())
+    with unchanged():
+        from scipy.stats import bootstrap
+
     interval = bootstrap(
         (values,),
         np.mean,
@@ -113,6 +118,9 @@ def seed_interval(values: Any, *, level: float = 0.95) -> tuple[float, float]:
         >>> round(low, 4), round(high, 4)
         (0.4703, 0.5697)
     """
+    with unchanged():
+        from scipy.stats import t as student
+
     values = np.asarray(values, np.float64)
     half = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return float(values.mean() - half), float(values.mean() + half)

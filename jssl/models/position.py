@@ -15,9 +15,6 @@ from jssl.errors import UserError, nearest
 from jssl.third_party import unchanged
 from jssl.types import Array, PyTree
 
-with unchanged():
-    from scipy.interpolate import RectBivariateSpline
-
 Grid = tuple[int, int]
 
 METHODS = ("official", "antialiased")
@@ -229,6 +226,9 @@ def resize_relative_table(table: Array, *, grid: Grid, new_grid: Grid) -> Array:
         )
     old, new = ([2 * n - 1 for n in g] for g in (grid, new_grid))
     sources = [_geometric_places(a, b) for a, b in zip(old, new, strict=True)]
+    with unchanged():  # slow to import
+        from scipy.interpolate import RectBivariateSpline
+
     targets = [np.arange(-(n // 2), n // 2 + 1.0) for n in new]
     values = np.asarray(table, np.float64)
     grids = values[:-EXTRA_DISTANCES].reshape(*old, -1)
