@@ -170,8 +170,8 @@ def start():
         total = statistics.median(sum(row.values()) for row in rounds)
         lines.append((kind, *(f"{s:.1f}" for s in seconds), f"{total:.1f}"))
     head = ("compilation cache", *(f"{part}, s" for part in parts), "all, s")
-    note = (f"Medians of {len(rounds)} runs; `jssl --help` takes {result['help_cpu_seconds']:.2f} s "
-            f"of CPU; jax {result['versions']['jax']}.")  # fmt: skip
+    help_seconds = f"`jssl --help` takes {result['help_cpu_seconds']:.2f} s of CPU"
+    note = f"Medians of {len(rounds)} runs; {help_seconds}; jax {result['versions']['jax']}."
     return f"{table(head, lines)}\n{note}\n"
 
 
