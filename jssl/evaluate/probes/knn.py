@@ -20,8 +20,7 @@ from jssl.metrics._arrays import check_examples, unit
 from jssl.types import Array
 
 BLOCK_SIZE = 256  # queries at a time: one matmul keeps all cores busy
-BANK_BLOCK = 32768  # rows of the bank at a time: neither their unit vectors nor the similarities
-# of all of them are held at once
+BANK_BLOCK = 32768  # rows at a time: unit vectors and similarities of the whole are never held
 
 
 def knn_predict(
@@ -99,8 +98,9 @@ def _predict(features, labels, queries, temperature, *, num_classes, k, block_si
     queries, rows = queries.reshape(blocks, block_size, D), min(M, BANK_BLOCK)
 
     def of_bank_block(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
-        first = jnp.minimum(start, M - rows)  # the last block begins earlier, its first rows are
-        bank = unit(jax.lax.dynamic_slice_in_dim(features, first, rows))  # known already
+        # The last block begins earlier, to be as large; rows of the block before it do not count.
+        first = jnp.minimum(start, M - rows)
+        bank = unit(jax.lax.dynamic_slice_in_dim(features, first, rows))
         new = first + jnp.arange(rows) >= start
 
         def of_query_block(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
