@@ -70,6 +70,26 @@ def test_a_log_gets_plain_lines_with_speed_and_time_left(monkeypatch):
     )
 
 
+def test_the_speed_is_that_of_training_since_the_last_report(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = Progress(total=100, initial=0, images_per_step=32, stream=stream)
+    assert progress.images_per_second(0) == 0
+    progress.paused(40.0)  # the monitor before the first step
+    progress.advance(1)
+    now[0] += 10.0
+    progress.advance(21)
+    progress.report(21, {})  # 64 images/s
+    now[0] += 5.0
+    progress.advance(41)
+    started, now[0] = now[0], now[0] + 25.0
+    assert progress.paused(started) == 25.0
+    assert progress.images_per_second(41) == 128.0
+    progress.report(41, {})  # 40 steps took 40 s with the monitor, 59 are left
+    assert stream.getvalue().splitlines()[1] == "step 41/100 128 images/s ETA 00:59 "
+
+
 def test_a_terminal_gets_a_bar():
     class Terminal(io.StringIO):
         def isatty(self):

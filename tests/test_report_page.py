@@ -15,6 +15,7 @@ from PIL import Image
 
 from jssl import main, report
 from jssl.errors import UserError
+from jssl.models import vit
 from jssl.report import document, facts, heat, make
 from jssl.run import build
 from jssl.run.judge import train_and_judge
@@ -244,13 +245,13 @@ def test_the_attention_is_that_of_the_network(monkeypatch):
     images = tiles(2)["image"]
     found = np.asarray(heat.class_attention(config, state, images))
 
-    seen, attend = [], jax.nn.dot_product_attention
+    seen, attend = [], vit.attention
 
-    def recorded(q, k, v, bias=None):
-        seen.append((q, k, bias))
-        return attend(q, k, v, bias=bias)
+    def recorded(qkv, bias):
+        seen.append((qkv[:, :, 0], qkv[:, :, 1], bias))
+        return attend(qkv, bias)
 
-    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+    monkeypatch.setattr(vit, "attention", recorded)
 
     @jax.jit
     def of_the_last_block(state, images):

@@ -277,7 +277,7 @@ class _Run:
         state = placed(self.parts.launcher, new)
         if method.order is not None:
             self.batches.reorder(method.order(state))
-        values = {**values, "refresh_seconds": time.monotonic() - started}
+        values = {**values, "refresh_seconds": self.progress.paused(started)}
         # Logged with the epoch's first update, as a resumed run drops and repeats both.
         self.writers.scalars(step + 1, values)
         shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
@@ -363,7 +363,7 @@ class _Run:
             for name, picture in pictures.items():
                 workdir.write_picture(self.folder / "pictures" / f"{name}-{done}.png", picture)
                 self.writers.picture(name, done, picture)
-        scalars["monitor_seconds"] = time.monotonic() - started
+        scalars["monitor_seconds"] = self.progress.paused(started)
         self.writers.scalars(done, scalars)
         epoch = done / self.parts.steps_per_epoch
         shown = [

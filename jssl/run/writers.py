@@ -153,6 +153,7 @@ class Progress:
         self._total, self._initial, self._images = total, initial, images_per_step
         self._start: float | None = None
         self._first = initial
+        self._reported, self._reported_step = 0.0, initial  # time and step of the last report
         self._bar = None
         self._quiet = jax.process_index() != 0
         if not self._quiet and self._stream.isatty():
@@ -169,14 +170,28 @@ class Progress:
         """Marks `step` updates as finished; the clock starts at the first, after compiling."""
         if self._start is None:
             self._start, self._first = time.monotonic(), step
+            self._reported, self._reported_step = self._start, step
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def images_per_second(self, step: int) -> float:
-        """Returns images/s since the first step of this start, without compilation."""
-        if self._start is None or step <= self._first:
+        """Returns images/s since the last report, without compilation and pauses."""
+        if self._start is None or step <= self._reported_step:
             return 0.0
-        return (step - self._first) * self._images / (time.monotonic() - self._start)
+        seconds = time.monotonic() - self._reported
+        return (step - self._reported_step) * self._images / max(seconds, 1e-9)
+
+    def paused(self, started: float) -> float:
+        """Takes the time since `started` out of the speed; returns its seconds."""
+        seconds = time.monotonic() - started
+        self._reported += seconds
+        return seconds
+
+    def _seconds_left(self, step: int) -> float:
+        """Seconds to the last step by the mean of this start, pauses included; nan before."""
+        if self._start is None or step <= self._first:
+            return float("nan")
+        return (time.monotonic() - self._start) * (self._total - step) / (step - self._first)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Shows speed, remaining time, and values such as loss and top-1."""
@@ -185,13 +200,14 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"{speed:.0f} images/s {shown}")
         elif not self._quiet:
-            left = (self._total - step) * self._images / speed if speed else float("nan")
+            left = self._seconds_left(step)
             eta = "" if left != left else f" ETA {tqdm.format_interval(left)}"
             print(
                 f"step {step}/{self._total} {speed:.0f} images/s{eta} {shown}",
                 file=self._stream,
                 flush=True,
             )
+        self._reported, self._reported_step = time.monotonic(), step
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the bar."""
