@@ -30,6 +30,7 @@ class StockConv(nn.Module):
     padding: object
     kernel_init: object
     dtype: object
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x):
@@ -38,6 +39,7 @@ class StockConv(nn.Module):
             self.kernel_size,
             strides=self.strides,
             padding=self.padding,
+            kernel_dilation=self.dilation,
             use_bias=False,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
