@@ -2,10 +2,13 @@
 
 import atexit
 import ctypes
+import datetime
 import gc
 import importlib.util
+import json
 import mmap
 import os
+import platform
 import shutil
 import signal
 import tempfile
@@ -44,6 +47,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -91,14 +95,43 @@ QUICK = ("compile", "data", "launch", "losses", "optim", "test_checks.py", "test
          "test_imports.py", "test_surface.py", "test_switches.py", "test_workdir.py")  # fmt: skip
 
 
+RECORD = Path(__file__).with_name("proofs.json")  # of `pytest -m proof`
+PROOFS = pytest.StashKey()
+
+
 def pytest_collection_finish():
     gc.freeze()  # modules stay
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(tryfirst=True)  # before marked tests are left out
+def pytest_collection_modifyitems(config, items):
+    config.stash[PROOFS] = {item.nodeid for item in items if item.get_closest_marker("proof")}
     tests = Path(__file__).parent
     assert all((tests / name).exists() for name in QUICK)
     for item in items:
         if item.path.is_relative_to(tests) and item.path.relative_to(tests).parts[0] in QUICK:
             item.add_marker("quick")
     items.sort(key=lambda item: (*FIRST, item.path.name).index(item.path.name))
+
+
+@pytest.fixture
+def proofs(pytestconfig):
+    """The names of the collected tests that are marked `proof`."""
+    return pytestconfig.stash[PROOFS]
+
+
+def pytest_runtest_logreport(report):
+    """With JSSL_UPDATE_GOLDEN, `pytest -m proof` records what passed, and when."""
+    here = "PYTEST_XDIST_WORKER" not in os.environ  # the workers send their reports
+    if here and "proof" in report.keywords and "JSSL_UPDATE_GOLDEN" in os.environ:
+        rows = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        if report.when == "call" and report.passed:
+            rows[report.nodeid] = {
+                "date": datetime.date.today().isoformat(),
+                "python": platform.python_version(),
+                "jax": jax.__version__,
+                "seconds": round(report.duration, 1),
+            }
+        elif report.failed:
+            rows.pop(report.nodeid, None)
+        RECORD.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")

@@ -19,7 +19,7 @@ STEPS = 200
 SMALL = {"augment.size": 16, "model.width": 0.125, "model.stage_sizes": (1,)}
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 AT_THE_END = ["--config.checkpoint.every_steps=1000"]
-KILLS = int(os.environ.get("JSSL_KILLS", 6))  # twenty take two minutes more
+KILLS = int(os.environ.get("JSSL_KILLS", 3))  # launch/records/soak.json has a hundred
 
 
 def command(workdir, *flags):
@@ -113,7 +113,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path, cache, uninterrupted):
         process.send_signal(signal.SIGKILL)
         process.wait()
         during_a_save += bool(list(workdir.glob("checkpoints/*tmp*")))
-    assert during_a_save >= KILLS // 2 - 1, (
+    assert during_a_save >= KILLS // 2, (
         "no kill met a save: this test proves nothing about torn saves"
     )
     assert 0 < newest(workdir) < STEPS
@@ -207,7 +207,7 @@ def test_a_worker_that_dies_brings_the_pod_down_and_one_process_resumes_exactly(
     assert len(rows) == reached + 1  # only process 0 writes
 
 
-@pytest.mark.parametrize("mode", ["shard_map", "fsdp"])
+@pytest.mark.parametrize("mode", ["shard_map", pytest.param("fsdp", marks=pytest.mark.proof)])
 def test_two_processes_give_the_state_of_one(tmp_path, cache, mode):
     """Two real processes with two devices each, over gloo, against one device alone."""
     few = ["--config.max_steps=4", *AT_THE_END]

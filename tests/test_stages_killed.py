@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from helpers import ROOT
 from test_stages import STUDENT, TEACHER, config_of, leaves, same_bits
 
@@ -43,6 +44,7 @@ def launch(folder, cache):
     )
 
 
+@pytest.mark.proof  # tests/test_stages.py stops and resumes in one process
 def test_kill_9_in_every_stage_changes_nothing(tmp_path):
     whole, killed, dice, places = tmp_path / "whole", tmp_path / "killed", random.Random(0), []
     process = launch(whole, tmp_path / "cache")

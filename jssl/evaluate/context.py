@@ -15,6 +15,7 @@ from jssl.evaluate.probes.logistic_table import small_pixels
 from jssl.evaluate.probes.pooling import pooled_maps
 from jssl.evaluate.probes.presets import PRESETS
 from jssl.methods._common import channels_of
+from jssl.parallel.launcher import run_once
 from jssl.run import build, pretrained, workdir
 from jssl.run.checksums import backbone_hash
 from jssl.run.writers import say
@@ -310,7 +311,8 @@ class Context:
 
 def _first_state(config: ConfigDict) -> TrainState:
     method, _ = build.make_method(config, axis_name=None)
-    return jax.jit(lambda: build.first_state(config, method, config.batch_size))()
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return run_once(lambda: build.first_state(config, method, config.batch_size), here)
 
 
 def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:

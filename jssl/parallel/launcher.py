@@ -118,6 +118,16 @@ def placed(launcher: Launcher, state: TrainState) -> TrainState:
     return jax.tree.map(one, state, launcher.shardings(state))
 
 
+def run_once(make_state: Callable[[], TrainState], where: Any) -> TrainState:
+    """Returns a first state with such shardings.
+
+    On a CPU, LLVM takes longer to optimise this program than the program takes to run.
+    """
+    platform = next(iter(jax.tree.leaves(where)[0].device_set)).platform
+    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    return jax.jit(make_state, out_shardings=where, compiler_options=options)()
+
+
 def check_batch_size(batch_size: int, launcher: Launcher) -> None:
     """Checks that a global batch can be split equally over devices and processes.
 
@@ -215,7 +225,7 @@ def _pmap_launcher(devices: list[Any]) -> Launcher:
         len(devices),
         replicated,
         _everywhere(replicated),
-        lambda make_state: jax.jit(make_state, out_shardings=replicated)(),
+        lambda make_state: run_once(make_state, replicated),
         compile_step,
         lambda batch: _by_replica(batch, len(local)),
         lambda state: jax.tree.map(lambda x: _global_copy(x, replicated), state),
@@ -231,7 +241,7 @@ def _shard_map_launcher(devices: list[Any]) -> Launcher:
     replicated = NamedSharding(mesh, everywhere)
 
     def init(make_state):
-        return jax.jit(make_state, out_shardings=shardings(jax.eval_shape(make_state), mesh))()
+        return run_once(make_state, shardings(jax.eval_shape(make_state), mesh))
 
     def compile_step(train_step):
         def step(state, batch, expected):
@@ -277,7 +287,7 @@ def _fsdp_launcher(devices: list[Any]) -> Launcher:
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def init(make_state):
-        return jax.jit(make_state, out_shardings=scattered(jax.eval_shape(make_state), mesh))()
+        return run_once(make_state, scattered(jax.eval_shape(make_state), mesh))
 
     def compile_step(train_step):
         own = getattr(train_step, "deferred", train_step)
@@ -315,7 +325,7 @@ def _one_device(device: Any) -> tuple[Any, Callable, Callable]:
     sharding = jax.sharding.SingleDeviceSharding(device)
 
     def init(make_state):
-        return jax.jit(make_state, out_shardings=sharding)()
+        return run_once(make_state, sharding)
 
     def compile_embed(embed):
         return jax.jit(embed)

@@ -19,13 +19,16 @@ the ratio of the step to its model.
 
 import argparse
 import functools
+import sys
 from collections import Counter
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import turns
-from helpers import get_config, small_config, tiles
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jssl import augment, models
 from jssl.methods import beit, cpc, deepcluster_v2, deit, dvae, noisy_student
@@ -33,6 +36,8 @@ from jssl.methods._common import input_functions
 from jssl.parallel.launcher import make_launcher, placed
 from jssl.run import build
 from jssl.types import RunLengths
+
+from helpers import get_config, small_config, tiles  # isort: skip
 
 BATCH, EXAMPLES = 32, 3200
 # What a step cannot do without, by the names of PARTS, and how often.

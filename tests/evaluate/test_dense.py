@@ -48,7 +48,10 @@ def eight_pictures(method):
     return parts._replace(train_source=few, test_source=few, probe_source=few)
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+# The detector takes two minutes.
+@pytest.fixture(
+    scope="module", params=["fcn", pytest.param("faster_rcnn", marks=pytest.mark.proof)]
+)
 def learnt(request):
     parts = eight_pictures(request.param)
     state, step = build.init_state(parts), parts.launcher.compile_step(parts.method.train_step)
