@@ -9,10 +9,10 @@ ViT-Ti with patches of 4 px; BEiT and the dVAE have the networks of configs/METH
 
 The model of a step is the sum of what it cannot do without, each timed alone in the same run:
 making its inputs, forward passes, and forward with backward passes of its encoders, all in training
-mode (DeiT's teacher in evaluation mode). CPC's passes contain its context networks. Heads on a
-ResNet, losses, moving averages and the optimiser are not in the model. Everything is compiled
-first; the steps and parts are then timed in turn, and the medians compared. Prints images/s, and
-the ratio of the step to its model.
+mode (DeiT's teacher in evaluation mode). CPC's passes contain its context networks, and its loss is
+a part, as it has 4 x 1,344 x 1,568 logits. Heads on a ResNet, other losses, moving averages and
+the optimiser are not in the model. Everything is compiled first; the steps and parts are then timed
+in turn, and the medians compared. Prints images/s, and the ratio of the step to its model.
 
 `--only moco,byol` times these and SimCLR. Rows of a record that were not timed again stay.
 """
@@ -30,7 +30,7 @@ import turns
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from jssl import augment, models
+from jssl import augment, losses, models
 from jssl.methods import beit, cpc, deepcluster_v2, deit, dvae, noisy_student
 from jssl.methods._common import input_functions
 from jssl.parallel.launcher import make_launcher, placed
@@ -52,7 +52,7 @@ PASSES = {
     "deepcluster_v2": ["two views", "two small views"],
     "supervised": ["one view"],
     "noisy_student": ["three views"],  # a labelled image and two others
-    "cpc": ["cpc"],  # over all patches, with the context networks
+    "cpc": ["cpc", "cpc's loss"],  # over all patches, with the context networks
     "deit": ["deit", "deit's teacher"],
     "beit": ["beit", "beit's tokenizer"],
     "dvae": ["dvae"],
@@ -187,6 +187,23 @@ def passes_of_cpc():
     )
 
 
+def loss_of_cpc():
+    config = config_of("cpc")
+    s = config.cpc
+    side = augment.patch_grid(config.augment.size, s.patch, s.stride)
+    targets = noise(BATCH, side, side, s.target_dim)
+    outputs = {
+        d: ({k: targets[:, : side - k] for k in cpc.offsets_of(config)}, targets)
+        for d in s.directions
+    }
+
+    def loss(outputs):
+        return losses.directions_info_nce(outputs, scale=s.scale, groups=1, axis_name=None)[0]
+
+    run = jax.jit(jax.value_and_grad(loss))
+    return lambda: jax.block_until_ready(run(outputs))
+
+
 def passes_of_deit():
     net, x = deit.make_net(config_of("deit"), None), noise(BATCH, 32, 32, 3)
     return passes_of(net, x, pick=lambda found: found[:2], train=True)
@@ -228,6 +245,7 @@ PARTS = {
     "two small views": functools.partial(backbone, 2, 16),
     "three views": functools.partial(backbone, 3),
     "cpc": passes_of_cpc,
+    "cpc's loss": loss_of_cpc,
     "deit": passes_of_deit,
     "deit's teacher": teacher_of_deit,
     "beit": passes_of_beit,
