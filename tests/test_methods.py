@@ -18,8 +18,9 @@ from jssl.run import build, checkpoint
 
 METHODS = methods.names()
 STEPS = 3
-# What `pytest -m proof` tests for every method, and every run of the tests for a few: one of each
-# network, one with a queue, a bank, a teacher, a target network, centroids.
+# The methods of every run of the tests; `pytest -m proof` has the others. A ViT, a bank, centroids,
+# a queue, and none of these; then a ViT, a target network, centroids, a dVAE, a detector, a queue,
+# and an EfficientNet with its teacher.
 UNDER_FSDP = ("beit", "cmc", "deepcluster", "moco", "simclr")
 IN_BFLOAT16 = ("beit", "byol", "deepcluster", "dvae", "faster_rcnn", "moco", "noisy_student")
 # `jax.pmap` is itself a jitted `shard_map` of the same step, and `vmap:4` is that step with the

@@ -19,7 +19,7 @@ STEPS = 200
 SMALL = {"augment.size": 16, "model.width": 0.125, "model.stage_sizes": (1,)}
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 AT_THE_END = ["--config.checkpoint.every_steps=1000"]
-KILLS = int(os.environ.get("JSSL_KILLS", 3))  # launch/records/soak.json has a hundred
+KILLS = int(os.environ.get("JSSL_KILLS", 3))  # launch/records/soak.json has dozens
 
 
 def command(workdir, *flags):

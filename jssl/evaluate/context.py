@@ -311,8 +311,7 @@ class Context:
 
 def _first_state(config: ConfigDict) -> TrainState:
     method, _ = build.make_method(config, axis_name=None)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return run_once(lambda: build.first_state(config, method, config.batch_size), here)
+    return run_once(lambda: build.first_state(config, method, config.batch_size))
 
 
 def _labelled_sources(section: ConfigDict) -> tuple[Any, Any]:

@@ -118,12 +118,21 @@ def placed(launcher: Launcher, state: TrainState) -> TrainState:
     return jax.tree.map(one, state, launcher.shardings(state))
 
 
-def run_once(make_state: Callable[[], TrainState], where: Any) -> TrainState:
-    """Returns a first state with such shardings.
+def run_once(make_state: Callable[[], TrainState], where: Any = None) -> TrainState:
+    """Computes a first state.
 
     On a CPU, LLVM takes longer to optimise this program than the program takes to run.
+
+    Args:
+        make_state: traceable, without arguments.
+        where: a sharding, or a pytree of them like the state; None: the default device.
+
+    Returns:
+        What `make_state` returns.
     """
-    platform = next(iter(jax.tree.leaves(where)[0].device_set)).platform
+    shardings = jax.tree.leaves(where)
+    devices = shardings[0].device_set if shardings else jax.devices()
+    platform = next(iter(devices)).platform
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
     return jax.jit(make_state, out_shardings=where, compiler_options=options)()
 
